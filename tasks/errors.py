@@ -1,0 +1,60 @@
+"""The exceptions of the project. Each says what was wrong, where, and what mends it.
+
+RootstockError
+├── SettingsError      params.yaml can't be read, or a value in it is not allowed
+├── SourceError        the pictures can't be found or read, or their structure is not understood
+├── DataError          the pictures were read, but no classifier can be trained on them
+├── IntegrityError     bytes on disk are not those that were written, or a file is missing
+├── WeightsError       the VGG16 weights can't be had, or are not the published ones
+├── TrainingError      training diverged or collapsed
+├── ExportError        an exported model doesn't answer as the trained one does
+├── PredictError       no picture could be scored, or the model can't be loaded
+├── StorageError       the disk is full, read-only or over quota
+└── StageError         a stage's child process failed, or was stopped
+"""
+
+from __future__ import annotations
+
+
+class RootstockError(Exception):
+    """Base of all errors that the user can mend; printed without a traceback, exit code 2."""
+
+
+class SettingsError(RootstockError):
+    """params.yaml, or a setting given on the command line, is wrong."""
+
+
+class SourceError(RootstockError):
+    """The source of pictures is missing, empty, or not laid out as expected."""
+
+
+class DataError(RootstockError):
+    """The pictures can't make a classifier: too few, one class, too many refused."""
+
+
+class IntegrityError(RootstockError):
+    """Stored bytes don't match their checksum."""
+
+
+class WeightsError(RootstockError):
+    """The pretrained weights are missing, or not the published ones."""
+
+
+class TrainingError(RootstockError):
+    """Training did not give a usable model."""
+
+
+class ExportError(RootstockError):
+    """An exported model doesn't answer as the trained one does."""
+
+
+class PredictError(RootstockError):
+    """Nothing could be scored."""
+
+
+class StorageError(RootstockError):
+    """The disk is full, read-only, or over its quota."""
+
+
+class StageError(RootstockError):
+    """A stage's child process failed."""

@@ -1,0 +1,297 @@
+"""Stage `evaluate`: trained models in, figures on held-out pictures, the report page and the champion out.
+
+Reads `data/prepared/`, `data/features/block5_pool/`, `models/trained/<strategy>/`. Writes, the same bytes for the same
+input:
+- `reports/evaluation.json`: everything that is known of every strategy;
+- `reports/report.html`: one self-contained page for people;
+- `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`;
+and `reports/metrics.json`, which also holds seconds, so DVC keeps it in git and not in its lock.
+
+Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts; trained
+models of strategies that the settings no longer name are removed. In the CSV files a class name that a spreadsheet could
+take for a formula gets an apostrophe in front (`tasks.reports.text.csv_cell`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import DataError, IntegrityError
+from tasks.files import atomic_folder, read_json, sweep_temporaries, write_bytes, write_json
+from tasks.pictures.manifest import SPLITS, Example, read_examples, read_quarantine
+from tasks.pictures.shards import open_shards
+from tasks.program import read_costs, run_stage
+from tasks.progress import Progress
+from tasks.reports.metrics import calibration, compare_paired, measure, predict, rounded, trust_levels
+from tasks.reports.page import LISTED_QUARANTINED, render_page
+from tasks.reports.plots import calibration_csv, confusion_csv, per_class_csv
+from tasks.reports.text import percent, without_credentials
+from tasks.settings import Settings
+from tasks.vgg.trained import Trained, load_trained
+
+PREPARED = "data/prepared"
+FEATURES = "data/features/block5_pool"
+TRAINED = "models/trained"
+REPORTS = "reports"
+BATCH = 256
+CHAMPION_RULE = (
+    "highest accuracy on validation; of equals the lowest validation log loss, then the first in params.yaml"
+)
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    champion: str
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    n: int
+    strategies: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.champion} is right for {percent(self.accuracy)} of {self.n} held-out pictures "
+            f"(95 % interval {percent(self.accuracy_low)} to {percent(self.accuracy_high)}); "
+            f"see {REPORTS}/report.html"
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One strategy's answers on the test pictures, and its figures."""
+
+    model: Trained
+    probabilities: Floats
+    labels: npt.NDArray[np.int64]
+    validation: dict[str, Any]
+    test: dict[str, Any]
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        return predict(self.probabilities) == self.labels
+
+
+def run(settings: Settings, workspace: Path) -> Summary:
+    """Measure every strategy, pick the champion, write the reports.
+
+    Raises:
+        DataError: there are no validation or no test pictures.
+        IntegrityError: a trained model is missing, or doesn't belong to the prepared pictures.
+    """
+    remove_stale(workspace / TRAINED, settings.strategies)
+    examples = read_examples(workspace / PREPARED)
+    test = [example for example in examples if example.split == "test"]
+    models = {name: _load(workspace / TRAINED / name, name) for name in settings.strategies}
+    scored = _score(models, examples, test, workspace / FEATURES)
+    champion = choose_champion({name: one.validation for name, one in scored.items()})
+    mistakes = worst_mistakes(scored[champion], test, settings.evaluate.worst_mistakes)
+    evaluation = _evaluation(champion, scored, mistakes, _data(workspace / PREPARED, examples))
+    _write(workspace, evaluation, scored[champion])
+    figures = scored[champion].test
+    low, high = figures["accuracy_ci95"]
+    return Summary(champion, figures["accuracy"], low, high, figures["n"], len(scored))
+
+
+def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
+    """Remove models of strategies that are no longer wanted; gives their names. Dot files are not ours."""
+    if not trained.is_dir():
+        return []
+    sweep_temporaries(trained)
+    stale = sorted(
+        entry.name for entry in trained.iterdir() if entry.name not in set(wanted) and not entry.name.startswith(".")
+    )
+    for name in stale:
+        entry = trained / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return stale
+
+
+def choose_champion(validation: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name by `CHAMPION_RULE`; the mapping's order is that of params.yaml."""
+    return min(validation, key=lambda name: (-validation[name]["accuracy"], validation[name]["log_loss"]))
+
+
+def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[dict[str, Any]]:
+    """Wrong answers, the surest first."""
+    classes, answers = scored.model.classes, predict(scored.probabilities)
+    rows = [
+        {
+            "key": example.key,
+            "path": example.path,
+            "actual": example.label,
+            "predicted": classes[answer],
+            "probability": rounded(float(row[answer])),
+            "probability_actual": rounded(float(row[label])),
+        }
+        for example, row, answer, label in zip(test, scored.probabilities, answers, scored.labels, strict=True)
+        if answer != label
+    ]
+    return sorted(rows, key=lambda row: (-row["probability"], row["key"]))[:limit]
+
+
+def _load(folder: Path, strategy: str) -> Trained:
+    if not folder.is_dir():
+        raise IntegrityError(f"{folder} is missing: {strategy} is not trained. Run: dvc repro train@{strategy}")
+    return load_trained(folder)
+
+
+def _score(
+    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], features: Path
+) -> dict[str, Scored]:
+    """Every model on its validation pictures and on the test pictures; each batch of features is read once."""
+    if not test:
+        raise DataError(
+            "There are no test pictures, so nothing can be reported. Raise prepare.test_fraction, or give the source a "
+            "test folder, then run again."
+        )
+    labels = {example.key: example.label for example in examples if example.split == "validation"}
+    validation = {name: _measure_validation(model, labels) for name, model in models.items()}
+    answers: dict[str, list[Floats]] = {name: [] for name in models}
+    shards = open_shards(features)
+    with Progress("evaluate", len(test), "pictures") as progress:
+        for start in range(0, len(test), BATCH):
+            batch = shards.read([example.key for example in test[start : start + BATCH]])
+            for name, model in models.items():
+                answers[name].append(model.head.probabilities(batch))
+            progress.advance(len(batch))
+    scored = {}
+    for name, model in models.items():
+        probabilities = np.concatenate(answers[name])
+        truth = _indices(model, [example.label for example in test])
+        figures = rounded(measure(probabilities, truth, model.classes))
+        scored[name] = Scored(model, probabilities, truth, validation[name], figures)
+    return scored
+
+
+def _measure_validation(model: Trained, labels: Mapping[str, str]) -> dict[str, Any]:
+    if not model.validation_keys:
+        raise DataError(
+            f"There are no validation pictures, so {model.strategy} can't be judged. Raise prepare.validation_fraction, "
+            "or give the source a validation folder, then run again."
+        )
+    unknown = [key for key in model.validation_keys if key not in labels]
+    if unknown:
+        raise IntegrityError(
+            f"{model.strategy} was validated on {len(unknown)} pictures that {PREPARED} doesn't hold for "
+            f"validation (first: {unknown[0][:12]}): it was trained on older data. Run: dvc repro train@{model.strategy}"
+        )
+    truth = _indices(model, [labels[key] for key in model.validation_keys])
+    figures: dict[str, Any] = rounded(measure(model.validation_probabilities, truth, model.classes))
+    return figures
+
+
+def _indices(model: Trained, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    places = {name: number for number, name in enumerate(model.classes)}
+    unknown = sorted(set(labels) - set(places))
+    if unknown:
+        raise IntegrityError(
+            f"{model.strategy} doesn't know the class {unknown[0]!r} of {PREPARED}: it was trained on older data. "
+            f"Run: dvc repro train@{model.strategy}"
+        )
+    return np.array([places[label] for label in labels], dtype=np.int64)
+
+
+def _data(prepared: Path, examples: Sequence[Example]) -> dict[str, Any]:
+    """The data summary, the counts by class and split, and the quarantine."""
+    summary = read_json(prepared / "summary.json")
+    counts: dict[str, dict[str, int]] = {}
+    for example in sorted(examples, key=lambda one: one.label):
+        counts.setdefault(example.label, dict.fromkeys(SPLITS, 0))[example.split] += 1
+    known = {"excluded": {}, "quarantined_by_code": {}, "quarantined": 0, "accepted": len(examples)}
+    return {
+        **known,
+        **summary,
+        "source": without_credentials(str(summary.get("source", "not recorded"))),
+        "counts": counts,
+        "quarantine": [asdict(row) for row in read_quarantine(prepared)[:LISTED_QUARANTINED]],
+    }
+
+
+def _evaluation(
+    champion: str, scored: Mapping[str, Scored], mistakes: list[dict[str, Any]], data: dict[str, Any]
+) -> dict[str, Any]:
+    best = scored[champion]
+    strategies = {
+        name: {
+            "recipe": one.model.recipe,
+            "validation": one.validation,
+            "test": one.test,
+            "backbone": one.model.summary.get("backbone", {}),
+            "training": {key: one.model.summary.get(key) for key in ("candidates", "chosen", "history")},
+        }
+        for name, one in scored.items()
+    }
+    comparisons = [
+        {"first": champion, "second": name, **rounded(compare_paired(best.correct, one.correct))}
+        for name, one in scored.items()
+        if name != champion
+    ]
+    return {
+        "champion": champion,
+        "champion_rule": CHAMPION_RULE,
+        "classes": list(best.model.classes),
+        "strategies": strategies,
+        "comparisons": comparisons,
+        "calibration": rounded(calibration(best.probabilities, best.labels)),
+        "trust": rounded(trust_levels(best.probabilities, best.labels)),
+        "mistakes": mistakes,
+        "data": data,
+    }
+
+
+def _write(workspace: Path, evaluation: Mapping[str, Any], best: Scored) -> None:
+    reports = workspace / REPORTS
+    sweep_temporaries(reports)
+    keys = [mistake["key"] for mistake in evaluation["mistakes"]]
+    pictures = open_shards(workspace / PREPARED / "shards").read(keys) if keys else np.empty((0, 1, 1, 3), np.uint8)
+    page = render_page(evaluation, list(pictures))
+    _write_plots(reports / "plots", evaluation, best)
+    write_bytes(reports / "report.html", page.encode())
+    write_json(reports / "evaluation.json", evaluation)
+    write_json(reports / "metrics.json", _metrics(workspace, evaluation))
+
+
+def _write_plots(folder: Path, evaluation: Mapping[str, Any], best: Scored) -> None:
+    classes = best.model.classes
+    with atomic_folder(folder) as plots:
+        write_bytes(plots / "confusion.csv", confusion_csv(best.labels, predict(best.probabilities), classes))
+        write_bytes(plots / "calibration.csv", calibration_csv(evaluation["calibration"]))
+        write_bytes(plots / "per_class.csv", per_class_csv(best.test["per_class"]))
+
+
+def _metrics(workspace: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    earlier = _earlier_strategies(workspace / REPORTS / "metrics.json")
+    strategies = {}
+    for name, one in evaluation["strategies"].items():
+        # What another machine trained has no costs here; a figure that came along with git still holds.
+        seconds = read_costs(workspace, f"train@{name}").get("seconds", earlier.get(name, {}).get("train_seconds"))
+        strategies[name] = {key: one[key] for key in ("validation", "test", "recipe")} | {"train_seconds": seconds}
+    return {"champion": evaluation["champion"], "strategies": strategies}
+
+
+def _earlier_strategies(path: Path) -> dict[str, Any]:
+    try:
+        strategies: dict[str, Any] = read_json(path)["strategies"]
+        return strategies
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}  # the first run, or a file that a merge has torn: it is written anew, only its seconds are lost
+
+
+def main() -> int:
+    return run_stage("evaluate", run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

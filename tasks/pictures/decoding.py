@@ -1,0 +1,248 @@
+"""The one decoder: encoded bytes -> 224x224x3 uint8 RGB, the same for training and scoring.
+
+The rules, in order:
+- The format is read from the bytes; names say nothing. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame).
+- Limits are checked in the header, before any pixel is decoded.
+- EXIF orientation is applied. Colour profiles are ignored.
+- 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
+- The whole picture is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale, half-pixel
+  centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tasks.settings import IMAGE_SIZE_PX
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
+_VERSION = 1
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
+
+
+class Code(StrEnum):
+    """Why a picture is refused."""
+
+    EMPTY_FILE = "empty_file"
+    NOT_A_PICTURE = "not_a_picture"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    UNSUPPORTED_COLOURS = "unsupported_colours"
+    TOO_SMALL = "too_small"
+    EXTREME_ASPECT = "extreme_aspect"
+    LOW_INFORMATION = "low_information"
+    LABEL_CONFLICT = "label_conflict"
+
+
+class Refused(Exception):
+    """A picture that can't be, or by policy shall not be, an example."""
+
+    def __init__(self, code: Code, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code, self.detail = code, detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an accepted picture: size before orientation, px; entropy of the grey histogram, bits."""
+
+    width_px: int
+    height_px: int
+    format: str
+    entropy_bits: float
+    notes: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits on pictures that could be decoded, but shall not be examples."""
+
+    min_side_px: int
+    max_pixels: int
+    max_aspect_ratio: float
+    min_entropy_bits: float
+
+
+PERMISSIVE = Policy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
+"""For scoring: whatever can be decoded is scored."""
+
+WHITE = (255, 255, 255)
+
+
+def recipe(background_rgb: tuple[int, int, int]) -> dict[str, Any]:
+    """All that the pixels of an accepted picture depend on; part of every fingerprint."""
+    return {
+        "decoder": _VERSION,
+        "pillow": PIL.__version__,
+        "size_px": IMAGE_SIZE_PX,
+        "background_rgb": list(background_rgb),
+    }
+
+
+def decode(
+    data: bytes, policy: Policy = PERMISSIVE, background_rgb: tuple[int, int, int] = WHITE
+) -> tuple[Pixels, Facts]:
+    """Decode one picture.
+
+    Returns:
+        Pixels (224, 224, 3), uint8, RGB, upright; and what is known of the original.
+
+    Raises:
+        Refused: with the reason code and what was seen.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is handled or noted here
+        picture = _open(data)
+        check_size(picture.width, picture.height, policy)
+        _load(picture)
+        facts = _facts(picture)
+        judge(facts, policy)
+        upright = to_rgb(_upright(picture), background_rgb)
+    size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
+    pixels = np.asarray(upright.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
+    return pixels, facts
+
+
+def check_size(width_px: int, height_px: int, policy: Policy) -> None:
+    """Raise Refused if the size breaks the policy."""
+    if width_px * height_px > policy.max_pixels:
+        raise Refused(
+            Code.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}"
+        )
+    if min(width_px, height_px) < policy.min_side_px:
+        raise Refused(
+            Code.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}"
+        )
+    ratio = max(width_px, height_px) / min(width_px, height_px)
+    if ratio > policy.max_aspect_ratio:
+        raise Refused(
+            Code.EXTREME_ASPECT,
+            f"{width_px}x{height_px} pixels, aspect ratio {ratio:.1f} above {policy.max_aspect_ratio:g}",
+        )
+
+
+def judge(facts: Facts, policy: Policy) -> None:
+    """Raise Refused if what is known of a decoded picture breaks the policy."""
+    check_size(facts.width_px, facts.height_px, policy)
+    if facts.entropy_bits < policy.min_entropy_bits:
+        raise Refused(
+            Code.LOW_INFORMATION,
+            f"entropy {facts.entropy_bits:.2f} bits, below {policy.min_entropy_bits:g} (blank, or a placeholder?)",
+        )
+
+
+def to_rgb(picture: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Image:
+    """RGB by the stated rules.
+
+    Raises:
+        Refused: the colour mode has no stated rule (floating point, 32-bit integers).
+    """
+    if picture.mode.startswith("I;16"):
+        high = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+        picture = Image.fromarray(high)
+    if picture.mode in ("I", "F"):
+        raise Refused(Code.UNSUPPORTED_COLOURS, f"colour mode {picture.mode}: 32 bits a channel")
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        background = Image.new("RGBA", rgba.size, (*background_rgb, 255))
+        return Image.alpha_composite(background, rgba).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise Refused(Code.EMPTY_FILE, "0 bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except _BROKEN as error:
+        raise Refused(Code.CORRUPT, _words(error)) from None
+
+
+def _unidentified(data: bytes) -> Refused:
+    head = data[:512]
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"):
+        return Refused(Code.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} picture; convert it to JPEG or PNG")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head.lower():
+        return Refused(Code.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
+    if head.startswith((b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"\xff\x0a", b"FUJIFILM", b"II*\x00\x10\x00\x00\x00CR")):
+        return Refused(Code.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG XL or RAW; convert it to JPEG or PNG")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
+        return Refused(Code.NOT_A_PICTURE, "a web page or other text")
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
+        return Refused(Code.CORRUPT, "starts as a picture, but its header can't be read")
+    return Refused(Code.NOT_A_PICTURE, f"unknown content, starts with {head[:8].hex(' ')}")
+
+
+def _load(picture: Image.Image) -> None:
+    try:
+        picture.load()
+    except MemoryError:
+        raise Refused(Code.TOO_MANY_PIXELS, f"{picture.width}x{picture.height} pixels don't fit into memory") from None
+    except _BROKEN as error:
+        words = _words(error)
+        cut = any(hint in words.lower() for hint in ("truncated", "not enough", "unexpected end", "incomplete"))
+        raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
+
+
+def _facts(picture: Image.Image) -> Facts:
+    grey = picture.convert("RGB").convert("L") if picture.mode in ("P", "PA") else _grey(picture)
+    shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
+    shares = shares[shares > 0]
+    entropy = float(-(shares * np.log2(shares)).sum())
+    notes = []
+    if _orientation(picture) != 1:
+        notes.append("exif_oriented")
+    if picture.format != "GIF" and getattr(picture, "is_animated", False):  # GIF would be read to the end
+        notes.append("first_frame_of_several")
+    return Facts(picture.width, picture.height, picture.format or "", round(entropy, 4), ",".join(notes))
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    return picture.convert("L")
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except _BROKEN:
+        return 1  # metadata that can't be read doesn't cost the picture
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    if _orientation(picture) == 1:
+        return picture
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _BROKEN as error:  # the orientation was read, so the rest of the metadata is at fault
+        raise Refused(Code.CORRUPT, f"orientation can't be applied: {_words(error)}") from None
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,224 @@
+"""Shards: fixed-size arrays in append-only files, each verified by its own name.
+
+A shard is a safetensors file with one tensor `data` (rows, ...) and, in its header, what each row is (`key` first) and
+the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes. There is no index to
+fall out of step: what is there, is in the headers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from tasks.errors import IntegrityError
+from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+
+_NAME_DIGITS = 16
+_DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard's header says; `rows` hold at least `key`."""
+
+    path: Path
+    fingerprint: str
+    rows: tuple[Row, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def array(self) -> Array:
+        """The rows as a read-only memory map (rows, ...)."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+class Shards:
+    """The shards of one folder, read by key."""
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        self.headers = tuple(headers)
+        self._places = {
+            row["key"]: (number, place)
+            for number, header in reversed(list(enumerate(self.headers)))
+            for place, row in enumerate(header.rows)
+        }
+        self._arrays: dict[int, Array] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def row(self, key: str) -> Row:
+        """What the header says of the example."""
+        number, place = self._places[key]
+        return self.headers[number].rows[place]
+
+    def order(self, keys: Iterable[str]) -> list[str]:
+        """The keys in the order in which they lie on the disk."""
+        return sorted(keys, key=self._places.__getitem__)
+
+    def read(self, keys: Sequence[str]) -> Array:
+        """The examples' arrays (len(keys), ...), in the order of the keys. A shard is verified at its first use.
+
+        Raises:
+            IntegrityError: a key is in no shard, or a shard's bytes have changed.
+        """
+        missing = [key for key in keys if key not in self._places]
+        if missing or not self.headers:
+            raise IntegrityError(
+                f"{len(missing)} examples are in no shard (first: {(missing or ['-'])[0][:12]}). "
+                "Run `dvc repro` from the start: an earlier stage is behind."
+            )
+        rows = [self._array(number)[place] for number, place in map(self._places.__getitem__, keys)]
+        shape = self.headers[0].shape[1:]
+        return np.stack(rows) if rows else np.empty((0, *shape), self.headers[0].dtype)
+
+    def _array(self, number: int) -> Array:
+        if number not in self._arrays:
+            header = self.headers[number]
+            if not verify_shard(header.path):
+                raise IntegrityError(
+                    f"The bytes of the shard {header.path} have changed since they were written. "
+                    f"Delete it and run again, only its rows are made anew: rm {header.path} && dvc repro"
+                )
+            self._arrays[number] = header.array()
+        return self._arrays[number]
+
+
+def open_shards(folder: Path) -> Shards:
+    """All shards of a folder.
+
+    Raises:
+        IntegrityError: a file is no whole shard.
+    """
+    return Shards(read_header(path) for path in sorted(folder.glob("*.safetensors")))
+
+
+def read_header(path: Path) -> Header:
+    """Read a shard's header without its data.
+
+    Raises:
+        IntegrityError: the file is cut short or is not a shard.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length < size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+        tensor = header["data"]
+        dtype, shape = _DTYPES[tensor["dtype"]], tuple(tensor["shape"])
+        rows = tuple(json.loads(header["__metadata__"]["rows"]))
+        whole = 8 + length + math.prod(shape) * np.dtype(dtype).itemsize
+        if size != whole or len(rows) != shape[0]:
+            raise ValueError(f"{size} bytes instead of {whole}")
+        return Header(path, header["__metadata__"]["fingerprint"], rows, dtype, shape, 8 + length)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} is not a whole shard ({error}). Delete it and run again: rm {path} && dvc repro"
+        ) from None
+
+
+def verify_shard(path: Path) -> bool:
+    """Whether the shard's bytes are those that were written."""
+    return file_sha256(path).startswith(path.stem)
+
+
+def write_shard(folder: Path, rows: Sequence[Row], data: Array, fingerprint: str) -> Path:
+    """Write one shard; it appears whole or not at all. The same content always gives the same file."""
+    metadata = {
+        "fingerprint": fingerprint,
+        "rows": json.dumps(list(rows), sort_keys=True, separators=(",", ":")),
+    }
+    content = save({"data": np.ascontiguousarray(data)}, metadata)
+    path = folder / f"{sha256_hex(content)[:_NAME_DIGITS]}.safetensors"
+    with atomic_file(path) as file:
+        file.write(content)
+    return path
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What is there already, and what must be made."""
+
+    kept: Shards
+    missing: tuple[str, ...]
+    dropped: int
+
+
+def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str) -> Reconciled:
+    """Bring a folder of shards in line with the wanted keys: keep whole shards, drop the rest.
+
+    A shard stays untouched if its recipe is the wanted one, its bytes verify and all of its rows are wanted. Of one
+    with rows that are wanted no more, the wanted rows are copied to a new shard before it goes, so that what was
+    removed at the source is really gone. Shards of another recipe, and damaged ones, go: their rows are missing then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep_temporaries(folder)
+    still_wanted = set(wanted)
+    kept: list[Header] = []
+    dropped = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _usable(path, fingerprint)
+        alive = [n for n, row in enumerate(header.rows) if row["key"] in still_wanted] if header else []
+        if header and len(alive) == len(header.rows):
+            kept.append(header)
+        else:
+            if header and alive:
+                rows = [header.rows[n] for n in alive]
+                kept.append(read_header(write_shard(folder, rows, header.array()[alive], fingerprint)))
+            path.unlink()
+            dropped += 1
+        still_wanted -= {row["key"] for row in header.rows} if header else set()
+    return Reconciled(Shards(kept), tuple(key for key in wanted if key in still_wanted), dropped)
+
+
+def append(
+    folder: Path,
+    keys: Iterable[str],
+    shard_size: int,
+    fingerprint: str,
+    compute: Callable[[Iterator[str]], Iterator[tuple[Row, Array]]],
+) -> Iterator[Header]:
+    """Compute rows for the keys and write them as shards; yields the header of each finished one."""
+    rows: list[Row] = []
+    arrays: list[Array] = []
+    for row, array in compute(iter(keys)):
+        rows.append(row)
+        arrays.append(array)
+        if len(rows) == shard_size:
+            yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
+            rows, arrays = [], []
+    if rows:
+        yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
+
+
+def usable_headers(folder: Path, fingerprint: str) -> list[Header]:
+    """Headers of the shards that the wanted recipe made; their data is not looked at."""
+    headers = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            headers.append(read_header(path))
+        except IntegrityError:
+            continue  # reconcile will drop it
+    return [header for header in headers if header.fingerprint == fingerprint]
+
+
+def _usable(path: Path, fingerprint: str) -> Header | None:
+    try:
+        header = read_header(path)
+    except IntegrityError:
+        return None
+    return header if header.fingerprint == fingerprint and verify_shard(path) else None

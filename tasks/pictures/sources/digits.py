@@ -1,0 +1,34 @@
+"""The built-in source: scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels), which need no network.
+
+E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998. CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+
+from tasks.pictures.sources.listing import Item, Listing
+
+URI = "digits"
+
+
+def discover() -> Listing:
+    """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
+    from sklearn.datasets import load_digits  # slow to import; only this source needs it
+
+    digits = load_digits()
+    grey = (digits.images * (255 / 16)).round().astype("uint8")
+    items = [
+        Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels))
+        for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
+    ]
+    return Listing(tuple(sorted(items, key=lambda item: item.path)))
+
+
+def _png(pixels: object) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,106 @@
+"""Progress of a stage: a line on the terminal, and a small JSON file for whoever supervises the stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+PROGRESS_VARIABLE = "ROOTSTOCK_PROGRESS"
+"""Names the environment variable that holds the path of the JSON file."""
+
+
+class Progress:
+    """Counts units of work; shows units/s and the time left.
+
+    The JSON file, replaced at most twice a second, holds `stage`, `done`, `total`, `unit`, `rate`
+    (units/s of this run), `seconds_left` (null before the first unit) and `details` (live metrics).
+
+    Args:
+        stage: what works, such as `features`.
+        total: units in all, those already done included.
+        unit: plural name of the units, such as `pictures`.
+        done: units that an earlier run had finished; they don't count for the rate.
+    """
+
+    def __init__(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done = self._reused = done
+        self.details: dict[str, float] = {}
+        self._start = time.monotonic()
+        self._shown = self._written = float("-inf")
+        file = os.environ.get(PROGRESS_VARIABLE)
+        self._file = Path(file) if file else None
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        self._show(force=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._show(force=True)
+        if self._terminal:
+            print(file=sys.stderr)
+
+    @property
+    def rate(self) -> float:
+        """Units/s since the start of this run."""
+        elapsed = time.monotonic() - self._start
+        return (self.done - self._reused) / elapsed if elapsed > 0 else 0.0
+
+    def advance(self, units: int = 1, **details: float) -> None:
+        self.done += units
+        self.details.update(details)
+        self._show()
+
+    def _show(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._written >= 0.5:
+            self._written = now
+            self._write()
+        if force or now - self._shown >= (0.2 if self._terminal else 10.0):
+            self._shown = now
+            print(self._line(), end="" if self._terminal else "\n", file=sys.stderr, flush=True)
+
+    def state(self) -> dict[str, Any]:
+        left = (self.total - self.done) / self.rate if self.rate > 0 else None
+        return {
+            "stage": self.stage,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "rate": round(self.rate, 2),
+            "seconds_left": None if left is None else round(left, 1),
+            "details": self.details,
+        }
+
+    def _line(self) -> str:
+        state = self.state()
+        share = self.done / self.total if self.total else 1.0
+        parts = [f"{self.stage}: {self.done}/{self.total} {self.unit}"]
+        if self.done > self._reused:
+            parts.append(f"{self.rate:.1f} {self.unit}/s")
+        if state["seconds_left"] and self.done < self.total:
+            minutes, seconds = divmod(round(state["seconds_left"]), 60)
+            parts.append(f"{minutes}:{seconds:02d} left")
+        parts += [f"{name} {value:.4g}" for name, value in self.details.items()]
+        if not self._terminal:
+            return ", ".join(parts)
+        bar = ("━" * round(24 * share)).ljust(24, "·")
+        return f"\r\x1b[2K{bar} {', '.join(parts)}"
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(self.state()), encoding="utf-8")
+        temporary.replace(self._file)

@@ -1,0 +1,253 @@
+"""Charts as inline SVG, drawn by hand: the same numbers give the same bytes, and the page's style sheet colours them.
+
+Every text goes through `Markup.format`, which escapes it. Coordinates have one decimal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.reports.text import percent, visible
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
+LABEL_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name in the legend, and its points."""
+
+    name: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+
+def answer_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
+    """A scale from 0 to 100 %: the accuracy as a point, its interval as a band, blind guessing as a mark."""
+
+    def x(share: float) -> str:
+        return f"{20 + 960 * share:.1f}"
+
+    ticks = _join(
+        Markup('<text class="tick" x="{}" y="74" text-anchor="middle">{} %</text>').format(x(part / 4), 25 * part)
+        for part in range(5)
+    )
+    body = Markup(
+        '<rect class="track" x="20" y="34" width="960" height="14" rx="7"/>'
+        '<rect class="band" x="{low}" y="29" width="{band:.1f}" height="24" rx="6"/>'
+        '<line class="guess" x1="{guess}" x2="{guess}" y1="22" y2="56"/>'
+        '<text class="guess-label" x="{guess}" y="14" text-anchor="{side}">blind guess</text>'
+        '<circle class="point" cx="{point}" cy="41" r="9"/>{ticks}'
+    ).format(
+        low=x(interval[0]),
+        band=max(2.0, 960 * (interval[1] - interval[0])),
+        guess=x(baseline),
+        point=x(accuracy),
+        side="middle" if 0.08 < baseline < 0.92 else "start" if baseline <= 0.08 else "end",
+        ticks=ticks,
+    )
+    return _svg(
+        1000,
+        82,
+        "answer-scale",
+        f"Right in {percent(accuracy)}, 95 % interval {percent(interval[0])} to {percent(interval[1])}; "
+        f"always answering the commonest class would be right in {percent(baseline)}.",
+        body,
+    )
+
+
+def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
+    """How sure the model was against how often it was right; an honest model's dots lie on the diagonal.
+
+    Args:
+        rows: as `metrics.calibration` gives them. The dots' areas grow with their pictures.
+    """
+    frame = _Frame(0.0, 1.0, 0.0, 1.0)
+    most = max((row["n"] for row in rows), default=1)
+    marks = []
+    for row in rows:
+        x, low, high = frame.x(row["confidence"]), *map(frame.y, row["accuracy_ci95"])
+        marks.append(
+            Markup(
+                '<g><title>{}</title><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+                '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/></g>'
+            ).format(
+                f"{row['n']} pictures: {percent(row['confidence'])} sure on average, {percent(row['accuracy'])} right",
+                x=x,
+                low=low,
+                high=high,
+                y=frame.y(row["accuracy"]),
+                r=4 + 8 * math.sqrt(row["n"] / most),
+            )
+        )
+    shares = [(part / 4, f"{25 * part} %") for part in range(5)]
+    diagonal = Markup('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        *(f"{value:.1f}" for value in (frame.x(0), frame.y(0), frame.x(1), frame.y(1)))
+    )
+    spoken = "; ".join(f"{percent(row['confidence'], 0)} sure, {percent(row['accuracy'], 0)} right" for row in rows)
+    body = frame.draw(shares, shares, "how sure the model was", "how often it was right") + diagonal + _join(marks)
+    return _svg(WIDTH, HEIGHT, "chart", f"Reliability diagram: {spoken}.", body)
+
+
+def line_chart(
+    series: Sequence[Series], x_label: str, y_label: str, log_x: bool = False, marked_x: float | None = None
+) -> Markup:
+    """Lines over a common axis; `marked_x` draws a vertical line at the chosen value. Points must be finite."""
+    known = [one for one in series if one.xs]
+    if not known:
+        return Markup("")
+    xs = [x for one in known for x in one.xs]
+    ys = [y for one in known for y in one.ys]
+    y_ticks = _nice_ticks(min(ys), max(ys))
+    frame = _Frame(min(xs), max(xs), min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), log_x)
+    parts = [frame.draw(_x_ticks(xs, log_x), [(value, f"{value:g}") for value in y_ticks], x_label, y_label)]
+    if marked_x is not None:
+        parts.append(
+            Markup('<line class="chosen" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>').format(
+                x=frame.x(marked_x), top=TOP, bottom=HEIGHT - BOTTOM
+            )
+        )
+    for number, one in enumerate(known):
+        parts.append(frame.line(one, number))
+    spoken = "; ".join(f"{one.name} from {one.ys[0]:.3g} to {one.ys[-1]:.3g}" for one in known)
+    return _svg(WIDTH, HEIGHT, "chart", f"{y_label} over {x_label}: {spoken}.", _join(parts))
+
+
+def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
+    """A confusion matrix of many classes: colour instead of numbers, numbers on hover, only cells that count."""
+    cell = 14 if len(classes) <= 50 else 9
+    labelled = len(classes) <= 200
+    left, top = (150, 120) if labelled else (6, 6)
+    side = cell * len(classes)
+    parts = [
+        Markup('<rect class="plane" x="{}" y="{}" width="{}" height="{}"/>').format(left, top, side, side),
+        *(_heat_labels(name, number, cell, left, top) for number, name in enumerate(classes) if labelled),
+    ]
+    for row, counts in enumerate(confusion):
+        support = sum(counts)
+        for column, n in enumerate(counts):
+            if n:
+                parts.append(
+                    Markup(
+                        '<rect class="{}" x="{}" y="{}" width="{}" height="{}" fill-opacity="{:.2f}">'
+                        "<title>{} of {} pictures of {}: answered {}</title></rect>"
+                    ).format(
+                        "hit" if row == column else "miss",
+                        left + column * cell,
+                        top + row * cell,
+                        cell - 1,
+                        cell - 1,
+                        0.2 + 0.8 * n / support,
+                        n,
+                        support,
+                        visible(classes[row], 80),
+                        visible(classes[column], 80),
+                    )
+                )
+    text = f"Confusion matrix of {len(classes)} classes; rows are the truth, columns the model's answers."
+    return _svg(left + side + 4, top + side + 4, "heat-map", text, _join(parts), fixed=True)
+
+
+class _Frame:
+    """Maps values to pixels, and draws the axes."""
+
+    def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float, log_x: bool = False) -> None:
+        self._log = log_x
+        low, high = self._scaled(x_low), self._scaled(x_high)
+        self._x = (low, high) if high > low else (low - 0.5, high + 0.5)
+        self._y = (y_low, y_high) if y_high > y_low else (y_low - 0.5, y_high + 0.5)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self._log else value
+
+    def x(self, value: float) -> float:
+        low, high = self._x
+        return LEFT + (WIDTH - LEFT - RIGHT) * (self._scaled(value) - low) / (high - low)
+
+    def y(self, value: float) -> float:
+        low, high = self._y
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+
+    def draw(
+        self,
+        x_ticks: Sequence[tuple[float, str]],
+        y_ticks: Sequence[tuple[float, str]],
+        x_label: str,
+        y_label: str,
+    ) -> Markup:
+        rows = [
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                '<text class="tick" x="{}" y="{text:.1f}" text-anchor="end">{}</text>'
+            ).format(LEFT, WIDTH - RIGHT, LEFT - 8, name, y=self.y(value), text=self.y(value) + 4)
+            for value, name in y_ticks
+        ]
+        columns = [
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+                self.x(value), HEIGHT - BOTTOM + 18, name
+            )
+            for value, name in x_ticks
+        ]
+        middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
+        names = Markup(
+            '<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
+            '<text class="axis" transform="translate(12 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
+        ).format(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 6, x_label, middle, y_label)
+        return _join([*rows, *columns, names])
+
+    def line(self, series: Series, number: int) -> Markup:
+        points = [(self.x(x), self.y(y)) for x, y in zip(series.xs, series.ys, strict=True)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dots = [
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3"><title>{}: {:g}, {:.4g}</title></circle>').format(
+                *point, series.name, x, y
+            )
+            for point, x, y in zip(points, series.xs, series.ys, strict=True)
+        ]
+        return Markup('<g class="series s{}"><polyline points="{}"/>{}</g>').format(number, path, _join(dots))
+
+
+def _heat_labels(name: str, number: int, cell: int, left: int, top: int) -> Markup:
+    middle = number * cell + cell / 2
+    return Markup(
+        '<text class="name" x="{}" y="{:.1f}" text-anchor="end" font-size="{size}">{short}</text>'
+        '<text class="name" transform="translate({:.1f} {}) rotate(-60)" font-size="{size}">{short}</text>'
+    ).format(
+        left - 6, top + middle + cell / 3, left + middle + 3, top - 6, size=cell - 1, short=visible(name, LABEL_LIMIT)
+    )
+
+
+def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
+    values = sorted(set(xs))
+    if log_x:
+        # Twelve labels fit; the ends always stay.
+        step = max(1, math.ceil(len(values) / 12))
+        return [(value, f"{value:g}") for value in values[::step]]
+    step = max(1, math.ceil((values[-1] - values[0]) / 8))
+    return [(value, f"{value:g}") for value in values if (value - values[0]) % step == 0]
+
+
+def _nice_ticks(low: float, high: float) -> list[float]:
+    """About five round values that reach from at or below `low` to at or above `high`."""
+    span = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= span / 5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(step * number, 12) for number in range(first, max(last, first + 1) + 1)]
+
+
+def _svg(width: float, height: float, kind: str, text: str, body: Markup, fixed: bool = False) -> Markup:
+    size = Markup(' width="{}" height="{}"').format(f"{width:g}", f"{height:g}") if fixed else Markup("")
+    return Markup('<svg class="{}" viewBox="0 0 {} {}"{} role="img" aria-label="{}">{}</svg>').format(
+        kind, f"{width:g}", f"{height:g}", size, text, body
+    )
+
+
+def _join(parts: Any) -> Markup:
+    return Markup("").join(parts)

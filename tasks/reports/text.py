@@ -1,0 +1,71 @@
+"""How names that came from data (classes, paths, sources) are shown: nothing hidden, nothing acted upon."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_REORDERING = {*"\u061c\u200e\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+_INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def visible(name: object, limit: int | None = None) -> str:
+    r"""The name in one line: control characters, bytes that were no UTF-8, and marks that reorder text become escapes.
+
+    Args:
+        name: text from data, of any kind.
+        limit: longest result, characters; a longer one loses its middle to an ellipsis.
+
+    Example:
+        >>> visible("a\nb")
+        'a\\nb'
+    """
+    text = "".join(map(_show, str(name)))
+    if limit is None or len(text) <= limit:
+        return text or "(empty name)"
+    tail = (limit - 1) // 3
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def csv_cell(name: str) -> str:
+    """A name that no spreadsheet takes for a formula.
+
+    The rule (OWASP, CSV Injection): a name that starts with = + - @ (or their full-width forms), a tab, a line end or an
+    apostrophe gets one apostrophe in front. So two names never become one, and the rule can be undone: drop a first
+    apostrophe.
+    """
+    return f"'{name}" if name.startswith(_FORMULA_STARTS) else name
+
+
+def markdown_cell(name: object, limit: int | None = None) -> str:
+    """A name as literal text in Markdown (GitHub's and Hugging Face's), also inside a table; HTML is escaped too."""
+    return re.sub(r"[&<>\"|\\`*_{}\[\]()#+\-.!~:@$^=]", _literal, visible(name, limit))
+
+
+def without_credentials(uri: str) -> str:
+    """`scheme://user:secret@host/path?token=x` -> `scheme://host/path`; a plain path stays as it is."""
+    return re.sub(r"[?#].*$", "", re.sub(r"(?<=://)[^/@]*@", "", uri)) if "://" in uri else uri
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.93464 -> `93.5 %` (a no-break space inside); None -> an en dash. What isn't quite all is never shown as 100 %."""
+    if share is None:
+        return "–"
+    smallest = 0.5 * 10 ** -(digits + 2)
+    if 1 - smallest <= share < 1:
+        return f"over {100 - 10**-digits:.{digits}f}\u00a0%"
+    if 0 < share < smallest:
+        return f"under {10**-digits:.{digits}f}\u00a0%"
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def _show(character: str) -> str:
+    if character not in _REORDERING and unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _literal(found: re.Match[str]) -> str:
+    # Backslash and pipe as entities: renderers disagree on `\\|` after a backslash inside a table cell.
+    return f"&#{ord(found[0])};" if found[0] in '&<>"|\\' else f"\\{found[0]}"

@@ -1,0 +1,141 @@
+"""The guard: a small process between a run and its command, so that no process of the command is left behind.
+
+`python guard.py LINK LIMIT_S GRACE_S COMMAND...` leads a session of its own, starts the command, and
+stops all that descends from it when the first of these happens: the command ends, LIMIT_S passes, or the other
+end of the socket LINK closes. The kernel closes that end however the run's process dies, kill -9 included; a
+parent-death signal would reach the command only, not the shells and workers below it, and fires when the
+*thread* that started the command ends. Then the guard writes one JSON object to LINK: `ended` ("exit", "limit"
+or "stopped") and `code` (exit code, or minus the signal).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+
+_PR_SET_CHILD_SUBREAPER = 36
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+def main(arguments: Sequence[str]) -> int:
+    link = socket.socket(fileno=int(arguments[0]))
+    link.set_inheritable(False)  # else the command would hold the link open
+    limit_s, grace_s = float(arguments[1]), float(arguments[2])
+    _adopt_orphans()
+    wakes, waker = socket.socketpair()
+    for end in (wakes, waker):
+        end.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())
+    for number in _HANDLED:
+        signal.signal(number, _note)
+    command = list(arguments[3:])
+    try:
+        child = os.posix_spawnp(command[0], command, os.environ, setsigdef=_HANDLED)
+    except OSError as error:
+        print(f"{type(error).__name__}: can't start {command[0]}: {error.strerror}", flush=True)
+        _report(link, "exit", 127)
+        return 0
+    ended, code = _wait(child, link, wakes, time.monotonic() + limit_s)
+    swept_code = _sweep(child, grace_s)
+    _report(link, ended, swept_code if code is None else code)
+    return 0
+
+
+def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float) -> tuple[str, int | None]:
+    """Wait for the first reason to stop; gives it, and the command's code if it has ended."""
+    while True:
+        code = _reap(child)
+        if code is not None:
+            return "exit", code
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return "limit", None
+        # An hour at most: select refuses very long times.
+        ready, _, _ = select.select([link, wakes], [], [], min(left, 3600.0))
+        if link in ready:  # the run never writes: readable means closed
+            return "stopped", None
+        if wakes in ready and any(number != signal.SIGCHLD for number in wakes.recv(4096)):
+            return "stopped", None
+
+
+def _sweep(child: int, grace_s: float) -> int | None:
+    """SIGTERM to every descendant, SIGKILL to those that are left after the grace. Gives the command's code."""
+    code = None
+    if _living():
+        os.killpg(0, signal.SIGTERM)  # the guard is in the group too: its handler makes nothing of it
+        _send(signal.SIGTERM, outside_group=True)
+    deadline = time.monotonic() + grace_s
+    while _living() and time.monotonic() < deadline:
+        code = _first(code, _reap(child))
+        time.sleep(0.05)
+    give_up = time.monotonic() + 10.0  # a process in an uninterruptible call to the kernel can't be killed
+    while _living() and time.monotonic() < give_up:
+        _send(signal.SIGKILL, outside_group=False)
+        code = _first(code, _reap(child))
+        time.sleep(0.02)
+    return _first(code, _reap(child))
+
+
+def _living() -> list[psutil.Process]:
+    living = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process)
+    return living
+
+
+def _send(number: signal.Signals, outside_group: bool) -> None:
+    for process in _living():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if not outside_group or os.getpgid(process.pid) != os.getpgrp():
+                process.send_signal(number)
+
+
+def _reap(child: int) -> int | None:
+    """Collect all that ended, adopted orphans included; gives the command's code if it was among them."""
+    code = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            process_id, status = os.waitpid(-1, os.WNOHANG)
+            if process_id == 0:
+                break
+            if process_id == child:
+                code = os.waitstatus_to_exitcode(status)
+    return code
+
+
+def _first(code: int | None, other: int | None) -> int | None:
+    return other if code is None else code
+
+
+def _adopt_orphans() -> None:
+    """On Linux, processes whose parent has ended become the guard's children, so that it finds them.
+
+    Elsewhere an orphan that has also left the group goes unseen.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _report(link: socket.socket, ended: str, code: int | None) -> None:
+    with contextlib.suppress(OSError):  # nobody is there to read it when the run's process was killed
+        link.sendall(json.dumps({"ended": ended, "code": code}).encode())
+
+
+def _note(number: int, frame: object) -> None:
+    """The wake-up descriptor tells `_wait`; without a handler the signal would end or be lost on the guard."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

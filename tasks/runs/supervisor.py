@@ -1,0 +1,159 @@
+"""Supervises one stage: `dvc repro --single-item <stage>` as a guarded child; lines and progress go to callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.progress import PROGRESS_VARIABLE
+from tasks.runs.endings import explain
+from tasks.runs.guarded import GRACE_S, Ending, Guarded
+
+_POLL_S = 0.5
+_TAIL_LINES = 200
+_LONGEST_LINE = 16_384
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+OnLine = Callable[[str], None]
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def run_stage(
+    stage: str,
+    workspace: Path,
+    *,
+    limit_s: float,
+    on_line: OnLine,
+    on_progress: OnProgress,
+    grace_s: float = GRACE_S,
+) -> None:
+    """Bring one stage up to date in a child process; nothing runs if nothing changed.
+
+    Args:
+        stage: a stage of `workspace`/dvc.yaml, such as `prepare` or `train@fine_tuning`.
+        workspace: folder with dvc.yaml.
+        limit_s: time limit, seconds; kept on the monotonic clock by a process of its own.
+        on_line: gets each line of output that isn't blank, without terminal codes.
+        on_progress: gets each new state of the stage's progress, as `tasks.progress.Progress.state` gives it.
+        grace_s: from SIGTERM to SIGKILL when the child is stopped, seconds.
+
+    Raises:
+        StageFailed: the stage failed, or took too long.
+    """
+    arguments = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def note(line: str) -> None:
+        tail.append(line)
+        on_line(line)
+
+    # `python -m dvc`, so that it is the DVC of this interpreter whatever PATH holds.
+    command = [sys.executable, "-m", *arguments]
+    ending = supervise(
+        command, workspace, child_environment(os.environ), note, on_progress, limit_s=limit_s, grace_s=grace_s
+    )
+    failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
+    if failure is not None:
+        raise failure
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for DVC and the programs below it: this interpreter first, lines at once, no phoning home."""
+    binaries = str(Path(sys.executable).parent)
+    return {
+        **environment,
+        "PATH": os.pathsep.join([binaries, *filter(None, [environment.get("PATH")])]),
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def supervise(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    on_line: OnLine,
+    on_progress: OnProgress,
+    *,
+    limit_s: float,
+    grace_s: float = GRACE_S,
+) -> Ending:
+    """Run a command to its end; if this call is left by an exception, all of the command's processes are gone."""
+    with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
+        progress_file = Path(scratch) / "progress.json"
+        variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
+        with Guarded(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
+            states = _new_states(progress_file)
+            lines = _Lines(on_line)
+            while child.ending() is None:
+                _read_some(child.output.fileno(), lines, _POLL_S)
+                for state in next(states):
+                    on_progress(state)
+            while _read_some(child.output.fileno(), lines, 0):  # what was in the pipe when it ended
+                pass
+            lines.end()
+            for state in next(states):
+                on_progress(state)
+            ending = child.ending()
+    assert ending is not None
+    return ending
+
+
+class _Lines:
+    """Cuts a stream of bytes into lines."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        *whole, self._rest = _LINE_END.split(self._rest + data)
+        for line in whole:
+            self._give(line)
+        if len(self._rest) > _LONGEST_LINE:  # a line without end must not fill the memory
+            self.end()
+
+    def end(self) -> None:
+        self._give(self._rest)
+        self._rest = b""
+
+    def _give(self, line: bytes) -> None:
+        text = _TERMINAL_CODES.sub("", line.decode("utf-8", "replace")).rstrip()
+        if text:
+            self._on_line(text)
+
+
+def _read_some(descriptor: int, lines: _Lines, timeout_s: float) -> bool:
+    """Read what is there, waiting `timeout_s` at most. False if there was nothing."""
+    # The guard holds the pipe's other end too: no end of file, and so no busy loop, before the guard has ended.
+    ready, _, _ = select.select([descriptor], [], [], timeout_s)
+    data = os.read(descriptor, 65_536) if ready else b""
+    if data:
+        lines.add(data)
+    return bool(data)
+
+
+def _new_states(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """At each step: the file's state if it was replaced since the last step, else nothing."""
+    seen = 0
+    while True:
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            version = file.stat().st_mtime_ns
+            if version != seen:
+                seen = version
+                found.append(json.loads(file.read_text(encoding="utf-8")))
+        yield found

@@ -1,0 +1,247 @@
+"""The settings: one frozen pydantic model a block of params.yaml, and the only reader and writer of that file.
+
+YAML holds every value, so that DVC sees every change: the models carry no second set of defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.errors import SettingsError
+from tasks.files import write_bytes
+
+PARAMS_FILE = "params.yaml"
+IMAGE_SIZE_PX = 224
+
+Strategy = Literal["feature_extraction"]
+Recipe = Literal["modern", "tutorial"]
+ExportFormat = Literal["saved_model", "onnx", "tflite"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+ColourValue = Annotated[int, Field(ge=0, le=255)]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Block):
+    uri: str = Field(min_length=1, description="a folder of class folders, or `digits`")
+    limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class")
+
+
+class Ingest(Block):
+    pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
+
+
+class Prepare(Block):
+    validation_fraction: Fraction = Field(description="share of train that is held out for choices")
+    test_fraction: Fraction = Field(description="share held out for the reported figures")
+    split_seed: int = Field(ge=0, description="another seed gives other splits")
+    background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(
+        description="what shows through transparent pixels"
+    )
+    min_side_px: int = Field(ge=1, description="smaller pictures are quarantined, pixels")
+    max_pixels: int = Field(ge=1, description="larger pictures are refused from the header")
+    max_aspect_ratio: float = Field(ge=1, description="longer side / shorter side")
+    min_entropy_bits: float = Field(ge=0, le=8, description="of the grey histogram; 0 accepts all")
+    min_pictures_per_class: int = Field(ge=2, description="a class with fewer stops the run")
+    max_quarantined_fraction: float = Field(ge=0, le=1, description="more than that stops the run")
+    shard_size: int = Field(ge=1, le=4096, description="pictures a shard")
+
+
+class Features(Block):
+    engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations")
+    batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
+
+
+class TutorialRecipe(Block):
+    hidden_units: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+class ModernRecipe(Block):
+    inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+    refit_with_validation: bool
+
+
+class Train(Block):
+    recipe: Recipe = Field(description="modern, or tutorial (as tutorials print it)")
+    seed: int = Field(ge=0)
+    tutorial: TutorialRecipe
+    modern: ModernRecipe
+
+
+class Evaluate(Block):
+    worst_mistakes: int = Field(ge=0, le=200, description="pictures shown in the report")
+
+
+class Export(Block):
+    formats: tuple[ExportFormat, ...] = Field(min_length=1)
+    parity_pictures: int = Field(ge=1, le=1000)
+    probability_tolerance: float = Field(gt=0, lt=1)
+
+
+class Run(Block):
+    stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped")
+    stage_retries: int = Field(ge=0, le=10)
+
+
+class Settings(Block):
+    """All of params.yaml."""
+
+    source: Source
+    ingest: Ingest
+    prepare: Prepare
+    features: Features
+    strategies: tuple[Strategy, ...] = Field(min_length=1)
+    train: Train
+    evaluate: Evaluate
+    export: Export
+    run: Run
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Settings:
+        held_out = self.prepare.validation_fraction + self.prepare.test_fraction
+        if held_out >= 1:
+            raise ValueError(
+                "prepare.validation_fraction + prepare.test_fraction must leave pictures to train on "
+                f"(be below 1). Received: {held_out:g}"
+            )
+        if len(set(self.strategies)) != len(self.strategies):
+            raise ValueError(f"strategies must name each once. Received: {list(self.strategies)}")
+        if self.features.engine == "ncnn" and self.features.precision == "bfloat16":
+            raise ValueError("features.engine=ncnn computes in float32; bfloat16 needs tensorflow")
+        if "saved_model" not in self.export.formats or "onnx" not in self.export.formats:
+            raise ValueError(
+                "export.formats needs saved_model (served) and onnx (tasks.predict reads it). "
+                f"Received: {list(self.export.formats)}"
+            )
+        return self
+
+
+def load_settings(workspace: Path) -> Settings:
+    """Read and check `workspace`/params.yaml.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or a value is not allowed; names every such value.
+    """
+    path = workspace / PARAMS_FILE
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} doesn't exist. Run from the project's root, or restore it: git checkout {PARAMS_FILE}"
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} is not readable YAML: {error}. Restore it: git checkout {PARAMS_FILE}") from None
+    return check_settings(values, str(path))
+
+
+def check_settings(values: Any, where: str = PARAMS_FILE) -> Settings:
+    """Turn plain values into Settings, or raise SettingsError that lists all that is wrong."""
+    if not isinstance(values, dict):
+        raise SettingsError(f"{where} must hold blocks of settings. Received: {type(values).__name__}")
+    try:
+        return Settings.model_validate(values)
+    except pydantic.ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise SettingsError(f"{where}:\n  " + "\n  ".join(problems)) from None
+
+
+def change_settings(workspace: Path, assignments: Iterable[str]) -> Settings:
+    """Write `block.key=value` assignments into params.yaml, comments kept, after checking the whole.
+
+    Args:
+        assignments: such as `train.recipe=tutorial`, `strategies=[feature_extraction]`; values are YAML.
+
+    Raises:
+        SettingsError: an assignment doesn't parse, names no setting, or gives a value that is not allowed;
+            params.yaml is then as it was.
+    """
+    from ruamel.yaml import YAML  # only a change needs it
+
+    load_settings(workspace)
+    path = workspace / PARAMS_FILE
+    editor = YAML()
+    editor.width = 4096
+    document = editor.load(path.read_text(encoding="utf-8"))
+    changed = False
+    for assignment in assignments:
+        changed |= _assign(document, assignment)
+    settings = check_settings(_plain(document), "SET")
+    if changed:
+        import io
+
+        text = io.BytesIO()
+        editor.dump(document, text)
+        write_bytes(path, text.getvalue())
+    return settings
+
+
+def parse_strategies(text: str) -> list[str]:
+    """`all`, a name, or several with commas -> a list of known strategies.
+
+    Raises:
+        SettingsError: a name is unknown; lists the known ones.
+    """
+    if text.strip() == "all":
+        return list(STRATEGIES)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown or not names:
+        raise SettingsError(
+            f"STRATEGY must be one of {', '.join(STRATEGIES)}, several with commas, or all. "
+            f"Received: {', '.join(unknown) or repr(text)}"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _assign(document: Any, assignment: str) -> bool:
+    name, separator, text = assignment.partition("=")
+    keys = name.strip().split(".")
+    if not separator:
+        raise SettingsError(f"SET takes block.key=value. Received: {assignment!r}")
+    block = document
+    for key in keys[:-1]:
+        block = block.get(key) if hasattr(block, "get") else None
+    if not hasattr(block, "get") or keys[-1] not in block:
+        known = ", ".join(block) if hasattr(block, "get") else ", ".join(document)
+        raise SettingsError(f"There is no setting {name.strip()!r}. Known here: {known}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"The value of {name.strip()} is not YAML: {error}") from None
+    if _plain(block[keys[-1]]) == value:
+        return False
+    block[keys[-1]] = value
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    received = problem["input"]
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{where}: is missing. Restore it: git checkout {PARAMS_FILE}"
+    if isinstance(received, dict) or not where:
+        return f"{where}: {text}" if where else text
+    return f"{where}: {text}. Received: {received!r}"

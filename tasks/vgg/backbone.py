@@ -1,0 +1,78 @@
+"""The backbone: VGG16 without top, and the one function that turns pictures into its input.
+
+The backbone exists twice, as a Keras model (training, export, GPUs) and as an ncnn network (features on a CPU: Winograd
+convolutions do a 3x3 convolution with a quarter of the multiplications, in float32). A self-test guards both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tasks.errors import WeightsError
+from tasks.vgg.weights import BLOCKS, Weights, layer_names
+
+if TYPE_CHECKING:
+    import keras
+
+MEAN_BGR = (103.939, 116.779, 123.68)
+"""Mean colour of ImageNet, blue green red, as `keras.applications.vgg16` in mode `caffe`."""
+
+BOUNDARIES = tuple(f"block{number}_pool" for number in range(1, len(BLOCKS) + 1))
+
+T = TypeVar("T")
+
+
+def preprocess(rgb: T) -> T:
+    """Pictures as they are stored -> pictures as VGG16 was trained on: BGR minus mean, not scaled.
+
+    Args:
+        rgb: float (..., 3), RGB, 0 to 255; a NumPy array or a TensorFlow tensor.
+
+    Returns:
+        The same shape and type, BGR, about -124 to 151.
+    """
+    values: Any = rgb
+    flipped: T = values[..., ::-1] - np.asarray(MEAN_BGR, dtype=np.float32)
+    return flipped
+
+
+def check_preprocessing() -> None:
+    """The self-test on known numbers: a wrong order of channels, scale or mean can't go unseen.
+
+    Raises:
+        WeightsError: `preprocess` doesn't give what VGG16 expects.
+    """
+    red_to_black = np.array([[255.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
+    expected = np.array([[-103.939, -116.779, 131.32], [-103.939, -116.779, -123.68]], dtype=np.float32)
+    if not np.allclose(preprocess(red_to_black), expected, atol=1e-4):
+        raise WeightsError("The preprocessing of pictures doesn't match VGG16 (BGR, minus mean, not scaled).")
+
+
+def boundary_shape(boundary: str) -> tuple[int, int, int]:
+    """Height, width and channels of a boundary's output for one picture of 224x224."""
+    block = BOUNDARIES.index(boundary) + 1
+    side = 224 >> block
+    return side, side, BLOCKS[block - 1][0]
+
+
+def build_keras_backbone(
+    weights: Weights, boundary: str = BOUNDARIES[-1], precision: str = "float32"
+) -> keras.Model:
+    """VGG16 up to a boundary: float pictures (n, 224, 224, 3), preprocessed -> that boundary's output.
+
+    Args:
+        precision: of the activations, `float32` or `bfloat16`; weights are float32 either way.
+    """
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        whole = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in layer_names():
+        whole.get_layer(layer).set_weights([weights[f"{layer}/kernel"], weights[f"{layer}/bias"]])
+    return keras.Model(whole.input, whole.get_layer(boundary).output, name="vgg16")

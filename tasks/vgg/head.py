@@ -1,0 +1,124 @@
+"""The head: what turns the backbone's output into probabilities, as plain arrays.
+
+A head pools, optionally scales to unit length, and applies dense layers. It runs in NumPy (training-side predictions need no
+TensorFlow) and builds the same Keras layers for training and export.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import keras
+
+Floats = npt.NDArray[np.float32]
+Pooling = Literal["flatten", "average_maximum"]
+Activation = Literal["relu", "softmax"]
+
+_SMALLEST_NORM = 1e-6
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense layer: kernel (inputs, units), bias (units,), activation."""
+
+    kernel: Floats
+    bias: Floats
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Head:
+    """Pooling and dense layers; the last one is a softmax over the classes.
+
+    Attributes:
+        pooling: `flatten` ((n, h, w, c) -> (n, h*w*c)), or `average_maximum`: average-pooled and maximum-pooled
+            channels, each scaled to unit length, joined (n, 2c).
+        layers: applied in order.
+    """
+
+    pooling: Pooling
+    layers: tuple[Dense, ...]
+
+    def probabilities(self, features: npt.NDArray[Any]) -> Floats:
+        """Features (n, h, w, c), any float type -> probabilities (n, classes), float32."""
+        values = pool(features, self.pooling)
+        for layer in self.layers:
+            values = values @ layer.kernel + layer.bias
+            values = np.maximum(values, 0) if layer.activation == "relu" else softmax(values)
+        return values
+
+    def apply_keras(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """The same head as Keras layers with these weights, applied to a backbone's output (n, h, w, c)."""
+        import keras
+
+        values = apply_pooling(features, self.pooling)
+        for number, layer in enumerate(self.layers, 1):
+            dense = keras.layers.Dense(
+                len(layer.bias), activation=layer.activation, dtype="float32", name=f"head_{number}"
+            )
+            values = dense(values)
+            dense.set_weights([layer.kernel, layer.bias])
+        return values
+
+    def tensors(self) -> dict[str, Floats]:
+        """The weights by name, for a safetensors file."""
+        named: dict[str, Floats] = {}
+        for number, layer in enumerate(self.layers, 1):
+            named[f"head_{number}/kernel"] = layer.kernel
+            named[f"head_{number}/bias"] = layer.bias
+        return named
+
+    def outline(self) -> dict[str, Any]:
+        """What `restore` needs beside the tensors, as JSON."""
+        return {"pooling": self.pooling, "activations": [layer.activation for layer in self.layers]}
+
+
+def restore(outline: dict[str, Any], tensors: dict[str, Floats]) -> Head:
+    """The head that `Head.outline` and `Head.tensors` describe."""
+    layers = tuple(
+        Dense(tensors[f"head_{number}/kernel"], tensors[f"head_{number}/bias"], activation)
+        for number, activation in enumerate(outline["activations"], 1)
+    )
+    return Head(outline["pooling"], layers)
+
+
+def pool(features: npt.NDArray[Any], pooling: Pooling) -> Floats:
+    """Features (n, h, w, c) -> the dense layers' input, float32; see `Head.pooling`."""
+    values = features.astype(np.float32)
+    if pooling == "flatten":
+        return values.reshape(len(values), -1)
+    average, maximum = values.mean(axis=(1, 2)), values.max(axis=(1, 2))
+    return np.concatenate([_unit_length(average), _unit_length(maximum)], axis=1)
+
+
+def apply_pooling(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
+    """`pool` as Keras layers."""
+    import keras
+
+    if pooling == "flatten":
+        return keras.layers.Flatten(name="flatten")(features)
+    average = keras.layers.GlobalAveragePooling2D(name="average", dtype="float32")(features)
+    maximum = keras.layers.GlobalMaxPooling2D(name="maximum", dtype="float32")(features)
+    joined = [
+        keras.layers.UnitNormalization(name="average_unit", dtype="float32")(average),
+        keras.layers.UnitNormalization(name="maximum_unit", dtype="float32")(maximum),
+    ]
+    return keras.layers.Concatenate(name="pooled", dtype="float32")(joined)
+
+
+def softmax(values: Floats) -> Floats:
+    """Along the last axis, without overflow."""
+    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    result: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _unit_length(values: Floats) -> Floats:
+    norm = np.linalg.norm(values, axis=1, keepdims=True)
+    scaled: Floats = (values / np.maximum(norm, _SMALLEST_NORM)).astype(np.float32)
+    return scaled

@@ -1,0 +1,105 @@
+"""What training leaves behind: `models/trained/<strategy>/` with arrays and JSON only, nothing that can run.
+
+`model.safetensors` holds the head's tensors, `validation.safetensors` the probabilities on the validation split (made before
+any refit), `model.json` everything else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+from tasks.errors import IntegrityError
+from tasks.files import read_json, sha256_hex, write_bytes, write_json
+from tasks.vgg.head import Head, restore
+
+TRAINED = "models/trained"
+_MODEL = "model.safetensors"
+_VALIDATION = "validation.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier on the frozen, published backbone.
+
+    Attributes:
+        strategy: how it was trained, as is `recipe`.
+        classes: names, in the order of the probabilities.
+        head: pooling and dense layers.
+        validation_keys: examples of the validation split.
+        validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.
+        summary: what training chose and how it went, JSON; `backbone` is the recipe of the features.
+    """
+
+    strategy: str
+    recipe: str
+    classes: tuple[str, ...]
+    head: Head
+    validation_keys: tuple[str, ...]
+    validation_probabilities: npt.NDArray[np.float32]
+    summary: dict[str, Any]
+
+
+def save_trained(folder: Path, trained: Trained) -> None:
+    """Write the folder's files; `model.json`, which makes them valid, last."""
+    files = {
+        _MODEL: save(trained.head.tensors()),
+        _VALIDATION: save({"probabilities": np.ascontiguousarray(trained.validation_probabilities)}),
+    }
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    write_json(
+        folder / "model.json",
+        {
+            "strategy": trained.strategy,
+            "recipe": trained.recipe,
+            "classes": list(trained.classes),
+            "head": trained.head.outline(),
+            "validation_keys": list(trained.validation_keys),
+            "summary": trained.summary,
+            "sha256": {name: sha256_hex(content) for name, content in files.items()},
+        },
+    )
+
+
+def load_trained(folder: Path) -> Trained:
+    """Read what `save_trained` wrote.
+
+    Raises:
+        IntegrityError: a file is missing or was changed.
+    """
+    try:
+        model = read_json(folder / "model.json")
+        tensors = {name: load(_checked(folder / name, model["sha256"][name])) for name in (_MODEL, _VALIDATION)}
+        return Trained(
+            model["strategy"],
+            model["recipe"],
+            tuple(model["classes"]),
+            restore(model["head"], tensors[_MODEL]),
+            tuple(model["validation_keys"]),
+            tensors[_VALIDATION]["probabilities"],
+            model["summary"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder} is no whole trained model ({type(error).__name__}: {error}). "
+            f"Train it again: dvc repro --force --single-item train@{folder.name}"
+        ) from None
+
+
+def load_all(folder: Path, strategies: Sequence[str]) -> dict[str, Trained]:
+    """The trained models of the strategies, in their order."""
+    return {strategy: load_trained(folder / strategy) for strategy in strategies}
+
+
+def _checked(path: Path, sha256: str) -> bytes:
+    content = path.read_bytes()
+    if sha256_hex(content) != sha256:
+        raise ValueError(f"the bytes of {path.name} are not those that were written")
+    return content
