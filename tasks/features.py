@@ -1,9 +1,9 @@
 """Stage `features`: prepared pictures in, outputs of the frozen network out.
 
 Reads `data/prepared/`. Writes `data/features/block5_pool/`: shards (n, 7, 7, 512) float16, one row an example, and
-`recipe.json`, how they were made. A row is keyed by the picture's content and the recipe (decoder, network, weights, engine,
-precision): only what is new is computed, and a killed run goes on after its last whole shard. No view is random and no
-row carries a label, so features and labels can't shift against each other.
+`recipe.json`, how they were made. A row is keyed by the picture's content and the recipe (decoder, network, weights,
+engine, precision): only what is new is computed, and a killed run goes on after its last whole shard. No view is
+random and no row carries a label, so features and labels can't shift against each other.
 """
 
 from __future__ import annotations

@@ -96,9 +96,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(
-        path, columns=None if columns is None else list(columns)
-    ).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=None if columns is None else list(columns)).to_pylist()
     return rows
 
 

@@ -1,8 +1,9 @@
 """Stage `ingest`: the source in, packs of original bytes out.
 
-Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.pictures.packs`) and `manifest.parquet`, one row
-for everything that was discovered, and `source.json`, what the source is. Only pictures whose bytes are in no pack are packed; packs that hold bytes which are
-no longer at the source go, and what else was in them is packed anew. A killed run goes on after its last whole pack.
+Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.pictures.packs`) and `manifest.parquet`, one
+row for everything that was discovered, and `source.json`, what the source is. Only pictures whose bytes are in no
+pack are packed; packs that hold bytes which are no longer at the source go, and what else was in them is packed anew.
+A killed run goes on after its last whole pack.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ def _read(item: Item) -> bytes:
 
 def _rows(listing: Listing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
     rows = [
-        Discovered(item.path, item.label, item.split, keys.get(item.path, ""), "over_limit" if item.path in beyond else None)
+        Discovered(
+            item.path, item.label, item.split, keys.get(item.path, ""), "over_limit" if item.path in beyond else None
+        )
         for item in listing.items
     ]
     rows += [Discovered(entry.path, "", None, "", entry.reason) for entry in listing.excluded]

@@ -1,10 +1,10 @@
 """Stage `prepare`: packs in, decoded pictures, splits and the quarantine out.
 
-Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted pictures with
-label and split), `quarantine.parquet` (refused ones with a reason code) and `summary.json` (counts).
+Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted
+pictures with label and split), `quarantine.parquet` (refused ones with a reason code) and `summary.json` (counts).
 
-Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture's split
-depends on its content alone. Labels are not in the shards, so relabelling decodes nothing.
+Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture's
+split depends on its content alone. Labels are not in the shards, so relabelling decodes nothing.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     shards = Shards([*state.kept.headers, *new])
 
     given = {row.split for row in discovered if row.split}
-    examples = [
-        _example(row, shards.row(key), given, rules) for key, row in files.items() if key in shards
-    ]
+    examples = [_example(row, shards.row(key), given, rules) for key, row in files.items() if key in shards]
     quarantined = _quarantine(discovered, conflicts, refusals)
     excluded = Counter(row.excluded for row in discovered if row.excluded)
     if duplicates:
@@ -100,9 +98,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
         },
     )
     decoded = sum(len(header.rows) for header in new)
-    return Summary(
-        len(examples), len(quarantined), sum(excluded.values()), decoded, len(examples) - decoded
-    )
+    return Summary(len(examples), len(quarantined), sum(excluded.values()), decoded, len(examples) - decoded)
 
 
 def by_content(rows: Sequence[Discovered]) -> tuple[dict[str, Discovered], set[str], int]:
@@ -127,9 +123,7 @@ def by_content(rows: Sequence[Discovered]) -> tuple[dict[str, Discovered], set[s
 
 
 def _policy(rules: Prepare) -> Policy:
-    return Policy(
-        rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits
-    )
+    return Policy(rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits)
 
 
 def _refuse_known(headers: Sequence[Header], policy: Policy) -> Refusals:
@@ -144,9 +138,7 @@ def _refuse_known(headers: Sequence[Header], policy: Policy) -> Refusals:
     return refusals
 
 
-def _decode(
-    workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals
-) -> list[Header]:
+def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals) -> list[Header]:
     """Decode the missing pictures into new shards; what is refused is added to `refusals`."""
     places: dict[str, Place] = {}
     for members in index_packs(workspace / ingest.RAW).values():
@@ -173,9 +165,7 @@ def _decode(
 
 
 def _example(row: Discovered, facts: Row, given: Collection[str], rules: Prepare) -> Example:
-    split = assign_split(
-        row.key, row.split, given, rules.validation_fraction, rules.test_fraction, rules.split_seed
-    )
+    split = assign_split(row.key, row.split, given, rules.validation_fraction, rules.test_fraction, rules.split_seed)
     return Example(
         row.key,
         row.path,
@@ -188,34 +178,27 @@ def _example(row: Discovered, facts: Row, given: Collection[str], rules: Prepare
     )
 
 
-def _quarantine(
-    discovered: Sequence[Discovered], conflicts: set[str], refusals: Refusals
-) -> list[Quarantined]:
+def _quarantine(discovered: Sequence[Discovered], conflicts: set[str], refusals: Refusals) -> list[Quarantined]:
     """Rows for every path in conflict, and for the refused pictures (once each: other paths count as duplicates)."""
     quarantined: list[Quarantined] = []
     chosen, _, _ = by_content([row for row in discovered if not row.excluded])
     for row in discovered:
         if row.key in conflicts:
             detail = "the same bytes stand under another class too"
-            quarantined.append(
-                Quarantined(row.path, row.key, row.label, Code.LABEL_CONFLICT, detail)
-            )
+            quarantined.append(Quarantined(row.path, row.key, row.label, Code.LABEL_CONFLICT, detail))
         elif row.key in refusals and chosen[row.key] is row:
             code, detail = refusals[row.key]
             quarantined.append(Quarantined(row.path, row.key, row.label, code, detail))
     return quarantined
 
 
-def _check(
-    examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare
-) -> None:
+def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare) -> None:
     _check_quarantine(len(examples), quarantined, rules)
     by_class = Counter(example.label for example in examples)
     trained = Counter(example.label for example in examples if example.split == "train")
     labels = sorted({*by_class, *(row.label for row in quarantined)})
     problems = [
-        f"class {label!r}: {by_class[label]} accepted, prepare.min_pictures_per_class is "
-        f"{rules.min_pictures_per_class}"
+        f"class {label!r}: {by_class[label]} accepted, prepare.min_pictures_per_class is {rules.min_pictures_per_class}"
         for label in labels
         if by_class[label] < rules.min_pictures_per_class
     ]

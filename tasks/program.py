@@ -63,6 +63,7 @@ def read_costs(workspace: Path, stage: str) -> dict[str, Any]:
 def run_program(body: Callable[[], None]) -> int:
     """Run a program's body and give its exit code; what the user can mend goes to stderr in words."""
     signal.signal(signal.SIGTERM, _stop)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings of TensorFlow's C++ side mean nothing to a user
     try:
         body()
     except RootstockError as error:
@@ -73,7 +74,7 @@ def run_program(body: Callable[[], None]) -> int:
         if reason is None:
             raise
         print(
-            f"StorageError: {reason}: {error.filename or os.getcwd()}. What was finished before is intact; "
+            f"StorageError: {reason}: {error.filename or Path.cwd()}. What was finished before is intact; "
             "make room (or make it writable) and run the same command again.",
             file=sys.stderr,
         )
@@ -84,7 +85,7 @@ def run_program(body: Callable[[], None]) -> int:
     return 0
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     """Leave through the `finally` blocks, so that temporary files and workers go away."""
     print("Stopped by SIGTERM. What was finished is kept; the same command goes on from there.", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,9 +58,10 @@ class Progress:
         elapsed = time.monotonic() - self._start
         return (self.done - self._reused) / elapsed if elapsed > 0 else 0.0
 
-    def advance(self, units: int = 1, **details: float) -> None:
+    def advance(self, units: int = 1, details: Mapping[str, float] | None = None) -> None:
+        """Count units as done; `details` are live metrics to show beside them."""
         self.done += units
-        self.details.update(details)
+        self.details.update(details or {})
         self._show()
 
     def _show(self, force: bool = False) -> None:

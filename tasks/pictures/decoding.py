@@ -5,7 +5,8 @@ The rules, in order:
 - Limits are checked in the header, before any pixel is decoded.
 - EXIF orientation is applied. Colour profiles are ignored.
 - 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
-- The whole picture is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale, half-pixel
+- The whole picture is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale,
+  half-pixel
   centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
 """
 
@@ -30,7 +31,18 @@ Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
 _VERSION = 1
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
 
@@ -126,13 +138,9 @@ def decode(
 def check_size(width_px: int, height_px: int, policy: Policy) -> None:
     """Raise Refused if the size breaks the policy."""
     if width_px * height_px > policy.max_pixels:
-        raise Refused(
-            Code.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}"
-        )
+        raise Refused(Code.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}")
     if min(width_px, height_px) < policy.min_side_px:
-        raise Refused(
-            Code.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}"
-        )
+        raise Refused(Code.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}")
     ratio = max(width_px, height_px) / min(width_px, height_px)
     if ratio > policy.max_aspect_ratio:
         raise Refused(

@@ -73,9 +73,7 @@ _EXAMPLES = pa.schema(
         ("notes", pa.string()),
     ]
 )
-_QUARANTINE = pa.schema(
-    [(name, pa.string()) for name in ("path", "sha256", "label", "code", "detail")]
-)
+_QUARANTINE = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "code", "detail")])
 
 
 def write_discovered(raw: Path, rows: list[Discovered]) -> None:
@@ -96,9 +94,7 @@ def read_examples(prepared: Path) -> list[Example]:
 
 
 def write_quarantine(prepared: Path, rows: list[Quarantined]) -> None:
-    write_table(
-        prepared / "quarantine.parquet", [dataclasses.asdict(row) for row in rows], _QUARANTINE
-    )
+    write_table(prepared / "quarantine.parquet", [dataclasses.asdict(row) for row in rows], _QUARANTINE)
 
 
 def read_quarantine(prepared: Path) -> list[Quarantined]:

@@ -37,9 +37,7 @@ def index_packs(folder: Path) -> dict[Path, dict[str, Place]]:
     for pack in sorted(folder.glob("*.tar")):
         try:
             with tarfile.open(pack, "r:") as members:
-                index[pack] = {
-                    member.name: Place(pack, member.offset_data, member.size) for member in members
-                }
+                index[pack] = {member.name: Place(pack, member.offset_data, member.size) for member in members}
         except tarfile.TarError as error:
             raise IntegrityError(f"The pack {pack} is damaged ({error}). Delete it and run again.") from None
     return index

@@ -56,6 +56,15 @@ class Shards:
         }
         self._arrays: dict[int, Array] = {}
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example's array."""
+        return self.headers[0].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.headers[0].dtype)
+
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
@@ -81,8 +90,7 @@ class Shards:
                 "Run `dvc repro` from the start: an earlier stage is behind."
             )
         rows = [self._array(number)[place] for number, place in map(self._places.__getitem__, keys)]
-        shape = self.headers[0].shape[1:]
-        return np.stack(rows) if rows else np.empty((0, *shape), self.headers[0].dtype)
+        return np.stack(rows) if rows else np.empty((0, *self.shape), self.dtype)
 
     def _array(self, number: int) -> Array:
         if number not in self._arrays:

@@ -57,9 +57,7 @@ def boundary_shape(boundary: str) -> tuple[int, int, int]:
     return side, side, BLOCKS[block - 1][0]
 
 
-def build_keras_backbone(
-    weights: Weights, boundary: str = BOUNDARIES[-1], precision: str = "float32"
-) -> keras.Model:
+def build_keras_backbone(weights: Weights, boundary: str = BOUNDARIES[-1], precision: str = "float32") -> keras.Model:
     """VGG16 up to a boundary: float pictures (n, 224, 224, 3), preprocessed -> that boundary's output.
 
     Args:

@@ -1,7 +1,8 @@
 """What runs the frozen network over pictures: ncnn on CPUs, TensorFlow on GPUs and on CPUs with matrix units.
 
-Measured on two AVX2 cores: ncnn 13.8 pictures/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and agrees with
-TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See `benchmarks/features.py`.
+Measured on two AVX2 cores: ncnn 13.8 pictures/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
+agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See
+`benchmarks/features.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from tasks.errors import WeightsError
 from tasks.pictures.workers import usable_cores
 from tasks.settings import Features
-from tasks.vgg.backbone import boundary_shape, build_keras_backbone, preprocess
+from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.weights import BLOCKS, Weights
 
 Pixels = npt.NDArray[np.uint8]
@@ -73,7 +74,9 @@ def build_extractor(engine: Engine, weights: Weights, boundary: str, batch_size:
     return _tensorflow_extractor(weights, boundary, batch_size, engine.precision)
 
 
-def in_batches(extract: Extract, pictures: Iterator[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[str, Halves]]:
+def in_batches(
+    extract: Extract, pictures: Iterator[tuple[str, Pixels]], batch_size: int
+) -> Iterator[tuple[str, Halves]]:
     """Run single pictures through the network in batches; yields (key, features of that picture)."""
     keys: list[str] = []
     batch: list[Pixels] = []
@@ -115,7 +118,7 @@ def _ncnn_extractor(weights: Weights, boundary: str) -> Extract:
 
 
 def _ncnn_network(weights: Weights, boundary: str) -> tuple[str, bytes]:
-    """The network in ncnn's own text and binary formats (github.com/Tencent/ncnn/wiki/param-and-model-file-structure)."""
+    """The network in ncnn's own text and binary formats (ncnn wiki: param and model file structure)."""
     lines = ["Input pictures 0 1 pictures"]
     blob = bytearray()
     previous = "pictures"
@@ -139,7 +142,7 @@ def _ncnn_network(weights: Weights, boundary: str) -> tuple[str, bytes]:
 
 
 def _load_ncnn_weights(network: Any, blob: bytes) -> bool:
-    """ncnn's Python binding loads weights from files only."""
+    """Ncnn's Python binding loads weights from files only."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -155,14 +158,15 @@ def _tensorflow_extractor(weights: Weights, boundary: str, batch_size: int, prec
         tf.config.experimental.set_memory_growth(device, True)
     backbone = build_keras_backbone(weights, boundary, precision)
 
-    @tf.function(input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
     def run(pictures: Any) -> Any:
         return tf.cast(backbone(preprocess(tf.cast(pictures, tf.float32)), training=False), tf.float16)
+
+    graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
 
     def extract(batch: Pixels) -> Halves:
         padding = batch_size - len(batch)  # one shape only: another one would be traced and planned anew
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
-        features: Halves = run(padded).numpy()[: len(batch)]
+        features: Halves = graph(padded).numpy()[: len(batch)]
         return features
 
     return extract

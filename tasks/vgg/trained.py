@@ -1,7 +1,7 @@
 """What training leaves behind: `models/trained/<strategy>/` with arrays and JSON only, nothing that can run.
 
-`model.safetensors` holds the head's tensors, `validation.safetensors` the probabilities on the validation split (made before
-any refit), `model.json` everything else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
+`model.safetensors` holds the head's tensors, `validation.safetensors` the probabilities on the validation split (made
+before any refit), `model.json` everything else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
 """
 
 from __future__ import annotations

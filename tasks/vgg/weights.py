@@ -161,7 +161,7 @@ def _download() -> Path:
         import keras
 
         keras.applications.VGG16(weights="imagenet", include_top=False)
-    except Exception as error:  # Keras raises a bare Exception when the download fails
+    except Exception as error:  # noqa: BLE001 - Keras raises a bare Exception when the download fails
         raise WeightsError(
             f"The VGG16 weights are not on this machine, and Keras couldn't download them ({error}). {_CURE}."
         ) from None

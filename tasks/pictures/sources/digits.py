@@ -8,6 +8,9 @@ from __future__ import annotations
 import functools
 import io
 
+import numpy as np
+import numpy.typing as npt
+
 from tasks.pictures.sources.listing import Item, Listing
 
 URI = "digits"
@@ -26,7 +29,7 @@ def discover() -> Listing:
     return Listing(tuple(sorted(items, key=lambda item: item.path)))
 
 
-def _png(pixels: object) -> bytes:
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()

@@ -115,7 +115,7 @@ def _reason(entry: os.DirEntry[str], inside: str) -> str | None:
         target = os.path.realpath(entry.path)
         if not target.startswith(inside + os.sep):
             return "link_out_of_source"
-        if not os.path.isfile(target):
+        if not Path(target).is_file():
             return "link_to_no_file"
         return None
     mode = entry.stat(follow_symlinks=False).st_mode

@@ -1,0 +1,70 @@
+# `make help` lists what there is. Every target makes the environment (.venv) by itself.
+
+FLAVOUR ?= cpu
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+  $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+LOCK_cpu := requirements.txt
+LOCK_gpu := requirements-gpu.txt
+LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
+ARGUMENTS = $(if $(SOURCE),--source '$(SOURCE)') $(if $(STRATEGY),--strategy '$(STRATEGY)') $(if $(SET),--set '$(SET)')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run repro test lint format typecheck bench ui lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run SOURCE=folder|digits STRATEGY=$$(sed -n 's/^Strategy = Literal\[\(.*\)\]/\1/p' tasks/settings.py | tr -d '" ') SET='block.key=value ...'"
+
+setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
+
+run: .venv/ready ## pictures in, classifier and report out; SOURCE= STRATEGY= SET=
+	@python -m flows.pipeline $(ARGUMENTS)
+
+repro: .venv/ready ## the same work by DVC alone
+	@python -m dvc --wait-for-lock repro
+
+ui: .venv/ready ## a served Prefect with the deployments, until Ctrl-C; prints its address
+	@python -m flows.ui
+
+test: .venv/ready-dev ## all tests that this machine can run
+	@python -m pytest $(TESTS)
+
+lint: .venv/ready-dev ## ruff: style and format
+	@ruff check .
+	@ruff format --check .
+
+format: .venv/ready-dev ## ruff: mend style and format
+	@ruff check --fix .
+	@ruff format .
+
+typecheck: .venv/ready-dev ## mypy, strict
+	@mypy flows tasks
+
+bench: .venv/ready-dev ## measure: both sides in one go, ratios printed; DATA=folder of pictures
+	@python -m benchmarks $(if $(DATA),--data '$(DATA)')
+
+lock: .venv/ready-dev ## pin all requirements anew, with hashes
+	@.ci/lock
+
+clean: ## remove the environment and what tools left; data and models stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+.venv/ready: requirements-bootstrap.txt requirements.txt requirements-gpu.txt requirements-weights.txt
+	@$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=path/to/python))
+	@$(if $(LOCK_$(FLAVOUR)),,$(error FLAVOUR is cpu or gpu, not $(FLAVOUR)))
+	@echo "Making the environment in .venv ($(FLAVOUR)) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes $(LOCKS)
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements that compare this project with the usual way, both sides in one run."""

@@ -1,0 +1,27 @@
+"""Run the benchmarks: `make bench`, or `python -m benchmarks --data FOLDER`, FOLDER with train/<class> and val/<class>."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks import extraction
+from benchmarks.workspaces import write_digits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--data", type=Path, help="default: 200 of the built-in digits")
+    parser.add_argument("--epochs", type=int, default=10, help="of the tutorial's side")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
+        scratch = Path(folder)
+        data = options.data or write_digits(scratch / "digits")
+        figures = {"extraction": extraction.measure(data.resolve(), scratch, options.epochs)}
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The examples of one split as training sees them: keys, class indices, and the shards that hold their features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.pictures.manifest import Example
+from tasks.pictures.shards import Shards
+from tasks.vgg.head import Floats, Pooling, pool
+
+_ROWS = 256
+"""Examples read at once; 256 x 50 KB of features."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Keys in the order of the shards, so that reading is sequential, and their class indices (n,) int32."""
+
+    features: Shards
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pooled(self, pooling: Pooling) -> Floats:
+        """All examples pooled (n, inputs), float32; the features themselves are never all in memory."""
+        return np.concatenate([pool(self.features.read(keys), pooling) for keys in self.chunks()])
+
+    def chunks(self) -> Iterator[tuple[str, ...]]:
+        for start in range(0, len(self.keys), _ROWS):
+            yield self.keys[start : start + _ROWS]
+
+
+def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], features: Shards) -> Split:
+    """The examples of `train`, `validation` or `test`."""
+    chosen = {example.key: classes.index(example.label) for example in examples if example.split == split}
+    keys = features.order(chosen)
+    return Split(features, tuple(keys), np.array([chosen[key] for key in keys], dtype=np.int32))

@@ -1,0 +1,1 @@
+"""How a strategy trains: one module a recipe."""
