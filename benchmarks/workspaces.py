@@ -19,8 +19,12 @@ def make_workspace(folder: Path) -> Path:
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(PROJECT / name, folder / name)
     (folder / ".dvc").mkdir()
-    shutil.copy(PROJECT / ".dvc" / "config", folder / ".dvc" / "config")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    for name in ("config", ".gitignore"):
+        shutil.copy(PROJECT / ".dvc" / name, folder / ".dvc" / name)
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost"]
+    subprocess.run([*git, "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([*git, "add", "."], cwd=folder, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message=Start"], cwd=folder, check=True)
     return folder
 
 

@@ -8,7 +8,7 @@ random and no row carries a label, so features and labels can't shift against ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from tasks.pictures.manifest import read_examples
 from tasks.pictures.shards import Array, Row, Shards, append, open_shards, reconcile
 from tasks.program import run_stage
 from tasks.progress import Progress
-from tasks.settings import Settings
+from tasks.settings import Features, Settings
 from tasks.vgg.backbone import check_preprocessing
-from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, in_batches
-from tasks.vgg.weights import SHA256, load_weights
+from tasks.vgg.engines import Engine, Halves, Pixels, choose_engine
+from tasks.vgg.weights import SHA256, Weights, load_weights
 
 FEATURES = "data/features"
 BOUNDARY = "block5_pool"
 _VERSION = 1
+
+Network = Callable[[Iterable[tuple[str, Pixels]]], Iterator[tuple[str, Halves]]]
 
 
 @dataclass(frozen=True)
@@ -61,32 +63,33 @@ def run(settings: Settings, workspace: Path) -> Summary:
     reused = len(keys) - len(state.missing)
     rate = 0.0
     if state.missing:
-        batch_size = settings.features.batch_size
-        extract = build_extractor(engine, weights, BOUNDARY, batch_size)
-        rate = _extract(folder, pictures, state.missing, settings, extract, recipe, reused)
+        network = _network(settings.features, engine, weights)
+        rate = _extract(folder, pictures, state.missing, network, fingerprint(recipe), reused)
     write_json(workspace / FEATURES / "recipe.json", recipe)
     return Summary(len(state.missing), reused, round(rate, 2), str(engine))
 
 
-def _extract(
-    folder: Path,
-    pictures: Shards,
-    missing: Sequence[str],
-    settings: Settings,
-    extract: Extract,
-    recipe: dict[str, Any],
-    reused: int,
-) -> float:
-    """Compute the missing features; gives pictures/s."""
+def _network(rules: Features, engine: Engine, weights: Weights) -> Network:
+    """Pictures in, features out, in the same order: on this machine, or over a Ray cluster when asked."""
+    if rules.distribute == "ray":
+        from tasks.vgg.cluster import extract_on_ray as extract
+    else:
+        from tasks.vgg.engines import extract_here as extract
+
+    return lambda pictures: extract(engine, weights, BOUNDARY, pictures, rules.batch_size)
+
+
+def _extract(folder: Path, pictures: Shards, missing: Sequence[str], network: Network, mark: str, reused: int) -> float:
+    """Compute the missing features into shards as large as those of the pictures; gives pictures/s."""
+    shard_size = max(len(header.rows) for header in pictures.headers)
     with Progress("features", len(missing) + reused, "pictures", done=reused) as progress:
 
         def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
-            work = ((key, pictures.read([key])[0]) for key in keys)
-            for key, features in in_batches(extract, work, settings.features.batch_size):
+            for key, features in network((key, pictures.read([key])[0]) for key in keys):
                 progress.advance()
                 yield {"key": key}, features
 
-        for _ in append(folder, missing, settings.prepare.shard_size, fingerprint(recipe), rows):
+        for _ in append(folder, missing, shard_size, mark, rows):
             pass
         return progress.rate
 

@@ -29,7 +29,7 @@ ColourValue = Annotated[int, Field(ge=0, le=255)]
 
 
 class Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Block):
@@ -61,6 +61,7 @@ class Features(Block):
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations")
     batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
+    distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
 
 
 class TutorialRecipe(Block):

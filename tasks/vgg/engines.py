@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,30 +67,39 @@ def choose_engine(wanted: Features, weights: Weights) -> Engine:
     return candidates[1] if fast > _FASTER_BY * plain else candidates[0]
 
 
-def build_extractor(engine: Engine, weights: Weights, boundary: str, batch_size: int) -> Extract:
-    """The network up to `boundary` as a function on batches."""
+def build_extractor(
+    engine: Engine, weights: Weights, boundary: str, batch_size: int, cores: int | None = None
+) -> Extract:
+    """The network up to `boundary` as a function on batches; `cores` (ncnn only) is all that may be used by default."""
     if engine.name == "ncnn":
-        return _ncnn_extractor(weights, boundary)
+        return _ncnn_extractor(weights, boundary, cores or usable_cores())
     return _tensorflow_extractor(weights, boundary, batch_size, engine.precision)
 
 
-def in_batches(
-    extract: Extract, pictures: Iterator[tuple[str, Pixels]], batch_size: int
-) -> Iterator[tuple[str, Halves]]:
-    """Run single pictures through the network in batches; yields (key, features of that picture)."""
+def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
+    """Gather single pictures into (keys, pictures (n, 224, 224, 3)); only the last batch may be smaller."""
     keys: list[str] = []
     batch: list[Pixels] = []
     for key, pixels in pictures:
         keys.append(key)
         batch.append(pixels)
         if len(batch) == batch_size:
-            yield from zip(keys, extract(np.stack(batch)), strict=True)
+            yield keys, np.stack(batch)
             keys, batch = [], []
     if batch:
-        yield from zip(keys, extract(np.stack(batch)), strict=True)
+        yield keys, np.stack(batch)
 
 
-def _ncnn_extractor(weights: Weights, boundary: str) -> Extract:
+def extract_here(
+    engine: Engine, weights: Weights, boundary: str, pictures: Iterable[tuple[str, Pixels]], batch_size: int
+) -> Iterator[tuple[str, Halves]]:
+    """Run pictures through the network on this machine; yields (key, features of that picture)."""
+    extract = build_extractor(engine, weights, boundary, batch_size)
+    for keys, batch in in_batches(pictures, batch_size):
+        yield from zip(keys, extract(batch), strict=True)
+
+
+def _ncnn_extractor(weights: Weights, boundary: str, cores: int) -> Extract:
     import ncnn
 
     network = ncnn.Net()
@@ -100,7 +109,7 @@ def _ncnn_extractor(weights: Weights, boundary: str) -> Extract:
     layers, blob = _ncnn_network(weights, boundary)
     if network.load_param_mem(layers) != 0 or not _load_ncnn_weights(network, blob):
         raise WeightsError("ncnn could not load the network. Use features.engine=tensorflow.")
-    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="ncnn")
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="ncnn")
 
     def extract_one(pixels: Pixels) -> Halves:
         planes = np.ascontiguousarray(preprocess(pixels.astype(np.float32)).transpose(2, 0, 1))

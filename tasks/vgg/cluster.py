@@ -1,0 +1,72 @@
+"""Feature extraction over many machines, by Ray: batches go out by value, so the machines need no shared disk.
+
+RAY_ADDRESS names the cluster; without it, Ray starts on this machine. Every machine needs this project's environment
+with the extra `ray`; the weights travel once to each. The result is the same as on one machine, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tasks.errors import SettingsError
+from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, in_batches
+from tasks.vgg.weights import Weights
+
+_WAITING_PER_WORKER = 2
+"""Bounds the memory: one batch computes, one waits."""
+
+
+class Extractor:
+    """What a worker keeps: the network, on one core or one GPU."""
+
+    def __init__(self, engine: Engine, weights: Weights, boundary: str, batch_size: int) -> None:
+        self._extract = build_extractor(engine, weights, boundary, batch_size, cores=1)
+
+    def extract(self, batch: Pixels) -> Halves:
+        return self._extract(batch)
+
+
+def extract_on_ray(
+    engine: Engine, weights: Weights, boundary: str, pictures: Iterable[tuple[str, Pixels]], batch_size: int
+) -> Iterator[tuple[str, Halves]]:
+    """As `engines.extract_here`, by one worker for each core (or GPU) of the cluster.
+
+    Raises:
+        SettingsError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError(
+            "features.distribute=ray needs the extra `ray`: uv pip install 'rootstock[ray]', on every machine."
+        ) from None
+    ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
+    try:
+        workers = _workers(ray, engine, weights, boundary, batch_size)
+        waiting: deque[tuple[list[str], Any]] = deque()
+        for number, (keys, batch) in enumerate(in_batches(pictures, batch_size)):
+            waiting.append((keys, workers[number % len(workers)].extract.remote(batch)))
+            if len(waiting) > _WAITING_PER_WORKER * len(workers):
+                yield from _fetch(ray, waiting)
+        while waiting:
+            yield from _fetch(ray, waiting)
+    finally:
+        ray.shutdown()
+
+
+def _workers(ray: Any, engine: Engine, weights: Weights, boundary: str, batch_size: int) -> list[Any]:
+    resources = ray.cluster_resources()
+    on_gpu = engine.name == "tensorflow" and resources.get("GPU", 0) > 0
+    options = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+    count = max(1, int(resources.get("GPU" if on_gpu else "CPU", 1)))
+    shared = ray.put(weights)
+    remote = ray.remote(**options)(Extractor)
+    return [remote.remote(engine, shared, boundary, batch_size) for _ in range(count)]
+
+
+def _fetch(ray: Any, waiting: deque[tuple[list[str], Any]]) -> Iterator[tuple[str, Halves]]:
+    keys, reference = waiting.popleft()
+    yield from zip(keys, ray.get(reference), strict=True)
