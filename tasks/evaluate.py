@@ -7,9 +7,9 @@ input:
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`;
 and `reports/metrics.json`, which also holds seconds, so DVC keeps it in git and not in its lock.
 
-Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts; trained
-models of strategies that the settings no longer name are removed. In the CSV files a class name that a spreadsheet could
-take for a formula gets an apostrophe in front (`tasks.reports.text.csv_cell`).
+Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts;
+trained models of strategies that the settings no longer name are removed. In the CSV files a class name that a
+spreadsheet could take for a formula gets an apostrophe in front (`tasks.reports.text.csv_cell`).
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ from tasks.pictures.manifest import SPLITS, Example, read_examples, read_quarant
 from tasks.pictures.shards import open_shards
 from tasks.program import read_costs, run_stage
 from tasks.progress import Progress
-from tasks.reports.metrics import calibration, compare_paired, measure, predict, rounded, trust_levels
+from tasks.reports import metrics
 from tasks.reports.page import LISTED_QUARANTINED, render_page
 from tasks.reports.plots import calibration_csv, confusion_csv, per_class_csv
 from tasks.reports.text import percent, without_credentials
 from tasks.settings import Settings
-from tasks.vgg.trained import Trained, load_trained
+from tasks.vgg.trained import TRAINED, Trained, load_all
 
 PREPARED = "data/prepared"
 FEATURES = "data/features/block5_pool"
-TRAINED = "models/trained"
 REPORTS = "reports"
 BATCH = 256
-CHAMPION_RULE = (
-    "highest accuracy on validation; of equals the lowest validation log loss, then the first in params.yaml"
-)
+TOLD = ("candidates", "chosen", "history", "refitted_with_validation")
+"""What the report takes from a model's own summary: nothing there that differs between runs may come along."""
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -77,7 +75,7 @@ class Scored:
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        return predict(self.probabilities) == self.labels
+        return np.equal(metrics.predict(self.probabilities), self.labels)
 
 
 def run(settings: Settings, workspace: Path) -> Summary:
@@ -90,9 +88,9 @@ def run(settings: Settings, workspace: Path) -> Summary:
     remove_stale(workspace / TRAINED, settings.strategies)
     examples = read_examples(workspace / PREPARED)
     test = [example for example in examples if example.split == "test"]
-    models = {name: _load(workspace / TRAINED / name, name) for name in settings.strategies}
+    models = load_all(workspace / TRAINED, settings.strategies)
     scored = _score(models, examples, test, workspace / FEATURES)
-    champion = choose_champion({name: one.validation for name, one in scored.items()})
+    champion = metrics.choose_champion({name: one.validation for name, one in scored.items()})
     mistakes = worst_mistakes(scored[champion], test, settings.evaluate.worst_mistakes)
     evaluation = _evaluation(champion, scored, mistakes, _data(workspace / PREPARED, examples))
     _write(workspace, evaluation, scored[champion])
@@ -106,9 +104,9 @@ def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
     if not trained.is_dir():
         return []
     sweep_temporaries(trained)
-    stale = sorted(
-        entry.name for entry in trained.iterdir() if entry.name not in set(wanted) and not entry.name.startswith(".")
-    )
+    keep = set(wanted)
+    names = (entry.name for entry in trained.iterdir())
+    stale = sorted(name for name in names if name not in keep and not name.startswith("."))
     for name in stale:
         entry = trained / name
         if entry.is_dir() and not entry.is_symlink():
@@ -118,22 +116,17 @@ def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
     return stale
 
 
-def choose_champion(validation: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name by `CHAMPION_RULE`; the mapping's order is that of params.yaml."""
-    return min(validation, key=lambda name: (-validation[name]["accuracy"], validation[name]["log_loss"]))
-
-
 def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[dict[str, Any]]:
     """Wrong answers, the surest first."""
-    classes, answers = scored.model.classes, predict(scored.probabilities)
+    classes, answers = scored.model.classes, metrics.predict(scored.probabilities)
     rows = [
         {
             "key": example.key,
             "path": example.path,
             "actual": example.label,
             "predicted": classes[answer],
-            "probability": rounded(float(row[answer])),
-            "probability_actual": rounded(float(row[label])),
+            "probability": metrics.rounded(float(row[answer])),
+            "probability_actual": metrics.rounded(float(row[label])),
         }
         for example, row, answer, label in zip(test, scored.probabilities, answers, scored.labels, strict=True)
         if answer != label
@@ -141,21 +134,11 @@ def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[
     return sorted(rows, key=lambda row: (-row["probability"], row["key"]))[:limit]
 
 
-def _load(folder: Path, strategy: str) -> Trained:
-    if not folder.is_dir():
-        raise IntegrityError(f"{folder} is missing: {strategy} is not trained. Run: dvc repro train@{strategy}")
-    return load_trained(folder)
-
-
 def _score(
     models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], features: Path
 ) -> dict[str, Scored]:
     """Every model on its validation pictures and on the test pictures; each batch of features is read once."""
-    if not test:
-        raise DataError(
-            "There are no test pictures, so nothing can be reported. Raise prepare.test_fraction, or give the source a "
-            "test folder, then run again."
-        )
+    _require("test", test)
     labels = {example.key: example.label for example in examples if example.split == "validation"}
     validation = {name: _measure_validation(model, labels) for name, model in models.items()}
     answers: dict[str, list[Floats]] = {name: [] for name in models}
@@ -170,26 +153,30 @@ def _score(
     for name, model in models.items():
         probabilities = np.concatenate(answers[name])
         truth = _indices(model, [example.label for example in test])
-        figures = rounded(measure(probabilities, truth, model.classes))
+        figures = metrics.rounded(metrics.measure(probabilities, truth, model.classes))
         scored[name] = Scored(model, probabilities, truth, validation[name], figures)
     return scored
 
 
 def _measure_validation(model: Trained, labels: Mapping[str, str]) -> dict[str, Any]:
-    if not model.validation_keys:
-        raise DataError(
-            f"There are no validation pictures, so {model.strategy} can't be judged. Raise prepare.validation_fraction, "
-            "or give the source a validation folder, then run again."
-        )
+    _require("validation", model.validation_keys)
     unknown = [key for key in model.validation_keys if key not in labels]
     if unknown:
         raise IntegrityError(
             f"{model.strategy} was validated on {len(unknown)} pictures that {PREPARED} doesn't hold for "
-            f"validation (first: {unknown[0][:12]}): it was trained on older data. Run: dvc repro train@{model.strategy}"
+            f"validation (first: {unknown[0][:12]}): its data were older. Run: dvc repro train@{model.strategy}"
         )
     truth = _indices(model, [labels[key] for key in model.validation_keys])
-    figures: dict[str, Any] = rounded(measure(model.validation_probabilities, truth, model.classes))
+    figures: dict[str, Any] = metrics.rounded(metrics.measure(model.validation_probabilities, truth, model.classes))
     return figures
+
+
+def _require(split: str, pictures: Sequence[object]) -> None:
+    if not pictures:
+        raise DataError(
+            f"There are no {split} pictures, so the models can't be judged. Raise prepare.{split}_fraction, or give "
+            f"the source a folder `{split}`, then run again."
+        )
 
 
 def _indices(model: Trained, labels: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -209,11 +196,11 @@ def _data(prepared: Path, examples: Sequence[Example]) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for example in sorted(examples, key=lambda one: one.label):
         counts.setdefault(example.label, dict.fromkeys(SPLITS, 0))[example.split] += 1
-    known = {"excluded": {}, "quarantined_by_code": {}, "quarantined": 0, "accepted": len(examples)}
+    source = summary.get("source")
+    source = source.get("uri") if isinstance(source, dict) else source
     return {
-        **known,
         **summary,
-        "source": without_credentials(str(summary.get("source", "not recorded"))),
+        "source": without_credentials(source) if source else None,
         "counts": counts,
         "quarantine": [asdict(row) for row in read_quarantine(prepared)[:LISTED_QUARANTINED]],
     }
@@ -229,23 +216,23 @@ def _evaluation(
             "validation": one.validation,
             "test": one.test,
             "backbone": one.model.summary.get("backbone", {}),
-            "training": {key: one.model.summary.get(key) for key in ("candidates", "chosen", "history")},
+            "training": {key: one.model.summary[key] for key in TOLD if key in one.model.summary},
         }
         for name, one in scored.items()
     }
     comparisons = [
-        {"first": champion, "second": name, **rounded(compare_paired(best.correct, one.correct))}
+        {"first": champion, "second": name, **metrics.compare_paired(best.correct, one.correct)}
         for name, one in scored.items()
         if name != champion
     ]
     return {
         "champion": champion,
-        "champion_rule": CHAMPION_RULE,
+        "champion_rule": metrics.CHAMPION_RULE,
         "classes": list(best.model.classes),
         "strategies": strategies,
         "comparisons": comparisons,
-        "calibration": rounded(calibration(best.probabilities, best.labels)),
-        "trust": rounded(trust_levels(best.probabilities, best.labels)),
+        "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels)),
+        "trust": metrics.rounded(metrics.trust_levels(best.probabilities, best.labels)),
         "mistakes": mistakes,
         "data": data,
     }
@@ -266,7 +253,7 @@ def _write(workspace: Path, evaluation: Mapping[str, Any], best: Scored) -> None
 def _write_plots(folder: Path, evaluation: Mapping[str, Any], best: Scored) -> None:
     classes = best.model.classes
     with atomic_folder(folder) as plots:
-        write_bytes(plots / "confusion.csv", confusion_csv(best.labels, predict(best.probabilities), classes))
+        write_bytes(plots / "confusion.csv", confusion_csv(best.labels, metrics.predict(best.probabilities), classes))
         write_bytes(plots / "calibration.csv", calibration_csv(evaluation["calibration"]))
         write_bytes(plots / "per_class.csv", per_class_csv(best.test["per_class"]))
 
@@ -277,8 +264,17 @@ def _metrics(workspace: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     for name, one in evaluation["strategies"].items():
         # What another machine trained has no costs here; a figure that came along with git still holds.
         seconds = read_costs(workspace, f"train@{name}").get("seconds", earlier.get(name, {}).get("train_seconds"))
-        strategies[name] = {key: one[key] for key in ("validation", "test", "recipe")} | {"train_seconds": seconds}
+        strategies[name] = {
+            "recipe": one["recipe"],
+            "train_seconds": seconds,
+            **{split: _without_confusion(one[split]) for split in ("validation", "test")},
+        }
     return {"champion": evaluation["champion"], "strategies": strategies}
+
+
+def _without_confusion(figures: Mapping[str, Any]) -> dict[str, Any]:
+    # 100 classes are 10,000 lines in git at every run; the matrix is in evaluation.json and confusion.csv.
+    return {name: value for name, value in figures.items() if name != "confusion"}
 
 
 def _earlier_strategies(path: Path) -> dict[str, Any]:

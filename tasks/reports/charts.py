@@ -15,7 +15,7 @@ from markupsafe import Markup
 from tasks.reports.text import percent, visible
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 46
 LABEL_LIMIT = 20
 
 
@@ -32,29 +32,31 @@ def answer_scale(accuracy: float, interval: Sequence[float], baseline: float) ->
     """A scale from 0 to 100 %: the accuracy as a point, its interval as a band, blind guessing as a mark."""
 
     def x(share: float) -> str:
-        return f"{20 + 960 * share:.1f}"
+        return f"{1000 * share:.1f}"
 
     ticks = _join(
-        Markup('<text class="tick" x="{}" y="74" text-anchor="middle">{} %</text>').format(x(part / 4), 25 * part)
+        Markup('<text class="{}" x="{}" y="78" text-anchor="{}">{} %</text>').format(
+            "tick minor" if part % 2 else "tick", x(part / 4), _anchor(part / 4), 25 * part
+        )
         for part in range(5)
     )
     body = Markup(
-        '<rect class="track" x="20" y="34" width="960" height="14" rx="7"/>'
+        '<rect class="track" x="0" y="34" width="1000" height="14" rx="7"/>'
         '<rect class="band" x="{low}" y="29" width="{band:.1f}" height="24" rx="6"/>'
         '<line class="guess" x1="{guess}" x2="{guess}" y1="22" y2="56"/>'
         '<text class="guess-label" x="{guess}" y="14" text-anchor="{side}">blind guess</text>'
-        '<circle class="point" cx="{point}" cy="41" r="9"/>{ticks}'
+        '<circle class="point" cx="{point}" cy="41" r="10"/>{ticks}'
     ).format(
         low=x(interval[0]),
-        band=max(2.0, 960 * (interval[1] - interval[0])),
+        band=max(2.0, 1000 * (interval[1] - interval[0])),
         guess=x(baseline),
         point=x(accuracy),
-        side="middle" if 0.08 < baseline < 0.92 else "start" if baseline <= 0.08 else "end",
+        side=_anchor(baseline),
         ticks=ticks,
     )
     return _svg(
         1000,
-        82,
+        86,
         "answer-scale",
         f"Right in {percent(accuracy)}, 95 % interval {percent(interval[0])} to {percent(interval[1])}; "
         f"always answering the commonest class would be right in {percent(baseline)}.",
@@ -121,9 +123,9 @@ def line_chart(
 
 def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
     """A confusion matrix of many classes: colour instead of numbers, numbers on hover, only cells that count."""
-    cell = 14 if len(classes) <= 50 else 9
+    cell = 14 if len(classes) <= 50 else 8
     labelled = len(classes) <= 200
-    left, top = (150, 120) if labelled else (6, 6)
+    left, top = (16 + 9 * cell, 16 + 9 * cell) if labelled else (6, 6)
     side = cell * len(classes)
     parts = [
         Markup('<rect class="plane" x="{}" y="{}" width="{}" height="{}"/>').format(left, top, side, side),
@@ -143,7 +145,7 @@ def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Mark
                         top + row * cell,
                         cell - 1,
                         cell - 1,
-                        0.2 + 0.8 * n / support,
+                        0.4 + 0.6 * n / support,
                         n,
                         support,
                         visible(classes[row], 80),
@@ -213,13 +215,23 @@ class _Frame:
         return Markup('<g class="series s{}"><polyline points="{}"/>{}</g>').format(number, path, _join(dots))
 
 
+def _anchor(share: float) -> str:
+    """Where a text at this share of the scale must start, so that it stays inside."""
+    return "middle" if 0.08 < share < 0.92 else "start" if share <= 0.08 else "end"
+
+
 def _heat_labels(name: str, number: int, cell: int, left: int, top: int) -> Markup:
     middle = number * cell + cell / 2
     return Markup(
         '<text class="name" x="{}" y="{:.1f}" text-anchor="end" font-size="{size}">{short}</text>'
-        '<text class="name" transform="translate({:.1f} {}) rotate(-60)" font-size="{size}">{short}</text>'
+        '<text class="name" transform="translate({:.1f} {}) rotate(-90)" font-size="{size}">{short}</text>'
     ).format(
-        left - 6, top + middle + cell / 3, left + middle + 3, top - 6, size=cell - 1, short=visible(name, LABEL_LIMIT)
+        left - 6,
+        top + middle + cell / 3,
+        left + middle + cell / 3,
+        top - 6,
+        size=cell - 1,
+        short=visible(name, LABEL_LIMIT),
     )
 
 

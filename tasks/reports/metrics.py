@@ -6,7 +6,7 @@ Figures that are undefined (the recall of a class that has no picture here) are 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ SMALLEST_PROBABILITY = 1e-7
 """Floor of the log loss: one float32 zero would make it infinite."""
 DECIMALS = 6
 """What is stored is rounded: the last bits differ between processors."""
+CHAMPION_RULE = (
+    "highest accuracy on validation; of equals the lowest validation log loss, then the first in params.yaml"
+)
 TRUST_LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -168,6 +171,11 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
         if n and row != column
     ]
     return sorted(pairs, key=lambda pair: -pair["n"])
+
+
+def choose_champion(validation: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name by `CHAMPION_RULE`; the mapping's order is that of params.yaml."""
+    return min(validation, key=lambda name: (-validation[name]["accuracy"], validation[name]["log_loss"]))
 
 
 def rounded(value: Any) -> Any:

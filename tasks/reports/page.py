@@ -20,7 +20,7 @@ from PIL import Image
 
 from tasks.reports import charts, wording
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
-from tasks.reports.text import percent, visible, without_credentials
+from tasks.reports.text import percent, visible
 
 TABLE_MATRIX_CLASSES = 20
 """Up to so many classes the confusion matrix is a table with numbers; beyond, a picture in colours."""
@@ -54,7 +54,7 @@ def render_page(evaluation: Mapping[str, Any], pictures: Sequence[npt.NDArray[np
         evaluation=evaluation,
         classes=evaluation["classes"],
         test=champion["test"],
-        style=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
+        style=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),  # noqa: S704 our own file
         page=_view(evaluation, champion, pictures),
     )
 
@@ -74,16 +74,18 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], pictures: 
         ],
         "weakest_first": len(classes) > 12,
         "per_class": _ordered(test["per_class"]),
+        "undefined": any(None in figures.values() for figures in test["per_class"].values()),
         "heat_map": charts.heat_map(test["confusion"], classes) if len(classes) > TABLE_MATRIX_CLASSES else None,
+        "turned": len(classes) > 4 and max(len(visible(name)) for name in classes) > 3,
         "matrix": _matrix_rows(test["confusion"], classes),
         "pairs": confused_pairs(test["confusion"], classes)[:LISTED_PAIRS],
         "reliability": charts.reliability_diagram(evaluation["calibration"]),
         "calibration_verdict": wording.calibration_verdict(test, evaluation["calibration"]),
         "calibration_bins": CALIBRATION_BINS,
-        "trust": evaluation["trust"],
+        "trust": _distinct(evaluation["trust"]),
         "strategies": list(evaluation["strategies"].items()),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
-        "data_sentence": wording.data_sentence(data, without_credentials(str(data["source"]))),
+        "data_sentence": wording.data_sentence(data),
         "split_sentence": wording.split_sentence(data),
         "counts": [{"label": label, **splits} for label, splits in data["counts"].items()],
         "refused": _refused(data),
@@ -100,6 +102,11 @@ def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapp
     if len(rows) <= 12:
         return rows
     return sorted(rows, key=lambda row: (row[1]["f1"] is None, row[1]["f1"]))
+
+
+def _distinct(trust: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without the levels that let through no fewer answers than the level before: with two classes, 50 % is none."""
+    return [row for number, row in enumerate(trust) if not number or row["n"] != trust[number - 1]["n"]]
 
 
 def _matrix_rows(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -31,9 +31,9 @@ def visible(name: object, limit: int | None = None) -> str:
 def csv_cell(name: str) -> str:
     """A name that no spreadsheet takes for a formula.
 
-    The rule (OWASP, CSV Injection): a name that starts with = + - @ (or their full-width forms), a tab, a line end or an
-    apostrophe gets one apostrophe in front. So two names never become one, and the rule can be undone: drop a first
-    apostrophe.
+    The rule (OWASP, CSV Injection): a name that starts with = + - @ (or their full-width forms), a tab, a line end or
+    an apostrophe gets one apostrophe in front. So two names never become one, and the rule can be undone: drop a
+    first apostrophe.
     """
     return f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
@@ -49,9 +49,9 @@ def without_credentials(uri: str) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.93464 -> `93.5 %` (a no-break space inside); None -> an en dash. What isn't quite all is never shown as 100 %."""
+    """0.93464 -> `93.5 %` (a no-break space inside); None -> a dash. What isn't quite all is never shown as 100 %."""
     if share is None:
-        return "–"
+        return "\u2013"
     smallest = 0.5 * 10 ** -(digits + 2)
     if 1 - smallest <= share < 1:
         return f"over {100 - 10**-digits:.{digits}f}\u00a0%"

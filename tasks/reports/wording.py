@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.reports.text import percent, visible, without_credentials
+from tasks.reports.text import percent, visible
 
 FEW_PICTURES = 300
 CLEAR = 0.05
@@ -47,7 +47,7 @@ def verdict(test: Mapping[str, Any]) -> str:
     else:
         text = f"That is not clearly better than {blind}."
     if test["n"] < FEW_PICTURES:
-        text += f" With only {test['n']} held-out pictures, one more mistake is {percent(1 / test['n'])}."
+        text += f" With only {test['n']} held-out pictures, a single one weighs {100 / test['n']:.1f} points."
     return text
 
 
@@ -70,15 +70,12 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
     return f"{better} is better" if pair["p_value"] < CLEAR else "no clear difference"
 
 
-def data_sentence(data: Mapping[str, Any], source: str) -> str:
+def data_sentence(data: Mapping[str, Any]) -> str:
     """How many pictures there are, from where, and what was left out."""
-    left_out = []
-    if data["quarantined"]:
-        left_out.append(f"{data['quarantined']} are quarantined")
-    excluded = sum(data["excluded"].values())
-    if excluded:
-        left_out.append(f"{excluded} are excluded")
-    text = f"{data['accepted']} pictures from {visible(source, 120)} were accepted"
+    numbers = (("quarantined", data["quarantined"]), ("excluded", sum(data["excluded"].values())))
+    left_out = [f"{n} {'is' if n == 1 else 'are'} {kind}" for kind, n in numbers if n]
+    origin = f" from {visible(data['source'], 120)}" if data["source"] else ""
+    text = f"{data['accepted']} pictures{origin} were accepted"
     return f"{text}; {' and '.join(left_out)}." if left_out else f"{text}, none was left out."
 
 
@@ -108,13 +105,16 @@ def recipe_sentence(strategy: str, recipe: str) -> str:
 def facts(evaluation: Mapping[str, Any], champion: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for the list at the page's end."""
     rows = [
-        ("source", without_credentials(str(evaluation["data"]["source"]))),
+        ("source", evaluation["data"]["source"] or "not recorded"),
         ("strategy", evaluation["champion"]),
         ("recipe", champion["recipe"]),
         ("validation accuracy", f"{percent(champion['validation']['accuracy'])} of {champion['validation']['n']}"),
         ("log loss, held-out", f"{champion['test']['log_loss']:.4f}"),
         ("macro F1, held-out", percent(champion["test"]["macro_f1"])),
     ]
+    refitted = champion["training"].get("refitted_with_validation")
+    if refitted is not None:
+        rows.append(("trained once more on train + validation", "yes" if refitted else "no"))
     for prefix, block in (("chosen", champion["training"].get("chosen")), ("backbone", champion["backbone"])):
         rows += [(f"{prefix}: {str(key).replace('_', ' ')}", _plain(value)) for key, value in (block or {}).items()]
     return rows

@@ -1,0 +1,237 @@
+"""The model card: Markdown in the form that Hugging Face shows, with everything that came from data escaped.
+
+Form: Mitchell et al. 2019, Model Cards for Model Reporting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.reports.text import markdown_cell, percent, without_credentials
+
+_LISTED_CLASSES = 1000
+
+_RECIPE = """\
+- Any size, RGB, 8 bit: stretched to 224 x 224 with antialiased bilinear resampling. Orientation from EXIF is applied
+  first.
+- Channels are swapped to BGR and (103.939, 116.779, 123.68) is subtracted, no scaling. This happens **inside** the
+  exported graph: give it plain RGB values from 0 to 255. Neither divide by 255 nor subtract a mean yourself."""
+
+_SAVED_MODEL = """\
+### SavedModel (TensorFlow, TensorFlow Serving)
+
+Takes encoded pictures (the bytes of a file), gives `label` (n,), `probability` (n,) and `probabilities` (n, classes).
+
+```python
+import tensorflow as tf
+
+model = tf.saved_model.load("saved_model")
+answer = model.signatures["serving_default"](pictures=tf.constant([open("picture.jpg", "rb").read()]))
+print(answer["label"][0].numpy().decode(), float(answer["probability"][0]))
+```
+"""
+_ONNX = """\
+### ONNX
+
+Takes float32 RGB pictures (n, 224, 224, 3), values 0 to 255; gives probabilities (n, classes).
+
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+picture = picture.resize((224, 224), Image.Resampling.BILINEAR)
+session = onnxruntime.InferenceSession("model.onnx")
+pixels = np.asarray(picture, np.float32)[np.newaxis]
+probabilities = session.run(None, {session.get_inputs()[0].name: pixels})[0]
+labels = open("labels.txt", encoding="utf-8").read().split("\\n")
+print(labels[probabilities[0].argmax()], probabilities[0].max())
+```
+"""
+_TFLITE = """\
+### LiteRT (TensorFlow Lite)
+
+Input and output as with ONNX; `pixels` is made in the same way.
+
+```python
+import tensorflow as tf
+
+interpreter = tf.lite.Interpreter("model.tflite")
+interpreter.allocate_tensors()
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+interpreter.invoke()
+probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+```
+"""
+LOADING: dict[str, str] = {"saved_model": _SAVED_MODEL, "onnx": _ONNX, "tflite": _TFLITE}
+"""How to load each of `export.formats`."""
+
+
+def render_model_card(
+    metrics: Mapping[str, Any],
+    classes: Sequence[str],
+    source: str | None,
+    data: Mapping[str, Any],
+    backbone: Mapping[str, Any],
+    strategy: str,
+    recipe: str,
+    formats: Sequence[str] = tuple(LOADING),
+) -> str:
+    """Write the card of the champion.
+
+    Args:
+        metrics: `reports/evaluation.json`'s figures of the champion on the test pictures (see `metrics.measure`).
+        classes: names in the order of the probabilities.
+        source: where the pictures came from; None if that isn't known.
+        data: `evaluation["data"]`: accepted, quarantined, excluded, counts.
+        backbone: how the backbone computed; shown as it is.
+        strategy: the champion's, as is `recipe`.
+        formats: of `export.formats`, those that the card explains.
+
+    Raises:
+        ValueError: a format is unknown.
+    """
+    unknown = [name for name in formats if name not in LOADING]
+    if unknown:
+        raise ValueError(f"formats must be of {', '.join(LOADING)}. Received: {', '.join(unknown)}")
+    parts = [
+        _front_matter(metrics),
+        _summary(metrics, classes, strategy, recipe),
+        _use(classes),
+        "## Classes\n\n" + _classes(classes),
+        _data(source, data),
+        _metrics(metrics),
+        _limits(metrics),
+        f"## Input\n\n{_RECIPE}\n",
+        "## How to load\n\n" + "\n".join(LOADING[name] for name in formats),
+        _backbone(backbone),
+    ]
+    return "\n".join(parts)
+
+
+def _front_matter(metrics: Mapping[str, Any]) -> str:
+    """The YAML head that Hugging Face reads; numbers and fixed words only, so nothing needs escaping."""
+    return f"""\
+---
+license: cc-by-4.0
+pipeline_tag: image-classification
+tags: [image-classification, vgg16, transfer-learning, rootstock]
+model-index:
+- name: rootstock
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{type: custom, name: held-out pictures, split: test}}
+    metrics:
+    - {{type: accuracy, value: {json.dumps(metrics["accuracy"])}}}
+---
+"""
+
+
+def _summary(metrics: Mapping[str, Any], classes: Sequence[str], strategy: str, recipe: str) -> str:
+    low, high = metrics["accuracy_ci95"]
+    few = len(classes) <= 3
+    task = " or ".join(markdown_cell(name, 40) for name in classes) if few else f"{len(classes)} classes"
+    return f"""\
+# Picture classifier: {task}
+
+VGG16, pretrained on ImageNet, with a head trained by the strategy `{_code(strategy)}`, recipe `{_code(recipe)}`.
+Right for **{percent(metrics["accuracy"])}** of {metrics["n"]} held-out pictures (95 % interval {percent(low)} to
+{percent(high)}; always answering the commonest class: {percent(metrics["majority_accuracy"])}).
+"""
+
+
+def _use(classes: Sequence[str]) -> str:
+    return f"""\
+## Intended use
+
+Give it a picture that shows one of the {len(classes)} classes below, of the same kind as the pictures that it learned
+from. It always answers with one of these classes, whatever the picture shows. Not meant for decisions about people, nor
+where a wrong answer does harm and no person looks at it.
+"""
+
+
+def _classes(classes: Sequence[str]) -> str:
+    rows = [f"| {number} | {markdown_cell(name)} |" for number, name in enumerate(classes[:_LISTED_CLASSES])]
+    more = len(classes) - _LISTED_CLASSES
+    note = f"\nAnd {more} more, in `labels.txt`.\n" if more > 0 else ""
+    return "\n".join(["| index | class |", "| ---: | --- |", *rows]) + f"\n{note}"
+
+
+def _data(source: str | None, data: Mapping[str, Any]) -> str:
+    counts = data["counts"].values()
+    splits = ", ".join(f"{sum(row[split] for row in counts)} {split}" for split in ("train", "validation", "test"))
+    origin = markdown_cell(without_credentials(source)) if source else "not recorded"
+    left_out = f"quarantined: {data['quarantined']}; excluded: {sum(data['excluded'].values())}"
+    return f"""\
+## Data
+
+- Source: {origin}
+- Accepted: {data["accepted"]} pictures ({splits}); {left_out}
+- Choices were made on the validation pictures; the test pictures only report.
+- The rights in the pictures are their owners'.
+"""
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics["accuracy_ci95"]
+    rows = [
+        ("accuracy", f"{percent(metrics['accuracy'])} (95 % interval {percent(low)} to {percent(high)}, Wilson)"),
+        ("balanced accuracy", percent(metrics["balanced_accuracy"])),
+        ("macro F1", percent(metrics["macro_f1"])),
+        ("log loss", f"{metrics['log_loss']:.4f}"),
+        ("expected calibration error", percent(metrics["expected_calibration_error"])),
+        ("accuracy of always answering the commonest class", percent(metrics["majority_accuracy"])),
+    ]
+    per_class = [
+        f"| {markdown_cell(name)} | {percent(one['precision'])} | {percent(one['recall'])} | {percent(one['f1'])} "
+        f"| {one['support']} |"
+        for name, one in metrics["per_class"].items()
+    ]
+    return "\n".join(
+        [
+            f"## Evaluation\n\nOn {metrics['n']} held-out pictures.\n",
+            "| figure | value |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in rows),
+            "\n| class | precision | recall | F1 | pictures |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *per_class,
+            "",
+        ]
+    )
+
+
+def _limits(metrics: Mapping[str, Any]) -> str:
+    judged = {name: one["recall"] for name, one in metrics["per_class"].items() if one["recall"] is not None}
+    weakest = min(judged, key=lambda name: judged[name])
+    return f"""\
+## Limits
+
+- The figures hold for pictures like the held-out ones. Other cameras, places or seasons can do worse: measure there.
+- Its weakest class is {markdown_cell(weakest)}: {percent(judged[weakest])} of that class are found.
+- Pictures are stretched to a square, so very long or very wide ones look distorted to it; small details are lost.
+- It inherits what ImageNet, from which the backbone learned, shows and doesn't show.
+- A probability is no guarantee: the expected calibration error above says how far they are off on average.
+"""
+
+
+def _backbone(backbone: Mapping[str, Any]) -> str:
+    rows = [f"- {markdown_cell(str(key).replace('_', ' '))}: {markdown_cell(value)}" for key, value in backbone.items()]
+    return "\n".join(
+        [
+            "## Backbone and licence\n",
+            "VGG16 (Simonyan and Zisserman 2014, Very Deep Convolutional Networks for Large-Scale Image Recognition).",
+            "Weights: Visual Geometry Group, University of Oxford, licensed under",
+            "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), as distributed with Keras; the backbone is",
+            "used without change.\n",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _code(name: str) -> str:
+    return name.replace("`", "'")

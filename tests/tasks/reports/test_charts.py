@@ -1,0 +1,76 @@
+"""Charts are well-formed, escaped, and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.reports.charts import Series, answer_scale, heat_map, line_chart, reliability_diagram
+
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a|b", "new\nline", "\x00\x1b[31m", "n" * 500]
+BINS = [{"n": 3, "confidence": 0.55, "accuracy": 1 / 3, "accuracy_ci95": [0.06, 0.79]}]
+
+finite = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def test_heat_map_escapes_hostile_names() -> None:
+    size = len(HOSTILE)
+    drawing = heat_map([[int(row == column) + 1 for column in range(size)] for row in range(size)], HOSTILE)
+    root = ElementTree.fromstring(drawing)
+    assert {element.tag for element in root.iter()} <= {"svg", "rect", "text", "title"}
+
+
+def test_heat_map_draws_only_cells_that_count() -> None:
+    root = ElementTree.fromstring(heat_map([[2, 0], [1, 3]], ["a", "b"]))
+    kinds = [rect.get("class") for rect in root.iter("rect")]
+    assert (kinds.count("hit"), kinds.count("miss")) == (2, 1)
+    titles = [title.text for title in root.iter("title")]
+    assert "1 of 4 pictures of b: answered a" in titles
+
+
+def test_heat_map_of_300_classes_is_well_formed() -> None:
+    size = 300
+    matrix = [[int(row == column) for column in range(size)] for row in range(size)]
+    ElementTree.fromstring(heat_map(matrix, [f"class {number}" for number in range(size)]))
+
+
+@given(st.lists(st.tuples(st.floats(1e-6, 1e6), finite), min_size=1, max_size=30), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_line_chart_draws_any_finite_points_inside(points: list[tuple[float, float]], log_x: bool) -> None:
+    series = Series("one", tuple(x for x, _ in points), tuple(y for _, y in points))
+    root = ElementTree.fromstring(line_chart([series], "x", "y", log_x))
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    for circle in root.iter("circle"):
+        assert -0.1 <= float(circle.get("cx", "")) <= width + 0.1
+        assert -0.1 <= float(circle.get("cy", "")) <= height + 0.1
+    assert "nan" not in str(ElementTree.tostring(root))
+
+
+def test_line_chart_of_nothing_is_nothing() -> None:
+    assert line_chart([Series("empty", (), ())], "x", "y") == ""
+
+
+def test_line_chart_does_not_crowd_its_axis() -> None:
+    epochs = tuple(float(number) for number in range(1, 501))
+    root = ElementTree.fromstring(line_chart([Series("loss", epochs, epochs)], "epoch", "loss"))
+    assert len([text for text in root.iter("text") if text.get("class") == "tick"]) < 25
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
+def test_answer_scale_says_its_numbers_aloud(accuracy: float) -> None:
+    root = ElementTree.fromstring(answer_scale(accuracy, [0.0, 1.0], 0.5))
+    assert re.search(r"95 % interval 0\.0\u00a0% to 100\.0\u00a0%", root.get("aria-label", ""))
+
+
+def test_reliability_diagram_has_a_dot_for_each_bin() -> None:
+    root = ElementTree.fromstring(reliability_diagram(BINS))
+    assert len(list(root.iter("circle"))) == 1
+
+
+def test_charts_are_deterministic() -> None:
+    assert reliability_diagram(BINS) == reliability_diagram(BINS)
+    assert heat_map([[1, 2], [3, 4]], ["a", "b"]) == heat_map([[1, 2], [3, 4]], ["a", "b"])

@@ -1,0 +1,175 @@
+"""Figures against scikit-learn, SciPy and their definitions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import precision_recall_fscore_support as class_figures
+
+from tasks.errors import DataError, TrainingError
+from tasks.reports.metrics import (
+    calibration,
+    choose_champion,
+    compare_paired,
+    confused_pairs,
+    expected_calibration_error,
+    measure,
+    predict,
+    rounded,
+    trust_levels,
+    wilson_interval,
+)
+
+Answers = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Answers:
+    """Random probabilities, labels (classes without pictures are likely) and class names."""
+    n_classes, n = draw(st.integers(2, 7)), draw(st.integers(1, 60))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = random.integers(0, draw(st.integers(1, n_classes)), n)
+    logits = random.normal(size=(n, n_classes)) * draw(st.floats(0.1, 8))
+    exponentials = np.exp(logits)
+    probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities, labels, tuple(f"class {number}" for number in range(n_classes))
+
+
+@given(answers())
+@settings(max_examples=60, deadline=None)
+def test_measure_agrees_with_scikit_learn(case: Answers) -> None:
+    probabilities, labels, classes = case
+    predicted, names = predict(probabilities), range(len(classes))
+    figures = measure(probabilities, labels, classes)
+    assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert figures["confusion"] == confusion_matrix(labels, predicted, labels=names).tolist()
+    assert figures["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    recalls = [one["recall"] for one in figures["per_class"].values() if one["recall"] is not None]
+    assert figures["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    clipped = np.clip(probabilities.astype(float), 1e-7, 1)
+    truth = clipped[np.arange(len(labels)), labels]
+    assert figures["log_loss"] == pytest.approx(-np.log(truth).mean())
+    expected = class_figures(labels, predicted, labels=names, zero_division=np.nan)
+    for number, one in enumerate(figures["per_class"].values()):
+        wanted = (expected[0][number], expected[1][number], expected[3][number])
+        for value, other in zip((one["precision"], one["recall"], one["support"]), wanted, strict=True):
+            assert (value is None and np.isnan(other)) or value == pytest.approx(other)
+
+
+def test_measure_agrees_on_all_classes_present() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 25)
+    probabilities = random.dirichlet(np.ones(4), 100)
+    figures = measure(probabilities, labels, "abcd")
+    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predict(probabilities)))
+    assert figures["log_loss"] == pytest.approx(log_loss(labels, probabilities))
+
+
+@given(answers())
+@settings(max_examples=40, deadline=None)
+def test_measure_is_json_and_counts_balance(case: Answers) -> None:
+    probabilities, labels, classes = case
+    figures = measure(probabilities, labels, classes)
+    json.dumps(figures, allow_nan=False)
+    assert sum(map(sum, figures["confusion"])) == figures["n"] == len(labels)
+    assert sum(one["support"] for one in figures["per_class"].values()) == len(labels)
+    low, high = figures["accuracy_ci95"]
+    assert 0 <= low <= figures["accuracy"] <= high <= 1
+
+
+def test_measure_says_null_for_an_absent_class() -> None:
+    figures = measure(np.array([[0.8, 0.1, 0.1]]), np.array([0]), ("a", "b", "c"))
+    assert figures["per_class"]["b"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert figures["balanced_accuracy"] == 1.0
+
+
+def test_measure_refuses_no_pictures() -> None:
+    with pytest.raises(DataError, match="test_fraction"):
+        measure(np.empty((0, 2)), np.empty(0, int), ("a", "b"))
+
+
+def test_measure_refuses_what_is_no_number() -> None:
+    with pytest.raises(TrainingError, match="1 of 2 pictures"):
+        measure(np.array([[np.nan, 1.0], [0.5, 0.5]]), np.array([0, 1]), ("a", "b"))
+
+
+@pytest.mark.parametrize("probabilities", [[[0.7, 0.7]], [[0.2, 0.3, 0.5]], [[-0.5, 1.5]]])
+def test_measure_refuses_what_is_no_distribution(probabilities: Any) -> None:
+    with pytest.raises(ValueError):
+        measure(np.array(probabilities), np.array([0]), ("a", "b"))
+
+
+@given(st.integers(1, 3000), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_wilson_interval_agrees_with_scipy(n: int, share: float) -> None:
+    successes = round(n * share)
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_compare_paired_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = (np.array(column) for column in zip(*pairs, strict=True))
+    result = compare_paired(first, second)
+    b, c = result["first_only"], result["second_only"]
+    assert b == sum(x and not y for x, y in pairs)
+    assert c == sum(y and not x for x, y in pairs)
+    assert result["p_value"] == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
+    assert compare_paired(second, first)["p_value"] == result["p_value"]
+
+
+def test_compare_paired_survives_many_pictures() -> None:
+    first = np.zeros(20_000, bool)
+    first[:11_000] = True
+    assert 0 <= compare_paired(first, ~first)["p_value"] < 1e-40
+
+
+@given(answers())
+@settings(max_examples=40, deadline=None)
+def test_calibration_counts_every_picture_in_its_bin(case: Answers) -> None:
+    probabilities, labels, _ = case
+    rows = calibration(probabilities, labels)
+    assert sum(row["n"] for row in rows) == len(labels)
+    assert all(row["from"] - 1e-6 <= row["confidence"] <= row["to"] + 1e-6 for row in rows)
+    assert 0 <= expected_calibration_error(rows) <= 1
+
+
+def test_calibration_error_by_hand() -> None:
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.35, 0.65]])
+    rows = calibration(probabilities, np.array([0, 1, 1, 1]))
+    assert [(row["n"], row["accuracy"]) for row in rows] == [(2, 1.0), (2, 0.5)]
+    assert expected_calibration_error(rows) == pytest.approx(0.5 * 0.35 + 0.5 * 0.45)
+
+
+def test_trust_levels_by_hand() -> None:
+    rows = trust_levels(np.array([[0.97, 0.03], [0.4, 0.6]]), np.array([0, 0]))
+    by_level = {row["level"]: row for row in rows}
+    assert (by_level[0.0]["n"], by_level[0.0]["accuracy"]) == (2, 0.5)
+    assert (by_level[0.95]["n"], by_level[0.95]["accuracy"]) == (1, 1.0)
+    assert (by_level[0.99]["n"], by_level[0.99]["accuracy"]) == (0, None)
+
+
+def test_confused_pairs_names_the_commonest_first() -> None:
+    pairs = confused_pairs([[5, 1], [3, 2]], ("a", "b"))
+    assert [(pair["actual"], pair["predicted"], pair["n"], pair["support"]) for pair in pairs] == [
+        ("b", "a", 3, 5),
+        ("a", "b", 1, 6),
+    ]
+
+
+def test_choose_champion_breaks_ties_by_log_loss_then_order() -> None:
+    figures = {"a": (0.9, 0.30), "b": (0.9, 0.25), "c": (0.9, 0.25), "d": (0.8, 0.01)}
+    validation = {name: {"accuracy": accuracy, "log_loss": loss} for name, (accuracy, loss) in figures.items()}
+    assert choose_champion(validation) == "b"
+
+
+def test_rounded_reaches_nested_floats() -> None:
+    assert rounded({"a": [0.12345678, 1], "b": None}) == {"a": [0.123457, 1], "b": None}

@@ -1,0 +1,137 @@
+"""The model card: what a user needs is there, and names from data are literal text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from tasks.reports.metrics import measure
+from tasks.reports.model_card import LOADING, render_model_card
+from tasks.reports.text import csv_cell, markdown_cell, percent, visible, without_credentials
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "a|b",
+    "back\\|slash",
+    "[link](http://evil.example)",
+    "![x](http://evil.example/x.png)",
+    "`code` **bold** ~~gone~~",
+    "# heading",
+    "new\nline\n\n# heading",
+    "https://evil.example",
+    "<http://evil.example>",
+    "&lt;script&gt;",
+    "---",
+]
+
+
+HEADINGS = ("Intended use", "Classes", "Data", "Evaluation", "Limits", "Input", "How to load", "Backbone and licence")
+
+
+def card(classes: list[str], source: str | None = "digits", **changes: Any) -> str:
+    labels = np.arange(20) % len(classes)
+    probabilities = np.full((20, len(classes)), 0.1 / max(1, len(classes) - 1))
+    probabilities[np.arange(20), labels] = 0.9
+    counts = {name: {"train": 6, "validation": 2, "test": 2} for name in classes}
+    data = {"accepted": 120, "quarantined": 3, "excluded": {"hidden": 2}, "counts": counts}
+    arguments: dict[str, Any] = {
+        "metrics": measure(probabilities, labels, classes),
+        "classes": classes,
+        "source": source,
+        "data": data,
+        "backbone": {"engine": "ncnn", "weights_sha256": "d9a2"},
+        "strategy": "feature_extraction",
+        "recipe": "modern",
+    }
+    return render_model_card(**(arguments | changes))
+
+
+def test_model_card_has_what_a_user_needs() -> None:
+    text = card(["ants", "bees"])
+    for heading in HEADINGS:
+        assert f"\n## {heading}\n" in text
+    assert "95 % interval" in text
+    assert "CC BY 4.0" in text
+    assert "Visual Geometry Group, University of Oxford" in text
+    assert "serving_default" in text
+    assert "onnxruntime" in text
+    assert "tf.lite.Interpreter" in text
+
+
+def test_model_card_snippets_are_python() -> None:
+    for text in LOADING.values():
+        compile(text.split("```python\n")[1].split("```")[0], "snippet", "exec")
+
+
+def test_model_card_explains_only_the_exported_formats() -> None:
+    assert "tf.lite" not in card(["a", "b"], formats=("saved_model", "onnx"))
+    with pytest.raises(ValueError, match="Received: pickle"):
+        card(["a", "b"], formats=("pickle",))
+
+
+def test_model_card_escapes_hostile_names() -> None:
+    tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(card(HOSTILE, source=HOSTILE[0]))
+    inline = [child for token in tokens for child in token.children or []]
+    assert not [token for token in [*tokens, *inline] if token.type in ("html_block", "html_inline", "image", "s_open")]
+    links = [token.attrs["href"] for token in inline if token.type == "link_open"]
+    assert links == ["https://creativecommons.org/licenses/by/4.0/"]
+    shown = [token.content for token in inline if token.type == "text"]
+    joined = "".join(shown)
+    assert all(visible(name) in joined for name in HOSTILE if "\n" not in name)
+    headings = [token for token in tokens if token.type == "heading_open" and token.tag == "h2"]
+    assert len(headings) == len(HEADINGS)
+
+
+def test_model_card_is_deterministic() -> None:
+    assert card(HOSTILE) == card(HOSTILE)
+
+
+def test_model_card_shows_no_credentials() -> None:
+    assert "SECRET" not in card(["a", "b"], source="s3://user:SECRET@host/bucket?token=SECRET")
+
+
+@given(st.text(max_size=60))
+def test_markdown_cell_stays_in_one_cell(name: str) -> None:
+    table = f"| a | b |\n| --- | --- |\n| {markdown_cell(name)} | end |\n"
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(table)
+    cells = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "td_open"]
+    assert len(cells) == 2
+    assert cells[1] == "end"
+
+
+@given(st.text(), st.text())
+def test_csv_cell_is_safe_and_keeps_names_apart(first: str, second: str) -> None:
+    assert not csv_cell(first).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert (csv_cell(first) == csv_cell(second)) == (first == second)
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_visible_is_one_printable_utf8_line(name: str) -> None:
+    shown = visible(name, 30)
+    assert 0 < len(shown) <= 30
+    assert len(shown.splitlines()) == 1
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0.93464, "93.5\u00a0%"),
+        (1.0, "100.0\u00a0%"),
+        (0.99999, "over 99.9\u00a0%"),
+        (1e-6, "under 0.1\u00a0%"),
+        (None, "\u2013"),
+    ],
+)
+def test_percent_never_rounds_up_to_all(share: float | None, shown: str) -> None:
+    assert percent(share) == shown
+
+
+def test_without_credentials_leaves_paths_alone() -> None:
+    assert without_credentials("../data/a@b?c#d") == "../data/a@b?c#d"
+    assert without_credentials("s3://key:secret@host/b") == "s3://host/b"

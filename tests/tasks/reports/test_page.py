@@ -1,0 +1,246 @@
+"""The report page: right numbers, nothing loaded from outside, nothing acted upon that came from data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.reports.metrics import calibration, compare_paired, measure, predict, trust_levels
+from tasks.reports.page import render_page
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "</style><script>alert(2)</script>",
+    '" onmouseover="alert(3)',
+    "' autofocus onfocus='alert(4)",
+    "=cmd|' /C calc'!A0",
+    "a|b",
+    "../x",
+    "{{ 7*7 }}{% raw %}",
+    "javascript:alert(5)",
+    "right\u202eleft",
+    "new\nline\x00\x1b[31m",
+    "undecodable \udcff",
+    "long" * 300,
+    "&lt;b&gt;",
+]
+ELEMENTS = (
+    "html head meta title style body header main nav footer section div p span strong b i bdi br a ul li dl dt dd "
+    "h1 h2 h3 figure figcaption img table thead tbody tr th td code svg path g rect line circle polyline text"
+)
+ATTRIBUTES = (
+    "lang charset http-equiv content name class id href style title alt src width height role scope tabindex "
+    "aria-label aria-hidden viewbox fill stroke stroke-width stroke-linecap stroke-linejoin d x y x1 x2 y1 y2 cx cy "
+    "r rx points transform text-anchor font-size fill-opacity"
+)
+
+
+class Page(HTMLParser):
+    """Collects elements, attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.style: list[str] = []
+        self._in_style = False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+
+    def handle_data(self, data: str) -> None:
+        (self.style if self._in_style else self.text).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data: Any) -> dict[str, Any]:
+    """An evaluation as `tasks.evaluate` writes it, with made-up answers; the last class has no test picture."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, max(1, len(classes) - 1), n)
+    named: dict[str, Any] = {}
+    right = []
+    for number in range(strategies):
+        logits = random.normal(size=(n, len(classes)))
+        logits[np.arange(n), labels] += 2 - number
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        figures = measure(probabilities, labels, classes)
+        training = {"candidates": [{"inverse_regularization": 0.1, "validation_log_loss": 0.3}], "chosen": {"C": 0.1}}
+        named[f"strategy_{number}"] = {
+            "recipe": "modern",
+            "validation": figures,
+            "test": figures,
+            "backbone": {"engine": "tensorflow", "precision": "float32"},
+            "training": training,
+        }
+        right.append(predict(probabilities) == labels)
+    wrong = [place for place in range(n) if predict(probabilities)[place] != labels[place]][:4]
+    mistakes = [
+        {
+            "key": "0" * 64,
+            "path": f"{classes[labels[place]]}/{place}.jpg",
+            "actual": classes[labels[place]],
+            "predicted": classes[predict(probabilities)[place]],
+            "probability": 0.987654,
+            "probability_actual": 0.0001,
+        }
+        for place in wrong
+    ]
+    counts = {name: {"train": 3, "validation": 1, "test": 2} for name in classes}
+    known = {"source": "demo", "accepted": 9, "quarantined": 0, "excluded": {}, "quarantined_by_code": {}}
+    return {
+        "champion": "strategy_0",
+        "champion_rule": "rule",
+        "classes": classes,
+        "strategies": named,
+        "comparisons": [
+            {"first": "strategy_0", "second": f"strategy_{number}", **compare_paired(right[0], right[number])}
+            for number in range(1, strategies)
+        ],
+        "calibration": calibration(probabilities, labels),
+        "trust": trust_levels(probabilities, labels),
+        "mistakes": mistakes,
+        "data": {**known, "counts": counts, "quarantine": [], **data},
+    }
+
+
+def render(evaluation: dict[str, Any]) -> str:
+    pictures = [np.full((224, 224, 3), 40 * number, np.uint8) for number in range(len(evaluation["mistakes"]))]
+    return render_page(evaluation, pictures)
+
+
+def hostile_evaluation(classes: list[str]) -> dict[str, Any]:
+    quarantine = [{"path": name, "sha256": "", "label": name, "code": name, "detail": name} for name in HOSTILE]
+    return make_evaluation(
+        classes,
+        strategies=2,
+        source=HOSTILE[0],
+        quarantined=len(HOSTILE),
+        quarantine=quarantine,
+        quarantined_by_code=dict.fromkeys(HOSTILE, 1),
+        excluded=dict.fromkeys(HOSTILE, 1),
+    )
+
+
+@pytest.mark.parametrize("classes", [HOSTILE, HOSTILE[:2], HOSTILE * 2], ids=["table", "title", "heat map"])
+def test_page_escapes_hostile_names_everywhere(classes: list[str]) -> None:
+    html = render(hostile_evaluation([name + "2" * (place // len(HOSTILE)) for place, name in enumerate(classes)]))
+    page = Page(html)
+    assert {tag for tag, _ in page.elements} <= set(ELEMENTS.split())
+    assert {name for _, attributes in page.elements for name in attributes} <= set(ATTRIBUTES.split())
+    text = "".join(page.text)
+    assert HOSTILE[0] in text
+    assert HOSTILE[1] in text
+    assert not {"\x00", "\x1b", "\u202e"} & set(html)
+    html.encode("utf-8")
+
+
+def test_page_keeps_styles_to_numbers() -> None:
+    elements = Page(render(hostile_evaluation(HOSTILE))).elements
+    one = r"(--(share|heat|n):[0-9.]+%?|--bar:var\(--(leaf|clay)\)|padding:0)"
+    styles = [attributes["style"] or "" for _, attributes in elements if "style" in attributes]
+    assert styles
+    assert all(re.fullmatch(f"{one}(;{one})*", style) for style in styles)
+
+
+@pytest.mark.parametrize("classes", [["ants", "bees"], HOSTILE, [f"class {number}" for number in range(100)]])
+def test_page_loads_nothing_from_outside(classes: list[str]) -> None:
+    html = render(make_evaluation(classes, strategies=2))
+    page = Page(html)
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert all((link["href"] or "").startswith("#") for link in page.all("a"))
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    assert "url(" not in "".join(page.style)
+    assert "@import" not in "".join(page.style)
+
+
+def test_page_forbids_all_but_inline_styles_and_data_pictures() -> None:
+    metas = Page(render(make_evaluation(["a", "b"]))).all("meta")
+    policies = [meta["content"] for meta in metas if "http-equiv" in meta]
+    assert len(policies) == 1
+    assert policies[0]
+    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+
+
+def test_page_is_the_same_bytes_for_the_same_input() -> None:
+    assert render(make_evaluation(HOSTILE, 2)) == render(make_evaluation(HOSTILE, 2))
+
+
+def test_page_tells_the_headline() -> None:
+    evaluation = make_evaluation(["ants", "bees", "wasps"])
+    test = evaluation["strategies"]["strategy_0"]["test"]
+    text = "".join(Page(render(evaluation)).text)
+    assert "ants, bees or wasps?" in text
+    assert f"{test['correct']} of 60 pictures" in text
+    assert f"{100 * test['accuracy_ci95'][0]:.1f}\u00a0%" in text
+    assert "Visual Geometry Group, University of Oxford" in text
+    assert "CC BY 4.0" in text
+
+
+def test_page_pictures_are_small_jpegs_without_metadata() -> None:
+    images = Page(render(make_evaluation(["a", "b", "c"]))).all("img")
+    assert images
+    assert all(image["alt"] for image in images)
+    picture = Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").split(",")[1])))
+    assert picture.format == "JPEG"
+    assert picture.size == (224, 224)
+    assert not picture.getexif()
+
+
+def test_page_tables_have_headers_with_scopes() -> None:
+    page = Page(render(make_evaluation(["a", "b", "c"], 2)))
+    assert page.all("table")
+    assert all(cell.get("scope") in ("row", "col") for cell in page.all("th"))
+
+
+def test_page_anchors_exist() -> None:
+    for strategies in (1, 2):
+        page = Page(render(make_evaluation(["a", "b"], strategies)))
+        known = {attributes.get("id") for _, attributes in page.elements}
+        assert {(link["href"] or "")[1:] for link in page.all("a")} <= known
+
+
+def test_page_compares_strategies_only_if_there_are_several() -> None:
+    assert "Strategies compared" not in render(make_evaluation(["a", "b"]))
+    assert "Strategies compared" in render(make_evaluation(["a", "b"], 3))
+
+
+def test_page_without_mistakes_says_so() -> None:
+    evaluation = make_evaluation(["a", "b"])
+    labels = np.array([0, 1, 1])
+    evaluation["strategies"]["strategy_0"]["test"] = measure(np.eye(2)[labels], labels, ["a", "b"])
+    evaluation["mistakes"] = []
+    html = render(evaluation)
+    assert "No mistakes" in html
+    assert "<img" not in html
+
+
+def test_page_draws_the_training_history() -> None:
+    evaluation = make_evaluation(["a", "b"])
+    history = {"loss": [1.0, 0.5], "val_loss": [1.1, float("nan")], "accuracy": [0.5, 0.9], "val_accuracy": [0.5, 0.8]}
+    evaluation["strategies"]["strategy_0"]["training"] = {"history": history}
+    assert "Loss after each epoch" in render(evaluation)
+    assert "nan" not in render(evaluation)
+
+
+def test_page_warns_when_the_model_is_no_better_than_guessing() -> None:
+    evaluation = make_evaluation(["a", "b"])
+    labels = np.array([0] * 9 + [1])
+    evaluation["strategies"]["strategy_0"]["test"] = measure(np.tile([0.6, 0.4], (10, 1)), labels, ["a", "b"])
+    assert "not clearly better" in render(evaluation)

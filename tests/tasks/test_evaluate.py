@@ -1,0 +1,235 @@
+"""The stage `evaluate` on a small workspace with real shards, tables and trained heads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.errors import DataError, IntegrityError
+from tasks.evaluate import FEATURES, PREPARED, Summary, remove_stale, run
+from tasks.files import read_json, write_json
+from tasks.pictures.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
+from tasks.pictures.shards import write_shard
+from tasks.program import COSTS_FOLDER
+from tasks.settings import Settings, load_settings
+from tasks.vgg.head import Dense, Head
+from tasks.vgg.trained import TRAINED, Trained, save_trained
+
+ROOT = Path(__file__).parents[2]
+STRATEGIES = ("feature_extraction", "head_replacement")
+Right = dict[str, float]
+"""Split -> share of its pictures that a strategy names right."""
+
+
+def make_settings(strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3) -> Settings:
+    settings = load_settings(ROOT)
+    evaluate = settings.evaluate.model_copy(update={"worst_mistakes": worst_mistakes})
+    return settings.model_copy(update={"strategies": strategies, "evaluate": evaluate})
+
+
+def make_workspace(
+    workspace: Path, right: dict[str, Right], classes: tuple[str, ...] = ("ants", "bees"), a_split: int = 10
+) -> Path:
+    """Write what the earlier stages leave: pictures, their features, one trained head a strategy.
+
+    A picture's features are the logits that the strategies are to give, side by side; each head picks its own.
+    """
+    examples, features = [], []
+    for split in ("train", "validation", "test"):
+        for number in range(a_split):
+            label = number % len(classes)
+            key = hashlib.sha256(f"{split}{number}".encode()).hexdigest()
+            path = f"{split}/{classes[label]}/{number}.jpg"
+            examples.append(Example(key, path, classes[label], split, 300, 200, "JPEG", ""))
+            features.append(_logits(right, split, number, label, a_split, len(classes)))
+    data = np.stack(features).astype(np.float16)
+    rows = [{"key": example.key} for example in examples]
+    prepared, cached = workspace / PREPARED, workspace / FEATURES
+    for folder, array in ((prepared / "shards", np.full((len(rows), 224, 224, 3), 9, np.uint8)), (cached, data)):
+        folder.mkdir(parents=True)
+        write_shard(folder, rows, array, "test")
+    write_examples(prepared, examples)
+    write_quarantine(prepared, [Quarantined("x.jpg", "00", classes[0], "truncated", "ends early")])
+    source = {"uri": "s3://key:SECRET@host/pictures"}
+    counts = {"discovered": 32, "accepted": 30, "quarantined": 1, "excluded": {"hidden": 1}, "source": source}
+    write_json(prepared / "summary.json", {**counts, "quarantined_by_code": {"truncated": 1}})
+    _train(workspace, right, classes, examples, data)
+    return workspace
+
+
+def _logits(right: dict[str, Right], split: str, number: int, label: int, a_split: int, classes: int) -> np.ndarray:
+    logits = np.zeros((1, 1, len(right) * classes))
+    for place, shares in enumerate(right.values()):
+        hit = number < round(shares.get(split, 1.0) * a_split)
+        answer = label if hit else (label + 1) % classes
+        logits[0, 0, place * classes + answer] = 2 + number / 16
+    return logits
+
+
+def _train(
+    workspace: Path, right: dict[str, Right], classes: tuple[str, ...], examples: list[Example], data: np.ndarray
+) -> None:
+    held_out = [place for place, example in enumerate(examples) if example.split == "validation"]
+    for place, strategy in enumerate(right):
+        kernel = np.zeros((data.shape[-1], len(classes)), np.float32)
+        kernel[place * len(classes) : (place + 1) * len(classes)] = np.eye(len(classes))
+        head = Head("flatten", (Dense(kernel, np.zeros(len(classes), np.float32), "softmax"),))
+        summary = {"backbone": {"engine": "test"}, "history": {"loss": [1.0, 0.5]}, "seconds": 12.5}
+        keys = tuple(examples[one].key for one in held_out)
+        probabilities = head.probabilities(data[held_out])
+        trained = Trained(strategy, "modern", classes, head, keys, probabilities, summary)
+        save_trained(workspace / TRAINED / strategy, trained)
+
+
+def read(workspace: Path, name: str) -> Any:
+    return read_json(workspace / "reports" / name)
+
+
+def test_evaluate_reports_the_held_out_pictures(tmp_path: Path) -> None:
+    summary = run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
+    assert summary == Summary("feature_extraction", 0.8, 0.490162, 0.943318, 10, 1)
+    assert "80.0" in str(summary)
+    assert len(str(summary).splitlines()) == 1
+    metrics = read(tmp_path, "metrics.json")
+    assert metrics["champion"] == "feature_extraction"
+    test = metrics["strategies"]["feature_extraction"]["test"]
+    assert (test["accuracy"], test["n"], test["accuracy_ci95"]) == (0.8, 10, [0.490162, 0.943318])
+    assert metrics["strategies"]["feature_extraction"]["validation"]["accuracy"] == 1.0
+    assert metrics["strategies"]["feature_extraction"]["recipe"] == "modern"
+
+
+def test_evaluate_counts_pictures_by_class_and_split(tmp_path: Path) -> None:
+    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
+    data = read(tmp_path, "evaluation.json")["data"]
+    assert data["counts"] == {name: {"train": 5, "validation": 5, "test": 5} for name in ("ants", "bees")}
+    assert data["quarantine"][0]["code"] == "truncated"
+    assert data["excluded"] == {"hidden": 1}
+
+
+def test_evaluate_tells_the_source_without_credentials(tmp_path: Path) -> None:
+    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
+    assert read(tmp_path, "evaluation.json")["data"]["source"] == "s3://host/pictures"
+    assert "SECRET" not in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_chooses_the_champion_on_validation_not_on_test(tmp_path: Path) -> None:
+    right = {STRATEGIES[0]: {"validation": 0.6, "test": 1.0}, STRATEGIES[1]: {"validation": 0.9, "test": 0.2}}
+    assert run(make_settings(STRATEGIES), make_workspace(tmp_path, right)).champion == "head_replacement"
+    comparison = read(tmp_path, "evaluation.json")["comparisons"][0]
+    assert (comparison["first_only"], comparison["second_only"]) == (0, 8)
+
+
+def test_evaluate_shows_the_surest_mistakes(tmp_path: Path) -> None:
+    run(make_settings(worst_mistakes=2), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}}))
+    mistakes = read(tmp_path, "evaluation.json")["mistakes"]
+    assert [mistake["path"] for mistake in mistakes] == ["test/bees/9.jpg", "test/ants/8.jpg"]
+    assert (mistakes[0]["actual"], mistakes[0]["predicted"]) == ("bees", "ants")
+    assert (tmp_path / "reports/report.html").read_text(encoding="utf-8").count("<img ") == 2
+
+
+def test_evaluate_writes_the_same_bytes_again(tmp_path: Path) -> None:
+    settings = make_settings(STRATEGIES)
+    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}, STRATEGIES[1]: {"test": 0.7}})
+    contents = []
+    for seconds in (1.0, 2.0):
+        write_json(tmp_path / COSTS_FOLDER / "train@feature_extraction.json", {"seconds": seconds})
+        run(settings, tmp_path)
+        files = (path for path in sorted((tmp_path / "reports").rglob("*")) if path.is_file())
+        contents.append({path.name: path.read_bytes() for path in files if path.name != "metrics.json"})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"evaluation.json", "report.html", "confusion.csv", "calibration.csv", "per_class.csv"}
+    assert b"seconds" not in contents[0]["evaluation.json"] + contents[0]["report.html"]
+
+
+def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}})
+    seen = []
+    costs = tmp_path / COSTS_FOLDER / "train@feature_extraction.json"
+    for step in ("none", "costs", "kept", "torn"):
+        if step == "costs":
+            write_json(costs, {"seconds": 7.5})
+        if step == "kept":
+            costs.unlink()
+        if step == "torn":
+            (tmp_path / "reports/metrics.json").write_text("<<<<<<< HEAD")
+        run(make_settings(), tmp_path)
+        seen.append(read(tmp_path, "metrics.json")["strategies"]["feature_extraction"]["train_seconds"])
+    assert seen == [None, 7.5, 7.5, None]
+
+
+def test_evaluate_removes_stale_strategies(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}, STRATEGIES[1]: {}})
+    (tmp_path / TRAINED / ".gitignore").write_text("/feature_extraction\n")
+    run(make_settings(STRATEGIES[:1]), tmp_path)
+    assert sorted(path.name for path in (tmp_path / TRAINED).iterdir()) == [".gitignore", "feature_extraction"]
+    assert list(read(tmp_path, "metrics.json")["strategies"]) == ["feature_extraction"]
+
+
+def test_remove_stale_spares_what_a_link_points_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/old").symlink_to(outside)
+    assert remove_stale(tmp_path / "trained", ["new"]) == ["old"]
+    assert outside.is_dir()
+    assert not (tmp_path / "trained/old").exists()
+
+
+def test_evaluate_writes_formula_safe_csv(tmp_path: Path) -> None:
+    classes = ("=cmd|' /C calc'!A0", "+1", "-1", "@x", "'=y", 'a"b,c\nd')
+    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}}, classes, a_split=12))
+    for name, columns in (("confusion.csv", ("actual", "predicted")), ("per_class.csv", ("class",))):
+        with (tmp_path / "reports/plots" / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        cells = {row[column] for row in rows for column in columns}
+        assert cells == {f"'{name}" for name in classes[:5]} | {classes[5]}
+    assert "'" not in (tmp_path / "reports/plots/calibration.csv").read_text()
+
+
+def test_evaluate_writes_a_confusion_row_for_each_test_picture(tmp_path: Path) -> None:
+    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
+    lines = (tmp_path / "reports/plots/confusion.csv").read_text().splitlines()
+    assert lines[0] == "actual,predicted"
+    assert len(lines) == 11
+    assert sum(line.split(",")[0] == line.split(",")[1] for line in lines[1:]) == 8
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_evaluate_without_held_out_pictures_says_what_to_do(tmp_path: Path, split: str) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}}, a_split=2)
+    if split == "test":
+        write_examples(tmp_path / PREPARED, [one for one in read_examples(tmp_path / PREPARED) if one.split != "test"])
+    else:
+        classes = ("ants", "bees")
+        head = Head("flatten", (Dense(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), "softmax"),))
+        empty = Trained("feature_extraction", "modern", classes, head, (), np.empty((0, 2), np.float32), {})
+        save_trained(tmp_path / TRAINED / "feature_extraction", empty)
+    with pytest.raises(DataError, match=f"prepare.{split}_fraction"):
+        run(make_settings(), tmp_path)
+
+
+def test_evaluate_refuses_a_model_of_other_pictures(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}})
+    moved = [one for one in read_examples(tmp_path / PREPARED) if one.split != "validation"]
+    write_examples(tmp_path / PREPARED, moved)
+    with pytest.raises(IntegrityError, match="dvc repro train@feature_extraction"):
+        run(make_settings(), tmp_path)
+
+
+def test_evaluate_refuses_a_missing_model(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}})
+    with pytest.raises(IntegrityError, match="head_replacement"):
+        run(make_settings(STRATEGIES), tmp_path)
+
+
+def test_evaluate_imports_neither_tensorflow_nor_prefect_nor_pandas() -> None:
+    program = "import sys, tasks.evaluate; print({'tensorflow', 'keras', 'prefect', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
