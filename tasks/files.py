@@ -7,6 +7,7 @@ fsync of the folder), so a kill at any point leaves the old version or the new o
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -18,7 +19,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.errors import IntegrityError
+
 TEMPORARY_SUFFIX = ".partial"
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
 @contextlib.contextmanager
@@ -51,12 +55,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _sync_file(file)
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            _exchange(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+    shutil.rmtree(temporary, ignore_errors=True)  # the old version
 
 
 def sweep_temporaries(folder: Path) -> int:
@@ -92,11 +98,24 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet (zstd). The same rows give the same bytes."""
     with atomic_file(path) as file:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(list(rows), schema=schema), file, compression="zstd", write_page_checksum=True
+        )
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=None if columns is None else list(columns)).to_pylist()
+    """The rows of a Parquet file; pages are checked against their checksums.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    wanted = None if columns is None else list(columns)
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=wanted, page_checksum_verification=True).to_pylist()
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{path} is missing or damaged ({' '.join(str(error).split())[:200]}). Run `dvc repro` from the start."
+        ) from None
     return rows
 
 
@@ -112,6 +131,17 @@ def file_sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """16 hex digits that change whenever the JSON value changes."""
     return sha256_hex(json.dumps(value, sort_keys=True).encode())[:16]
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders' names: on Linux in one step; elsewhere a kill in between leaves `other` under no name."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28; Python doesn't offer it
+    if swap and swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return
+    aside = one.with_name(f"{one.name.removesuffix(TEMPORARY_SUFFIX)}.old")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def _sync_file(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tasks.errors import SourceError
 from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.pictures.manifest import Discovered, write_discovered
-from tasks.pictures.packs import index_packs, verify_pack, write_packs
+from tasks.pictures.packs import index_pack, verify_pack, write_packs
 from tasks.pictures.sources import Item, Listing, discover
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -54,9 +54,10 @@ def run(settings: Settings, workspace: Path) -> Summary:
     keys = _hash(within)
     wanted = set(keys.values())
     have: set[str] = set()
-    for pack, places in index_packs(raw).items():
-        if places.keys() <= wanted and verify_pack(pack):
-            have |= places.keys()
+    for pack in sorted(raw.glob("*.tar")):
+        keys_inside = index_pack(pack).keys() if verify_pack(pack) else None
+        if keys_inside is not None and keys_inside <= wanted:
+            have |= keys_inside
         else:
             pack.unlink()
 

@@ -72,6 +72,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     mark = fingerprint(decoding.recipe(rules.background_rgb))
     refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), _policy(rules))
     wanted = [key for key in files if key not in conflicts and key not in refusals]
+    _check_sizes(Counter(row.label for row in files.values()), rules)
     state = reconcile(workspace / SHARDS, wanted, mark)
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
@@ -192,16 +193,31 @@ def _quarantine(discovered: Sequence[Discovered], conflicts: set[str], refusals:
     return quarantined
 
 
+def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
+    """Find out before the long work what no decoding can mend."""
+    problems = _too_small(sorted(discovered), discovered, rules, "different pictures")
+    if problems:
+        raise DataError(_list(problems))
+
+
+def _too_small(labels: Sequence[str], sizes: Counter[str], rules: Prepare, what: str) -> list[str]:
+    return [
+        f"class {label!r}: {sizes[label]} {what}, prepare.min_pictures_per_class is {rules.min_pictures_per_class}"
+        for label in labels
+        if sizes[label] < rules.min_pictures_per_class
+    ]
+
+
+def _list(problems: Sequence[str]) -> str:
+    return "These pictures can't make a classifier:\n  " + "\n  ".join(problems)
+
+
 def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare) -> None:
     _check_quarantine(len(examples), quarantined, rules)
     by_class = Counter(example.label for example in examples)
     trained = Counter(example.label for example in examples if example.split == "train")
     labels = sorted({*by_class, *(row.label for row in quarantined)})
-    problems = [
-        f"class {label!r}: {by_class[label]} accepted, prepare.min_pictures_per_class is {rules.min_pictures_per_class}"
-        for label in labels
-        if by_class[label] < rules.min_pictures_per_class
-    ]
+    problems = _too_small(labels, by_class, rules, "accepted")
     problems += [
         f"class {label!r}: none of its {by_class[label]} pictures is in the train split"
         for label in labels
@@ -214,7 +230,7 @@ def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rule
         if not by_split[split]
     ]
     if problems:
-        raise DataError("These pictures can't make a classifier:\n  " + "\n  ".join(problems))
+        raise DataError(_list(problems))
 
 
 def _check_quarantine(accepted: int, quarantined: Sequence[Quarantined], rules: Prepare) -> None:

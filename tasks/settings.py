@@ -176,6 +176,7 @@ def change_settings(workspace: Path, assignments: Iterable[str]) -> Settings:
     path = workspace / PARAMS_FILE
     editor = YAML()
     editor.width = 4096
+    editor.representer.add_representer(type(None), _write_null)
     document = editor.load(path.read_text(encoding="utf-8"))
     changed = False
     for assignment in assignments:
@@ -227,6 +228,10 @@ def _assign(document: Any, assignment: str) -> bool:
         return False
     block[keys[-1]] = value
     return True
+
+
+def _write_null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # not as an empty place
 
 
 def _plain(value: Any) -> Any:

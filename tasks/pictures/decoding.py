@@ -6,8 +6,7 @@ The rules, in order:
 - EXIF orientation is applied. Colour profiles are ignored.
 - 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
 - The whole picture is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale,
-  half-pixel
-  centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
+  half-pixel centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,8 @@ from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # MPO comes with JPEG
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 1
 _BROKEN = (
     OSError,
@@ -56,6 +56,7 @@ class Code(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    DECODER_FAILED = "decoder_failed"
     UNSUPPORTED_COLOURS = "unsupported_colours"
     TOO_SMALL = "too_small"
     EXTREME_ASPECT = "extreme_aspect"
@@ -76,7 +77,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an accepted picture: size before orientation, px; entropy of the grey histogram, bits."""
+    """What is known of an accepted picture: size as stored, px; entropy of the grey picture's histogram, bits."""
 
     width_px: int
     height_px: int
@@ -126,12 +127,13 @@ def decode(
         warnings.simplefilter("ignore")  # what Pillow warns of is handled or noted here
         picture = _open(data)
         check_size(picture.width, picture.height, policy)
-        _load(picture)
-        facts = _facts(picture)
+        turned = picture.format == "TIFF" and _orientation(picture) != 1  # Pillow turns TIFF files as it loads them
+        _load(picture, data)
+        rgb = to_rgb(_upright(picture), background_rgb)
+        facts = _facts(picture, rgb, turned)
         judge(facts, policy)
-        upright = to_rgb(_upright(picture), background_rgb)
     size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
-    pixels = np.asarray(upright.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
+    pixels = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
     return pixels, facts
 
 
@@ -163,13 +165,13 @@ def to_rgb(picture: Image.Image, background_rgb: tuple[int, int, int]) -> Image.
     """RGB by the stated rules.
 
     Raises:
-        Refused: the colour mode has no stated rule (floating point, 32-bit integers).
+        Refused: the colour mode has no stated rule (floating point, 32-bit integers, LAB).
     """
     if picture.mode.startswith("I;16"):
         high = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
         picture = Image.fromarray(high)
-    if picture.mode in ("I", "F"):
-        raise Refused(Code.UNSUPPORTED_COLOURS, f"colour mode {picture.mode}: 32 bits a channel")
+    if picture.mode not in _MODES:
+        raise Refused(Code.UNSUPPORTED_COLOURS, f"colour mode {picture.mode}; convert it to 8-bit RGB")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         background = Image.new("RGBA", rgba.size, (*background_rgb, 255))
@@ -185,7 +187,7 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except _BROKEN as error:
-        raise Refused(Code.CORRUPT, _words(error)) from None
+        raise Refused(Code.TRUNCATED if _is_cut(data) else Code.CORRUPT, _words(error)) from None
 
 
 def _unidentified(data: bytes) -> Refused:
@@ -200,38 +202,54 @@ def _unidentified(data: bytes) -> Refused:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
         return Refused(Code.NOT_A_PICTURE, "a web page or other text")
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
-        return Refused(Code.CORRUPT, "starts as a picture, but its header can't be read")
+        code = Code.TRUNCATED if _is_cut(data) else Code.CORRUPT
+        return Refused(code, "starts as a picture, but its header can't be read")
     return Refused(Code.NOT_A_PICTURE, f"unknown content, starts with {head[:8].hex(' ')}")
 
 
-def _load(picture: Image.Image) -> None:
+def _is_cut(data: bytes) -> bool:
+    """Whether a picture that can't be read ends before its own marks say it should."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if data.startswith(b"GIF8"):
+        return not data.endswith(b";")
+    if data.startswith(b"RIFF"):
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if data.startswith(b"BM"):
+        return len(data) < int.from_bytes(data[2:6], "little")
+    if data.startswith((b"II*\x00", b"MM\x00*")):
+        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+        directory = int.from_bytes(data[4:8], order)
+        entries = int.from_bytes(data[directory : directory + 2], order)
+        return len(data) < directory + 2 + 12 * entries + 4
+    return False
+
+
+def _load(picture: Image.Image, data: bytes) -> None:
     try:
         picture.load()
     except MemoryError:
         raise Refused(Code.TOO_MANY_PIXELS, f"{picture.width}x{picture.height} pixels don't fit into memory") from None
     except _BROKEN as error:
         words = _words(error)
-        cut = any(hint in words.lower() for hint in ("truncated", "not enough", "unexpected end", "incomplete"))
+        hints = ("truncated", "not enough", "unexpected end", "incomplete")
+        cut = any(hint in words.lower() for hint in hints) or _is_cut(data)
         raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
 
 
-def _facts(picture: Image.Image) -> Facts:
-    grey = picture.convert("RGB").convert("L") if picture.mode in ("P", "PA") else _grey(picture)
+def _facts(picture: Image.Image, rgb: Image.Image, turned: bool) -> Facts:
+    grey = rgb.convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
     shares = shares[shares > 0]
     entropy = float(-(shares * np.log2(shares)).sum())
     notes = []
-    if _orientation(picture) != 1:
+    if turned or _orientation(picture) != 1:
         notes.append("exif_oriented")
     if picture.format != "GIF" and getattr(picture, "is_animated", False):  # GIF would be read to the end
         notes.append("first_frame_of_several")
     return Facts(picture.width, picture.height, picture.format or "", round(entropy, 4), ",".join(notes))
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    return picture.convert("L")
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -33,14 +33,20 @@ def index_packs(folder: Path) -> dict[Path, dict[str, Place]]:
     Raises:
         IntegrityError: a pack is not a whole tar file.
     """
-    index: dict[Path, dict[str, Place]] = {}
-    for pack in sorted(folder.glob("*.tar")):
-        try:
-            with tarfile.open(pack, "r:") as members:
-                index[pack] = {member.name: Place(pack, member.offset_data, member.size) for member in members}
-        except tarfile.TarError as error:
-            raise IntegrityError(f"The pack {pack} is damaged ({error}). Delete it and run again.") from None
-    return index
+    return {pack: index_pack(pack) for pack in sorted(folder.glob("*.tar"))}
+
+
+def index_pack(pack: Path) -> dict[str, Place]:
+    """Key -> place in one pack.
+
+    Raises:
+        IntegrityError: the pack is not a whole tar file.
+    """
+    try:
+        with tarfile.open(pack, "r:") as members:
+            return {member.name: Place(pack, member.offset_data, member.size) for member in members}
+    except tarfile.TarError as error:
+        raise IntegrityError(f"The pack {pack} is damaged ({error}). Delete it and run again: rm {pack}") from None
 
 
 def verify_pack(pack: Path) -> bool:

@@ -1,8 +1,9 @@
 """Shards: fixed-size arrays in append-only files, each verified by its own name.
 
 A shard is a safetensors file with one tensor `data` (rows, ...) and, in its header, what each row is (`key` first) and
-the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes. There is no index to
-fall out of step: what is there, is in the headers.
+the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes, so it is written here:
+the library puts the header in an order that changes from run to run. There is no index to fall out of step: what is
+there, is in the headers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
@@ -26,6 +26,7 @@ Row = dict[str, Any]
 
 _NAME_DIGITS = 16
 _DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4"}
+_NAMES = {dtype[-2:]: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,14 @@ class Shards:
         return self.headers[number].rows[place]
 
     def order(self, keys: Iterable[str]) -> list[str]:
-        """The keys in the order in which they lie on the disk."""
-        return sorted(keys, key=self._places.__getitem__)
+        """The keys in the order in which they lie on the disk.
+
+        Raises:
+            IntegrityError: a key is in no shard.
+        """
+        wanted = list(keys)
+        self._require(wanted)
+        return sorted(wanted, key=self._places.__getitem__)
 
     def read(self, keys: Sequence[str]) -> Array:
         """The examples' arrays (len(keys), ...), in the order of the keys. A shard is verified at its first use.
@@ -83,14 +90,17 @@ class Shards:
         Raises:
             IntegrityError: a key is in no shard, or a shard's bytes have changed.
         """
+        self._require(keys)
+        rows = [self._array(number)[place] for number, place in map(self._places.__getitem__, keys)]
+        return np.stack(rows) if rows else np.empty((0, *self.shape), self.dtype)
+
+    def _require(self, keys: Sequence[str]) -> None:
         missing = [key for key in keys if key not in self._places]
         if missing or not self.headers:
             raise IntegrityError(
                 f"{len(missing)} examples are in no shard (first: {(missing or ['-'])[0][:12]}). "
                 "Run `dvc repro` from the start: an earlier stage is behind."
             )
-        rows = [self._array(number)[place] for number, place in map(self._places.__getitem__, keys)]
-        return np.stack(rows) if rows else np.empty((0, *self.shape), self.dtype)
 
     def _array(self, number: int) -> Array:
         if number not in self._arrays:
@@ -126,13 +136,15 @@ def read_header(path: Path) -> Header:
             if not 0 < length < size:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
-        tensor = header["data"]
+        tensor, metadata = header["data"], header["__metadata__"]
         dtype, shape = _DTYPES[tensor["dtype"]], tuple(tensor["shape"])
-        rows = tuple(json.loads(header["__metadata__"]["rows"]))
+        if sha256_hex(metadata["rows"].encode()) != metadata["rows_sha256"]:
+            raise ValueError("the rows in the header are not those that were written")
+        rows = tuple(json.loads(metadata["rows"]))
         whole = 8 + length + math.prod(shape) * np.dtype(dtype).itemsize
         if size != whole or len(rows) != shape[0]:
             raise ValueError(f"{size} bytes instead of {whole}")
-        return Header(path, header["__metadata__"]["fingerprint"], rows, dtype, shape, 8 + length)
+        return Header(path, metadata["fingerprint"], rows, dtype, shape, 8 + length)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} is not a whole shard ({error}). Delete it and run again: rm {path} && dvc repro"
@@ -146,11 +158,16 @@ def verify_shard(path: Path) -> bool:
 
 def write_shard(folder: Path, rows: Sequence[Row], data: Array, fingerprint: str) -> Path:
     """Write one shard; it appears whole or not at all. The same content always gives the same file."""
-    metadata = {
-        "fingerprint": fingerprint,
-        "rows": json.dumps(list(rows), sort_keys=True, separators=(",", ":")),
+    text = json.dumps(list(rows), sort_keys=True, separators=(",", ":"))
+    metadata = {"fingerprint": fingerprint, "rows": text, "rows_sha256": sha256_hex(text.encode())}
+    tensor = {
+        "dtype": _NAMES[data.dtype.newbyteorder("<").str[1:]],
+        "shape": data.shape,
+        "data_offsets": [0, data.nbytes],
     }
-    content = save({"data": np.ascontiguousarray(data)}, metadata)
+    header = json.dumps({"__metadata__": metadata, "data": tensor}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format wants the data aligned
+    content = len(header).to_bytes(8, "little") + header + data.astype(data.dtype.newbyteorder("<")).tobytes()
     path = folder / f"{sha256_hex(content)[:_NAME_DIGITS]}.safetensors"
     with atomic_file(path) as file:
         file.write(content)
@@ -179,6 +196,8 @@ def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str) -> Reconcil
     kept: list[Header] = []
     dropped = 0
     for path in sorted(folder.glob("*.safetensors")):
+        if any(path == header.path for header in kept):
+            continue  # a killed run had copied these rows already, and this one has just done it again
         header = _usable(path, fingerprint)
         alive = [n for n, row in enumerate(header.rows) if row["key"] in still_wanted] if header else []
         if header and len(alive) == len(header.rows):

@@ -1,20 +1,41 @@
-"""Decoding on all cores: pictures go out to worker processes and come back in order."""
+"""Decoding on all cores: pictures go out to worker processes and come back in order.
+
+A picture whose decoder crashes or hangs costs that picture only: what was under way is decoded again, each in a worker
+of its own, and the one that fails there too is refused.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 
-from tasks.pictures.decoding import Facts, Pixels, Policy, Refused, decode
+from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
 from tasks.pictures.packs import Place, read_picture
 
 Result = tuple[Pixels, Facts] | Refused
 
 _WAITING_PER_WORKER = 16
 """Bounds the memory: at most so many decoded pictures (150 KB each) wait to be fetched."""
+
+TIME_LIMIT_S = 60
+"""A picture of 100 million pixels takes two seconds."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    key: str
+    place: Place
+    policy: Policy
+    background_rgb: tuple[int, int, int]
+    time_limit_s: int
 
 
 def usable_cores() -> int:
@@ -23,28 +44,87 @@ def usable_cores() -> int:
 
 
 def decode_all(
-    work: Iterable[tuple[str, Place]], policy: Policy, background_rgb: tuple[int, int, int]
+    work: Iterable[tuple[str, Place]],
+    policy: Policy,
+    background_rgb: tuple[int, int, int],
+    time_limit_s: int = TIME_LIMIT_S,
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
-    context = get_context("forkserver" if os.name == "posix" else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: deque[tuple[str, Future[Result]]] = deque()
-        try:
-            for key, place in work:
-                waiting.append((key, pool.submit(_decode, key, place, policy, background_rgb)))
-                if len(waiting) >= workers * _WAITING_PER_WORKER:
-                    key, future = waiting.popleft()
-                    yield key, future.result()
-            while waiting:
-                key, future = waiting.popleft()
-                yield key, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode(key: str, place: Place, policy: Policy, background_rgb: tuple[int, int, int]) -> Result:
+    waiting: deque[tuple[_Job, Future[Result]]] = deque()
+    pool, lonely = _start(workers), _Lonely()
     try:
-        return decode(read_picture(place, key), policy, background_rgb)
+        for key, place in work:
+            job = _Job(key, place, policy, background_rgb, time_limit_s)
+            try:
+                future = pool.submit(_decode, job)
+            except BrokenProcessPool:
+                pool.shutdown()
+                pool = _start(workers)
+                future = pool.submit(_decode, job)
+            waiting.append((job, future))
+            if len(waiting) >= workers * _WAITING_PER_WORKER:
+                yield _fetch(*waiting.popleft(), lonely)
+        while waiting:
+            yield _fetch(*waiting.popleft(), lonely)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        lonely.shutdown()
+
+
+def _start(workers: int) -> ProcessPoolExecutor:
+    context = get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix":
+        context.set_forkserver_preload([__name__])  # once, instead of in every worker
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a stage that was killed: it would wait for work for ever."""
+    parent = parent_process()
+    if parent:
+        Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _fetch(job: _Job, future: Future[Result], lonely: _Lonely) -> tuple[str, Result]:
+    try:
+        return job.key, future.result()
+    except BrokenProcessPool:  # this picture's fault, or that of one which was decoded at the same time
+        return job.key, lonely.decode(job)
+
+
+class _Lonely:
+    """One worker that gets one picture at a time, so that it is known which one it dies of."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def decode(self, job: _Job) -> Result:
+        self._pool = self._pool or _start(1)
+        try:
+            return self._pool.submit(_decode, job).result()
+        except BrokenProcessPool:
+            self.shutdown()
+            return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
+
+    def shutdown(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        self._pool = None
+
+
+def _decode(job: _Job) -> Result:
+    if hasattr(signal, "alarm"):
+        signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
+    try:
+        return decode(read_picture(job.place, job.key), job.policy, job.background_rgb)
     except Refused as refused:
         return refused
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)

@@ -126,14 +126,18 @@ def _read_h5(path: Path) -> dict[str, Any]:
 
 def _read_onnx(path: Path) -> Weights:
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    weights: Weights = {}
-    for layer in layer_names():
-        kernel = numpy_helper.to_array(tensors[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"])
-        weights[f"{layer}/kernel"] = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
-        weights[f"{layer}/bias"] = numpy_helper.to_array(tensors[f"functional_1/{layer}_1/Squeeze:0"]).reshape(-1)
+    try:
+        tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+        weights: Weights = {}
+        for layer in layer_names():
+            kernel = numpy_helper.to_array(tensors[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"])
+            weights[f"{layer}/kernel"] = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+            weights[f"{layer}/bias"] = numpy_helper.to_array(tensors[f"functional_1/{layer}_1/Squeeze:0"]).reshape(-1)
+    except (OSError, ValueError, KeyError, DecodeError) as error:
+        raise _unreadable(path, error) from None
     return weights
 
 

@@ -2,14 +2,17 @@
 
 Splits are kept where a folder `train` stands beside `test` or one of `val`, `valid`, `validation`. Where only a
 validation folder stands beside `train`, it is the held-out test split: nothing may be chosen on what is reported.
-Links are followed only to files inside the root. Nothing at the source is ever changed.
+Links are followed only to files inside the root. Class names that differ only in how Unicode writes them (NFC, NFD, as
+in archives from a Mac) are one class. Nothing at the source is ever changed.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +69,8 @@ def discover(uri: str) -> Listing:
         if reason:
             excluded.append(Excluded(name, reason))
         else:
-            items.append(Item(name, printable(inside[0]), split, functools.partial(path.read_bytes)))
+            label = unicodedata.normalize("NFC", printable(inside[0]))
+            items.append(Item(name, label, split, functools.partial(path.read_bytes)))
     return Listing(
         tuple(sorted(items, key=lambda item: item.path)),
         tuple(sorted(excluded, key=lambda entry: entry.path)),
@@ -74,9 +78,13 @@ def discover(uri: str) -> Listing:
 
 
 def printable(name: str) -> str:
-    """The name with undecodable bytes and control characters escaped, so that it can stand in any report."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """The name with undecodable bytes, control characters and backslashes escaped; two names never become one."""
+    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in name)
+
+
+def _escape(char: str) -> str:
+    byte = ord(char) - 0xDC00  # how Python carries a byte that is no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else json.dumps(char)[1:-1]
 
 
 def _splits(root: Path) -> dict[str, str]:
@@ -85,7 +93,7 @@ def _splits(root: Path) -> dict[str, str]:
         found = {
             entry.name: _SPLIT_FOLDERS[entry.name.lower()]
             for entry in entries
-            if entry.name.lower() in _SPLIT_FOLDERS and entry.is_dir()
+            if entry.name.lower() in _SPLIT_FOLDERS and entry.is_dir(follow_symlinks=False)
         }
     names = set(found.values())
     if "train" not in names or len(names) < 2:
@@ -100,14 +108,27 @@ def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
     inside = os.path.realpath(root)
     pending = [root]
     while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if _is_junk(entry.name):
-                    yield Path(entry.path), "system_file"
-                elif entry.is_dir(follow_symlinks=False):
-                    pending.append(Path(entry.path))
-                else:
-                    yield Path(entry.path), _reason(entry, inside)
+        folder = pending.pop()
+        entries = _entries(folder)
+        if not entries:
+            yield folder, "empty_folder"
+        for entry in entries:
+            if _is_junk(entry.name):
+                yield Path(entry.path), "system_file"
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+            else:
+                yield Path(entry.path), _reason(entry, inside)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(
+            f"The folder {printable(str(folder))} can't be read ({error.strerror}). Mend it: chmod -R u+rX the source."
+        ) from None
 
 
 def _reason(entry: os.DirEntry[str], inside: str) -> str | None:

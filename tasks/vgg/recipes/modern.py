@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dvclive import Live
 from sklearn.linear_model import LogisticRegression
 
+from tasks.errors import TrainingError
 from tasks.progress import Progress
 from tasks.settings import ModernRecipe
 from tasks.vgg.examples import Split
@@ -30,8 +31,17 @@ def train(rules: ModernRecipe, classes: int, train: Split, validation: Split, li
 
     Returns:
         The final head, the validation probabilities (n, classes) of the head that never saw them, and what was chosen.
+
+    Raises:
+        TrainingError: a feature is not a finite number.
     """
     inputs, held_out = train.pooled(POOLING), validation.pooled(POOLING)
+    broken = sum(int((~np.isfinite(values).all(axis=1)).sum()) for values in (inputs, held_out))
+    if broken:
+        raise TrainingError(
+            f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
+            "rm -r data/features && dvc repro --force --single-item features"
+        )
     model = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True)  # the next candidate starts from the last
     tried: list[tuple[dict[str, float], Dense]] = []
     with Progress("train", len(rules.inverse_regularization), "candidates") as progress:

@@ -1,0 +1,98 @@
+"""Workers: in order, on all cores, and a picture that kills or stops its decoder costs itself only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.errors import IntegrityError
+from tasks.files import sha256_hex
+from tasks.pictures.decoding import PERMISSIVE, WHITE, Code, Refused, decode
+from tasks.pictures.packs import Place, index_packs, write_packs
+from tasks.pictures.workers import decode_all, usable_cores
+from tests.conftest import draw_picture
+from tests.tasks.pictures.encoding import encode
+
+Work = list[tuple[str, Place]]
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Ends the process that unpickles it, as a crash inside the decoder does."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+def make_work(folder: Path, data: list[bytes]) -> Work:
+    list(write_packs(folder, [(sha256_hex(entry), entry) for entry in data], 10**6))
+    places = {key: place for members in index_packs(folder).values() for key, place in members.items()}
+    return [(sha256_hex(entry), places[sha256_hex(entry)]) for entry in data]
+
+
+def pictures(count: int) -> list[bytes]:
+    return [encode(draw_picture("ant", number)) for number in range(count)]
+
+
+def test_decode_all_gives_what_decode_gives_in_order(tmp_path: Path) -> None:
+    data = [*pictures(70), b"no picture"]
+    results = list(decode_all(make_work(tmp_path, data), PERMISSIVE, WHITE))
+    assert [key for key, _ in results] == [sha256_hex(entry) for entry in data]
+    for entry, (_, result) in zip(data[:-1], results, strict=False):
+        assert not isinstance(result, Refused)
+        pixels, facts = decode(entry)
+        assert np.array_equal(result[0], pixels)
+        assert result[1] == facts
+    last = results[-1][1]
+    assert isinstance(last, Refused)
+    assert last.code == Code.NOT_A_PICTURE
+
+
+def test_decode_all_stops_at_a_damaged_pack(tmp_path: Path) -> None:
+    work = make_work(tmp_path, pictures(3))
+    pack = work[1][1].pack
+    content = bytearray(pack.read_bytes())
+    content[work[1][1].offset + 9] ^= 1
+    pack.write_bytes(content)
+    with pytest.raises(IntegrityError, match="have changed since they were packed"):
+        list(decode_all(work, PERMISSIVE, WHITE))
+
+
+@pytest.mark.slow
+def test_decoder_that_crashes_costs_one_picture(tmp_path: Path) -> None:
+    work = make_work(tmp_path, pictures(20))
+    work[7] = ("deadly", Place(Deadly(), 0, 0))  # type: ignore[arg-type]
+    results = list(decode_all(work, PERMISSIVE, WHITE))
+    assert [key for key, _ in results] == [key for key, _ in work]
+    refused = {key: result.code for key, result in results if isinstance(result, Refused)}
+    assert refused == {"deadly": Code.DECODER_FAILED}
+
+
+@pytest.mark.slow
+def test_decoder_that_hangs_costs_one_picture(tmp_path: Path) -> None:
+    work = make_work(tmp_path, pictures(6))
+    os.mkfifo(tmp_path / "never")
+    work[2] = ("hangs", Place(tmp_path / "never", 0, 10))  # opening it waits for a writer that never comes
+    results = dict(decode_all(work, PERMISSIVE, WHITE, time_limit_s=1))
+    refused = {key: result.code for key, result in results.items() if isinstance(result, Refused)}
+    assert refused == {"hangs": Code.DECODER_FAILED}
+    assert len(results) == 6
+
+
+def test_workers_end_when_the_reader_stops_early(tmp_path: Path) -> None:
+    import psutil
+
+    running = decode_all(iter(make_work(tmp_path, pictures(60))), PERMISSIVE, WHITE)
+    next(running)
+    running.close()
+    names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [name for name in names if "spawn_main" in name]
+
+
+def test_usable_cores_are_those_that_the_process_may_use() -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

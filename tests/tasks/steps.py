@@ -1,0 +1,65 @@
+"""Whole stages on small pictures, for the tests of the stages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks import features, ingest, prepare
+from tasks.settings import Settings
+from tasks.vgg import engines
+from tasks.vgg.engines import Engine
+from tests.conftest import PROJECT
+
+Change = Callable[..., Settings]
+
+
+def settings_for(change: Change, source: Path | str, *assignments: str) -> Settings:
+    """Settings for small sets: shards of four pictures, no entropy limit."""
+    small = ("prepare.shard_size=4", "prepare.min_entropy_bits=0", "prepare.validation_fraction=0.25")
+    return change(f"source.uri={source}", *small, "prepare.test_fraction=0.25", *assignments)
+
+
+def run_prepare(settings: Settings, workspace: Path) -> prepare.Summary:
+    ingest.run(settings, workspace)
+    return prepare.run(settings, workspace)
+
+
+def use_tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let features be mean colours over a 2x2 grid; gives the sizes of the batches that were computed."""
+    sizes: list[int] = []
+
+    def build(*_: Any) -> Callable[[np.ndarray], np.ndarray]:
+        def extract(batch: np.ndarray) -> np.ndarray:
+            sizes.append(len(batch))
+            return batch.reshape(len(batch), 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
+
+        return extract
+
+    monkeypatch.setattr(features, "load_weights", dict)
+    monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
+    monkeypatch.setattr(engines, "build_extractor", build)
+    return sizes
+
+
+def start_program(workspace: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=workspace,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def identities(folder: Path, pattern: str) -> dict[Path, tuple[int, int]]:
+    """Path -> inode and time of change: a file that was written anew, even with the same bytes, has others."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob(pattern)}

@@ -1,0 +1,222 @@
+"""Features: computed once for each picture and recipe, lost never, and gone with their picture."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tasks import features, prepare
+from tasks.errors import IntegrityError, WeightsError
+from tasks.files import read_json
+from tasks.pictures.manifest import read_examples
+from tasks.pictures.shards import open_shards, read_header
+from tasks.vgg import backbone
+from tasks.vgg.engines import Engine
+from tasks.vgg.weights import SHA256, VARIABLE, load_weights
+from tests.conftest import contents, save_picture
+from tests.tasks.steps import Change, identities, run_prepare, settings_for, start_program, use_tiny_extractor
+
+FOLDER = f"{features.FEATURES}/{features.BOUNDARY}"
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that the tiny extractor was asked for."""
+    return use_tiny_extractor(monkeypatch)
+
+
+def keys_of(workspace: Path) -> set[str]:
+    return {example.key for example in read_examples(workspace / prepare.PREPARED)}
+
+
+def stored(workspace: Path) -> set[str]:
+    return {row["key"] for header in open_shards(workspace / FOLDER).headers for row in header.rows}
+
+
+def test_features_are_those_of_the_picture_under_the_same_key(
+    workspace: Path, source: Path, change: Change, batches: list[int]
+) -> None:
+    wanted = settings_for(change, source, "features.batch_size=5")
+    run_prepare(wanted, workspace)
+    summary = features.run(wanted, workspace)
+    assert (summary.extracted, summary.reused) == (24, 0)
+    assert sum(batches) == 24
+    assert max(batches) == 5
+    pictures, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    assert stored(workspace) == keys_of(workspace)
+    for key in keys_of(workspace):
+        expected = pictures.read([key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
+        assert np.array_equal(found.read([key]), expected)
+
+
+def test_unchanged_pictures_are_not_extracted_again(
+    workspace: Path, source: Path, change: Change, batches: list[int]
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    before, files = contents(workspace / features.FEATURES), identities(workspace / FOLDER, "*")
+    batches.clear()
+    summary = features.run(wanted, workspace)
+    assert (summary.extracted, summary.reused, batches) == (0, 24, [])
+    assert contents(workspace / features.FEATURES) == before
+    assert identities(workspace / FOLDER, "*") == files
+
+
+def test_new_pictures_alone_are_extracted(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    files = identities(workspace / FOLDER, "*")
+    save_picture(source / "ant" / "new.png", "ant", 99)
+    run_prepare(wanted, workspace)
+    summary = features.run(wanted, workspace)
+    assert (summary.extracted, summary.reused) == (1, 24)
+    assert files.items() <= identities(workspace / FOLDER, "*").items()
+
+
+def test_relabelling_extracts_nothing(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    (source / "ant" / "000.jpg").rename(source / "bee" / "x.jpg")
+    run_prepare(wanted, workspace)
+    assert features.run(wanted, workspace).extracted == 0
+
+
+def test_features_of_removed_pictures_are_gone(
+    workspace: Path, source: Path, change: Change, batches: list[int]
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    before = keys_of(workspace)
+    (source / "bee" / "003.png").unlink()
+    run_prepare(wanted, workspace)
+    [removed] = before - keys_of(workspace)
+    lost = open_shards(workspace / FOLDER).read([removed]).tobytes()
+    assert features.run(wanted, workspace).extracted == 0
+    assert stored(workspace) == keys_of(workspace)
+    everything = contents(workspace / features.FEATURES).values()
+    assert not any(removed.encode() in content or lost in content for content in everything)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
+def test_damaged_shard_is_extracted_again_and_no_other(
+    workspace: Path, source: Path, change: Change, batches: list[int], harm: str
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    before = contents(workspace / features.FEATURES)
+    victim = min((workspace / FOLDER).iterdir())
+    rows, content = len(read_header(victim).rows), victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "flip" else content[:99])
+    if harm == "lose":
+        victim.unlink()
+    assert features.run(wanted, workspace).extracted == rows
+    assert contents(workspace / features.FEATURES) == before
+
+
+def test_another_engine_or_decoder_computes_everything_anew(
+    workspace: Path, source: Path, change: Change, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
+    assert features.run(wanted, workspace).extracted == 24
+    assert read_json(workspace / features.FEATURES / "recipe.json")["precision"] == "bfloat16"
+    other = settings_for(change, source, "prepare.background_rgb=[0, 0, 0]")
+    run_prepare(other, workspace)
+    summary = features.run(other, workspace)
+    assert (summary.extracted, summary.reused) == (24, 0)
+    assert len({header.fingerprint for header in open_shards(workspace / FOLDER).headers}) == 1
+
+
+def test_recipe_says_what_features_were_made_of(
+    workspace: Path, source: Path, change: Change, batches: list[int]
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    recipe = read_json(workspace / features.FEATURES / "recipe.json")
+    assert (recipe["weights_sha256"], recipe["boundary"], recipe["engine"]) == (SHA256, "block5_pool", "ncnn")
+
+
+def test_damaged_pictures_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    victim = min((workspace / prepare.SHARDS).iterdir())
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=f"rm {victim}"):
+        features.run(wanted, workspace)
+
+
+def test_missing_pictures_say_what_to_run(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+    wanted = settings_for(change, source)
+    with pytest.raises(IntegrityError, match="dvc repro"):
+        features.run(wanted, workspace)
+    run_prepare(wanted, workspace)
+    min((workspace / prepare.SHARDS).iterdir()).unlink()
+    with pytest.raises(IntegrityError, match=r"examples are in no shard.*dvc repro"):
+        features.run(wanted, workspace)
+    assert not (workspace / features.FEATURES).exists()
+
+
+def test_wrong_preprocessing_stops_before_anything_is_computed(
+    workspace: Path, source: Path, change: Change, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    monkeypatch.setattr(backbone, "preprocess", lambda rgb: rgb / 255)
+    with pytest.raises(WeightsError, match="preprocessing"):
+        features.run(wanted, workspace)
+    assert batches == []
+    assert not (workspace / features.FEATURES).exists()
+
+
+@pytest.mark.weights
+def test_tampered_weights_are_refused_before_anything_is_computed(
+    workspace: Path, source: Path, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    weights = dict(load_weights())
+    weights["block3_conv2/bias"] = weights["block3_conv2/bias"] * np.float32(1.0000002)
+    save_file(weights, tmp_path / "weights.safetensors")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "weights.safetensors"))
+    with pytest.raises(WeightsError, match="tampered"):
+        features.run(wanted, workspace)
+    assert not (workspace / features.FEATURES).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_killed_features_keep_their_shards_and_end_as_if_they_had_not_been(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    wanted = settings_for(change, source, "features.engine=ncnn", "features.batch_size=2")
+    run_prepare(wanted, workspace)
+    with start_program(workspace, "tasks.features") as process:
+        while len(list((workspace / FOLDER).glob("*.safetensors"))) < 2 and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    survivors = identities(workspace / FOLDER, "*.safetensors")
+    finished = {path: path.read_bytes() for path in survivors}
+    done = sum(len(read_header(path).rows) for path in survivors)
+    summary = features.run(wanted, workspace)
+    assert (summary.extracted, summary.reused) == (24 - done, done)
+    assert survivors.items() <= identities(workspace / FOLDER, "*.safetensors").items()
+    assert all(path.read_bytes() == content for path, content in finished.items())
+    after = contents(workspace / features.FEATURES)
+    shutil.rmtree(workspace / features.FEATURES)
+    assert features.run(wanted, workspace).extracted == 24
+    assert contents(workspace / features.FEATURES) == after

@@ -1,0 +1,215 @@
+"""Ingest: everything at the source is accounted for; bytes are packed once and go when their picture goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tasks import ingest
+from tasks.errors import SourceError
+from tasks.files import sha256_hex
+from tasks.pictures.manifest import read_discovered
+from tasks.pictures.packs import index_packs
+from tests.conftest import contents, fill_source, save_picture
+from tests.tasks.steps import Change, identities, settings_for, start_program
+
+
+def packed(workspace: Path) -> set[str]:
+    return {key for members in index_packs(workspace / ingest.RAW).values() for key in members}
+
+
+def at_source(source: Path) -> set[str]:
+    return {sha256_hex(path.read_bytes()) for path in source.glob("*/*") if path.is_file()}
+
+
+def raw(workspace: Path) -> dict[str, bytes]:
+    return contents(workspace / ingest.RAW)
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs of about four pictures: the setting's smallest is a megabyte."""
+    write = ingest.write_packs
+    monkeypatch.setattr(ingest, "write_packs", lambda folder, pictures, _: write(folder, pictures, 10_000))
+
+
+def test_ingest_packs_every_picture(workspace: Path, source: Path, change: Change) -> None:
+    summary = ingest.run(settings_for(change, source), workspace)
+    assert (summary.discovered, summary.excluded, summary.packed, summary.reused) == (24, 0, 24, 0)
+    assert packed(workspace) == at_source(source)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_unchanged_source_packs_nothing(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    before, files = raw(workspace), identities(workspace / ingest.RAW, "*.tar")
+    summary = ingest.run(wanted, workspace)
+    assert (summary.packed, summary.reused) == (0, 24)
+    assert raw(workspace) == before
+    assert identities(workspace / ingest.RAW, "*.tar") == files
+    assert len(files) > 2
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_new_pictures_leave_the_old_packs_untouched(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    files = identities(workspace / ingest.RAW, "*.tar")
+    save_picture(source / "ant" / "new.png", "ant", 99)
+    summary = ingest.run(wanted, workspace)
+    assert (summary.packed, summary.reused) == (1, 24)
+    assert files.items() <= identities(workspace / ingest.RAW, "*.tar").items()
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_removed_pictures_are_gone_from_the_packs(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    removed = source / "bee" / "003.png"
+    data = removed.read_bytes()
+    removed.unlink()
+    ingest.run(wanted, workspace)
+    assert not any(data[40:] in content for content in raw(workspace).values())
+    assert packed(workspace) == at_source(source)
+
+
+def test_new_bytes_behind_the_same_size_and_time_are_noticed(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    path = source / "ant" / "000.jpg"
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert ingest.run(wanted, workspace).packed >= 1
+    assert packed(workspace) == at_source(source)
+
+
+def test_same_bytes_under_several_paths_are_packed_once(workspace: Path, source: Path, change: Change) -> None:
+    (source / "ant" / "copy.jpg").write_bytes((source / "ant" / "000.jpg").read_bytes())
+    summary = ingest.run(settings_for(change, source), workspace)
+    assert (summary.discovered, summary.packed) == (25, 24)
+    rows = read_discovered(workspace / ingest.RAW)
+    assert len({row.key for row in rows if row.path in ("ant/copy.jpg", "ant/000.jpg")}) == 1
+
+
+@pytest.mark.usefixtures("small_packs")
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "lose"])
+def test_damaged_pack_is_packed_again_and_no_other(workspace: Path, source: Path, change: Change, harm: str) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    before = raw(workspace)
+    files = identities(workspace / ingest.RAW, "*.tar")
+    victim = sorted(files)[1]
+    content = victim.read_bytes()
+    if harm == "flip":
+        victim.write_bytes(content[:600] + bytes([content[600] ^ 1]) + content[601:])
+    elif harm == "lose":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[: 0 if harm == "empty" else 700])
+    ingest.run(wanted, workspace)
+    assert raw(workspace) == before
+    others = identities(workspace / ingest.RAW, "*.tar")
+    assert {path: files[path] for path in files if path != victim} == {
+        path: others[path] for path in others if path != victim
+    }
+
+
+def test_limit_takes_so_many_of_each_class_and_lists_the_rest(workspace: Path, source: Path, change: Change) -> None:
+    summary = ingest.run(settings_for(change, source, "source.limit_per_class=5"), workspace)
+    rows = read_discovered(workspace / ingest.RAW)
+    taken = [row.label for row in rows if not row.excluded]
+    assert sorted(taken) == ["ant"] * 5 + ["bee"] * 5
+    assert {row.excluded for row in rows} == {None, "over_limit"}
+    assert (summary.discovered, summary.excluded, summary.packed) == (24, 14, 10)
+
+
+def test_larger_limit_keeps_what_the_smaller_one_took(workspace: Path, source: Path, change: Change) -> None:
+    taken = []
+    for limit in (3, 6):
+        ingest.run(settings_for(change, source, f"source.limit_per_class={limit}"), workspace)
+        taken.append({row.path for row in read_discovered(workspace / ingest.RAW) if not row.excluded})
+    assert taken[0] < taken[1]
+
+
+def test_source_that_changes_while_it_is_read_stops_the_run(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hash_all = ingest._hash
+
+    def hash_then_change(items: Any) -> dict[str, str]:
+        keys: dict[str, str] = hash_all(items)
+        (source / "bee" / "005.png").write_bytes(b"other")
+        return keys
+
+    monkeypatch.setattr(ingest, "_hash", hash_then_change)
+    with pytest.raises(SourceError, match=r"bee/005\.png changed while the source was read"):
+        ingest.run(settings_for(change, source), workspace)
+    assert not (workspace / ingest.RAW / "manifest.parquet").exists()
+
+
+def test_file_that_vanishes_is_named(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ingest.discover(str(source))
+    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    (source / "ant" / "004.jpg").unlink()
+    with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):
+        ingest.run(settings_for(change, source), workspace)
+
+
+def test_missing_source_leaves_what_is_packed(workspace: Path, source: Path, change: Change) -> None:
+    ingest.run(settings_for(change, source), workspace)
+    before = raw(workspace)
+    with pytest.raises(SourceError):
+        ingest.run(settings_for(change, source / "nowhere"), workspace)
+    assert raw(workspace) == before
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_every_entry_is_a_picture_or_excluded(
+    workspace: Path, change: Change, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    source = tmp_path_factory.mktemp("source")
+    names = st.sampled_from(["a/1", "a/2", "b/3", "b/deep/4", "b/.DS_Store", "c/5", "6", "a/Thumbs.db", "c/x/y/7"])
+    count = 0
+    for name in {"a/1", "b/3", *data.draw(st.sets(names))}:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data.draw(st.binary(min_size=1, max_size=3)))
+        count += 1
+    summary = ingest.run(settings_for(change, source), workspace)
+    rows = read_discovered(workspace / ingest.RAW)
+    assert summary.discovered == len(rows) == count
+    assert summary.excluded == sum(row.excluded is not None for row in rows)
+    assert {row.key for row in rows if not row.excluded} == packed(workspace)
+    assert all(bool(row.key) != bool(row.excluded) for row in rows)
+
+
+@pytest.mark.slow
+def test_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(workspace: Path, tmp_path: Path, change: Change) -> None:
+    source = fill_source(tmp_path / "big", a_class=2)
+    for number in range(12):
+        (source / "ant" / f"{number}.bin").write_bytes(os.urandom(400_000))
+    wanted = settings_for(change, source, "ingest.pack_size_mb=1")
+    with start_program(workspace, "tasks.ingest") as process:
+        while not list((workspace / ingest.RAW).glob("*.tar")) and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGKILL)
+    survivors = identities(workspace / ingest.RAW, "*.tar")
+    ingest.run(wanted, workspace)
+    assert survivors.items() <= identities(workspace / ingest.RAW, "*.tar").items()
+    after = raw(workspace)
+    for path in (workspace / ingest.RAW).iterdir():
+        path.unlink()
+    ingest.run(wanted, workspace)
+    assert raw(workspace) == after

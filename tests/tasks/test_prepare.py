@@ -1,0 +1,375 @@
+"""Prepare: discovered = accepted + quarantined + excluded, only new pictures are decoded, and no picture moves."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks import ingest, prepare
+from tasks.errors import DataError, IntegrityError
+from tasks.files import read_json, sha256_hex
+from tasks.pictures.decoding import decode
+from tasks.pictures.manifest import Discovered, read_examples, read_quarantine
+from tasks.pictures.shards import open_shards, read_header
+from tests.conftest import contents, draw_picture, fill_source, save_picture
+from tests.tasks.pictures.encoding import encode
+from tests.tasks.steps import Change, identities, run_prepare, settings_for, start_program
+
+
+def counts(workspace: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(workspace / prepare.PREPARED / "summary.json")
+    return found
+
+
+def splits(workspace: Path) -> dict[str, str]:
+    return {example.path: example.split for example in read_examples(workspace / prepare.PREPARED)}
+
+
+def prepared(workspace: Path) -> dict[str, bytes]:
+    return contents(workspace / prepare.PREPARED)
+
+
+def codes(workspace: Path) -> dict[str, str]:
+    return {row.path: row.code for row in read_quarantine(workspace / prepare.PREPARED)}
+
+
+def test_prepare_accepts_and_decodes_every_good_picture(workspace: Path, source: Path, change: Change) -> None:
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert (summary.accepted, summary.decoded, summary.quarantined, summary.excluded) == (24, 24, 0, 0)
+    shards = open_shards(workspace / prepare.SHARDS)
+    for example in read_examples(workspace / prepare.PREPARED):
+        data = (source / example.path).read_bytes()
+        assert example.key == sha256_hex(data)
+        assert example.label == Path(example.path).parent.name
+        assert np.array_equal(shards.read([example.key])[0], decode(data)[0])
+
+
+def test_unchanged_pictures_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before, files = prepared(workspace), identities(workspace / prepare.SHARDS, "*")
+    summary = run_prepare(wanted, workspace)
+    assert (summary.decoded, summary.reused) == (0, 24)
+    assert prepared(workspace) == before
+    assert identities(workspace / prepare.SHARDS, "*") == files
+
+
+def test_new_pictures_alone_are_decoded_and_no_other_moves(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before, files = splits(workspace), identities(workspace / prepare.SHARDS, "*")
+    for number in range(3):
+        save_picture(source / "ant" / f"new{number}.png", "ant", 100 + number)
+    summary = run_prepare(wanted, workspace)
+    assert (summary.decoded, summary.reused) == (3, 24)
+    assert before.items() <= splits(workspace).items()
+    assert files.items() <= identities(workspace / prepare.SHARDS, "*").items()
+
+
+def test_relabelling_and_renaming_decode_nothing(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before = splits(workspace)
+    (source / "ant" / "000.jpg").rename(source / "bee" / "was an ant.jpg")
+    summary = run_prepare(wanted, workspace)
+    assert summary.decoded == 0
+    [moved] = [example for example in read_examples(workspace / prepare.PREPARED) if "was" in example.path]
+    assert (moved.label, moved.split) == ("bee", before["ant/000.jpg"])
+
+
+def test_removed_pictures_are_gone_from_the_shards(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    path = source / "bee" / "003.png"
+    key, pixels = sha256_hex(path.read_bytes()), decode(path.read_bytes())[0].tobytes()
+    path.unlink()
+    before = splits(workspace)
+    summary = run_prepare(wanted, workspace)
+    assert (summary.accepted, summary.decoded) == (23, 0)
+    assert splits(workspace) == {name: split for name, split in before.items() if name != "bee/003.png"}
+    everything = prepared(workspace).values()
+    assert not any(pixels in content or key.encode() in content for content in everything)
+
+
+def test_refused_pictures_are_quarantined_with_their_code(workspace: Path, source: Path, change: Change) -> None:
+    good = (source / "ant" / "000.jpg").read_bytes()
+    (source / "ant" / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (source / "bee" / "empty.png").write_bytes(b"")
+    (source / "bee" / "page.jpg").write_bytes(b"<html>404</html>")
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert codes(workspace) == {
+        "ant/cut.jpg": "truncated",
+        "bee/empty.png": "empty_file",
+        "bee/page.jpg": "not_a_picture",
+    }
+    assert (summary.accepted, summary.quarantined) == (24, 3)
+    assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_a_picture": 1}
+
+
+def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, source: Path, change: Change) -> None:
+    shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
+    run_prepare(settings_for(change, source), workspace)
+    assert codes(workspace) == {"ant/000.jpg": "label_conflict", "bee/twin.jpg": "label_conflict"}
+    assert not {"ant/000.jpg", "bee/twin.jpg"} & splits(workspace).keys()
+
+
+def test_duplicates_across_given_splits_stay_in_test_only(workspace: Path, tmp_path: Path, change: Change) -> None:
+    source = tmp_path / "source"
+    fill_source(source / "train")
+    for number, label in enumerate(("ant", "bee")):
+        save_picture(source / "test" / label / "1.png", label, 50 + number)
+        save_picture(source / "valid" / label / "1.png", label, 60 + number)
+    shutil.copy(source / "test" / "ant" / "1.png", source / "train" / "ant" / "leak.png")
+    shutil.copy(source / "test" / "bee" / "1.png", source / "valid" / "bee" / "leak.png")
+    shutil.copy(source / "valid" / "ant" / "1.png", source / "train" / "ant" / "leak2.png")
+    summary = run_prepare(settings_for(change, source), workspace)
+    found = splits(workspace)
+    assert {name: split for name, split in found.items() if not name.startswith("train")} == {
+        "test/ant/1.png": "test",
+        "test/bee/1.png": "test",
+        "valid/ant/1.png": "validation",
+        "valid/bee/1.png": "validation",
+    }
+    assert not [name for name in found if "leak" in name]
+    assert (summary.excluded, counts(workspace)["excluded"]) == (3, {"duplicate": 3})
+
+
+def test_validation_is_carved_from_train_where_test_is_given(workspace: Path, tmp_path: Path, change: Change) -> None:
+    source = tmp_path / "source"
+    fill_source(source / "train")
+    fill_source(source / "val", a_class=3)
+    for path in (source / "val").rglob("*.*"):
+        draw_picture(path.parent.name, 100 + int(path.stem)).save(path)
+    run_prepare(settings_for(change, source), workspace)
+    by_folder: dict[str, set[str]] = {"train": set(), "val": set()}
+    for path_, split in splits(workspace).items():
+        by_folder[path_.split("/")[0]].add(split)
+    assert by_folder == {"train": {"train", "validation"}, "val": {"test"}}
+
+
+def test_too_many_refused_pictures_stop_the_run(workspace: Path, source: Path, change: Change) -> None:
+    for number in range(8):
+        (source / "ant" / f"bad{number}.jpg").write_bytes(b"<html>%d" % number)
+    with pytest.raises(DataError, match=r"8 of 32 pictures were refused \(8 not_a_picture\)") as caught:
+        run_prepare(settings_for(change, source), workspace)
+    assert "ant/bad0.jpg: not_a_picture" in str(caught.value)
+    assert (
+        run_prepare(settings_for(change, source, "prepare.max_quarantined_fraction=0.25"), workspace).quarantined == 8
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_class_that_is_too_small_stops_before_anything_is_decoded(
+    workspace: Path, source: Path, change: Change, size: int
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before = prepared(workspace)
+    for number in range(size):
+        save_picture(source / "cat" / f"{number}.png", "cat", number)
+    with pytest.raises(DataError, match=f"class 'cat': {size} different pictures, .*min_pictures_per_class is 4"):
+        run_prepare(wanted, workspace)
+    assert prepared(workspace) == before
+
+
+def test_class_that_refusals_make_too_small_is_named(workspace: Path, source: Path, change: Change) -> None:
+    for number in range(3):
+        save_picture(source / "cat" / f"{number}.png", "cat", number)
+    (source / "cat" / "bad.png").write_bytes(b"no picture")
+    before = run_tables(workspace)
+    with pytest.raises(DataError, match="class 'cat': 3 accepted"):
+        run_prepare(settings_for(change, source), workspace)
+    assert run_tables(workspace) == before
+
+
+def run_tables(workspace: Path) -> dict[str, bytes]:
+    folder = workspace / prepare.PREPARED
+    return {path.name: path.read_bytes() for path in folder.glob("*.*")} if folder.exists() else {}
+
+
+def test_failed_run_leaves_the_tables_of_the_last_good_one(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before = run_tables(workspace)
+    assert before.keys() == {"examples.parquet", "quarantine.parquet", "summary.json"}
+    for number in range(20):
+        (source / "ant" / f"bad{number}").write_bytes(b"%d" % number)
+    with pytest.raises(DataError):
+        run_prepare(wanted, workspace)
+    assert run_tables(workspace) == before
+
+
+def test_empty_split_is_explained(workspace: Path, source: Path, change: Change) -> None:
+    with pytest.raises(DataError, match=r"the test split is empty: raise prepare\.test_fraction"):
+        run_prepare(settings_for(change, source, "prepare.test_fraction=0"), workspace)
+
+
+def test_stricter_policy_refuses_without_decoding_and_a_looser_one_decodes_only_the_refused(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    for number, shade in enumerate((90, 180)):
+        Image.new("RGB", (32, 32), (shade, shade, shade)).save(source / "bee" / f"blank{number}.png")
+    assert run_prepare(settings_for(change, source), workspace).decoded == 26
+    strict = settings_for(change, source, "prepare.min_entropy_bits=1")
+    summary = run_prepare(strict, workspace)
+    assert (summary.decoded, summary.accepted, summary.quarantined) == (0, 24, 2)
+    assert codes(workspace) == {"bee/blank0.png": "low_information", "bee/blank1.png": "low_information"}
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert (summary.decoded, summary.accepted) == (2, 26)
+
+
+def test_known_and_new_refusals_are_the_same(workspace: Path, source: Path, change: Change) -> None:
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(source / "bee" / "blank.png")
+    run_prepare(settings_for(change, source), workspace)
+    run_prepare(settings_for(change, source, "prepare.min_entropy_bits=1"), workspace)
+    known = run_tables(workspace)
+    shutil.rmtree(workspace / prepare.PREPARED)
+    prepare.run(settings_for(change, source, "prepare.min_entropy_bits=1"), workspace)
+    assert run_tables(workspace) == known
+
+
+def test_another_background_decodes_everything_again(workspace: Path, source: Path, change: Change) -> None:
+    run_prepare(settings_for(change, source), workspace)
+    summary = run_prepare(settings_for(change, source, "prepare.background_rgb=[0, 0, 0]"), workspace)
+    assert (summary.decoded, summary.reused) == (24, 0)
+
+
+def test_transparent_pixels_show_the_background_of_the_settings(workspace: Path, source: Path, change: Change) -> None:
+    clear = draw_picture("ant", 500).convert("RGBA")
+    clear.putalpha(0)
+    (source / "ant" / "clear.png").write_bytes(encode(clear))
+    run_prepare(settings_for(change, source, "prepare.background_rgb=[7, 8, 9]"), workspace)
+    key = sha256_hex(encode(clear))
+    assert np.array_equal(
+        np.unique(open_shards(workspace / prepare.SHARDS).read([key]).reshape(-1, 3), axis=0), [[7, 8, 9]]
+    )
+
+
+@pytest.mark.parametrize("harm", ["pixels", "header", "lose"])
+def test_damaged_shard_is_decoded_again_and_no_other(workspace: Path, source: Path, change: Change, harm: str) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before, files = prepared(workspace), identities(workspace / prepare.SHARDS, "*")
+    victim = sorted(files)[2]
+    rows = len(read_header(victim).rows)
+    content = bytearray(victim.read_bytes())
+    content[content.index(b"entropy_bits") if harm == "header" else -1] ^= 1
+    victim.write_bytes(content)
+    if harm == "lose":
+        victim.unlink()
+    assert prepare.run(wanted, workspace).decoded == rows
+    assert prepared(workspace) == before
+    after = identities(workspace / prepare.SHARDS, "*")
+    assert {path: after[path] for path in files if path != victim} == {
+        path: files[path] for path in files if path != victim
+    }
+
+
+def test_missing_pack_is_an_integrity_error(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    for pack in (workspace / ingest.RAW).glob("*.tar"):
+        pack.unlink()
+    with pytest.raises(IntegrityError, match="24 pictures are in no pack"):
+        prepare.run(wanted, workspace)
+
+
+def test_prepare_without_ingest_says_what_to_run(workspace: Path, source: Path, change: Change) -> None:
+    with pytest.raises(IntegrityError, match="dvc repro"):
+        prepare.run(settings_for(change, source), workspace)
+
+
+def test_excluded_entries_are_counted(workspace: Path, source: Path, change: Change) -> None:
+    (source / "notes.txt").write_text("x")
+    (source / "ant" / ".DS_Store").write_text("x")
+    (source / "empty").mkdir()
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert summary.excluded == 3
+    assert counts(workspace)["excluded"] == {"outside_class_folders": 1, "system_file": 1, "empty_folder": 1}
+
+
+rows = st.builds(
+    Discovered,
+    st.integers(0, 10_000).map(str),
+    st.sampled_from("ab"),
+    st.sampled_from(["train", "validation", "test", None]),
+    st.sampled_from("12345678"),
+    st.none(),
+)
+
+
+@given(st.lists(rows, max_size=30, unique_by=lambda row: row.path))
+def test_contents_are_grouped_without_losing_a_row(found: list[Discovered]) -> None:
+    chosen, conflicts, duplicates = prepare.by_content(found)
+    in_conflict = sum(row.key in conflicts for row in found)
+    assert len(found) == len(chosen) - len(conflicts) + in_conflict + duplicates
+    assert conflicts == {
+        row.key for row in found for other in found if row.key == other.key and row.label != other.label
+    }
+    assert [row.path for row in chosen.values()] == sorted(row.path for row in chosen.values())
+    for key, row in chosen.items():
+        ranks = [{"test": 0, "validation": 1}.get(other.split or "", 2) for other in found if other.key == key]
+        assert {"test": 0, "validation": 1}.get(row.split or "", 2) == min(ranks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_always_balance(workspace: Path, tmp_path: Path, change: Change, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    source = fill_source(tmp_path / "source", a_class=8)
+    entries = 16
+    for number in range(draw.integers(5, 25)):
+        label = ("ant", "bee")[draw.integers(2)]
+        path = source / label / f"x{number}"
+        kind = draw.integers(5)
+        if kind == 0:
+            path.write_bytes(b"")
+        elif kind == 1:
+            path.write_bytes((source / ("ant", "bee")[draw.integers(2)] / "001.png").read_bytes())
+        elif kind == 2:
+            path.write_bytes((source / label / "002.jpg").read_bytes()[:200])
+        elif kind == 3:
+            path.with_name(f".hidden{number}").write_bytes(b"x")
+        else:
+            path.with_suffix("").symlink_to("nowhere")
+        entries += 1
+    wanted = settings_for(change, source, "prepare.max_quarantined_fraction=1")
+    summary = run_prepare(wanted, workspace)
+    assert summary.accepted + summary.quarantined + summary.excluded == entries
+    found = counts(workspace)
+    assert found["discovered"] == entries == found["accepted"] + found["quarantined"] + sum(found["excluded"].values())
+    assert len(read_examples(workspace / prepare.PREPARED)) == found["accepted"]
+    assert Counter(row.code for row in read_quarantine(workspace / prepare.PREPARED)) == found["quarantined_by_code"]
+
+
+@pytest.mark.slow
+def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
+    workspace: Path, tmp_path: Path, change: Change
+) -> None:
+    source = fill_source(tmp_path / "source", a_class=60)
+    wanted = settings_for(change, source)
+    ingest.run(wanted, workspace)
+    with start_program(workspace, "tasks.prepare") as process:
+        while len(list((workspace / prepare.SHARDS).glob("*.safetensors"))) < 3 and process.poll() is None:
+            pass
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    survivors = identities(workspace / prepare.SHARDS, "*.safetensors")
+    done = sum(len(read_header(path).rows) for path in survivors)
+    summary = prepare.run(wanted, workspace)
+    assert (summary.decoded, summary.reused) == (120 - done, done)
+    assert survivors.items() <= identities(workspace / prepare.SHARDS, "*.safetensors").items()
+    after = prepared(workspace)
+    shutil.rmtree(workspace / prepare.PREPARED)
+    prepare.run(wanted, workspace)
+    assert prepared(workspace) == after

@@ -1,0 +1,207 @@
+"""params.yaml: what is wrong is named at once, and a change touches nothing but its value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.errors import SettingsError
+from tasks.settings import (
+    PARAMS_FILE,
+    STRATEGIES,
+    Settings,
+    change_settings,
+    check_settings,
+    load_settings,
+    parse_strategies,
+)
+
+
+def values(workspace: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((workspace / PARAMS_FILE).read_text())
+    return found
+
+
+def test_settings_of_the_project_are_valid(workspace: Path) -> None:
+    assert load_settings(workspace).prepare.shard_size == 256
+
+
+def test_settings_keep_no_second_set_of_defaults() -> None:
+    def fields(model: Any) -> list[tuple[str, Any]]:
+        found = []
+        for name, field in model.model_fields.items():
+            found.append((name, field))
+            if hasattr(field.annotation, "model_fields"):
+                found += fields(field.annotation)
+        return found
+
+    assert [name for name, field in fields(Settings) if not field.is_required()] == []
+
+
+def test_settings_describe_the_fields_of_the_form() -> None:
+    for block in ("source", "ingest", "prepare", "features"):
+        for name, field in Settings.model_fields[block].annotation.model_fields.items():  # type: ignore[union-attr]
+            assert field.description, f"{block}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prepare": {"splitseed": 1}}, "prepare.splitseed"),
+        ({"surprise": {}}, "surprise"),
+        ({"prepare": {"shard_size": 0}}, "prepare.shard_size"),
+        ({"prepare": {"validation_fraction": 1.0}}, "prepare.validation_fraction"),
+        ({"prepare": {"min_entropy_bits": float("nan")}}, "prepare.min_entropy_bits"),
+        ({"prepare": {"background_rgb": [0, 0, 256]}}, "prepare.background_rgb.2"),
+        ({"source": {"uri": ""}}, "source.uri"),
+        ({"train": {"recipe": "magic"}}, "'modern' or 'tutorial'"),
+        ({"strategies": []}, "strategies"),
+        ({"export": {"formats": ["saved_model"]}}, "needs saved_model (served) and onnx"),
+    ],
+)
+def test_check_settings_names_what_is_wrong(workspace: Path, change: dict[str, Any], said: str) -> None:
+    wrong = values(workspace)
+    for block, settings in change.items():
+        if isinstance(settings, dict):
+            wrong[block] = {**wrong.get(block, {}), **settings}
+        else:
+            wrong[block] = settings
+    with pytest.raises(SettingsError) as caught:
+        check_settings(wrong)
+    assert said in str(caught.value)
+
+
+def test_check_settings_lists_all_problems_with_what_was_received(workspace: Path) -> None:
+    wrong = values(workspace)
+    wrong["prepare"]["shard_size"] = -7
+    wrong["features"]["engine"] = "magic"
+    del wrong["run"]["stage_retries"]
+    with pytest.raises(SettingsError) as caught:
+        check_settings(wrong)
+    text = str(caught.value)
+    assert "prepare.shard_size" in text
+    assert "Received: -7" in text
+    assert "'auto', 'ncnn' or 'tensorflow'" in text
+    assert "Received: 'magic'" in text
+    assert "run.stage_retries: is missing" in text
+
+
+def test_check_settings_refuses_fractions_that_leave_nothing_to_train_on(workspace: Path) -> None:
+    wrong = values(workspace)
+    wrong["prepare"].update(validation_fraction=0.5, test_fraction=0.5)
+    with pytest.raises(SettingsError, match="must leave pictures to train on"):
+        check_settings(wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strategies": [STRATEGIES[0], STRATEGIES[0]]}, {"features": {"engine": "ncnn", "precision": "bfloat16"}}],
+)
+def test_check_settings_refuses_what_does_not_go_together(workspace: Path, change: dict[str, Any]) -> None:
+    wrong = values(workspace)
+    for block, settings in change.items():
+        wrong[block] = {**wrong[block], **settings} if isinstance(settings, dict) else settings
+    with pytest.raises(SettingsError, match=r"name each once|computes in float32"):
+        check_settings(wrong)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_check_settings_refuses_numbers_that_are_not_finite(workspace: Path, value: float) -> None:
+    wrong = values(workspace)
+    wrong["train"]["tutorial"]["learning_rate"] = value
+    with pytest.raises(SettingsError, match="learning_rate"):
+        check_settings(wrong)
+
+
+@pytest.mark.parametrize(
+    "content", [b"source: [unclosed", b"\xff\xfe\x00", b"- a\n- list\n", b"", b"a: !!python/none x"]
+)
+def test_load_settings_explains_a_file_that_holds_no_settings(workspace: Path, content: bytes) -> None:
+    (workspace / PARAMS_FILE).write_bytes(content)
+    with pytest.raises(SettingsError, match=PARAMS_FILE):
+        load_settings(workspace)
+
+
+def test_load_settings_runs_no_code_of_the_file(workspace: Path) -> None:
+    trap = workspace / "trap"
+    (workspace / PARAMS_FILE).write_text(f"a: !!python/object/apply:os.mkdir ['{trap}']")
+    with pytest.raises(SettingsError, match="not readable YAML"):
+        load_settings(workspace)
+    assert not trap.exists()
+
+
+def test_load_settings_says_where_a_missing_file_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"doesn't exist.*git checkout params.yaml"):
+        load_settings(tmp_path)
+
+
+def test_change_settings_keeps_every_other_line(workspace: Path) -> None:
+    before = (workspace / PARAMS_FILE).read_text().splitlines()
+    settings = change_settings(workspace, ["prepare.shard_size=32", "source.uri=my pictures/über"])
+    after = (workspace / PARAMS_FILE).read_text().splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [old.split(":")[0].strip() for old, _ in changed] == ["uri", "shard_size"]
+    assert all("#" in new and old.split("#")[1] == new.split("#")[1] for old, new in changed)
+    assert (settings.prepare.shard_size, settings.source.uri) == (32, "my pictures/über")
+    assert load_settings(workspace) == settings
+
+
+@pytest.mark.parametrize("assignment", ["train.modern.inverse_regularization=[1.0]", "strategies=[]"])
+def test_change_settings_keeps_the_comments_of_lists(workspace: Path, assignment: str) -> None:
+    comments = [line.split("#")[1] for line in (workspace / PARAMS_FILE).read_text().splitlines() if "#" in line]
+    if assignment == "strategies=[]":
+        with pytest.raises(SettingsError, match="strategies"):
+            change_settings(workspace, [assignment])
+    else:
+        change_settings(workspace, [assignment])
+        assert load_settings(workspace).train.modern.inverse_regularization == (1.0,)
+    after = [line.split("#")[1] for line in (workspace / PARAMS_FILE).read_text().splitlines() if "#" in line]
+    assert after == comments
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("prepare.shard_size", "SET takes block.key=value"),
+        ("prepare.shardsize=3", "Known here: validation_fraction"),
+        ("nowhere.at_all=3", "Known here: source, ingest"),
+        ("strategies.0=fine_tuning", "There is no setting"),
+        ("prepare.shard_size=many", "prepare.shard_size"),
+        ("prepare.shard_size=[", "is not YAML"),
+        ("train=5", "train"),
+    ],
+)
+def test_change_settings_leaves_the_file_as_it_was_on_an_error(workspace: Path, assignment: str, said: str) -> None:
+    before = (workspace / PARAMS_FILE).read_bytes()
+    with pytest.raises(SettingsError) as caught:
+        change_settings(workspace, ["source.uri=elsewhere", assignment])
+    assert said in str(caught.value)
+    assert (workspace / PARAMS_FILE).read_bytes() == before
+
+
+def test_change_settings_does_not_write_what_is_so_already(workspace: Path) -> None:
+    before = (workspace / PARAMS_FILE).stat()
+    change_settings(workspace, ["prepare.shard_size=256", "source.limit_per_class=null"])
+    after = (workspace / PARAMS_FILE).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_parse_strategies_takes_all_one_and_several() -> None:
+    assert parse_strategies("all") == list(STRATEGIES)
+    assert parse_strategies(f" {STRATEGIES[0]}, {STRATEGIES[0]} ") == [STRATEGIES[0]]
+
+
+@pytest.mark.parametrize("text", ["magic", f"{STRATEGIES[0]},magic", "", ","])
+def test_parse_strategies_lists_the_known_ones(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_strategies(text)
+    assert all(name in str(caught.value) for name in STRATEGIES)
+
+
+def test_settings_can_not_be_changed_in_place(change: Callable[..., Settings]) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        change().prepare.shard_size = 3  # type: ignore[misc]

@@ -1,0 +1,244 @@
+"""Train: learns what can be learnt, the same way every time, and chooses without looking at the test split."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dvclive import Live
+
+from tasks import features, prepare, train
+from tasks.errors import IntegrityError, TrainingError
+from tasks.files import write_json
+from tasks.pictures.manifest import Example, read_examples, write_examples
+from tasks.pictures.shards import open_shards, write_shard
+from tasks.settings import ModernRecipe
+from tasks.vgg.examples import make_split
+from tasks.vgg.recipes import modern
+from tasks.vgg.recipes.outcome import accuracy, log_loss
+from tasks.vgg.trained import TRAINED, load_trained
+from tests.conftest import contents
+from tests.tasks.steps import Change, start_program
+
+STRATEGY = "feature_extraction"
+SPLITS = ("train", "validation", "test")
+CLASSES = ("ant", "bee", "cat")
+
+
+def fill(workspace: Path, a_split: int = 18, classes: int = 3, noise: float = 0.4, poison: float = 0.0) -> Path:
+    """Prepared examples and their features (2, 2, 8): each class has channels of its own that are active."""
+    rng = np.random.default_rng(0)
+    examples, arrays = [], []
+    for split in SPLITS:
+        for number in range(a_split):
+            label = number % classes
+            key = hashlib.sha256(f"{split}{number}".encode()).hexdigest()
+            examples.append(Example(key, f"{split}/{number}.png", CLASSES[label], split, 9, 9, "PNG", ""))
+            active = np.zeros(8)
+            active[2 * label : 2 * label + 2] = 1
+            arrays.append(np.maximum(0, active + rng.normal(scale=noise, size=(2, 2, 8))))
+    data = np.stack(arrays).astype(np.float16)
+    if poison:
+        data[4, 0, 0, 0] = poison
+    folder = workspace / features.FEATURES / features.BOUNDARY
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(data), 7):
+        rows = [{"key": example.key} for example in examples[start : start + 7]]
+        write_shard(folder, rows, data[start : start + 7], "test")
+    write_examples(workspace / prepare.PREPARED, examples)
+    write_json(workspace / features.FEATURES / "recipe.json", {"engine": "ncnn"})
+    return workspace
+
+
+def model(workspace: Path) -> dict[str, bytes]:
+    return contents(workspace / TRAINED / STRATEGY)
+
+
+def relabel(workspace: Path, split: str) -> None:
+    """Give every example of the split another class."""
+    folder = workspace / prepare.PREPARED
+    write_examples(
+        folder,
+        [
+            replace(example, label=CLASSES[(CLASSES.index(example.label) + 1) % 3])
+            if example.split == split
+            else example
+            for example in read_examples(folder)
+        ],
+    )
+
+
+def test_modern_learns_what_can_be_learnt(workspace: Path, change: Change) -> None:
+    summary = train.run(change(), fill(workspace), STRATEGY)
+    assert (summary.train_examples, summary.validation_examples, summary.recipe) == (18, 18, "modern")
+    assert summary.validation_accuracy > 0.9
+    trained = load_trained(workspace / TRAINED / STRATEGY)
+    split = make_split(read_examples(workspace / prepare.PREPARED), "test", CLASSES, feature_shards(workspace))
+    assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
+
+
+def feature_shards(workspace: Path):  # type: ignore[no-untyped-def]
+    return open_shards(workspace / features.FEATURES / features.BOUNDARY)
+
+
+def test_modern_learns_two_classes(workspace: Path, change: Change) -> None:
+    train.run(change(), fill(workspace, classes=2), STRATEGY)
+    trained = load_trained(workspace / TRAINED / STRATEGY)
+    assert trained.classes == ("ant", "bee")
+    split = make_split(read_examples(workspace / prepare.PREPARED), "test", trained.classes, feature_shards(workspace))
+    assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
+
+
+def test_training_keeps_the_validation_answers_of_the_head_that_never_saw_them(workspace: Path, change: Change) -> None:
+    fill(workspace)
+    train.run(change("train.modern.refit_with_validation=true"), workspace, STRATEGY)
+    refitted = load_trained(workspace / TRAINED / STRATEGY)
+    train.run(change("train.modern.refit_with_validation=false"), workspace, STRATEGY)
+    plain = load_trained(workspace / TRAINED / STRATEGY)
+    assert np.array_equal(refitted.validation_probabilities, plain.validation_probabilities)
+    assert not np.array_equal(refitted.head.layers[0].kernel, plain.head.layers[0].kernel)
+    split = make_split(read_examples(workspace / prepare.PREPARED), "validation", CLASSES, feature_shards(workspace))
+    assert plain.validation_keys == split.keys
+    given = plain.head.probabilities(split.features.read(split.keys))
+    np.testing.assert_allclose(given, plain.validation_probabilities, atol=1e-6)
+
+
+def test_modern_chooses_the_smallest_validation_loss(workspace: Path, change: Change) -> None:
+    train.run(change(), fill(workspace), STRATEGY)
+    trained = load_trained(workspace / TRAINED / STRATEGY)
+    losses = {one["inverse_regularization"]: one["validation_log_loss"] for one in trained.summary["candidates"]}
+    assert set(losses) == {0.3, 1, 3, 10, 30, 100, 300}
+    assert losses[trained.summary["chosen"]["inverse_regularization"]] == min(losses.values())
+
+
+def test_test_split_changes_nothing(workspace: Path, change: Change) -> None:
+    train.run(change(), fill(workspace), STRATEGY)
+    before = model(workspace)
+    relabel(workspace, "test")
+    train.run(change(), workspace, STRATEGY)
+    assert model(workspace) == before
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_other_splits_do_change_the_model(workspace: Path, change: Change, split: str) -> None:
+    train.run(change(), fill(workspace), STRATEGY)
+    before = model(workspace)
+    relabel(workspace, split)
+    train.run(change(), workspace, STRATEGY)
+    assert model(workspace) != before
+
+
+def test_model_says_what_its_features_were_made_of(workspace: Path, change: Change) -> None:
+    train.run(change(), fill(workspace), STRATEGY)
+    assert load_trained(workspace / TRAINED / STRATEGY).summary["backbone"] == {"engine": "ncnn"}
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_modern_refuses_features_that_are_no_numbers(workspace: Path, change: Change, poison: float) -> None:
+    with pytest.raises(TrainingError, match="features of 1 pictures are NaN or infinite"):
+        train.run(change(), fill(workspace, poison=poison), STRATEGY)
+    assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
+
+
+def test_missing_features_say_what_to_run(workspace: Path, change: Change) -> None:
+    fill(workspace)
+    key = next(example.key for example in read_examples(workspace / prepare.PREPARED) if example.split == "train")
+    for header in feature_shards(workspace).headers:
+        if key in {row["key"] for row in header.rows}:
+            header.path.unlink()
+    with pytest.raises(IntegrityError, match="dvc repro"):
+        train.run(change(), workspace, STRATEGY)
+
+
+def test_missing_examples_say_what_to_run(workspace: Path, change: Change) -> None:
+    with pytest.raises(IntegrityError, match="dvc repro"):
+        train.run(change(), workspace, STRATEGY)
+
+
+def test_hard_classes_do_not_warn_of_unfinished_fits(workspace: Path, change: Change, tmp_path: Path) -> None:
+    """Candidates with little regularization take the most iterations."""
+    fill(workspace, a_split=60, noise=3.0)
+    split = make_split(read_examples(workspace / prepare.PREPARED), "train", CLASSES, feature_shards(workspace))
+    rules = ModernRecipe(inverse_regularization=(0.01, 300.0, 1e4), refit_with_validation=True)
+    with warnings.catch_warnings(), Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None, report=None) as live:
+        warnings.simplefilter("error")
+        outcome = modern.train(rules, 3, split, split, live)
+    assert np.isfinite(outcome.validation_probabilities).all()
+
+
+def test_split_is_in_the_order_of_the_disk_and_pools_all(workspace: Path) -> None:
+    fill(workspace)
+    shards = feature_shards(workspace)
+    split = make_split(read_examples(workspace / prepare.PREPARED), "train", CLASSES, shards)
+    assert list(split.keys) == shards.order(split.keys)
+    labels = {example.key: example.label for example in read_examples(workspace / prepare.PREPARED)}
+    assert [CLASSES[label] for label in split.labels] == [labels[key] for key in split.keys]
+    assert split.pooled("flatten").shape == (18, 32)
+
+
+def test_log_loss_and_accuracy_are_those_of_the_textbook() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]], np.float32)
+    labels = np.array([0, 1, 1], np.int32)
+    assert accuracy(probabilities, labels) == pytest.approx(2 / 3)
+    assert log_loss(probabilities, labels) == pytest.approx(-np.log([0.5, 0.75, 1e-7]).mean(), rel=1e-6)
+
+
+def run_program(workspace: Path, **environment: str) -> tuple[int, str]:
+    with start_program(workspace, "tasks.train", STRATEGY, **environment) as process:
+        _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def two_copies(workspace: Path) -> list[Path]:
+    other = workspace.with_name("other")
+    shutil.copytree(workspace, other)
+    return [workspace, other]
+
+
+@pytest.mark.slow
+def test_modern_gives_the_same_files_in_another_process(workspace: Path) -> None:
+    one, two = two_copies(fill(workspace))
+    for folder in (one, two):
+        code, err = run_program(folder, PYTHONPROFILEIMPORTTIME="1")
+        assert code == 0, err
+        assert not re.search(r"\| +(tensorflow|keras|prefect)$", err, re.MULTILINE)
+    assert model(one) == model(two)
+    assert {"model.json", "model.safetensors", "validation.safetensors"} < model(one).keys()
+
+
+@pytest.mark.slow
+def test_tutorial_learns_and_gives_the_same_files_in_another_process(workspace: Path, change: Change) -> None:
+    settings = change("train.recipe=tutorial", "train.tutorial.epochs=12", "train.tutorial.batch_size=6")
+    assert settings.train.recipe == "tutorial"
+    one, two = two_copies(fill(workspace))
+    for folder in (one, two):
+        code, err = run_program(folder)
+        assert code == 0, err
+    assert model(one) == model(two)
+    trained = load_trained(one / TRAINED / STRATEGY)
+    assert trained.recipe == "tutorial"
+    assert len(trained.summary["history"]["loss"]) == 12
+    split = make_split(read_examples(one / prepare.PREPARED), "test", CLASSES, feature_shards(one))
+    assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
+
+
+@pytest.mark.slow
+def test_tutorial_that_diverges_is_explained(workspace: Path, change: Change) -> None:
+    change("train.recipe=tutorial", "train.tutorial.epochs=2", "train.tutorial.hidden_units=4")
+    code, err = run_program(fill(workspace, poison=float("nan")))
+    assert code == 2
+    assert "TrainingError: The loss became nan in epoch 1" in err
+    assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
+
+
+def test_unknown_strategy_lists_the_known_ones(workspace: Path) -> None:
+    with start_program(workspace, "tasks.train", "magic") as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert STRATEGY in err

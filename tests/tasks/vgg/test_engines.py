@@ -1,0 +1,175 @@
+"""Engines: which one is chosen, how pictures are batched, and that all of them compute VGG16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.settings import Features
+from tasks.vgg import engines
+from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
+from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, extract_here, in_batches
+from tasks.vgg.weights import load_weights
+from tests.tasks.vgg.small_weights import random_weights
+
+NCNN = Engine("ncnn", "float32")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
+    """Sets what the machine has; gives the list of the engines that were probed."""
+
+    def build(gpu: bool = False, flags: tuple[str, ...] = (), tensorflow_speed: float = 1.0) -> list[Engine]:
+        probed: list[Engine] = []
+
+        def probe(engine: Engine, *_: Any) -> float:
+            probed.append(engine)
+            return tensorflow_speed if engine.name == "tensorflow" else 1.0
+
+        monkeypatch.setattr(engines, "_has_gpu", lambda: gpu)
+        monkeypatch.setattr(engines, "_cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
+        monkeypatch.setattr(engines, "_probe", probe)
+        return probed
+
+    return build
+
+
+def choose(engine: str = "auto", precision: str = "auto") -> Engine:
+    return choose_engine(Features(engine=engine, precision=precision, batch_size=2, distribute="none"), {})  # type: ignore[arg-type]
+
+
+def test_plain_cpu_takes_ncnn_without_a_probe(machine: Callable[..., list[Engine]]) -> None:
+    probed = machine()
+    assert choose() == NCNN
+    assert probed == []
+
+
+@pytest.mark.parametrize(("speed", "chosen"), [(1.19, NCNN), (1.21, Engine("tensorflow", "bfloat16")), (0.1, NCNN)])
+@pytest.mark.parametrize("has", [{"gpu": True}, {"flags": ("amx_bf16",)}])
+def test_probe_decides_on_machines_with_matrix_units_and_not_by_chance(
+    machine: Callable[..., list[Engine]], has: dict[str, Any], speed: float, chosen: Engine
+) -> None:
+    probed = machine(**has, tensorflow_speed=speed)
+    assert choose() == chosen
+    assert probed == [NCNN, Engine("tensorflow", "bfloat16")]
+
+
+@pytest.mark.parametrize("has", [{}, {"gpu": True}, {"flags": ("amx_bf16", "avx512_bf16")}])
+@pytest.mark.parametrize(
+    ("engine", "precision", "chosen"),
+    [
+        ("ncnn", "auto", NCNN),
+        ("ncnn", "float32", NCNN),
+        ("tensorflow", "float32", Engine("tensorflow", "float32")),
+        ("tensorflow", "bfloat16", Engine("tensorflow", "bfloat16")),
+        ("auto", "bfloat16", Engine("tensorflow", "bfloat16")),
+    ],
+)
+def test_what_is_asked_for_is_taken(
+    machine: Callable[..., list[Engine]], has: dict[str, Any], engine: str, precision: str, chosen: Engine
+) -> None:
+    probed = machine(**has)
+    assert choose(engine, precision) == chosen
+    assert probed == []
+
+
+def test_tensorflow_takes_bfloat16_only_where_it_is_fast(machine: Callable[..., list[Engine]]) -> None:
+    machine()
+    assert choose("tensorflow") == Engine("tensorflow", "float32")
+    machine(flags=("avx512_bf16",))
+    assert choose("tensorflow") == Engine("tensorflow", "bfloat16")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8])
+def test_batches_keep_the_order_and_the_last_partial_one(count: int) -> None:
+    single = ((f"key{number}", np.full((2, 2, 3), number, np.uint8)) for number in range(count))
+    batches = list(in_batches(single, 4))
+    assert [len(keys) for keys, _ in batches] == [4] * (count // 4) + ([count % 4] if count % 4 else [])
+    found = [(key, int(pixels[0, 0, 0])) for keys, batch in batches for key, pixels in zip(keys, batch, strict=True)]
+    assert found == [(f"key{number}", number) for number in range(count)]
+
+
+def test_features_come_back_under_the_key_of_their_picture() -> None:
+    batch = pictures(3)
+    named = [(f"key{number}", batch[number]) for number in (2, 0, 1)]
+    found = list(extract_here(NCNN, random_weights(), "block1_pool", named, 2))
+    assert [key for key, _ in found] == ["key2", "key0", "key1"]
+    expected = build_extractor(NCNN, random_weights(), "block1_pool", 3)(batch)
+    assert all(np.array_equal(features, expected[int(key[-1])]) for key, features in found)
+
+
+def pictures(count: int) -> np.ndarray:
+    """Noise at several scales, so that edges of every size are there."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 256, (count, 28, 28, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return (0.7 * coarse + 0.3 * rng.integers(0, 256, coarse.shape)).astype(np.uint8)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_ncnn_gives_every_boundary_in_keras_layout(boundary: str) -> None:
+    extract = build_extractor(NCNN, random_weights(), boundary, 2)
+    features = extract(pictures(2))
+    assert (features.shape, features.dtype) == ((2, *boundary_shape(boundary)), np.float16)
+    assert np.isfinite(features).all()
+
+
+def test_ncnn_gives_the_same_for_a_picture_alone_and_in_a_batch() -> None:
+    extract = build_extractor(NCNN, random_weights(), "block3_pool", 3)
+    batch = pictures(3)
+    assert np.array_equal(extract(batch)[2], extract(batch[2:])[0])
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[np.ndarray, Extract]:
+    """Four pictures, and ncnn with the published weights."""
+    return pictures(4), build_extractor(NCNN, load_weights(), "block5_pool", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_ncnn_agrees_with_vgg16_of_keras(published: tuple[np.ndarray, Extract]) -> None:
+    import keras
+
+    batch, extract = published
+    weights = load_weights()
+    theirs = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
+    theirs.set_weights(list(weights.values()))  # in their order, not by our names
+    expected = theirs(keras.applications.vgg16.preprocess_input(batch.astype(np.float32)), training=False).numpy()
+    found = extract(batch).astype(np.float32)
+    cosine = (found * expected).sum() / (np.linalg.norm(found) * np.linalg.norm(expected))
+    assert relative_error(found, expected) <= 1e-3
+    assert cosine >= 1 - 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 3e-2)])
+def test_tensorflow_agrees_with_ncnn_also_on_a_partial_batch(
+    published: tuple[np.ndarray, Extract], precision: Any, tolerance: float
+) -> None:
+    batch, extract = published
+    other = build_extractor(Engine("tensorflow", precision), load_weights(), "block5_pool", 4)
+    expected = extract(batch[:3])
+    found = other(batch[:3])
+    assert (found.shape, found.dtype) == (expected.shape, np.float16)
+    assert relative_error(found, expected) <= tolerance
+
+
+def test_engines_are_told_apart_by_their_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above would pass if both sides were fed wrongly: the input must come from `preprocess`."""
+    batch = pictures(1)
+    right = build_extractor(NCNN, random_weights(), "block1_pool", 1)(batch)
+    monkeypatch.setattr(engines, "preprocess", lambda rgb: preprocess(rgb[..., ::-1]))
+    assert relative_error(build_extractor(NCNN, random_weights(), "block1_pool", 1)(batch), right) > 0.01
+
+
+def test_names_of_engines_are_readable() -> None:
+    assert str(NCNN) == "ncnn in float32"

@@ -1,0 +1,199 @@
+"""The stage graph agrees with the code: modules, settings, and what each stage's output depends on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.settings import STRATEGIES, Settings
+from tests.conftest import PROJECT
+from tests.tasks.steps import start_program
+
+DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
+PARAMS: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text())
+
+SHAPES_NO_OUTPUT = {
+    "tasks",  # the packages' docstrings
+    "tasks.errors",
+    "tasks.progress",
+    "tasks.program",
+    "tasks.settings",  # DVC tracks the values themselves
+}
+"""Modules that may change without any stage running again."""
+
+
+def stages() -> dict[str, dict[str, Any]]:
+    return {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
+
+
+def program_of(stage: dict[str, Any]) -> str:
+    found = re.match(r"python -m (\S+)", stage["cmd"])
+    assert found, stage["cmd"]
+    return found[1]
+
+
+@cache
+def file_of(module: str) -> Path | None:
+    base = PROJECT / module.replace(".", "/")
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """The modules of this project that a module imports, anywhere in it but for type checkers."""
+    path = file_of(module)
+    assert path is not None, module
+    found: set[str] = set()
+    for node in runtime_nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in inside if name.startswith("tasks.") and file_of(name)} or {node.module}
+    return frozenset(name for name in found if name.split(".")[0] in ("tasks", "flows") and file_of(name))
+
+
+def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from runtime_nodes(node)
+
+
+def uses_only_constants(module: str, of: str) -> bool:
+    """Whether `module` takes nothing from another stage's program but names in capitals, such as its folder."""
+    path = file_of(module)
+    assert path is not None
+    tree = ast.parse(path.read_text())
+    short = of.rsplit(".", 1)[-1]
+    taken: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == short:
+            taken.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module == of:
+            taken |= {alias.name for alias in node.names}
+    return all(name.isupper() for name in taken)
+
+
+def needed(program: str) -> dict[str, str]:
+    """Every module that the output of a program depends on -> the module that imports it."""
+    programs = {program_of(stage) for stage in stages().values()}
+    reached = {program: program}
+    pending = [program]
+    while pending:
+        module = pending.pop()
+        for name in imports_of(module):
+            other_stage = name in programs and uses_only_constants(module, name)
+            if name not in reached and name not in SHAPES_NO_OUTPUT and not other_stage:
+                reached[name] = module
+                pending.append(name)
+    return reached
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_runs_a_module_that_exists(name: str) -> None:
+    program = program_of(stages()[name])
+    path = file_of(program)
+    assert path is not None
+    assert re.search(r"^def main\(", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_lists_settings_that_exist(name: str) -> None:
+    for param in stages()[name].get("params", []):
+        value = PARAMS
+        for key in param.split("."):
+            assert key in value, param
+            value = value[key]
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_lists_every_block_of_settings_that_it_reads(name: str) -> None:
+    stage = stages()[name]
+    path = file_of(program_of(stage))
+    assert path is not None
+    read = set(re.findall(r"\bsettings\.([a-z_]+(?:\.[a-z_]+)?)", path.read_text()))
+    read = {setting for setting in read if setting.split(".")[0] in Settings.model_fields}
+    assert read
+    listed = stage["params"]
+    assert [one for one in read if not any(one == param or one.startswith(f"{param}.") for param in listed)] == []
+
+
+def test_every_block_of_settings_makes_some_stage_run() -> None:
+    listed = {param.split(".")[0] for stage in stages().values() for param in stage.get("params", [])}
+    assert listed == set(Settings.model_fields) - {"run"}  # time limits and retries shape no output
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_depends_on_every_module_that_it_imports(name: str) -> None:
+    stage = stages()[name]
+    deps = [PROJECT / dep for dep in stage["deps"]]
+    missing = {}
+    for module, importer in needed(program_of(stage)).items():
+        path = file_of(module)
+        assert path is not None
+        if not any(path == dep or dep in path.parents for dep in deps):
+            missing[module] = importer
+    assert missing == {}
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_depends_on_code_that_exists(name: str) -> None:
+    code = [dep for dep in stages()[name]["deps"] if dep.startswith("tasks")]
+    assert [dep for dep in code if not (PROJECT / dep).exists()] == []
+
+
+def test_data_dependencies_are_outputs_of_earlier_stages() -> None:
+    made: list[str] = []
+    for stage in stages().values():
+        for dep in stage["deps"]:
+            if not dep.startswith("tasks"):
+                assert any(dep == out or out.startswith(f"{dep}/") for out in made), dep
+        made += [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+
+
+def test_strategies_are_trained_one_by_one() -> None:
+    assert DVC["stages"]["train"]["foreach"] == "${strategies}"
+    assert set(PARAMS["strategies"]) <= set(STRATEGIES)
+
+
+def test_outputs_that_are_brought_in_line_are_not_deleted_first() -> None:
+    for name in ("ingest", "prepare", "features"):
+        [(_, options)] = [next(iter(out.items())) for out in stages()[name]["outs"]]
+        assert options == {"persist": True}, name
+
+
+HEAVY = r"\| +(tensorflow|keras|prefect|ray|torch|ncnn|onnx)$"
+
+
+def imported(err: str) -> set[str]:
+    return set(re.findall(HEAVY, err, re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_ingest_and_prepare_pay_for_no_library_that_they_do_not_use(workspace: Path, source: Path, change: Any) -> None:
+    change(f"source.uri={source}", "prepare.min_entropy_bits=0", "prepare.test_fraction=0.3")
+    for stage in ("ingest", "prepare"):
+        with start_program(workspace, f"tasks.{stage}", PYTHONPROFILEIMPORTTIME="1") as process:
+            out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.startswith(f"{stage}: 24 ")
+        assert imported(err) == set()
+
+
+@pytest.mark.parametrize("stage", ["ingest", "prepare", "features", "train", "evaluate"])
+def test_importing_a_stage_imports_no_heavy_library(stage: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-c", f"import tasks.{stage}"]
+    err = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stderr
+    assert f"tasks.{stage}" in err
+    assert imported(err) == set()
