@@ -1,4 +1,4 @@
-"""Run the benchmarks: `make bench`, or `python -m benchmarks --data FOLDER`, FOLDER with train/<class> and val/<class>."""
+"""Run the benchmarks: `make bench`, or `python -m benchmarks --data FOLDER` (train/<class> and val/<class>)."""
 
 from __future__ import annotations
 

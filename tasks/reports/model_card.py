@@ -22,7 +22,9 @@ _RECIPE = """\
 _SAVED_MODEL = """\
 ### SavedModel (TensorFlow, TensorFlow Serving)
 
-Takes encoded pictures (the bytes of a file), gives `label` (n,), `probability` (n,) and `probabilities` (n, classes).
+Takes encoded pictures (the bytes of JPEG or PNG files), gives `label` (n,), `probability` (n,) and `probabilities`
+(n, classes). What its decoder can't follow exactly (other formats, CMYK) it refuses with the reason, and with it the
+whole batch: send pictures one by one, or score them with `python -m tasks.predict`, which takes every format.
 
 ```python
 import tensorflow as tf
@@ -35,7 +37,8 @@ print(answer["label"][0].numpy().decode(), float(answer["probability"][0]))
 _ONNX = """\
 ### ONNX
 
-Takes float32 RGB pictures (n, 224, 224, 3), values 0 to 255; gives probabilities (n, classes).
+Takes float32 RGB pictures (n, 224, 224, 3), values 0 to 255; gives probabilities (n, classes). For 16-bit or
+transparent pictures follow `tasks/pictures/decoding.py`, or let `python -m tasks.predict` do all of it.
 
 ```python
 import numpy as np

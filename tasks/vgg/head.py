@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 Pooling = Literal["flatten", "average_maximum"]
 Activation = Literal["relu", "softmax"]
 
-_SMALLEST_NORM = 1e-6
+SMALLEST_NORM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -120,5 +120,6 @@ def softmax(values: Floats) -> Floats:
 
 def _unit_length(values: Floats) -> Floats:
     norm = np.linalg.norm(values, axis=1, keepdims=True)
-    scaled: Floats = (values / np.maximum(norm, _SMALLEST_NORM)).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # infinity becomes NaN, which training refuses
+        scaled: Floats = (values / np.maximum(norm, SMALLEST_NORM)).astype(np.float32)
     return scaled

@@ -1,0 +1,168 @@
+"""Stage `export`: the champion in, a model that can be served out.
+
+Reads `reports/evaluation.json` (who is champion), `models/trained/<champion>/`, `data/prepared/` and `data/raw/`
+(held-out pictures to check with). Writes `models/export/`: `saved_model/` (encoded pictures in), `model.onnx` and
+`model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (what it is, and the SHA-256 of every file).
+
+Always: each format has answered as the trained model on real held-out pictures, the SavedModel in a fresh process, or
+the stage fails and the former export stays. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import IntegrityError
+from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
+from tasks.ingest import RAW
+from tasks.pictures import decoding
+from tasks.pictures.manifest import read_examples
+from tasks.prepare import PREPARED
+from tasks.program import run_stage
+from tasks.reports.model_card import render_model_card
+from tasks.settings import Settings
+from tasks.vgg.onnx_graph import build_onnx
+from tasks.vgg.parity import Checks, FreshProcess, check_pictures, compare, run_onnx
+from tasks.vgg.trained import TRAINED, Trained, load_trained
+from tasks.vgg.weights import SHA256, Weights, load_weights
+
+EXPORT = "models/export"
+EVALUATION = "reports/evaluation.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    champion: str
+    formats: int
+    pictures: int
+    refused: int
+    largest_difference: float
+
+    def __str__(self) -> str:
+        refused = f", {self.refused} refused by the SavedModel's decoder" if self.refused else ""
+        return (
+            f"{self.champion} in {self.formats} formats; probabilities differ by {self.largest_difference:.1g} at most "
+            f"from the trained model's on {self.pictures} pictures{refused}; see {EXPORT}/MODEL_CARD.md"
+        )
+
+
+def run(settings: Settings, workspace: Path) -> Summary:
+    """Write and check `models/export`.
+
+    Raises:
+        ExportError: a format answers otherwise than the trained model, or can't be loaded.
+        IntegrityError: the evaluation or the trained model is missing or damaged.
+    """
+    evaluation = _evaluation(workspace / EVALUATION)
+    trained = load_trained(workspace / TRAINED / evaluation["champion"])
+    wanted = settings.export
+    _quiet_tensorflow()
+    with FreshProcess() as fresh:  # loads TensorFlow meanwhile
+        weights = load_weights()
+        examples = [example for example in read_examples(workspace / PREPARED) if example.split == "test"]
+        background = settings.prepare.background_rgb
+        checks = check_pictures(
+            examples,
+            workspace / RAW,
+            trained,
+            weights,
+            wanted.parity_pictures,
+            background,
+            wanted.probability_tolerance,
+        )
+        folder = workspace / EXPORT
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(folder.parent)
+        with atomic_folder(folder) as new:
+            differences, refused = _write_models(new, trained, weights, settings, checks, fresh)
+            _write_words(new, trained, evaluation, settings)
+    return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, float(f"{max(differences):.2g}"))
+
+
+def _write_models(
+    folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
+) -> tuple[list[float], int]:
+    """Write and check every format: the largest difference of each, and how many pictures the SavedModel refused."""
+    content = build_onnx(trained.head, trained.classes, weights)
+    write_bytes(folder / "model.onnx", content)
+    differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
+
+    from tasks.vgg import serving  # ten seconds: after all that can fail without it
+
+    served = serving.build_served(trained.head, trained.classes, weights, settings.prepare.background_rgb)
+    serving.save_served(served, folder / "saved_model")
+    fresh.ask(folder / "saved_model", checks)
+    if "tflite" in settings.export.formats:
+        content = serving.convert_litert(served)
+        write_bytes(folder / "model.tflite", content)
+        differences.append(compare("LiteRT", serving.run_litert(content, checks.pixels), checks))
+    difference, refused = fresh.compare(checks)
+    return [*differences, difference], refused
+
+
+def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:
+    formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
+    write_bytes(folder / "labels.txt", "".join(f"{name}\n" for name in trained.classes).encode())
+    backbone = trained.summary.get("backbone", {})
+    data = evaluation["data"]
+    card = render_model_card(
+        evaluation["strategies"][trained.strategy]["test"],
+        trained.classes,
+        data.get("source"),
+        data,
+        backbone,
+        trained.strategy,
+        trained.recipe,
+        formats,
+    )
+    write_bytes(folder / "MODEL_CARD.md", card.encode())
+    write_json(
+        folder / "export.json",
+        {
+            "version": _VERSION,
+            "classes": list(trained.classes),
+            "strategy": trained.strategy,
+            "recipe": trained.recipe,
+            "formats": formats,
+            "backbone": {"weights_sha256": SHA256, **backbone},
+            "decoder": decoding.recipe(settings.prepare.background_rgb),
+            "probability_tolerance": settings.export.probability_tolerance,
+            "sha256": dict(_checksums(folder)),
+        },
+    )
+
+
+def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), file_sha256(path)
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    try:
+        evaluation: dict[str, Any] = read_json(path)
+        if evaluation["champion"] not in evaluation["strategies"]:
+            raise ValueError(f"the champion {evaluation['champion']!r} is not among the strategies")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} names no champion ({type(error).__name__}: {error}). Run: dvc repro --single-item evaluate"
+        ) from None
+    return evaluation
+
+
+def _quiet_tensorflow() -> None:
+    """Keep TensorFlow's greetings (oneDNN, CPU features) off the terminal, unless the user has set a level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def main() -> int:
+    return run_stage("export", run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

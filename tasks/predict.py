@@ -1,0 +1,300 @@
+"""Program `predict`: pictures in, one JSON object a line out.
+
+    python -m tasks.predict --model models/export PATH...
+
+PATH is a picture, a folder (walked in sorted order; hidden files are skipped, links that lead out are not followed) or
+`-` (paths on stdin, one a line). A line holds `path`, `label`, `probability` and `probabilities`, or `path` and `error`
+("code: detail"). Exit code 0 unless every picture is bad. Decoding is that of training; no TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tasks.errors import IntegrityError, PredictError
+from tasks.files import atomic_file, read_json, sha256_hex
+from tasks.pictures.decoding import PERMISSIVE, Pixels, Refused
+from tasks.pictures.packs import Place
+from tasks.pictures.sources.folder import printable
+from tasks.pictures.workers import decode_all
+from tasks.program import MENDABLE, run_program
+from tasks.progress import Progress
+
+BATCH_SIZE = 8
+UNREADABLE = "unreadable"
+"""Code of a file that can't be opened; the other codes are those of `tasks.pictures.decoding.Code`."""
+
+
+class Model:
+    """An exported model, verified and ready.
+
+    Raises:
+        PredictError: the folder holds no whole export, or `model.onnx` is not the file that was exported.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            about = read_json(folder / "export.json")
+            content = (folder / "model.onnx").read_bytes()
+            self.classes = tuple(str(name) for name in about["classes"])
+            self.background_rgb: tuple[int, int, int] = tuple(about["decoder"]["background_rgb"])
+            expected = about["sha256"]["model.onnx"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PredictError(
+                f"{folder} holds no whole exported model ({type(error).__name__}: {error}). Give the folder that the "
+                "pipeline exports (--model models/export), or make it: dvc pull export, or make run"
+            ) from None
+        if sha256_hex(content) != expected:
+            raise PredictError(
+                f"{folder / 'model.onnx'} is not the file that was exported: its SHA-256 is another one. "
+                "It is damaged or was changed, and is not used. Fetch it again: dvc checkout --force export"
+            )
+        self._session = _session(content, folder)
+
+    def probabilities(self, pixels: Sequence[Pixels]) -> list[list[float]]:
+        """Decoded pictures (224, 224, 3), uint8 -> a row of probabilities for each, in the order of `classes`."""
+        batch = np.stack(pixels).astype(np.float32)
+        rows: list[list[float]] = self._session.run(None, {self._session.get_inputs()[0].name: batch})[0].tolist()
+        return rows
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A path as it was given, and where its bytes are, or why they can't be had."""
+
+    path: str
+    place: Place | None
+    key: str
+    problem: str
+
+
+def predict_files(
+    model_dir: Path, paths: Iterable[str | os.PathLike[str]], batch_size: int = BATCH_SIZE
+) -> Iterator[dict[str, Any]]:
+    """Score pictures; one row each, in the order of the input.
+
+    Args:
+        model_dir: what the stage `export` wrote.
+        paths: pictures and folders; may be endless, rows come as soon as a batch is scored.
+        batch_size: pictures a step of the network.
+
+    Yields:
+        `path`, `label`, `probability`, `probabilities` {label: p}; or `path` and `error`, "code: detail".
+
+    Raises:
+        PredictError: the model can't be loaded; before anything is read.
+    """
+    model = Model(Path(model_dir))
+    return _rows(model, (_look(path) for given in paths for path in find_pictures(os.fspath(given))), batch_size)
+
+
+def find_pictures(path: str) -> Iterator[str]:
+    """The path itself, or the files below a folder, sorted; a folder's links that lead out of it are skipped."""
+    if not os.path.isdir(path):  # noqa: PTH112 - a path that is no UTF-8, or has a trailing slash, stays as it is
+        yield path
+        return
+    root, pending = os.path.realpath(path), [path]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(
+                    (entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name
+                )
+        except OSError:
+            yield folder  # becomes a row with the error
+            continue
+        folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield from (entry.path for entry in entries if entry not in folders and _is_inside(entry, root))
+        pending += [entry.path for entry in reversed(folders)]
+
+
+def _is_inside(entry: os.DirEntry[str], root: str) -> bool:
+    if not entry.is_symlink():
+        return True
+    target = os.path.realpath(entry.path)
+    return target.startswith(root + os.sep) and os.path.isfile(target)  # noqa: PTH113 - may be no UTF-8
+
+
+def _look(path: str) -> _Picture:
+    """Read a file's size and checksum; what is no readable file becomes a problem, and is not opened."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            return _Picture(path, None, "", f"{UNREADABLE}: not a file")
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        return _Picture(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
+    return _Picture(path, Place(Path(path), 0, len(content)), sha256_hex(content), "")
+
+
+def _rows(model: Model, pictures: Iterable[_Picture], batch_size: int) -> Iterator[dict[str, Any]]:
+    waiting: list[tuple[str, Pixels | str]] = []
+    for path, result in _decoded(pictures, model.background_rgb):
+        waiting.append((path, result))
+        if len(waiting) == batch_size:
+            yield from _scored(model, waiting)
+            waiting = []
+    yield from _scored(model, waiting)
+
+
+def _decoded(pictures: Iterable[_Picture], background_rgb: tuple[int, int, int]) -> Iterator[tuple[str, Pixels | str]]:
+    """(path, pixels or the error), in order. Decoding runs in worker processes, so that a crash costs one picture."""
+    source, begun = iter(pictures), deque[_Picture]()
+    while True:
+        work = _begin(chain(list(begun), source), begun)
+        begun.clear()
+        try:
+            for _, result in decode_all(work, PERMISSIVE, background_rgb):
+                yield from _problems(begun)
+                yield begun.popleft().path, str(result) if isinstance(result, Refused) else result[0]
+        except (IntegrityError, FileNotFoundError, PermissionError) as error:
+            yield from _problems(begun)
+            if not begun:
+                raise
+            yield begun.popleft().path, f"{UNREADABLE}: changed while it was read ({type(error).__name__})"
+        else:
+            yield from _problems(begun)
+            return
+
+
+def _begin(pictures: Iterable[_Picture], begun: deque[_Picture]) -> Iterator[tuple[str, Place]]:
+    """Hand out what can be decoded; remember everything in order."""
+    for picture in pictures:
+        begun.append(picture)
+        if picture.place:
+            yield picture.key, picture.place
+
+
+def _problems(begun: deque[_Picture]) -> Iterator[tuple[str, str]]:
+    """The pictures at the front that never went to a worker."""
+    while begun and begun[0].place is None:
+        picture = begun.popleft()
+        yield picture.path, picture.problem
+
+
+def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[dict[str, Any]]:
+    good = [content for _, content in batch if not isinstance(content, str)]
+    answers = iter(model.probabilities(good) if good else [])
+    for path, content in batch:
+        if isinstance(content, str):
+            yield {"path": path, "error": content}
+            continue
+        probabilities = next(answers)
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        yield {
+            "path": path,
+            "label": model.classes[best],
+            "probability": probabilities[best],
+            "probabilities": dict(zip(model.classes, probabilities, strict=True)),
+        }
+
+
+def _session(content: bytes, folder: Path) -> Any:
+    import onnxruntime  # workers, which start from this module, don't need it
+
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no public base class
+        raise PredictError(
+            f"onnxruntime {onnxruntime.__version__} can't load {folder / 'model.onnx'}: {error}. "
+            "Install the locked version: make setup"
+        ) from None
+
+
+def to_line(row: dict[str, Any]) -> bytes:
+    """One row as one line of JSON, UTF-8; a path that is no UTF-8 is written in escapes."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
+
+
+def _write(rows: Iterable[dict[str, Any]], out: BinaryIO, progress: Progress | None) -> None:
+    """Write rows as they come.
+
+    Raises:
+        PredictError: nothing was found, or no picture could be scored; the rows are written nevertheless.
+    """
+    total, bad, first = 0, 0, ""
+    for row in rows:
+        out.write(to_line(row))
+        out.flush()
+        total += 1
+        bad += "error" in row
+        if "error" in row and not first:
+            first = f"{printable(row['path'])}: {row['error']}"
+        if progress:
+            progress.advance()
+    if total == 0:
+        raise PredictError("No picture was found. Give pictures, folders that hold some, or - for paths on stdin.")
+    if bad == total:
+        raise PredictError(f"None of the {total} pictures could be scored. The first: {first}")
+
+
+def _stdin_paths() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        if path := line.rstrip(b"\r\n"):
+            yield os.fsdecode(path)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.predict", description="Score pictures; JSON lines to stdout."
+    )
+    parser.add_argument("--model", type=Path, required=True, help="exported model, such as models/export")
+    parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="pictures a step of the network")
+    parser.add_argument("--output", type=Path, help="write to this file, which appears when all is done")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for paths on stdin, one a line")
+    return parser.parse_args(arguments)
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 1024. Received: {text!r}")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _arguments(arguments)
+    failure: list[PredictError] = []
+
+    def body() -> None:
+        paths: Iterable[str] = chain.from_iterable(_stdin_paths() if path == "-" else [path] for path in given.paths)
+        shown = sys.stderr.isatty() and (given.output or not sys.stdout.isatty()) and "-" not in given.paths
+        with ExitStack() as stack:
+            progress: Progress | None = None
+            if shown:  # only then is it worth to list everything before the first picture
+                paths = [found for path in paths for found in find_pictures(path)]
+                progress = stack.enter_context(Progress("predict", len(paths), "pictures"))
+            rows = predict_files(given.model, paths, given.batch_size)
+            out = stack.enter_context(atomic_file(given.output)) if given.output else sys.stdout.buffer
+            try:
+                _write(rows, out, progress)
+            except PredictError as error:
+                failure.append(error)  # said after the output file is in its place
+
+    try:
+        code = run_program(body)
+    except BrokenPipeError:
+        return 0  # the reader has had enough, as `| head`
+    for error in failure:
+        print(f"PredictError: {error}", file=sys.stderr)
+    return MENDABLE if failure else code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""A process that knows nothing of the project but a SavedModel's folder: does it load, and what does it answer?
+
+Run as a file, isolated (`python -P tasks/vgg/check_serving.py`). TensorFlow is loaded at once, while the caller does
+other things; then one line of JSON is awaited on stdin: {"model": folder, "pictures": [paths]}. For each picture one
+line of JSON comes back on stdout: {"label", "probability", "probabilities"} or {"refused": message}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    import tensorflow as tf
+
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the caller has given up
+    request = json.loads(line)
+    serve = tf.saved_model.load(request["model"]).signatures["serving_default"]
+    for path in request["pictures"]:
+        try:
+            answer = _plain(serve(pictures=tf.constant([Path(path).read_bytes()])))
+        except tf.errors.InvalidArgumentError as error:
+            answer = {"refused": error.message.splitlines()[0]}
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _plain(answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "label": answer["label"].numpy()[0].decode("utf-8", "surrogateescape"),
+        "probability": float(answer["probability"].numpy()[0]),
+        "probabilities": [float(value) for value in answer["probabilities"].numpy()[0]],
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

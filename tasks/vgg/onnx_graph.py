@@ -1,0 +1,124 @@
+"""The classifier as an ONNX graph, written node by node: no TensorFlow, a second's work, the same bytes every time.
+
+(tf2onnx took 10 s and ordered its nodes by chance.) The export stage compares its answers with the trained model's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tasks.errors import ExportError
+from tasks.vgg.backbone import preprocess
+from tasks.vgg.head import SMALLEST_NORM, Floats, Head
+from tasks.vgg.weights import BLOCKS, Weights
+
+INPUT, OUTPUT = "pixels", "probabilities"
+_OPSET, _IR_VERSION = 17, 8  # of 2022: read by every onnxruntime since 1.12
+
+
+class _Graph:
+    """Nodes and constants in the order in which they are added; each node's output carries its name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, values: Floats) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype=np.float32), name))
+        return name
+
+    def add(self, operation: str, name: str, *inputs: str, **attributes: float | Sequence[int]) -> str:
+        self.nodes.append(helper.make_node(operation, list(inputs), [name], name, **attributes))
+        return name
+
+
+def build_onnx(head: Head, classes: Sequence[str], weights: Weights) -> bytes:
+    """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
+
+    The classes are also in the model's metadata, under `classes`, as JSON.
+    """
+    graph = _Graph()
+    features = _add_backbone(graph, _add_preprocessing(graph), weights)
+    values = _add_pooling(graph, features, head)
+    for number, layer in enumerate(head.layers, 1):
+        name, last = f"head_{number}", number == len(head.layers)
+        kernel, bias = graph.constant(f"{name}/kernel", layer.kernel), graph.constant(f"{name}/bias", layer.bias)
+        values = graph.add("Gemm", name, values, kernel, bias)
+        if layer.activation == "relu":
+            values = graph.add("Relu", f"{name}_relu", values)
+        else:
+            values = graph.add("Softmax", OUTPUT if last else f"{name}_softmax", values, axis=1)
+    return _serialize(graph, classes)
+
+
+def colour_matrix() -> tuple[Floats, Floats]:
+    """`tasks.vgg.backbone.preprocess`, the one place of the recipe, as rgb @ matrix (3, 3) + offset (3,).
+
+    Raises:
+        ExportError: it is no permutation of the channels with an offset any more, so this export would be wrong.
+    """
+    offset = np.asarray(preprocess(np.zeros(3, np.float32)), np.float32)
+    matrix = np.rint(preprocess(np.eye(3, dtype=np.float32)) - offset).astype(np.float32)
+    colours = np.random.default_rng(0).uniform(0, 255, (64, 3)).astype(np.float32)
+    if not np.allclose(colours @ matrix + offset, preprocess(colours), atol=1e-3):
+        raise ExportError(
+            "tasks.vgg.backbone.preprocess is not what tasks/vgg/onnx_graph.py can write; adapt it there."
+        )
+    return matrix, offset
+
+
+def _add_preprocessing(graph: _Graph) -> str:
+    matrix, offset = colour_matrix()
+    swapped = graph.add("MatMul", "swap_channels", INPUT, graph.constant("swap_channels/matrix", matrix))
+    centred = graph.add("Add", "subtract_mean", swapped, graph.constant("subtract_mean/offset", offset))
+    return graph.add("Transpose", "channels_first", centred, perm=[0, 3, 1, 2])
+
+
+def _add_backbone(graph: _Graph, values: str, weights: Weights) -> str:
+    for block, (_, convolutions) in enumerate(BLOCKS, 1):
+        for conv in range(1, convolutions + 1):
+            name = f"block{block}_conv{conv}"
+            kernel = graph.constant(f"{name}/kernel", weights[f"{name}/kernel"].transpose(3, 2, 0, 1))
+            bias = graph.constant(f"{name}/bias", weights[f"{name}/bias"])
+            shapes = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1]}
+            values = graph.add("Relu", f"{name}_relu", graph.add("Conv", name, values, kernel, bias, **shapes))
+        values = graph.add("MaxPool", f"block{block}_pool", values, kernel_shape=[2, 2], strides=[2, 2])
+    return values
+
+
+def _add_pooling(graph: _Graph, features: str, head: Head) -> str:
+    """`tasks.vgg.head.pool` on channels-first features."""
+    if head.pooling == "flatten":
+        last = graph.add("Transpose", "channels_last", features, perm=[0, 2, 3, 1])
+        return graph.add("Flatten", "flatten", last, axis=1)
+    smallest = graph.constant("smallest_norm", np.array([SMALLEST_NORM], np.float32))
+    joined = []
+    for kind, operation in (("average", "GlobalAveragePool"), ("maximum", "GlobalMaxPool")):
+        pooled = graph.add("Flatten", f"{kind}_flat", graph.add(operation, kind, features), axis=1)
+        norm = graph.add("ReduceL2", f"{kind}_norm", pooled, axes=[1], keepdims=1)
+        bounded = graph.add("Max", f"{kind}_bounded_norm", norm, smallest)
+        joined.append(graph.add("Div", f"{kind}_unit", pooled, bounded))
+    return graph.add("Concat", "pooled", *joined, axis=1)
+
+
+def _serialize(graph: _Graph, classes: Sequence[str]) -> bytes:
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "rootstock",
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])],
+            graph.constants,
+        ),
+        producer_name="rootstock",
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+    )
+    helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

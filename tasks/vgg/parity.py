@@ -1,0 +1,267 @@
+"""Does an exported model answer as the trained one? On real held-out pictures, and on variants of one of them.
+
+The reference is the training side: `tasks.pictures.decoding.decode`, features by ncnn in float32, the head in NumPy. So
+it shares no code that computes with what it checks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tasks.errors import ExportError, IntegrityError
+from tasks.pictures.decoding import PERMISSIVE, Pixels, Refused, decode
+from tasks.pictures.manifest import Example
+from tasks.pictures.packs import Place, index_packs, read_picture
+from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.head import Floats
+from tasks.vgg.trained import Trained
+from tasks.vgg.weights import Weights
+
+_BATCH = 8
+_ORIENTATION = 0x0112
+_TIME_LIMIT_S = 1800
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Pictures that every format must agree on.
+
+    Attributes:
+        names: how to call the pictures in an error, as paths of the source.
+        contents: their bytes.
+        pixels: (n, 224, 224, 3), float32 RGB, 0 to 255, by the training decoder.
+        probabilities: (n, classes), float32, by the trained model.
+        classes: names, in the order of the probabilities.
+        tolerance: largest difference of a probability that passes.
+    """
+
+    names: tuple[str, ...]
+    contents: tuple[bytes, ...]
+    pixels: Floats
+    probabilities: Floats
+    classes: tuple[str, ...]
+    tolerance: float
+
+
+def check_pictures(
+    examples: Sequence[Example],
+    raw: Path,
+    trained: Trained,
+    weights: Weights,
+    count: int,
+    background_rgb: tuple[int, int, int],
+    tolerance: float,
+) -> Checks:
+    """Choose held-out pictures, add variants of the first, and let the trained model answer.
+
+    Args:
+        examples: the held-out ones.
+        raw: the folder of the packs.
+        trained: the champion.
+        weights: of the backbone.
+        count: how many real pictures; the same pictures are chosen every time, each class in turn.
+        background_rgb: what shows through transparent pixels.
+        tolerance: see `Checks`.
+
+    Raises:
+        IntegrityError: there are no held-out pictures, or one is in no pack.
+    """
+    chosen = choose(examples, count)
+    if not chosen:
+        raise IntegrityError("There are no held-out pictures to check the export with. Run: dvc repro")
+    pictures = [(example.path, read_picture(_place(raw, example), example.key)) for example in chosen]
+    pictures += [(f"{chosen[0].path} ({name})", content) for name, content in variants(pictures[0][1])]
+    pixels = np.stack([_decode(name, content, background_rgb) for name, content in pictures])
+    extract = build_extractor(Engine("ncnn", "float32"), weights, "block5_pool", _BATCH)
+    features = np.concatenate([extract(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH)])
+    names, contents = zip(*pictures, strict=True)
+    return Checks(
+        names,
+        contents,
+        pixels.astype(np.float32),
+        trained.head.probabilities(features),
+        trained.classes,
+        tolerance,
+    )
+
+
+def choose(examples: Sequence[Example], count: int) -> list[Example]:
+    """Up to `count` examples, each class in turn, in the order of their content's hash."""
+    ranked: list[tuple[int, str, Example]] = []
+    seen: dict[str, int] = {}
+    for example in sorted(examples, key=lambda one: one.key):
+        rank = seen[example.label] = seen.get(example.label, -1) + 1
+        ranked.append((rank, example.key, example))
+    return [example for *_, example in sorted(ranked, key=lambda one: one[:2])[:count]]
+
+
+def variants(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """The picture as JPEG and PNG, upright and turned by EXIF: (what it is, bytes)."""
+    with Image.open(io.BytesIO(content)) as picture:
+        rgb = picture.convert("RGB")
+    for name, form, orientation in (
+        ("as JPEG", "JPEG", 1),
+        ("as JPEG, EXIF orientation 6", "JPEG", 6),
+        ("as JPEG, EXIF orientation 5", "JPEG", 5),
+        ("as PNG", "PNG", 1),
+        ("as PNG, EXIF orientation 8", "PNG", 8),
+    ):
+        exif = Image.Exif()
+        exif[_ORIENTATION] = orientation
+        buffer = io.BytesIO()
+        rgb.save(buffer, form, exif=exif) if orientation > 1 else rgb.save(buffer, form)
+        yield name, buffer.getvalue()
+
+
+def run_onnx(model: bytes, pixels: Floats) -> Floats:
+    """Pictures (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    parts = [session.run(None, {"pixels": pixels[at : at + _BATCH]})[0] for at in range(0, len(pixels), _BATCH)]
+    return np.concatenate(parts)
+
+
+def compare(form: str, answers: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None) -> float:
+    """The largest difference of a probability.
+
+    Args:
+        form: the format's name.
+        answers: probabilities (n, classes).
+        checks: what they should be.
+        chosen: which of the checks were answered; None for all.
+
+    Raises:
+        ExportError: one differs by more than the tolerance; names the format, the picture and both answers.
+    """
+    places = list(range(len(checks.names)) if chosen is None else chosen)
+    expected = checks.probabilities[places]
+    if answers.shape != expected.shape:
+        raise ExportError(f"{form} gave answers of the shape {answers.shape}, expected {expected.shape}. {_CURE}")
+    differences = np.abs(answers - expected).max(axis=1)
+    worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
+    if not differences[worst] <= checks.tolerance:
+        raise ExportError(
+            f"{form} doesn't answer as the trained model on {checks.names[places[worst]]}: "
+            f"{_words(answers[worst], checks.classes)} instead of {_words(expected[worst], checks.classes)}; "
+            f"a probability differs by {differences[worst]:.3g}, more than export.probability_tolerance="
+            f"{checks.tolerance:g}. {_CURE}"
+        )
+    return float(differences[worst])
+
+
+_CURE = (
+    "Nothing was exported. Run `dvc repro --force --single-item export` again; if it fails again, the installed "
+    "versions of tensorflow, keras, onnx or pillow don't go together: install the locked ones with `make setup`."
+)
+
+
+class FreshProcess:
+    """`tasks/vgg/check_serving.py` as a child that loads TensorFlow at once and waits for a model to check."""
+
+    def __init__(self) -> None:
+        program = Path(__file__).with_name("check_serving.py")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
+        self._pictures = tempfile.TemporaryDirectory(prefix="rootstock-check-")
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},  # the parent holds the GPU's memory
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.communicate()
+        self._errors.close()
+        self._pictures.cleanup()
+
+    def ask(self, model: Path, checks: Checks) -> None:
+        """Send the pictures; the child answers while the caller goes on."""
+        paths = []
+        for number, content in enumerate(checks.contents):
+            path = Path(self._pictures.name) / str(number)
+            path.write_bytes(content)
+            paths.append(str(path))
+        self._request = json.dumps({"model": str(model), "pictures": paths}) + "\n"
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(self._request)
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._failed() from None
+
+    def compare(self, checks: Checks) -> tuple[float, int]:
+        """Wait for the answers: the largest difference, and how many pictures were refused.
+
+        Raises:
+            ExportError: the model doesn't load, differs, or gives a label that is not the most probable class.
+        """
+        try:
+            output, _ = self._child.communicate(timeout=_TIME_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise self._failed() from None
+        answers = [json.loads(line) for line in output.splitlines()]
+        if self._child.returncode != 0 or len(answers) != len(checks.names):
+            raise self._failed()
+        given = [place for place, answer in enumerate(answers) if "refused" not in answer]
+        if not given:
+            raise ExportError(f"The SavedModel refuses every picture: {answers[0]['refused']}. {_CURE}")
+        difference = compare(
+            "SavedModel", np.array([answers[place]["probabilities"] for place in given]), checks, given
+        )
+        for place in given:
+            _check_label(answers[place], checks.names[place], checks.classes)
+        return difference, len(answers) - len(given)
+
+    def _failed(self) -> ExportError:
+        self._errors.seek(0)
+        last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-8:]
+        return ExportError(f"The SavedModel can't be used by a fresh process. {_CURE} It said:\n  " + "\n  ".join(last))
+
+
+def _check_label(answer: dict[str, Any], name: str, classes: Sequence[str]) -> None:
+    best = int(np.argmax(answer["probabilities"]))
+    if answer["label"] != classes[best] or answer["probability"] != answer["probabilities"][best]:
+        raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {answer}. {_CURE}")
+
+
+def _decode(name: str, content: bytes, background_rgb: tuple[int, int, int]) -> Pixels:
+    try:
+        return decode(content, PERMISSIVE, background_rgb)[0]
+    except Refused as refused:
+        raise IntegrityError(f"{name} was accepted before and is refused now ({refused}). Run: dvc repro") from None
+
+
+def _place(raw: Path, example: Example) -> Place:
+    for places in index_packs(raw).values():
+        if example.key in places:
+            return places[example.key]
+    raise IntegrityError(f"{example.path} is in no pack of {raw}. Run: dvc repro --force --single-item ingest")
+
+
+def _words(probabilities: npt.NDArray[Any], classes: Sequence[str]) -> str:
+    best = int(np.argmax(probabilities))
+    return f"{classes[best]} ({float(probabilities[best]):.4f})"

@@ -1,0 +1,145 @@
+"""What is served: pictures in, labels and probabilities out, as one TensorFlow graph with everything inside.
+
+`build_served` joins the decoder, the one preprocessing function, the backbone and the head. `save_served` writes it as
+a SavedModel whose bytes depend on nothing but the model, so that equal inputs give equal outputs in DVC's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tasks.pictures.workers import usable_cores
+from tasks.vgg.backbone import build_keras_backbone, preprocess
+from tasks.vgg.graph_decoding import decode_batch
+from tasks.vgg.head import Head
+from tasks.vgg.weights import Weights
+
+if TYPE_CHECKING:
+    import keras
+
+PICTURES = tf.TensorSpec((None,), tf.string, name="pictures")
+PIXELS = tf.TensorSpec((None, 224, 224, 3), tf.float32, name="pixels")
+
+
+class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
+    """The exported classifier.
+
+    Attributes:
+        serving_default: encoded pictures (n,), string -> `label` (n,), string; `probability` (n,), float32, its own;
+            `probabilities` (n, classes), float32, in the order of `labels`.
+        pixels: float32 RGB (n, 224, 224, 3), 0 to 255 -> `probabilities`.
+        labels: the classes (classes,), string, UTF-8.
+    """
+
+    def __init__(self, network: keras.Model, classes: Sequence[str], background_rgb: tuple[int, int, int]) -> None:
+        super().__init__(name="rootstock")
+        self.tensors = [weight.value for weight in network.weights]  # what is saved; the Keras model itself isn't
+        self.labels = tf.constant([name.encode("utf-8", "surrogateescape") for name in classes])
+        self.pixels = _pixels(network)
+        self.serving_default = _serving(network, self.labels, background_rgb)
+
+
+def build_served(head: Head, classes: Sequence[str], weights: Weights, background_rgb: tuple[int, int, int]) -> Served:
+    """The whole graph.
+
+    Args:
+        head: the trained head.
+        classes: their names, in the order of the head's probabilities.
+        weights: of the backbone.
+        background_rgb: what shows through transparent pixels.
+    """
+    import keras
+
+    backbone = build_keras_backbone(weights)
+    network = keras.Model(backbone.input, head.apply_keras(backbone.output), name="classifier")
+    return Served(network, classes, background_rgb)
+
+
+def save_served(served: Served, folder: Path) -> None:
+    """Write the SavedModel; the same model gives the same bytes in every process."""
+    signatures = {"serving_default": served.serving_default, "pixels": served.pixels}
+    tf.saved_model.save(served, str(folder), signatures)
+    # a random number, and hashes of what is beside it; nothing reads it but a usage counter
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
+    graph = folder / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+    graph.write_bytes(message.SerializeToString(deterministic=True))  # maps in the order of their keys
+
+
+def _pixels(network: keras.Model) -> Any:
+    @tf.function(input_signature=[PIXELS], autograph=False)  # type: ignore[untyped-decorator]
+    def pixels(pixels: Any) -> dict[str, Any]:
+        return {"probabilities": _classify(network, pixels)}
+
+    return pixels
+
+
+def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, int]) -> Any:
+    @tf.function(input_signature=[PICTURES], autograph=False)  # type: ignore[untyped-decorator]
+    def serving_default(pictures: Any) -> dict[str, Any]:
+        pixels = decode_batch(pictures, background_rgb)
+        probabilities = _classify(network, tf.cast(pixels, tf.float32))
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+            "probability": tf.reduce_max(probabilities, axis=1),
+            "probabilities": probabilities,
+        }
+
+    return serving_default
+
+
+def _classify(network: keras.Model, pixels: Any) -> Any:
+    return network(preprocess(pixels), training=False)
+
+
+def convert_litert(served: Served) -> bytes:
+    """The classifier as a LiteRT (TensorFlow Lite) file: `pixels` (1, 224, 224, 3), resizable -> `probabilities`."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([served.pixels.get_concrete_function()], served)
+    content: bytes = converter.convert()
+    return content
+
+
+def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Pictures (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by the interpreter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*", UserWarning)
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_cores())
+        with _quiet_stderr():  # LiteRT announces its delegate there, whatever the log level
+            interpreter.allocate_tensors()
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    answers = []
+    for picture in pixels:
+        interpreter.set_tensor(given["index"], picture[np.newaxis])
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(result["index"])[0])
+    return np.stack(answers)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what C++ code writes to stderr; it is shown if the block fails."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(before, held.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)

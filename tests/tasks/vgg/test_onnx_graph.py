@@ -1,0 +1,69 @@
+"""The ONNX graph against the NumPy head and the one preprocessing function."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tasks.errors import ExportError
+from tasks.vgg import onnx_graph
+from tasks.vgg.backbone import preprocess
+from tasks.vgg.head import Dense, Head, Pooling
+from tasks.vgg.parity import run_onnx
+from tasks.vgg.weights import BLOCKS, Weights
+
+CLASSES = ("ant", "Ä\"b'<>", "cat")
+
+
+def zero_weights() -> Weights:
+    """VGG16 whose first channels pass the input through, so that the answer is known without the network."""
+    weights: Weights = {}
+    inputs = 3
+    for block, (filters, convolutions) in enumerate(BLOCKS, 1):
+        for conv in range(1, convolutions + 1):
+            kernel = np.zeros((3, 3, inputs, filters), np.float32)
+            kernel[1, 1, range(3), range(3)] = 1
+            weights[f"block{block}_conv{conv}/kernel"] = kernel
+            weights[f"block{block}_conv{conv}/bias"] = np.zeros(filters, np.float32)
+            inputs = filters
+    return weights
+
+
+def random_head(pooling: Pooling) -> Head:
+    rng = np.random.default_rng(0)
+    inputs = 1024 if pooling == "average_maximum" else 7 * 7 * 512
+    hidden = Dense(
+        rng.normal(0, 0.05, (inputs, 16)).astype(np.float32), rng.normal(0, 1, 16).astype(np.float32), "relu"
+    )
+    last = Dense(rng.normal(0, 0.05, (16, 3)).astype(np.float32), rng.normal(0, 1, 3).astype(np.float32), "softmax")
+    return Head(pooling, (hidden, last))
+
+
+@pytest.mark.parametrize("pooling", ["average_maximum", "flatten"])
+def test_onnx_answers_as_the_head_on_known_features(pooling: Pooling) -> None:
+    cells = np.random.default_rng(1).uniform(0, 255, (2, 7, 7, 3)).astype(np.float32)  # one a feature
+    pixels = np.kron(cells, np.ones((1, 32, 32, 1), np.float32))
+    head = random_head(pooling)
+    passed = np.maximum(preprocess(cells), 0)
+    features = np.zeros((2, 7, 7, 512), np.float32)
+    features[..., :3] = passed
+    model = onnx_graph.build_onnx(head, CLASSES, zero_weights())
+    np.testing.assert_allclose(run_onnx(model, pixels), head.probabilities(features), atol=1e-5)
+
+
+def test_onnx_is_the_same_bytes_and_carries_the_classes() -> None:
+    head, weights = random_head("average_maximum"), zero_weights()
+    first = onnx_graph.build_onnx(head, CLASSES, weights)
+    assert first == onnx_graph.build_onnx(head, CLASSES, weights)
+    model = onnx.load_from_string(first)
+    onnx.checker.check_model(model, full_check=True)
+    assert json.loads(model.metadata_props[0].value) == list(CLASSES)
+
+
+def test_onnx_refuses_a_preprocessing_that_it_cannot_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "preprocess", lambda rgb: np.sqrt(rgb))
+    with pytest.raises(ExportError, match="preprocess"):
+        onnx_graph.colour_matrix()

@@ -1,0 +1,107 @@
+"""The comparison of exported models with the trained one: what is chosen, and that a difference can't pass."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.errors import ExportError
+from tasks.pictures.decoding import decode
+from tasks.pictures.manifest import Example
+from tasks.vgg.parity import Checks, FreshProcess, choose, compare, variants
+
+CLASSES = ("ant", "bee")
+
+
+def checks(tolerance: float = 0.01, count: int = 2) -> Checks:
+    probabilities = np.tile(np.array([[0.8, 0.2]], np.float32), (count, 1))
+    names = tuple(f"{number}.png" for number in range(count))
+    pixels = np.zeros((count, 224, 224, 3), np.float32)
+    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance)
+
+
+def example(label: str, number: int) -> Example:
+    return Example(f"{number:02d}", f"{label}/{number}", label, "test", 9, 9, "PNG", "")
+
+
+def test_choose_takes_each_class_in_turn_whatever_the_order() -> None:
+    examples = [example("ant", number) for number in range(6)] + [example("bee", number) for number in range(7, 9)]
+    assert [one.path for one in choose(examples, 5)] == ["ant/0", "bee/7", "ant/1", "bee/8", "ant/2"]
+    assert choose(examples[::-1], 5) == choose(examples, 5)
+    assert len(choose(examples, 99)) == 8
+
+
+def test_variants_are_the_picture_in_both_formats_and_turned() -> None:
+    rows, columns = np.mgrid[0:120, 0:200]
+    smooth = Image.fromarray(np.stack([rows, columns, rows], axis=2).astype(np.uint8))
+    buffer = io.BytesIO()
+    smooth.save(buffer, "PNG")
+    upright = decode(buffer.getvalue())[0].astype(int)
+    made = {name: decode(content)[0].astype(int) for name, content in variants(buffer.getvalue())}
+    assert {name.split()[1].rstrip(",") for name in made} == {"JPEG", "PNG"}
+    for name, pixels in made.items():
+        same = np.abs(pixels - upright).mean() < 3
+        assert same == ("EXIF" not in name), name
+
+
+def test_compare_gives_the_largest_difference() -> None:
+    answers = np.array([[0.8, 0.2], [0.795, 0.205]])
+    assert compare("ONNX", answers, checks()) == pytest.approx(0.005, abs=1e-6)
+    assert compare("ONNX", answers[1:], checks(), [1]) == pytest.approx(0.005, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[0.7, 0.3], [0.2, 0.8], [np.nan, 0.2]])
+def test_compare_names_format_picture_and_both_answers(wrong: list[float]) -> None:
+    with pytest.raises(ExportError) as caught:
+        compare("LiteRT", np.array([[0.8, 0.2], wrong]), checks())
+    message = str(caught.value)
+    assert all(part in message for part in ("LiteRT", "1.png", "ant (0.8000)", "0.01"))
+
+
+def test_compare_refuses_another_number_of_classes() -> None:
+    with pytest.raises(ExportError, match=r"shape \(2, 3\), expected \(2, 2\)"):
+        compare("ONNX", np.zeros((2, 3)), checks())
+
+
+@pytest.mark.slow
+def test_fresh_process_says_why_a_model_does_not_load(tmp_path: Path) -> None:
+    with FreshProcess() as fresh:
+        fresh.ask(tmp_path / "nowhere", checks())
+        with pytest.raises(ExportError, match="can't be used by a fresh process") as caught:
+            fresh.compare(checks())
+    assert "nowhere" in str(caught.value)
+
+
+def test_fresh_process_ends_with_its_caller() -> None:
+    with FreshProcess() as fresh:
+        child = fresh._child
+        assert child.poll() is None
+    assert child.poll() is not None
+    assert not Path(fresh._pictures.name).exists()
+
+
+@pytest.mark.slow
+def test_fresh_process_compares_labels_and_counts_refused_pictures(tmp_path: Path) -> None:
+    import keras
+
+    from tasks.vgg.serving import Served, save_served
+
+    given = keras.Input((224, 224, 3))
+    average = keras.layers.GlobalAveragePooling2D()(given)
+    dense = keras.layers.Dense(2, activation="softmax")
+    network = keras.Model(given, dense(average))
+    dense.set_weights([np.zeros((3, 2), np.float32), np.log([0.8, 0.2]).astype(np.float32)])
+    save_served(Served(network, CLASSES, (255, 255, 255)), tmp_path / "model")
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "PNG")
+    base = checks(count=3)
+    asked = Checks(base.names, (buffer.getvalue(), b"GIF89a", buffer.getvalue()), *list(vars(base).values())[2:])
+    with FreshProcess() as fresh:
+        fresh.ask(tmp_path / "model", asked)
+        difference, refused = fresh.compare(asked)
+    assert refused == 1
+    assert difference < 1e-6
