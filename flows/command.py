@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
-import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flows.server import prefect_environment, temporary_server
-from tasks.errors import RootstockError
+from flows.choices import METRICS, MODEL, REPORT, choose
+from flows.logs import hide_links
+from flows.server import check_answers, prefect_environment, temporary_server
+from tasks.errors import RootstockError, SettingsError
 from tasks.files import read_json
 from tasks.program import MENDABLE
-from tasks.settings import change_settings, load_settings, parse_strategies
+from tasks.runs.endings import StageFailed
+from tasks.settings import parse_strategies
 
 _READABLE_LOGS = {
     # The lines of the stages, without the words `Task run` before each.
@@ -28,17 +31,16 @@ _READABLE_LOGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pipeline in the current folder. Gives the exit code: 2 for what the user can mend."""
+    """Run the pipeline in the current folder. Gives the exit code: 2 for what the user can mend, 1 for a crash."""
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Path.cwd()
     try:
-        strategies, settings = _check(chosen, workspace)
-        _run(chosen.source, strategies, settings, workspace)
+        _run(chosen, workspace)
         _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
-        return MENDABLE
+        return 1 if isinstance(error, StageFailed) and not error.mendable else MENDABLE
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -53,19 +55,58 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _check(chosen: argparse.Namespace, workspace: Path) -> tuple[list[str], list[str]]:
-    """Find what is wrong while it costs nothing. Gives the strategies and the assignments."""
-    from tasks.pictures.sources import check_source
-
-    load_settings(workspace)
-    try:
-        settings = shlex.split(chosen.settings)
-    except ValueError as error:
-        raise RootstockError(f"SET doesn't parse: {error}. Received: {chosen.settings!r}") from None
+def _run(chosen: argparse.Namespace, workspace: Path) -> None:
+    settings = _split(chosen.settings)
     strategies = parse_strategies(chosen.strategy) if chosen.strategy else []
-    if chosen.source:
-        check_source(chosen.source)
-    changed = change_settings(workspace, _assignments(chosen.source, strategies, settings))
-    if not chosen.source:
-        check_source(changed.source.uri)
-    return strategies, settings
+    choose(workspace, chosen.source, strategies, settings)  # the flow does it again: here it costs no Prefect
+    os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
+    _use_server(workspace)
+    from flows.pipeline import pipeline
+
+    pipeline(chosen.source or None, strategies or None, settings or None, str(workspace))
+
+
+def _use_server(workspace: Path) -> None:
+    """The user's Prefect server, or one for this run; Prefect is imported while it starts."""
+    if address := os.environ.get("PREFECT_API_URL"):
+        check_answers(address)
+        return
+    stack = contextlib.ExitStack()
+    # Not at the flow's end: Prefect sends its last logs and events while Python exits, in handlers that are
+    # registered later, and so called earlier, than this one.
+    atexit.register(stack.close)
+    server = stack.enter_context(temporary_server(workspace))
+    os.environ["PREFECT_API_URL"] = server.api_url
+    import prefect  # noqa: F401
+
+    hide_links()
+    server.wait_until_ready()
+
+
+def _split(settings: str) -> list[str]:
+    try:
+        return shlex.split(settings)
+    except ValueError as error:
+        raise SettingsError(f"SET doesn't parse: {error}. Received: {settings!r}") from None
+
+
+def _tell(workspace: Path) -> None:
+    metrics = read_json(workspace / METRICS)
+    champion = metrics["champion"]
+    test = metrics["strategies"][champion]["test"]
+    low, high = test["accuracy_ci95"]
+    print(
+        f"\nChampion: {champion}, test accuracy {test['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} pictures)\n"
+        f"Report:   {REPORT}\nMetrics:  {METRICS}\nModel:    {MODEL}"
+    )
+
+
+def _public_name(error: RootstockError) -> str:
+    """The name in tasks/errors.py, where users find it explained."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RootstockError.__module__)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through `finally` blocks and exit handlers, which stop the children."""
+    raise SystemExit(128 + number)

@@ -1,23 +1,38 @@
-"""Prefect's logs, readable: an error that the user can mend is told in words, without the engine's traceback."""
+"""Prefect's logs, readable: an error that the user can mend is told once, in words, without the engine's traceback."""
 
 from __future__ import annotations
 
 import logging
 
 from tasks.errors import RootstockError
+from tasks.runs.endings import StageFailed
 
-_RUN_LOGGERS = ("prefect.task_runs", "prefect.flow_runs")
+_FLOWS, _TASKS = "prefect.flow_runs", "prefect.task_runs"
+_FAILED = "Finished in state Failed"
 
 
 def shorten_errors() -> None:
     """From now on, log `RootstockError`s of tasks and flows without their tracebacks. Repeating it does nothing."""
-    for name in _RUN_LOGGERS:
+    for name in (_FLOWS, _TASKS):
         logging.getLogger(name).addFilter(_shorten)
+
+
+def hide_links() -> None:
+    """From now on, don't log where a flow run can be viewed: a temporary server has no pages."""
+    logging.getLogger(_FLOWS).addFilter(_is_no_link)
+
+
+def _is_no_link(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("View at ")
 
 
 def _shorten(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, StageFailed) and record.name == _TASKS:
+        return False  # the flow ends with it, and tells it then
     if isinstance(error, RootstockError):
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (type(error).__name__, error)
+    elif str(record.msg).startswith(_FAILED):
+        record.msg, record.args = _FAILED, ()  # what follows is the error again, in one long line
     return True

@@ -1,6 +1,6 @@
 """The pipeline: pictures in, a validated and exported model out. Each step runs only if what it reads has changed.
 
-    python -m flows.pipeline --source my/pictures --strategy all --set "train.recipe=tutorial"
+For example: python -m flows.pipeline --source my/pictures --strategy all --set "train.recipe=tutorial"
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ if __name__ == "__main__":  # before Prefect is imported: a wrong setting is tol
 
     raise SystemExit(main())
 
-import json
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.choices import METRICS, choose
 from flows.logs import shorten_errors
 from tasks.files import read_json
-from tasks.settings import change_settings
 from tasks.stages import evaluate, export, features, ingest, prepare, run, train
-
-METRICS = "reports/metrics.json"
 
 
 @flow
@@ -42,7 +39,7 @@ def pipeline(
     """
     shorten_errors()
     folder = Path(workspace).resolve()
-    chosen = change_settings(folder, assignments(source, strategies, settings))
+    chosen = choose(folder, source, strategies, settings)
 
     run(ingest, chosen.run, folder)
     run(prepare, chosen.run, folder)
@@ -55,18 +52,10 @@ def pipeline(
     create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(folder / METRICS)))
 
 
-def assignments(source: str | None, strategies: list[str] | None, settings: list[str] | None) -> list[str]:
-    """The flow's parameters as assignments to params.yaml. JSON is YAML, so a source may hold any character."""
-    return [
-        *(settings or []),
-        *([f"source.uri={json.dumps(source)}"] if source else []),
-        *([f"strategies={json.dumps(strategies)}"] if strategies else []),
-    ]
-
-
 def metrics_table(metrics: dict[str, Any]) -> str:
     """reports/metrics.json as a Markdown table, one row a strategy, the champion in bold."""
-    rows = ["| strategy | recipe | test accuracy | 95 % interval | validation accuracy | training |", "|---|---|" + "---:|" * 4]
+    heads = "| strategy | recipe | test accuracy | 95 % interval | validation accuracy | training |"
+    rows = [heads, "|---|---|---:|---:|---:|---:|"]
     for name, figures in metrics["strategies"].items():
         test, validation = figures["test"], figures["validation"]
         low, high = test["accuracy_ci95"]

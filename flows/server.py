@@ -1,7 +1,8 @@
 """A Prefect server as a guarded child of this process. Imports no Prefect: that takes seconds, while the server starts.
 
 Prefect can start a temporary server itself, but only after this process has imported Prefect's whole server too:
-15 s for an empty flow on two cores, against 8 s so. And it outlives a run that is killed with -9; a guarded one can't.
+15 s for an empty flow on two idle cores, against 9 s so (14 s the first time, when the database is made).
+And its server outlives a run that is killed with -9; a guarded one can't.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import contextlib
 import http.client
 import os
 import socket
-import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -50,8 +52,8 @@ class Server:
         api_url: what PREFECT_API_URL must be to use it.
     """
 
-    def __init__(self, process: Guarded, port: int) -> None:
-        self._process, self._port = process, port
+    def __init__(self, process: Guarded, port: int, log_file: Path) -> None:
+        self._process, self._port, self._log_file = process, port, log_file
         self.address = f"http://{HOST}:{port}"
         self.api_url = f"{self.address}/api"
 
@@ -64,10 +66,16 @@ class Server:
         give_up = time.monotonic() + _START_LIMIT_S
         while not self._answers():
             if self._process.ending() is not None:
-                raise RootstockError("Prefect's server stopped while it started; its words are above.")
+                raise RootstockError(f"Prefect's server stopped while it started; {self._log_file} says why.")
             if time.monotonic() > give_up:
-                raise RootstockError(f"Prefect's server doesn't answer at {self.address} after {_START_LIMIT_S:g} s.")
+                raise RootstockError(
+                    f"Prefect's server doesn't answer at {self.address} after {_START_LIMIT_S:g} s; "
+                    f"{self._log_file} may say why."
+                )
             time.sleep(0.05)
+
+    def is_running(self) -> bool:
+        return self._process.ending() is None
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=5)
@@ -77,9 +85,29 @@ class Server:
         return False
 
 
+def check_answers(api_url: str) -> None:
+    """Find out whether anything answers at a server's address; a refusal to strangers is an answer too.
+
+    Raises:
+        RootstockError: nothing answers.
+    """
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=10):  # noqa: S310 - the user's own address
+            pass
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except (OSError, ValueError) as error:
+        raise RootstockError(
+            f"PREFECT_API_URL names {api_url}, but no Prefect server answers there ({error}). "
+            "Start it (here: make ui), or unset PREFECT_API_URL for a temporary one."
+        ) from None
+
+
 def prefect_environment(workspace: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for Prefect: its files stay in the workspace unless the user has said where they go."""
-    return {"PREFECT_HOME": str(workspace.resolve() / HOME), **_ALWAYS, **environment}
+    chosen = {"PREFECT_HOME": str(workspace.resolve() / HOME), **_ALWAYS, **environment}
+    Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+    return chosen
 
 
 @contextlib.contextmanager
@@ -95,8 +123,8 @@ def temporary_server(workspace: Path) -> Iterator[Server]:
     # What `prefect server start` runs, without the seconds that its command line takes to import.
     arguments = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port)]
     command = [sys.executable, "-m", "uvicorn", *arguments, "--log-level", "error", "--timeout-graceful-shutdown", "2"]
-    with Guarded(command, workspace, environment, output=2) as process:
-        yield Server(process, port)
+    with _started(command, workspace, environment, port) as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -109,8 +137,15 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
     }
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with Guarded(command, workspace, environment, output=subprocess.DEVNULL) as process:
-        yield Server(process, port)
+    with _started(command, workspace, environment, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _started(command: list[str], workspace: Path, environment: Mapping[str, str], port: int) -> Iterator[Server]:
+    log_file = Path(environment["PREFECT_HOME"]) / "server.log"
+    with log_file.open("wb") as output, Guarded(command, workspace, environment, output) as process:
+        yield Server(process, port, log_file)
 
 
 def free_port(wanted: int = 0) -> int:

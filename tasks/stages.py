@@ -28,6 +28,7 @@ StageTask = Task[[str, Path, float], None]
 
 _FIRST_RETRY_AFTER_S = 5.0
 _ARTIFACT_EVERY_S = 2.0
+_SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
 _LEVELS = (
     (re.compile(r"ERROR: |CRITICAL: |[\w.]*(Error|Exception): "), logging.ERROR),
     (re.compile(r"WARNING: |[\w./:-]+ \w*Warning: "), logging.WARNING),
@@ -107,7 +108,7 @@ class _ProgressArtifact:
                 self._artifact = created
             else:
                 update_progress_artifact(self._artifact, percent, description=describe(state))
-        except (httpx.HTTPError, PrefectException, OSError) as error:  # a server that doesn't answer must not end hours of work
+        except _SERVER_TROUBLE as error:  # must not end hours of work
             get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
         self._sent_at = time.monotonic()  # after the call: a slow server is asked less often
 

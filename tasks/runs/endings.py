@@ -38,6 +38,9 @@ class StageFailed(StageError):
         super().__init__(stage, reason, said, command, mendable)  # all of them, so that it can be pickled
         self.stage, self.reason, self.said, self.command, self.mendable = stage, reason, said, command, mendable
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.stage}: {self.reason})"
+
     def __str__(self) -> str:
         text = f"stage {self.stage} failed: {self.reason}. Repeat it alone: {self.command}"
         return f"{text}\n{self.said}" if self.said else text

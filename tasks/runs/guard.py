@@ -133,7 +133,7 @@ def _report(link: socket.socket, ended: str, code: int | None) -> None:
         link.sendall(json.dumps({"ended": ended, "code": code}).encode())
 
 
-def _note(number: int, frame: object) -> None:
+def _note(_number: int, _frame: object) -> None:
     """The wake-up descriptor tells `_wait`; without a handler the signal would end or be lost on the guard."""
 
 

@@ -148,12 +148,12 @@ def _read_some(descriptor: int, lines: _Lines, timeout_s: float) -> bool:
 
 def _new_states(file: Path) -> Iterator[list[dict[str, Any]]]:
     """At each step: the file's state if it was replaced since the last step, else nothing."""
-    seen = 0
+    seen = ""
     while True:
         found = []
         with contextlib.suppress(FileNotFoundError):
-            version = file.stat().st_mtime_ns
-            if version != seen:
-                seen = version
-                found.append(json.loads(file.read_text(encoding="utf-8")))
+            text = file.read_text(encoding="utf-8")
+            if text != seen:  # the text, not its time: two writes can come within one tick of the file system's clock
+                seen = text
+                found.append(json.loads(text))
         yield found

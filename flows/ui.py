@@ -1,0 +1,102 @@
+"""Prefect with its UI on this machine: a server, the deployments of prefect.yaml, and a worker that runs them.
+
+`python -m flows.ui [--port 4200]` runs until Ctrl-C or SIGTERM, and then leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from flows.server import free_port, prefect_environment, served
+from tasks.errors import RootstockError
+from tasks.program import MENDABLE
+from tasks.runs.guarded import Guarded
+from tasks.runs.supervisor import child_environment
+
+POOL = "local"
+DEPLOYMENT = "pipeline/manual"
+_GRACE_S = 45.0  # a worker that stops lets its run stop first
+_SETUP_LIMIT_S = 300.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped. Gives the exit code: 0 when stopped by a signal, 2 when it couldn't start or broke."""
+    parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect's UI and a worker, here.")
+    parser.add_argument("--port", type=int, default=4200, help="another one is taken if this one isn't free")
+    port = free_port(parser.parse_args(arguments).port)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        _serve(Path.cwd(), port)
+    except RootstockError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return MENDABLE
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+    return 0
+
+
+def _serve(workspace: Path, port: int) -> None:
+    print("Prefect starts; this takes about half a minute.", flush=True)
+    with served(workspace, port) as server:
+        server.wait_until_ready()
+        environment = child_environment(prefect_environment(workspace, os.environ))
+        environment["PREFECT_API_URL"] = server.api_url
+        os.environ.update(environment)
+        _ensure_pool()
+        _prefect("--no-prompt", "deploy", "--all", environment=environment)
+        worker_command = _command("worker", "start", "--pool", POOL)
+        with Guarded(worker_command, workspace, environment, grace_s=_GRACE_S) as worker:
+            print(f"\nPrefect is at {server.address} - run the deployment {DEPLOYMENT} there. Ctrl-C stops all.")
+            print(f"For other terminals: export PREFECT_API_URL={server.api_url}\n", flush=True)
+            while worker.ending() is None and server.is_running():
+                time.sleep(0.5)
+    raise RootstockError("Prefect's worker or server ended by itself; start it again: make ui")
+
+
+def _ensure_pool() -> None:
+    from prefect import get_client  # reads the environment when it is imported
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+
+
+def _prefect(*arguments: str, environment: Mapping[str, str]) -> None:
+    """One command of Prefect, quiet unless it fails."""
+    result = subprocess.run(
+        _command(*arguments),
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_SETUP_LIMIT_S,
+        check=False,
+    )
+    if result.returncode:
+        raise RootstockError(f"prefect {' '.join(arguments)} failed:\n{result.stdout}")
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """As Ctrl-C does: leave through the `with` blocks, which stop the children."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,166 @@
+"""A stand-in project: a real DVC repository with the real flows and tasks, and quick stages of the real names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROJECT = Path(__file__).parents[2]
+STAGES = ("ingest", "prepare", "features", "train@feature_extraction", "evaluate", "export")
+_INPUTS = {
+    "ingest": [],
+    "prepare": ["ingest"],
+    "features": ["prepare"],
+    "train@feature_extraction": ["prepare", "features"],
+    "evaluate": ["prepare", "train@feature_extraction"],
+    "export": ["evaluate"],
+}
+
+
+class Project:
+    """A folder with the real flows and tasks, and quick stages of the real names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+        }
+
+    def behave(self, stage: str, how: str) -> None:
+        """`mend`, `crash once` or `hang`: what the stage does the next time."""
+        (self.folder / "behave").mkdir(exist_ok=True)
+        (self.folder / "behave" / stage).write_text(how)
+
+    def ran(self) -> list[str]:
+        """The stages that ran since the last call, in their order."""
+        record = self.folder / "ran.txt"
+        stages = record.read_text().split() if record.exists() else []
+        record.unlink(missing_ok=True)
+        return stages
+
+    def lock(self) -> str:
+        return (self.folder / "dvc.lock").read_text()
+
+    def processes(self) -> list[int]:
+        """The process ids of a stage that hangs; waits until it does."""
+        file = self.folder / "processes.txt"
+        wait_until(file.exists, "a stage to hang")
+        return [int(number) for number in file.read_text().split()]
+
+    def command(self, *arguments: str, output: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start Python in the project's folder."""
+        with (output or self.folder / "command.log").open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, *arguments], cwd=self.folder, env=self.environment, stdout=file, stderr=file
+            )
+
+    def left_over(self) -> list[str]:
+        """What still runs in this folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run Python in the project's folder; gives its exit code and its output."""
+        with self.command(*arguments) as process:
+            code = process.wait(300)
+        return code, (self.folder / "command.log").read_text()
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
+        time.sleep(0.05)
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def make_project(folder: Path) -> Project:
+    folder.mkdir()
+    for name in ("flows", "tasks", "prefect.yaml"):
+        (folder / name).symlink_to(PROJECT / name)
+    shutil.copy(PROJECT / "params.yaml", folder)
+    shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
+    (folder / "dvc.yaml").write_text(_dvc_yaml())
+    (folder / ".gitignore").write_text("ran.txt\nbehave\nprocesses.*\ncommand.log\nout\n.rootstock\nflows\ntasks\n")
+    project = Project(folder)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, env=project.environment, check=True)
+    return project
+
+
+def _dvc_yaml() -> str:
+    text = "stages:\n"
+    for stage, inputs in _INPUTS.items():
+        name, _, item = stage.partition("@")
+        files = [f"out/{other}" for other in inputs]
+        body = f"cmd: python stand_in.py {stage} {' '.join(files)}\n"
+        body += f"deps: [{', '.join(['stand_in.py', *files])}]\nouts: [out/{stage}]\n"
+        if stage == "ingest":
+            body += "params: [source, ingest]\n"
+        indent = 4 if not item else 6
+        text += f"  {name}:\n" + (f"    foreach: [{item}]\n    do:\n" if item else "")
+        text += "".join(f"{' ' * indent}{line}\n" for line in body.splitlines())
+    return text
+
+
+class Api:
+    """A Prefect server's REST interface."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str) -> Any:
+        return self._send("GET", path, None)
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self._send("POST", path, json.dumps(body).encode())
+
+    def start_run(self, settings: Sequence[str] = ()) -> str:
+        """Start the deployment as a click in the UI does; gives the flow run's id."""
+        deployment = self.get("/deployments/name/pipeline/manual")["id"]
+        run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters={"settings": list(settings)})[
+            "id"
+        ]
+        return run_id
+
+    def state(self, run_id: str) -> str:
+        state: str = self.get(f"/flow_runs/{run_id}")["state"]["type"]
+        return state
+
+    def artifact(self, key: str) -> Any:
+        return self.get(f"/artifacts/{key}/latest")
+
+    def _send(self, method: str, path: str, body: bytes | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)

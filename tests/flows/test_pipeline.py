@@ -1,0 +1,186 @@
+"""The pipeline as people start it: by command, by `dvc repro`, and as a deployment of a served Prefect."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.flows.project import STAGES, Api, Project, is_running, make_project, wait_until
+
+PIPELINE = ("-m", "flows.pipeline")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(served_project: tuple[Project, Api], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A project whose pipeline has run once, and what it said."""
+    project = make_project(tmp_path_factory.mktemp("finished") / "project")
+    project.environment["PREFECT_API_URL"] = served_project[1].url
+    code, text = project.run(*PIPELINE, "--source", "digits", "--strategy", "all", "--set", "train.seed=7")
+    assert code == 0, text
+    return project, text
+
+
+def hang(project: Project) -> list[int]:
+    """The processes of the hanging stage, each of them running."""
+    processes = project.processes()
+    assert all(is_running(number) for number in processes)
+    return processes
+
+
+def wait_for_the_end_of(processes: list[int]) -> None:
+    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
+
+
+def test_pipeline_runs_the_stages_in_order_and_nothing_when_nothing_changed(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    assert project.ran() == list(STAGES)
+    code, text = project.run(*PIPELINE)
+    assert (code, project.ran()) == (0, []), text
+
+
+def test_pipeline_shows_each_line_of_a_stage_once(finished: tuple[Project, str]) -> None:
+    assert finished[1].count("> python stand_in.py prepare out/ingest") == 1
+
+
+def test_arguments_are_written_into_params(finished: tuple[Project, str]) -> None:
+    assert "  seed: 7\n" in (finished[0].folder / "params.yaml").read_text()
+
+
+def test_run_is_shown_with_progress_and_metrics(
+    finished: tuple[Project, str], served_project: tuple[Project, Api]
+) -> None:
+    api = served_project[1]
+    progress = api.artifact("progress-train-feature-extraction")
+    assert progress["data"] == 100.0
+    assert "3/3 pictures" in progress["description"]
+    assert "loss 0.25" in progress["description"]
+    table = api.artifact("metrics")["data"]
+    assert "**feature_extraction** | modern | 0.8750 (n = 200) | 0.8000 to 0.9000 | 0.5000" in table
+
+
+def test_command_repro_and_deployment_give_one_lock(
+    finished: tuple[Project, str], served_project: tuple[Project, Api], tmp_path: Path
+) -> None:
+    by_repro = make_project(tmp_path / "repro")
+    assert by_repro.run("-m", "dvc", "repro")[0] == 0
+    deployed, api = served_project
+    run_id = api.start_run()
+    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
+    assert api.state(run_id) == "COMPLETED"
+    assert by_repro.lock() == finished[0].lock() == deployed.lock()
+
+
+def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple[Project, Api]) -> None:
+    project, api = served_project
+    settings = (project.folder / "params.yaml").read_text()
+    project.behave("ingest", "hang")
+    try:
+        run_id = api.start_run(["ingest.pack_size_mb=65"])
+        stage = hang(project)
+        api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
+        wait_for_the_end_of(stage)
+        wait_until(lambda: api.state(run_id) == "CANCELLED", "the run to be cancelled", 120)
+    finally:
+        project.behave("ingest", "")
+        (project.folder / "params.yaml").write_text(settings)
+
+
+def test_pipeline_needs_no_server_and_tells_where_the_results_are(project: Project) -> None:
+    code, text = project.run(*PIPELINE)
+    assert code == 0, text
+    for part in ("feature_extraction", "0.8750", "reports/report.html", "reports/metrics.json", "models/export"):
+        assert part in text.split("Champion: ")[1]
+    assert (project.folder / ".rootstock/prefect/prefect.db").exists()
+    assert project.left_over() == []
+
+
+def test_mendable_failure_is_not_retried_and_its_message_comes_last(project: Project, api: Api) -> None:
+    project.behave("prepare", "mend")
+    code, text = project.run(*PIPELINE)
+    assert code == 2, text
+    assert project.ran() == ["ingest", "prepare"]
+    assert text.rstrip().endswith("SourceError: prepare has no pictures.\n  Give it some.")
+    assert "\nStageError: stage prepare failed" in text
+    assert "dvc --wait-for-lock repro --single-item prepare" in text
+    assert "Traceback" not in text
+
+
+def test_crash_is_retried(project: Project, api: Api) -> None:
+    project.behave("prepare", "crash once")
+    code, text = project.run(*PIPELINE)
+    assert code == 0, text
+    assert project.ran() == ["ingest", "prepare", "prepare", *STAGES[2:]]
+
+
+def test_time_limit_of_the_settings_ends_the_stage_and_its_children(project: Project, api: Api) -> None:
+    project.behave("ingest", "hang")
+    code, text = project.run(*PIPELINE, "--set", "run.stage_time_limit_s=8 run.stage_retries=0")
+    assert code == 1, text
+    assert "time limit of 8 s" in text
+    assert not any(is_running(number) for number in project.processes())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_command_its_server_and_the_stage(project: Project, number: signal.Signals) -> None:
+    project.behave("ingest", "hang")
+    process = project.command(*PIPELINE)
+    stage = hang(project)
+    process.send_signal(number)
+    assert process.wait(120) not in (0, 1)
+    wait_for_the_end_of(stage)
+    assert project.left_over() == []
+
+
+def test_sigkill_leaves_no_process_and_the_next_run_goes_on(project: Project) -> None:
+    project.behave("prepare", "hang")
+    process = project.command(*PIPELINE)
+    stage = hang(project)
+    process.kill()
+    process.wait()
+    wait_for_the_end_of(stage)
+    wait_until(lambda: project.left_over() == [], "the temporary server to end", 60)
+    assert project.ran() == list(STAGES[:2])
+
+    project.behave("prepare", "")
+    code, text = project.run(*PIPELINE)
+    assert (code, project.ran()) == (0, list(STAGES[1:])), text
+
+
+def test_wrong_setting_is_told_before_prefect_is_imported(project: Project) -> None:
+    code, text = project.run(
+        "-c",
+        "import sys; from flows.command import main; code = main(['--set', 'train.seed=x']); "
+        "sys.exit(99 if 'prefect' in sys.modules else code)",
+    )
+    assert code == 2, text
+    assert text.startswith("\nSettingsError: ")
+    assert "Traceback" not in text
+
+
+def test_server_that_does_not_answer_is_told_in_words(project: Project) -> None:
+    project.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    code, text = project.run(*PIPELINE)
+    assert code == 2
+    assert "http://127.0.0.1:9/api" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--strategy", "guessing"], "SettingsError: STRATEGY must be one of"),
+        (["--source", "/no/such/folder"], "SourceError: "),
+        (["--set", "nothing"], "SettingsError: SET takes block.key=value"),
+        (["--set", "a='"], "SettingsError: SET doesn't parse"),
+    ],
+)
+def test_wrong_argument_is_told_in_words(project: Project, arguments: list[str], error: str) -> None:
+    before = (project.folder / "params.yaml").read_text()
+    code, text = project.run(*PIPELINE, *arguments)
+    assert code == 2
+    assert error in text
+    assert "Traceback" not in text
+    assert (project.folder / "params.yaml").read_text() == before

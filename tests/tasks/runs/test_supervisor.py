@@ -1,0 +1,269 @@
+"""A stage as a child process: its lines, its progress, its end, and nothing left of it, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks.errors import StageError
+from tasks.runs.endings import StageFailed
+from tasks.runs.guarded import Ending
+from tasks.runs.supervisor import child_environment, run_stage, supervise
+
+PROJECT = Path(__file__).parents[3]
+
+# A family: a child in the group and a child in a session of its own, with a child that its parent leaves an orphan.
+# All but the first are deaf to SIGTERM.
+FAMILY = """
+import os, signal, subprocess, sys, time
+leaf = "import os, signal, time; signal.signal(15, 1); open(f'alive-{os.getpid()}', 'w'); time.sleep(600)"
+orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {leaf!r}], start_new_session=True)"
+subprocess.Popen([sys.executable, "-c", leaf])
+subprocess.Popen([sys.executable, "-c", leaf], start_new_session=True)
+subprocess.run([sys.executable, "-c", orphan])
+open(f"alive-{os.getpid()}", "w")
+print("family is here", flush=True)
+"""
+FAMILY_SIZE = 4
+
+
+def run(folder: Path, code: str, **options: Any) -> tuple[Ending, list[str], list[dict[str, Any]]]:
+    lines: list[str] = []
+    states: list[dict[str, Any]] = []
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**child_environment(os.environ), "PYTHONPATH": str(PROJECT)}
+    ending = supervise(command, folder, environment, lines.append, states.append, **{"limit_s": 60.0, **options})
+    return ending, lines, states
+
+
+def family(folder: Path) -> list[int]:
+    wait_until(lambda: len(list(folder.glob("alive-*"))) == FAMILY_SIZE, "the family to start")
+    return [int(file.name.removeprefix("alive-")) for file in folder.glob("alive-*")]
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def make_repository(folder: Path, **programs: str) -> Path:
+    """A DVC repository with one stage for each program (Python code)."""
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
+    text = "stages:\n"
+    for stage, code in programs.items():
+        (folder / f"{stage}.py").write_text(textwrap.dedent(code))
+        text += f"  {stage}:\n    cmd: python {stage}.py\n    deps: [{stage}.py]\n"
+    (folder / "dvc.yaml").write_text(text)
+    return folder
+
+
+def fail(folder: Path, code: str, limit_s: float = 60.0) -> StageFailed:
+    make_repository(folder, trouble=code)
+    with pytest.raises(StageFailed) as caught:
+        run_stage("trouble", folder, limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
+    return caught.value
+
+
+def test_supervise_gives_each_line_of_both_streams_in_order(tmp_path: Path) -> None:
+    code = r"""
+        import sys
+        for number in range(3):
+            print("out", number)
+            print("err", number, file=sys.stderr)
+        print("\x1b[1mbar 1\rbar 2\x1b[0m\n\n", end="")
+        sys.stdout.buffer.write(b"caf\xc3\xa9 \xff")
+    """
+    ending, lines, _ = run(tmp_path, code)
+    assert lines == ["out 0", "err 0", "out 1", "err 1", "out 2", "err 2", "bar 1", "bar 2", "café \ufffd"]
+    assert ending == Ending("exit", 0)
+
+
+def test_supervise_loses_nothing_of_a_large_output(tmp_path: Path) -> None:
+    _, lines, _ = run(tmp_path, "for number in range(100_000): print(number)")
+    assert lines == [str(number) for number in range(100_000)]
+
+
+def test_supervise_reads_what_was_in_the_pipe_when_the_command_ended(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def wait_for_the_end(line: str) -> None:
+        lines.append(line)
+        if line.startswith("guard "):
+            wait_until(lambda: not is_running(int(line.split()[1])), "the guard to end")
+
+    code = "import os, time; print('guard', os.getppid(), flush=True); time.sleep(0.5); print('last words')"
+    supervise([sys.executable, "-c", code], tmp_path, os.environ, wait_for_the_end, print, limit_s=60.0)
+    assert lines[1:] == ["last words"]
+
+
+def test_supervise_shows_the_progress_of_the_child(tmp_path: Path) -> None:
+    code = """
+        from tasks.progress import Progress
+        with Progress("features", 2, "pictures") as progress:
+            progress.advance(2, {"loss": 0.5})
+    """
+    _, _, states = run(tmp_path, code)
+    assert (states[-1]["done"], states[-1]["total"], states[-1]["details"]) == (2, 2, {"loss": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("raise SystemExit(3)", Ending("exit", 3)),
+        ("import os; os.kill(os.getpid(), 9)", Ending("exit", -9)),
+    ],
+)
+def test_supervise_tells_the_exit_code(tmp_path: Path, code: str, expected: Ending) -> None:
+    assert run(tmp_path, code)[0] == expected
+
+
+def test_supervise_tells_a_command_that_is_not_there(tmp_path: Path) -> None:
+    lines: list[str] = []
+    ending = supervise(["nosuchprogram"], tmp_path, os.environ, lines.append, print, limit_s=60.0)
+    assert ending == Ending("exit", 127)
+    assert "nosuchprogram" in lines[0]
+
+
+def test_time_limit_kills_all_descendants(tmp_path: Path) -> None:
+    ending, _, _ = run(tmp_path, FAMILY + "\ntime.sleep(600)", limit_s=3.0, grace_s=0.5)
+    assert ending.reason == "limit"
+    assert [number for number in family(tmp_path) if is_running(number)] == []
+
+
+def test_normal_end_leaves_no_descendants(tmp_path: Path) -> None:
+    ending, _, _ = run(
+        tmp_path, FAMILY + f"\nimport glob\nwhile len(glob.glob('alive-*')) < {FAMILY_SIZE}: pass", grace_s=0.5
+    )
+    assert ending == Ending("exit", 0)
+    assert [number for number in family(tmp_path) if is_running(number)] == []
+
+
+def test_exception_kills_all_descendants(tmp_path: Path) -> None:
+    def stop(_line: str) -> None:
+        family(tmp_path)
+        raise KeyboardInterrupt
+
+    command = [sys.executable, "-c", FAMILY + "\ntime.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        supervise(command, tmp_path, os.environ, stop, print, limit_s=60.0, grace_s=0.5)
+    assert [number for number in family(tmp_path) if is_running(number)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_death_of_the_supervisor_kills_all_descendants(tmp_path: Path, number: signal.Signals) -> None:
+    code = f"""
+import os, sys; from pathlib import Path
+from tasks.runs.supervisor import supervise
+command = [sys.executable, "-c", {FAMILY + chr(10) + "time.sleep(600)"!r}]
+supervise(command, Path.cwd(), os.environ, print, print, limit_s=600, grace_s=0.5)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) as supervisor:
+        members = family(tmp_path)
+        assert all(is_running(member) for member in members)
+        supervisor.send_signal(number)
+    wait_until(lambda: not any(is_running(member) for member in members), "the family to end")
+
+
+def test_death_of_the_guard_kills_the_group_and_is_told(tmp_path: Path) -> None:
+    code = "import os, time; os.kill(os.getppid(), 9); open(f'alive-{os.getpid()}', 'w'); time.sleep(600)"
+    ending, _, _ = run(tmp_path, code)
+    assert ending == Ending("lost", None)
+    alive = [int(file.name.removeprefix("alive-")) for file in tmp_path.glob("alive-*")]
+    wait_until(lambda: not any(is_running(number) for number in alive), "the command to end")
+
+
+def test_run_stage_runs_nothing_when_nothing_changed(tmp_path: Path) -> None:
+    make_repository(tmp_path, fine="print('it works')")
+    lines: list[str] = []
+    for _ in range(2):
+        run_stage("fine", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+    assert lines.count("it works") == 1
+    assert lines.count("Stage 'fine' didn't change, skipping") == 1
+
+
+def test_mendable_failure_carries_the_programs_own_message(tmp_path: Path) -> None:
+    error = fail(
+        tmp_path,
+        """
+        import sys
+        print("SettingsError: params.yaml:\\n  train.seed: wrong", file=sys.stderr)
+        sys.exit(2)
+        """,
+    )
+    assert isinstance(error, StageError)
+    assert error.mendable
+    assert str(error).endswith("SettingsError: params.yaml:\n  train.seed: wrong")
+    assert "dvc --wait-for-lock repro --single-item trouble" in str(error)
+
+
+def test_crash_is_not_mendable_and_names_the_exception(tmp_path: Path) -> None:
+    error = fail(tmp_path, "1/0")
+    assert not error.mendable
+    assert error.said == "ZeroDivisionError: division by zero"
+    assert "exit code 1" in error.reason
+
+
+def test_program_that_prints_a_verdict_of_dvc_is_not_believed(tmp_path: Path) -> None:
+    line = "ERROR: failed to reproduce 'trouble': failed to run: x, exited with 2"
+    assert not fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').mendable
+
+
+def test_sigkill_from_elsewhere_is_explained_as_out_of_memory(tmp_path: Path) -> None:
+    error = fail(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert "SIGKILL" in error.reason
+    assert "out of memory" in error.reason
+    assert not error.mendable
+
+
+def test_time_limit_is_named_with_its_setting(tmp_path: Path) -> None:
+    error = fail(tmp_path, "import time; time.sleep(600)", limit_s=3.0)
+    assert "time limit of 3 s (run.stage_time_limit_s" in error.reason
+    assert not error.mendable
+
+
+@pytest.mark.slow
+def test_stage_runs_again_after_it_was_stopped_at_its_time_limit(tmp_path: Path) -> None:
+    fail(tmp_path, "import os, time\nif not os.path.exists('go'): time.sleep(600)\n", limit_s=3.0)
+    (tmp_path / "go").touch()
+    run_stage("trouble", tmp_path, limit_s=60.0, on_line=print, on_progress=print)
+    assert "trouble.py" in (tmp_path / "dvc.lock").read_text()
+
+
+def test_failure_of_dvc_itself_is_told_in_its_words(tmp_path: Path) -> None:
+    make_repository(tmp_path, fine="pass")
+    with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
+        run_stage("unknown", tmp_path, limit_s=60.0, on_line=print, on_progress=print)
+
+
+def test_stage_runs_the_interpreter_of_this_process(tmp_path: Path) -> None:
+    make_repository(tmp_path, which="import sys; print(sys.prefix)")
+    lines: list[str] = []
+    run_stage("which", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+    assert sys.prefix in lines
+
+
+def test_stage_failed_can_be_pickled() -> None:
+    error = StageFailed("train", "it crashed", "ValueError: x", "dvc repro", mendable=True)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.mendable) == (str(error), True)
