@@ -12,7 +12,9 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 LOCK_cpu := requirements.txt
 LOCK_gpu := requirements-gpu.txt
 LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
-ARGUMENTS = $(if $(SOURCE),--source '$(SOURCE)') $(if $(STRATEGY),--strategy '$(STRATEGY)') $(if $(SET),--set '$(SET)')
+quote = '$(subst ','\'',$(1))'
+ARGUMENTS = $(if $(SOURCE),--source $(call quote,$(SOURCE))) $(if $(STRATEGY),--strategy $(call quote,$(STRATEGY))) \
+  $(if $(SET),--set $(call quote,$(SET)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run repro test lint format typecheck bench ui lock clean

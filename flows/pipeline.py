@@ -59,9 +59,11 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     for name, figures in metrics["strategies"].items():
         test, validation = figures["test"], figures["validation"]
         low, high = test["accuracy_ci95"]
+        seconds = figures["train_seconds"]  # null where the training was done elsewhere
+        took = "" if seconds is None else f"{seconds:.0f} s"
         shown = f"**{name}**" if name == metrics["champion"] else name
         rows.append(
             f"| {shown} | {figures['recipe']} | {test['accuracy']:.4f} (n = {test['n']}) | {low:.4f} to {high:.4f} "
-            f"| {validation['accuracy']:.4f} | {figures['train_seconds']:.0f} s |"
+            f"| {validation['accuracy']:.4f} | {took} |"
         )
     return "\n".join(rows)
