@@ -2,7 +2,7 @@
 
 Measured on two AVX2 cores: ncnn 13.8 pictures/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
 agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See
-`benchmarks/features.py`.
+`benchmarks/network.py`.
 """
 
 from __future__ import annotations
