@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,15 @@ from tasks.settings import Settings, change_settings, load_settings
 
 PROJECT = Path(__file__).parents[1]
 COLOURS = {"ant": (150, 60, 40), "bee": (60, 150, 40), "cat": (40, 60, 150)}
+
+
+def pytest_configure() -> None:
+    """Time is no verdict on a busy machine, and children react to Ctrl-C also where the tests run in the background."""
+    hypothesis.settings.register_profile(
+        "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("project")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
