@@ -196,11 +196,12 @@ def _data(prepared: Path, examples: Sequence[Example]) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for example in sorted(examples, key=lambda one: one.label):
         counts.setdefault(example.label, dict.fromkeys(SPLITS, 0))[example.split] += 1
-    source = summary.get("source")
-    source = source.get("uri") if isinstance(source, dict) else source
+    about = dict(summary["source"])
+    source = about.pop("uri", None)
     return {
         **summary,
         "source": without_credentials(source) if source else None,
+        "about": about,
         "counts": counts,
         "quarantine": [asdict(row) for row in read_quarantine(prepared)[:LISTED_QUARANTINED]],
     }

@@ -1,9 +1,10 @@
 """Stage `ingest`: the source in, packs of original bytes out.
 
-Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.pictures.packs`) and `manifest.parquet`, one
-row for everything that was discovered, and `source.json`, what the source is. Only pictures whose bytes are in no
-pack are packed; packs that hold bytes which are no longer at the source go, and what else was in them is packed anew.
-A killed run goes on after its last whole pack.
+Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.pictures.packs`), `manifest.parquet`, one row
+for everything that was discovered, and `source.json`, what the source is. An item whose version the last run knew isn't
+read again; one without a version is, since only its bytes tell. Bytes that are in no pack are packed, and packs that
+hold bytes which are no longer at the source go; what else was in them is copied before. A killed run goes on after its
+last whole pack.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import SourceError
 from tasks.files import sha256_hex, sweep_temporaries, write_json
-from tasks.pictures.manifest import Discovered, write_discovered
-from tasks.pictures.packs import index_pack, verify_pack, write_packs
+from tasks.pictures.journal import Journal
+from tasks.pictures.manifest import Discovered, previous_discovered, write_discovered
+from tasks.pictures.packs import Place, index_pack, read_picture, verify_pack, write_packs
 from tasks.pictures.sources import Item, Listing, discover
+from tasks.pictures.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.settings import Settings
 
 RAW = "data/raw"
+JOURNAL = ".rootstock/ingest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,27 +53,80 @@ def run(settings: Settings, workspace: Path) -> Summary:
     raw = workspace / RAW
     raw.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(raw)
-
-    keys = _hash(within)
-    wanted = set(keys.values())
-    have: set[str] = set()
-    for pack in sorted(raw.glob("*.tar")):
-        keys_inside = index_pack(pack).keys() if verify_pack(pack) else None
-        if keys_inside is not None and keys_inside <= wanted:
-            have |= keys_inside
-        else:
-            pack.unlink()
+    packs = _whole_packs(raw)
+    have = {key for places in packs.values() for key in places}
+    journal = Journal(workspace / JOURNAL)
+    keys = _known(within, raw, journal, have)
+    pack_size = settings.ingest.pack_size_mb * 1_000_000
 
     packed = 0
-    pictures = _unpacked(within, keys, have)
-    with Progress("ingest", len(wanted), "pictures", done=len(have)) as progress:
-        for _, count in write_packs(raw, pictures, settings.ingest.pack_size_mb * 1_000_000):
+    with Progress("ingest", len(within), "pictures", done=len(keys)) as progress:
+        read: list[Item] = []
+        new = _read_new(within, keys, have, read, settings.ingest.readers, progress)
+        for _, count in write_packs(raw, new, pack_size):
             packed += count
-            progress.advance(count)
-    write_json(raw / "source.json", {"uri": settings.source.uri})
+            journal.add((item.path, item.version, keys[item.path]) for item in read if item.version is not None)
+            read.clear()  # a pack is written as soon as it is full, so it holds all that was read
+    _drop_unwanted(raw, packs, set(keys.values()), pack_size)
+    write_json(raw / "source.json", {**listing.about, "uri": settings.source.uri})
     write_discovered(raw, _rows(listing, keys, beyond))
+    journal.remove()
     discovered = len(listing.items) + len(listing.excluded)
-    return Summary(discovered, len(listing.excluded) + len(beyond), packed, len(have))
+    reused = len(set(keys.values())) - packed
+    return Summary(discovered, len(listing.excluded) + len(beyond), packed, reused)
+
+
+def _whole_packs(raw: Path) -> dict[Path, dict[str, Place]]:
+    """The packs whose bytes are those that were written, and what is in them; damaged ones go."""
+    packs = {}
+    for pack in sorted(raw.glob("*.tar")):
+        if verify_pack(pack):
+            packs[pack] = index_pack(pack)
+        else:
+            pack.unlink()
+    return packs
+
+
+def _known(items: list[Item], raw: Path, journal: Journal, have: set[str]) -> dict[str, str]:
+    """Path -> key of the items whose bytes needn't be read: packed before, and of the same version now."""
+    before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
+    known = {}
+    for item in items:
+        key = before.get((item.path, item.version)) if item.version is not None else None
+        if key is not None and key in have:
+            known[item.path] = key
+    return known
+
+
+def _read_new(
+    items: list[Item],
+    keys: dict[str, str],
+    have: set[str],
+    read: list[Item],
+    readers: int,
+    progress: Progress,
+) -> Iterator[tuple[str, bytes]]:
+    """Read what isn't known, note its key in `keys`, and give what is in no pack, in the order of the items."""
+    seen = set(have)
+    unknown = [item for item in items if item.path not in keys]
+    for item, data in read_ahead(unknown, readers):
+        key = keys[item.path] = sha256_hex(data)
+        read.append(item)
+        progress.advance()
+        if key not in seen:
+            seen.add(key)
+            yield key, data
+
+
+def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, Place]], wanted: set[str], pack_size: int) -> None:
+    """Remove packs that hold bytes which are no longer at the source; copy what is still wanted of them before."""
+    stale = [pack for pack, places in packs.items() if not places.keys() <= wanted]
+    kept = {key for pack, places in packs.items() if pack not in stale for key in places}
+    alive = {key: place for pack in stale for key, place in packs[pack].items() if key in wanted - kept}
+    for _ in write_packs(raw, ((key, read_picture(place, key)) for key, place in alive.items()), pack_size):
+        pass
+    for pack in stale:
+        pack.unlink()
 
 
 def _limit(listing: Listing, per_class: int | None) -> tuple[list[Item], set[str]]:
@@ -86,37 +142,16 @@ def _limit(listing: Listing, per_class: int | None) -> tuple[list[Item], set[str
     return [item for item in listing.items if item.path not in beyond], beyond
 
 
-def _hash(items: list[Item]) -> dict[str, str]:
-    """Path -> SHA-256 of the bytes. Always of the bytes: a file's time and size may lie."""
-    return {item.path: sha256_hex(_read(item)) for item in items}
-
-
-def _unpacked(items: list[Item], keys: dict[str, str], have: set[str]) -> Iterator[tuple[str, bytes]]:
-    seen = set(have)
-    for item in items:
-        key = keys[item.path]
-        if key in seen:
-            continue
-        data = _read(item)
-        if sha256_hex(data) != key:
-            raise SourceError(f"{item.path} changed while the source was read. Run again when it rests.")
-        seen.add(key)
-        yield key, data
-
-
-def _read(item: Item) -> bytes:
-    try:
-        return item.read()
-    except OSError as error:
-        raise SourceError(
-            f"{item.path} can't be read: {error.strerror or error}. Mend or remove it at the source."
-        ) from None
-
-
 def _rows(listing: Listing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
     rows = [
         Discovered(
-            item.path, item.label, item.split, keys.get(item.path, ""), "over_limit" if item.path in beyond else None
+            item.path,
+            item.label,
+            item.split,
+            keys.get(item.path, ""),
+            "over_limit" if item.path in beyond else None,
+            item.version,
+            item.group,
         )
         for item in listing.items
     ]

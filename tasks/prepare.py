@@ -1,16 +1,18 @@
 """Stage `prepare`: packs in, decoded pictures, splits and the quarantine out.
 
-Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted
-pictures with label and split), `quarantine.parquet` (refused ones with a reason code) and `summary.json` (counts).
+Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted pictures
+with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (what is another
+picture once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts).
 
-Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture's
-split depends on its content alone. Labels are not in the shards, so relabelling decodes nothing.
+Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture that
+has a split keeps it, and what looks the same or belongs to one group is in one split. Labels are not in the shards, so
+relabelling decodes nothing.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 from tasks import ingest
 from tasks.errors import DataError, IntegrityError
 from tasks.files import fingerprint, read_json, write_json
-from tasks.pictures import decoding
+from tasks.pictures import decoding, likeness, quality
 from tasks.pictures.decoding import Code, Facts, Policy, Refused
 from tasks.pictures.manifest import (
     SPLITS,
@@ -26,12 +28,16 @@ from tasks.pictures.manifest import (
     Example,
     Quarantined,
     read_discovered,
+    read_memory,
+    write_duplicates,
     write_examples,
+    write_memory,
     write_quarantine,
 )
 from tasks.pictures.packs import Place, index_packs
+from tasks.pictures.selection import Refusals, Selection, by_content, select
 from tasks.pictures.shards import Array, Header, Row, Shards, append, reconcile, usable_headers
-from tasks.pictures.splits import assign_split
+from tasks.pictures.splits import Rules
 from tasks.pictures.workers import decode_all
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -39,8 +45,6 @@ from tasks.settings import Prepare, Settings
 
 PREPARED = "data/prepared"
 SHARDS = f"{PREPARED}/shards"
-
-Refusals = dict[str, tuple[Code, str]]
 
 
 @dataclass(frozen=True)
@@ -67,76 +71,110 @@ def run(settings: Settings, workspace: Path) -> Summary:
     """
     rules = settings.prepare
     discovered = read_discovered(workspace / ingest.RAW)
-    files, conflicts, duplicates = by_content([row for row in discovered if not row.excluded])
+    contents = by_content([row for row in discovered if not row.excluded])
 
-    mark = fingerprint(decoding.recipe(rules.background_rgb))
-    refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), _policy(rules))
-    wanted = [key for key in files if key not in conflicts and key not in refusals]
-    _check_sizes(Counter(row.label for row in files.values()), rules)
+    recipe = decoding.recipe(rules.background_rgb)
+    mark = fingerprint({**recipe, "likeness": likeness.VERSION, "quality": quality.VERSION})
+    refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), rules)
+    wanted = [key for key in contents.chosen if key not in contents.conflicts and key not in refusals]
+    _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
     state = reconcile(workspace / SHARDS, wanted, mark)
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
 
-    given = {row.split for row in discovered if row.split}
-    examples = [_example(row, shards.row(key), given, rules) for key, row in files.items() if key in shards]
-    quarantined = _quarantine(discovered, conflicts, refusals)
-    excluded = Counter(row.excluded for row in discovered if row.excluded)
-    if duplicates:
-        excluded["duplicate"] = duplicates
-    _check(examples, quarantined, rules)
-
     prepared = workspace / PREPARED
-    write_examples(prepared, examples)
-    write_quarantine(prepared, quarantined)
-    counts = _counts(examples, quarantined, excluded, given, rules)
+    split_rules = _split_rules(discovered, rules)
+    selection = select(
+        discovered,
+        contents,
+        [key for key in wanted if key in shards],
+        refusals,
+        lambda key: _with_issues(shards.row(key), rules),
+        rules.near_duplicate_bits,
+        split_rules,
+        _previous_splits(prepared, split_rules),
+    )
+    _check(selection.examples, selection.quarantined, rules)
+    write_examples(prepared, selection.examples)
+    write_quarantine(prepared, selection.quarantined)
+    write_duplicates(prepared, selection.duplicates)
+    write_memory(prepared, selection.memory)
     write_json(
         prepared / "summary.json",
         {
             "source": read_json(workspace / ingest.RAW / "source.json"),
             "discovered": len(discovered),
-            "fingerprint": mark,
-            **counts,
+            "fingerprint": fingerprint(recipe),
+            "split_rules": _fingerprint_of(split_rules),
+            **_counts(selection, split_rules),
         },
     )
     decoded = sum(len(header.rows) for header in new)
-    return Summary(len(examples), len(quarantined), sum(excluded.values()), decoded, len(examples) - decoded)
+    accepted = len(selection.examples)
+    excluded = sum(selection.excluded.values())
+    return Summary(
+        accepted, len(selection.quarantined), excluded, decoded, sum(len(header.rows) for header in state.kept.headers)
+    )
 
 
-def by_content(rows: Sequence[Discovered]) -> tuple[dict[str, Discovered], set[str], int]:
-    """Group the same bytes under several paths.
+def _split_rules(discovered: Sequence[Discovered], rules: Prepare) -> Rules:
+    given = frozenset(row.split for row in discovered if row.split)
+    return Rules(rules.validation_fraction, rules.test_fraction, rules.split_seed, given)
 
-    Returns:
-        key -> the row that stands for it (test before validation before train, then the first path), in the order of
-        the paths; the keys that stand under two labels; the number of rows that are left out as duplicates.
-    """
-    groups: dict[str, list[Discovered]] = defaultdict(list)
-    for row in rows:
-        groups[row.key].append(row)
-    held_out_first = {"test": 0, "validation": 1}
-    chosen = {
-        key: min(group, key=lambda row: (held_out_first.get(row.split or "", 2), row.path))
-        for key, group in groups.items()
-    }
-    conflicts = {key for key, group in groups.items() if len({row.label for row in group}) > 1}
-    duplicates = sum(len(group) - 1 for key, group in groups.items() if key not in conflicts)
-    ordered = sorted(chosen.items(), key=lambda entry: entry[1].path)
-    return dict(ordered), conflicts, duplicates
+
+def _fingerprint_of(rules: Rules) -> str:
+    return fingerprint([rules.validation_fraction, rules.test_fraction, rules.seed, sorted(rules.given_splits)])
+
+
+def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
+    """The splits of the run before, if they were drawn by the same rules: who has one, keeps it."""
+    try:
+        if read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules):
+            return read_memory(prepared)
+    except (FileNotFoundError, ValueError, IntegrityError):
+        pass  # there was none, or it is damaged: all are drawn by their content
+    return {}
 
 
 def _policy(rules: Prepare) -> Policy:
     return Policy(rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits)
 
 
-def _refuse_known(headers: Sequence[Header], policy: Policy) -> Refusals:
+def _refuse_known(headers: Sequence[Header], rules: Prepare) -> Refusals:
     """What a changed policy refuses among the pictures that were decoded before."""
     refusals: Refusals = {}
     for row in (row for header in headers for row in header.rows):
         facts = Facts(**{name: value for name, value in row.items() if name != "key"})
         try:
-            decoding.judge(facts, policy)
+            _judge(facts, rules)
         except Refused as refused:
             refusals[row["key"]] = (refused.code, refused.detail)
     return refusals
+
+
+def _judge(facts: Facts, rules: Prepare) -> None:
+    """Raise Refused if what is known of a decoded picture breaks the policy."""
+    decoding.judge(facts, _policy(rules))
+    for issue in _issues(facts.scores or {}, facts.width_px, facts.height_px, rules):
+        if issue in rules.quarantine_issues:
+            raise Refused(Code(issue), f"{issue}: {facts.scores}")
+
+
+def _issues(scores: Mapping[str, float], width_px: int, height_px: int, rules: Prepare) -> tuple[str, ...]:
+    thresholds = quality.Thresholds(
+        rules.dark_below,
+        rules.overexposed_above,
+        rules.low_contrast_below,
+        rules.blurred_below,
+        rules.single_colour_above,
+    )
+    return quality.issues(scores, thresholds, min(width_px, height_px))
+
+
+def _with_issues(row: Row, rules: Prepare) -> Row:
+    """The row with the flagged issues of quality among its notes."""
+    found = _issues(row["scores"], row["width_px"], row["height_px"], rules)
+    return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
 
 
 def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals) -> list[Header]:
@@ -154,43 +192,19 @@ def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, 
 
         def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
             work = ((key, places[key]) for key in keys)
-            for key, result in decode_all(work, _policy(rules), rules.background_rgb):
+            for key, result in decode_all(work, _policy(rules), rules.background_rgb, describe=True):
                 progress.advance()
-                if isinstance(result, Refused):
-                    refusals[key] = (result.code, result.detail)
-                else:
+                try:
+                    if isinstance(result, Refused):
+                        raise result
                     pixels, facts = result
+                    _judge(facts, rules)
+                except Refused as refused:
+                    refusals[key] = (refused.code, refused.detail)
+                else:
                     yield {"key": key, **asdict(facts)}, pixels
 
         return list(append(workspace / SHARDS, missing, rules.shard_size, mark, rows))
-
-
-def _example(row: Discovered, facts: Row, given: Collection[str], rules: Prepare) -> Example:
-    split = assign_split(row.key, row.split, given, rules.validation_fraction, rules.test_fraction, rules.split_seed)
-    return Example(
-        row.key,
-        row.path,
-        row.label,
-        split,
-        facts["width_px"],
-        facts["height_px"],
-        facts["format"],
-        facts["notes"],
-    )
-
-
-def _quarantine(discovered: Sequence[Discovered], conflicts: set[str], refusals: Refusals) -> list[Quarantined]:
-    """Rows for every path in conflict, and for the refused pictures (once each: other paths count as duplicates)."""
-    quarantined: list[Quarantined] = []
-    chosen, _, _ = by_content([row for row in discovered if not row.excluded])
-    for row in discovered:
-        if row.key in conflicts:
-            detail = "the same bytes stand under another class too"
-            quarantined.append(Quarantined(row.path, row.key, row.label, Code.LABEL_CONFLICT, detail))
-        elif row.key in refusals and chosen[row.key] is row:
-            code, detail = refusals[row.key]
-            quarantined.append(Quarantined(row.path, row.key, row.label, code, detail))
-    return quarantined
 
 
 def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
@@ -245,23 +259,20 @@ def _check_quarantine(accepted: int, quarantined: Sequence[Quarantined], rules: 
         )
 
 
-def _counts(
-    examples: Sequence[Example],
-    quarantined: Sequence[Quarantined],
-    excluded: Counter[str],
-    given: Collection[str],
-    rules: Prepare,
-) -> dict[str, Any]:
+def _counts(selection: Selection, rules: Rules) -> dict[str, Any]:
     by_class: dict[str, dict[str, int]] = {}
-    for example in examples:
+    for example in selection.examples:
         by_class.setdefault(example.label, dict.fromkeys(SPLITS, 0))[example.split] += 1
+    notes = Counter(note for example in selection.examples for note in example.notes.split(",") if note)
     return {
-        "accepted": len(examples),
-        "quarantined": len(quarantined),
-        "excluded": dict(excluded),
-        "quarantined_by_code": dict(Counter(row.code for row in quarantined)),
+        "accepted": len(selection.examples),
+        "quarantined": len(selection.quarantined),
+        "excluded": dict(selection.excluded),
+        "quarantined_by_code": dict(Counter(row.code for row in selection.quarantined)),
+        "duplicates": dict(Counter(f"{row.kind}, {row.outcome}" for row in selection.duplicates)),
+        "notes": dict(notes),
         "classes": by_class,
-        "given_splits": sorted(given),
+        "given_splits": sorted(rules.given_splits),
         "fractions": {"validation": rules.validation_fraction, "test": rules.test_fraction},
     }
 

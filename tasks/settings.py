@@ -22,6 +22,7 @@ IMAGE_SIZE_PX = 224
 Strategy = Literal["feature_extraction"]
 Recipe = Literal["modern", "tutorial"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
+Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -39,6 +40,7 @@ class Source(Block):
 
 class Ingest(Block):
     pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
+    readers: int = Field(ge=1, le=256, description="pictures that are read, or downloaded, at the same time")
 
 
 class Prepare(Block):
@@ -54,6 +56,13 @@ class Prepare(Block):
     min_entropy_bits: float = Field(ge=0, le=8, description="of the grey histogram; 0 accepts all")
     min_pictures_per_class: int = Field(ge=2, description="a class with fewer stops the run")
     max_quarantined_fraction: float = Field(ge=0, le=1, description="more than that stops the run")
+    near_duplicate_bits: int = Field(ge=0, le=16, description="how far hashes of the same look may differ")
+    quarantine_issues: tuple[Issue, ...] = Field(description="issues of quality that refuse a picture; others flag it")
+    dark_below: float = Field(ge=0, le=1, description="of the brightest 1 % of pixels")
+    overexposed_above: float = Field(ge=0, le=1, description="of the darkest 5 % of pixels")
+    low_contrast_below: float = Field(ge=0, le=1, description="standard deviation of the light")
+    blurred_below: float = Field(ge=0, description="of the variance of edges; small pictures are not judged")
+    single_colour_above: float = Field(ge=0, le=1, description="share of the pixels in one colour")
     shard_size: int = Field(ge=1, le=4096, description="pictures a shard")
 
 

@@ -62,6 +62,11 @@ class Code(StrEnum):
     EXTREME_ASPECT = "extreme_aspect"
     LOW_INFORMATION = "low_information"
     LABEL_CONFLICT = "label_conflict"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    LOW_CONTRAST = "low_contrast"
+    BLURRED = "blurred"
+    SINGLE_COLOUR = "single_colour"
 
 
 class Refused(Exception):
@@ -77,13 +82,20 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an accepted picture: size as stored, px; entropy of the grey picture's histogram, bits."""
+    """What is known of an accepted picture: size as stored, px; entropy of the grey picture's histogram, bits.
+
+    Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of the perceptual hash and the thumbnail,
+    `pixels`, the digest of the decoded pixels (both of `likeness`), and `scores` (of `quality`).
+    """
 
     width_px: int
     height_px: int
     format: str
     entropy_bits: float
     notes: str
+    look: str = ""
+    pixels: str = ""
+    scores: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

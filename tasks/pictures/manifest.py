@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tasks.errors import IntegrityError
 from tasks.files import read_table, write_table
 
 SPLITS = ("train", "validation", "test")
@@ -18,13 +19,18 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Discovered:
-    """One entry of the source. `key` (SHA-256 of the bytes) is empty for what is excluded."""
+    """One entry of the source. `key` (SHA-256 of the bytes) is empty for what is excluded.
+
+    `version` changes whenever the bytes may have changed, where the source can tell; `group` is what stays together.
+    """
 
     path: str
     label: str
     split: str | None
     key: str
     excluded: str | None
+    version: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Example:
     height_px: int
     format: str
     notes: str
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,24 @@ class Quarantined:
     detail: str
 
 
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture that is another one once more. The splits are those that the source gives, empty if it gives none.
+
+    Attributes:
+        kind: `same_bytes`, `same_pixels`, `near` (looks the same), or `group` (the source's group).
+        outcome: `left_out`; `left_out_as_leak`: the other one is held out; `kept_together`: both are in one split.
+    """
+
+    path: str
+    label: str
+    split: str
+    of_path: str
+    of_split: str
+    kind: str
+    outcome: str
+
+
 _DISCOVERED = pa.schema(
     [
         ("path", pa.string()),
@@ -59,6 +84,8 @@ _DISCOVERED = pa.schema(
         ("split", pa.string()),
         ("key", pa.string()),
         ("excluded", pa.string()),
+        ("version", pa.string()),
+        ("group", pa.string()),
     ]
 )
 _EXAMPLES = pa.schema(
@@ -71,13 +98,24 @@ _EXAMPLES = pa.schema(
         ("height_px", pa.int32()),
         ("format", pa.string()),
         ("notes", pa.string()),
+        ("group", pa.string()),
     ]
 )
+_DUPLICATES = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(Duplicate)])
+_MEMORY = pa.schema([("key", pa.string()), ("split", pa.string())])
 _QUARANTINE = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "code", "detail")])
 
 
 def write_discovered(raw: Path, rows: list[Discovered]) -> None:
     write_table(raw / "manifest.parquet", [dataclasses.asdict(row) for row in rows], _DISCOVERED)
+
+
+def previous_discovered(raw: Path) -> list[Discovered]:
+    """What the last run discovered; nothing if there was none, or if its table can't be read any more."""
+    try:
+        return read_discovered(raw)
+    except (IntegrityError, TypeError):  # damaged, or of an older layout: the source is simply read again
+        return []
 
 
 def read_discovered(raw: Path) -> list[Discovered]:
@@ -100,6 +138,24 @@ def write_quarantine(prepared: Path, rows: list[Quarantined]) -> None:
 def read_quarantine(prepared: Path) -> list[Quarantined]:
     """Refused pictures, in the order of their paths."""
     return [Quarantined(**row) for row in read_table(prepared / "quarantine.parquet")]
+
+
+def write_duplicates(prepared: Path, rows: list[Duplicate]) -> None:
+    write_table(prepared / "duplicates.parquet", [dataclasses.asdict(row) for row in rows], _DUPLICATES)
+
+
+def read_duplicates(prepared: Path) -> list[Duplicate]:
+    """Pictures that are another one once more, in the order of their paths."""
+    return [Duplicate(**row) for row in read_table(prepared / "duplicates.parquet")]
+
+
+def write_memory(prepared: Path, splits: dict[str, str]) -> None:
+    """Keep key -> split for the next run: who has a split, keeps it."""
+    write_table(prepared / "splits.parquet", [{"key": key, "split": splits[key]} for key in sorted(splits)], _MEMORY)
+
+
+def read_memory(prepared: Path) -> dict[str, str]:
+    return {row["key"]: row["split"] for row in read_table(prepared / "splits.parquet")}
 
 
 def class_names(examples: list[Example]) -> tuple[str, ...]:

@@ -6,17 +6,19 @@ of its own, and the one that fails there too is refused.
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 
+from tasks.pictures import likeness, quality
 from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
 from tasks.pictures.packs import Place, read_picture
 
@@ -36,6 +38,7 @@ class _Job:
     policy: Policy
     background_rgb: tuple[int, int, int]
     time_limit_s: int
+    describe: bool
 
 
 def usable_cores() -> int:
@@ -48,6 +51,7 @@ def decode_all(
     policy: Policy,
     background_rgb: tuple[int, int, int],
     time_limit_s: int = TIME_LIMIT_S,
+    describe: bool = False,
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
@@ -55,7 +59,7 @@ def decode_all(
     pool, lonely = _start(workers), _Lonely()
     try:
         for key, place in work:
-            job = _Job(key, place, policy, background_rgb, time_limit_s)
+            job = _Job(key, place, policy, background_rgb, time_limit_s, describe)
             try:
                 future = pool.submit(_decode, job)
             except BrokenProcessPool:
@@ -122,9 +126,21 @@ def _decode(job: _Job) -> Result:
     if hasattr(signal, "alarm"):
         signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
     try:
-        return decode(read_picture(job.place, job.key), job.policy, job.background_rgb)
+        pixels, facts = decode(read_picture(job.place, job.key), job.policy, job.background_rgb)
     except Refused as refused:
         return refused
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
+    return pixels, describe_pixels(pixels, facts) if job.describe else facts
+
+
+def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
+    """The facts with what the picture looks like, and how good it is."""
+    look = likeness.perceptual_hash(pixels).to_bytes(8, "big") + likeness.thumbnail(pixels)
+    return replace(
+        facts,
+        look=base64.b64encode(look).decode(),
+        pixels=likeness.pixel_digest(pixels),
+        scores=quality.scores(pixels),
+    )

@@ -245,9 +245,13 @@ def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
     return [(value, f"{value:g}") for value in values if (value - values[0]) % step == 0]
 
 
+_SMALLEST_SPAN = 1e-9
+"""Of an axis: less can't be drawn, and denormal numbers have no logarithm once they are divided."""
+
+
 def _nice_ticks(low: float, high: float) -> list[float]:
     """About five round values that reach from at or below `low` to at or above `high`."""
-    span = high - low or abs(high) or 1.0
+    span = max(high - low or abs(high) or 1.0, _SMALLEST_SPAN)
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= span / 5)
     first, last = math.floor(low / step), math.ceil(high / step)

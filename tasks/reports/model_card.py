@@ -174,8 +174,18 @@ def _data(source: str | None, data: Mapping[str, Any]) -> str:
 - Source: {origin}
 - Accepted: {data["accepted"]} pictures ({splits}); {left_out}
 - Choices were made on the validation pictures; the test pictures only report.
-- The rights in the pictures are their owners'.
+{_about(data.get("about") or {})}
 """
+
+
+def _about(about: Mapping[str, str]) -> str:
+    """What the source says of itself; whose the pictures are, is never left open."""
+    known = [
+        f"- {name.capitalize()}: {markdown_cell(about[name], 600)}"
+        for name in ("name", "description", "licence", "citation", "homepage")
+        if about.get(name)
+    ]
+    return "\n".join(known if about.get("licence") else [*known, "- The rights in the pictures are their owners'."])
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

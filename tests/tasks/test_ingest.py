@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from tasks.errors import SourceError
 from tasks.files import sha256_hex
 from tasks.pictures.manifest import read_discovered
 from tasks.pictures.packs import index_packs
+from tasks.pictures.sources import Item, Listing
 from tests.conftest import contents, fill_source, save_picture
 from tests.tasks.steps import Change, identities, settings_for, start_program
 
@@ -141,20 +144,73 @@ def test_larger_limit_keeps_what_the_smaller_one_took(workspace: Path, source: P
     assert taken[0] < taken[1]
 
 
-def test_source_that_changes_while_it_is_read_stops_the_run(
+def versioned(listing: Listing, reads: list[str]) -> Listing:
+    """The listing as a source would give it that knows versions; what is read is noted."""
+
+    def read(item: Item) -> bytes:
+        reads.append(item.path)
+        return item.read()
+
+    return Listing(
+        tuple(
+            dataclasses.replace(item, version=f"1 of {item.path}", read=functools.partial(read, item))
+            for item in listing.items
+        ),
+        listing.excluded,
+        {"name": "Insects", "licence": "CC0"},
+    )
+
+
+def test_known_versions_are_not_read_again(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hash_all = ingest._hash
+    reads: list[str] = []
+    found = versioned(ingest.discover(str(source)), reads)
+    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    settings = settings_for(change, source)
+    ingest.run(settings, workspace)
+    assert sorted(reads) == sorted(item.path for item in found.items)
+    before = raw(workspace)
+    reads.clear()
+    assert ingest.run(settings, workspace).packed == 0
+    assert reads == []
+    assert raw(workspace) == before
 
-    def hash_then_change(items: Any) -> dict[str, str]:
-        keys: dict[str, str] = hash_all(items)
-        (source / "bee" / "005.png").write_bytes(b"other")
-        return keys
+    first, *others = found.items
+    again = dataclasses.replace(first, version="2")
+    monkeypatch.setattr(ingest, "discover", lambda _: Listing((again, *others), found.excluded))
+    ingest.run(settings, workspace)
+    assert reads == [first.path]
 
-    monkeypatch.setattr(ingest, "_hash", hash_then_change)
-    with pytest.raises(SourceError, match=r"bee/005\.png changed while the source was read"):
-        ingest.run(settings_for(change, source), workspace)
-    assert not (workspace / ingest.RAW / "manifest.parquet").exists()
+
+@pytest.mark.usefixtures("small_packs")
+def test_what_a_killed_run_packed_is_not_read_again(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    found = versioned(ingest.discover(str(source)), reads)
+    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    settings = settings_for(change, source)
+    last = found.items[-1]
+    broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
+    monkeypatch.setattr(ingest, "discover", lambda _: Listing((*found.items[:-1], broken), found.excluded))
+    with pytest.raises(SourceError, match="can't be read"):
+        ingest.run(settings, workspace)
+    assert list((workspace / ingest.RAW).glob("*.tar"))
+    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    reads.clear()
+    ingest.run(settings, workspace)
+    assert last.path in reads
+    assert len(reads) < len(found.items) / 2
+    assert not (workspace / ingest.JOURNAL).exists()
+
+
+def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = versioned(ingest.discover(str(source)), [])
+    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    ingest.run(settings_for(change, source), workspace)
+    about = json.loads((workspace / ingest.RAW / "source.json").read_text())
+    assert about == {"name": "Insects", "licence": "CC0", "uri": str(source)}
 
 
 def test_file_that_vanishes_is_named(

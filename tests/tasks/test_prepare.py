@@ -201,7 +201,8 @@ def test_failed_run_leaves_the_tables_of_the_last_good_one(workspace: Path, sour
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     before = run_tables(workspace)
-    assert before.keys() == {"examples.parquet", "quarantine.parquet", "summary.json"}
+    tables = ("duplicates", "examples", "quarantine", "splits")
+    assert before.keys() == {"summary.json", *(f"{name}.parquet" for name in tables)}
     for number in range(20):
         (source / "ant" / f"bad{number}").write_bytes(b"%d" % number)
     with pytest.raises(DataError):
@@ -310,9 +311,10 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=30, unique_by=lambda row: row.path))
 def test_contents_are_grouped_without_losing_a_row(found: list[Discovered]) -> None:
-    chosen, conflicts, duplicates = prepare.by_content(found)
+    contents = prepare.by_content(found)
+    chosen, conflicts = contents.chosen, contents.conflicts
     in_conflict = sum(row.key in conflicts for row in found)
-    assert len(found) == len(chosen) - len(conflicts) + in_conflict + duplicates
+    assert len(found) == len(chosen) - len(conflicts) + in_conflict + len(contents.copies)
     assert conflicts == {
         row.key for row in found for other in found if row.key == other.key and row.label != other.label
     }

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from typing import Protocol, cast
 
 from tasks.errors import SourceError
-from tasks.pictures.sources import digits, folder
 from tasks.pictures.sources.listing import Excluded, Item, Listing
 
 __all__ = ["Excluded", "Item", "Listing", "check_source", "discover"]
 
+KINDS = (
+    "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
+    "s3://bucket/prefix, tfds:name, or `digits`"
+)
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+_TABLES = (".csv", ".parquet")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 
 
+class _Source(Protocol):
+    def check(self, uri: str) -> None: ...
+
+    def discover(self, uri: str) -> Listing: ...
+
+
 def check_source(uri: str) -> None:
-    """Find out, in well under a second, whether the source is there and looks usable.
+    """Find out, in a second or so, whether the source is there and looks usable.
 
     Raises:
         SourceError: it is missing, empty, or of a kind that isn't known; says what would be right.
     """
-    if uri == digits.URI:
-        return
-    _refuse_unknown(uri)
-    folder.check(uri)
+    _module(uri).check(uri)
 
 
 def discover(uri: str) -> Listing:
@@ -31,8 +41,9 @@ def discover(uri: str) -> Listing:
     Raises:
         SourceError: as `check_source`, or the source holds fewer than two classes.
     """
-    check_source(uri)
-    listing = digits.discover() if uri == digits.URI else folder.discover(uri)
+    source = _module(uri)
+    source.check(uri)
+    listing = source.discover(uri)
     classes = sorted({item.label for item in listing.items})
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no picture in a class folder"
@@ -43,10 +54,23 @@ def discover(uri: str) -> Listing:
     return listing
 
 
-def _refuse_unknown(uri: str) -> None:
+def _module(uri: str) -> _Source:
+    """The module for a kind of source; only the one that is used is imported (boto3 costs half a second)."""
+    module = importlib.import_module(f"tasks.pictures.sources.{_kind(uri)}")
+    return cast("_Source", module)
+
+
+def _kind(uri: str) -> str:
+    if uri == "digits":
+        return "digits"
     scheme = _SCHEME.match(uri)
-    if scheme:
-        raise SourceError(
-            f"Sources of the kind {scheme[1]!r} are not known. Give a folder of class folders, or `digits`. "
-            f"Received: {uri!r}"
-        )
+    if scheme and scheme[1] not in ("s3", "tfds"):
+        raise SourceError(f"Sources of the kind {scheme[1]!r} are not known. Give {KINDS}.")
+    if scheme and scheme[1] == "tfds":
+        return "tfds"
+    name = uri.lower().rstrip("/")
+    if name.endswith(_ARCHIVES):
+        return "archive"
+    if name.endswith(_TABLES):
+        return "table"
+    return "s3" if scheme else "folder"

@@ -16,7 +16,11 @@ from tasks.pictures.sources.listing import Item, Listing
 URI = "digits"
 
 
-def discover() -> Listing:
+def check(_uri: str = URI) -> None:
+    """It is always there."""
+
+
+def discover(_uri: str = URI) -> Listing:
     """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
     from sklearn.datasets import load_digits  # slow to import; only this source needs it
 
@@ -26,7 +30,13 @@ def discover() -> Listing:
         Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels))
         for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
     ]
-    return Listing(tuple(sorted(items, key=lambda item: item.path)))
+    about = {
+        "name": "Optical Recognition of Handwritten Digits",
+        "licence": "CC BY 4.0",
+        "citation": "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998",
+        "homepage": "https://archive.ics.uci.edu/dataset/80",
+    }
+    return Listing(tuple(sorted(items, key=lambda item: item.path)), about=about)
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -9,25 +9,16 @@ in archives from a Mac) are one class. Nothing at the source is ever changed.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import stat
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
+from tasks.pictures.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
 from tasks.pictures.sources.listing import Excluded, Item, Listing
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
-_LAYOUT = "Expected SOURCE/<class>/<picture>, or SOURCE/train/<class>/<picture> with SOURCE/test or SOURCE/val."
+__all__ = ["check", "discover", "printable"]
 
 
 def check(uri: str) -> None:
@@ -38,17 +29,17 @@ def check(uri: str) -> None:
             "Give an existing folder: make run SOURCE=path/to/folder"
         )
     if not root.is_dir():
-        raise SourceError(f"The source {uri!r} is a file, not a folder. {_LAYOUT}")
+        raise SourceError(f"The source {uri!r} is a file, not a folder. {LAYOUT}")
     if not os.access(root, os.R_OK | os.X_OK):
         raise SourceError(f"The source {uri!r} may not be read by this user. Mend it: chmod -R u+rX {uri}")
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if not _is_junk(entry.name))
+        names = sorted(entry.name for entry in entries if not is_junk(entry.name))
     if not names:
-        raise SourceError(f"The folder {uri!r} is empty. {_LAYOUT}")
+        raise SourceError(f"The folder {uri!r} is empty. {LAYOUT}")
     if not any((root / name).is_dir() for name in names):
         raise SourceError(
             f"The folder {uri!r} holds {len(names)} files but no class folders, so nothing says "
-            f"what is on the pictures. {_LAYOUT}"
+            f"what is on the pictures. {LAYOUT}"
         )
 
 
@@ -69,38 +60,17 @@ def discover(uri: str) -> Listing:
         if reason:
             excluded.append(Excluded(name, reason))
         else:
-            label = unicodedata.normalize("NFC", printable(inside[0]))
-            items.append(Item(name, label, split, functools.partial(path.read_bytes)))
+            items.append(Item(name, class_name(inside[0]), split, functools.partial(path.read_bytes)))
     return Listing(
         tuple(sorted(items, key=lambda item: item.path)),
         tuple(sorted(excluded, key=lambda entry: entry.path)),
     )
 
 
-def printable(name: str) -> str:
-    """The name with undecodable bytes, control characters and backslashes escaped; two names never become one."""
-    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in name)
-
-
-def _escape(char: str) -> str:
-    byte = ord(char) - 0xDC00  # how Python carries a byte that is no UTF-8
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else json.dumps(char)[1:-1]
-
-
 def _splits(root: Path) -> dict[str, str]:
     """Folder name -> split, empty if the source gives none."""
     with os.scandir(root) as entries:
-        found = {
-            entry.name: _SPLIT_FOLDERS[entry.name.lower()]
-            for entry in entries
-            if entry.name.lower() in _SPLIT_FOLDERS and entry.is_dir(follow_symlinks=False)
-        }
-    names = set(found.values())
-    if "train" not in names or len(names) < 2:
-        return {}
-    if "test" not in names:
-        return {folder: "test" if split == "validation" else split for folder, split in found.items()}
-    return found
+        return kept_splits(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
@@ -113,7 +83,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
         if not entries:
             yield folder, "empty_folder"
         for entry in entries:
-            if _is_junk(entry.name):
+            if is_junk(entry.name):
                 yield Path(entry.path), "system_file"
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
@@ -141,7 +111,3 @@ def _reason(entry: os.DirEntry[str], inside: str) -> str | None:
         return None
     mode = entry.stat(follow_symlinks=False).st_mode
     return None if stat.S_ISREG(mode) else "not_a_regular_file"
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _JUNK

@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.reports.charts import Series, answer_scale, heat_map, line_chart, reliability_diagram
@@ -39,6 +39,7 @@ def test_heat_map_of_300_classes_is_well_formed() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(1e-6, 1e6), finite), min_size=1, max_size=30), st.booleans())
+@example([(1.0, 5e-324)], False)
 @settings(max_examples=60, deadline=None)
 def test_line_chart_draws_any_finite_points_inside(points: list[tuple[float, float]], log_x: bool) -> None:
     series = Series("one", tuple(x for x, _ in points), tuple(y for _, y in points))

@@ -135,3 +135,15 @@ def test_percent_never_rounds_up_to_all(share: float | None, shown: str) -> None
 def test_without_credentials_leaves_paths_alone() -> None:
     assert without_credentials("../data/a@b?c#d") == "../data/a@b?c#d"
     assert without_credentials("s3://key:secret@host/b") == "s3://host/b"
+
+
+def test_model_card_carries_the_licence_of_the_pictures() -> None:
+    own = "The rights in the pictures are their owners'"
+    data = {"accepted": 1, "quarantined": 0, "excluded": {}, "counts": {}}
+    about = {"licence": "CC BY 4.0 <b>", "citation": "E. Alpaydin", "unknown": "not shown"}
+    text = card(["a", "b"], data=data | {"about": about})
+    assert "- Licence: CC BY 4\\.0 &#60;b&#62;" in text
+    assert "- Citation: E\\. Alpaydin" in text
+    assert "not shown" not in text
+    assert own not in text
+    assert own in card(["a", "b"], data=data)

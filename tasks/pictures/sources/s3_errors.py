@@ -1,0 +1,150 @@
+"""What S3 and botocore answer, in words that name the cure.
+
+The texts of stores and of botocore may carry access keys, signed headers and whole addresses, so no message here quotes
+them: only a code, a status and the endpoint's host and port.
+
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from tasks.errors import SourceError
+
+ATTEMPTS = 5
+"""How often a request is made at all, the first time included, when the store is busy or the connection breaks."""
+
+_RENEW = "Log in again (`aws sso login`) or set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
+_GIVE = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN where they are temporary), "
+    "or AWS_PROFILE to a profile that has them."
+)
+_EXPIRED = ("the credentials have expired", _RENEW)
+_UNKNOWN_KEY = (
+    "the store doesn't know this access key",
+    "Check AWS_ACCESS_KEY_ID or AWS_PROFILE, and that AWS_ENDPOINT_URL is the store that issued it.",
+)
+_DENIED = (
+    "these credentials may not do that",
+    "They need s3:ListBucket on the bucket and s3:GetObject on its objects; or the bucket's name is misspelt.",
+)
+_NO_KEY = ("there is no such object", "Check the key; if it was there before, run again: the listing is made anew.")
+_CHANGED = ("it changed while it was read", "Run again when it rests.")
+_REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
+
+_BY_CODE = {
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "InvalidToken": ("the session token is not valid", _RENEW),
+    "InvalidAccessKeyId": _UNKNOWN_KEY,
+    "InvalidClientTokenId": _UNKNOWN_KEY,
+    "SignatureDoesNotMatch": (
+        "the secret key doesn't fit the access key",
+        "Check AWS_SECRET_ACCESS_KEY: it was cut off, or belongs to another key.",
+    ),
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AccountProblem": _DENIED,
+    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set it (timedatectl set-ntp true)."),
+    "NoSuchBucket": ("there is no such bucket", "Check its name, and AWS_ENDPOINT_URL if it is not at Amazon."),
+    "NoSuchKey": _NO_KEY,
+    "NoSuchVersion": _NO_KEY,
+    "PreconditionFailed": _CHANGED,
+    "InvalidRange": _CHANGED,
+    "InvalidObjectState": ("it is archived", "Restore it from Glacier first (`aws s3api restore-object`)."),
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+}
+_BY_STATUS = {403: _DENIED, 404: _NO_KEY, 412: _CHANGED, 416: _CHANGED}
+_BUSY = (500, 502, 503, 504)
+_LOGIN_FAILED = (
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.MetadataRetrievalError,
+    boto.RefreshWithMFAUnsupportedError,
+    boto.SSOError,
+    boto.LoginError,
+)
+
+
+@contextlib.contextmanager
+def explained(what: str, endpoint: str | None) -> Iterator[None]:
+    """Turn every error of botocore inside the block into a SourceError.
+
+    Args:
+        what: what was being done, as `s3://bucket/prefix can't be listed`.
+        endpoint: the client's address; of it, only host and port are shown.
+    """
+    try:
+        yield
+    except boto.ClientError as error:
+        raise SourceError(f"{what}: {_refusal(error, _host(endpoint))}") from None
+    except boto.BotoCoreError as error:
+        raise SourceError(f"{what}: {_failure(error, _host(endpoint))}") from None
+    except (ResponseParserError, KeyError, ValueError):
+        raise SourceError(f"{what}: {_no_store(_host(endpoint))}") from None
+
+
+def status_of(error: boto.ClientError) -> int:
+    """The HTTP status of an answer, 0 if it has none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _refusal(error: boto.ClientError, host: str) -> str:
+    code, status = str(error.response.get("Error", {}).get("Code", "")), status_of(error)
+    known = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    shown = code if re.fullmatch(r"[A-Za-z.]{1,60}", code) else f"HTTP {status}"
+    if known:
+        return f"{known[0]} ({shown}). {known[1]}"
+    if status in _BUSY and shown != code:  # botocore makes a 500 of a page that is no XML
+        return f"what answers at {host} is out of order, or no S3 store. Check AWS_ENDPOINT_URL, and run again later."
+    if status in _BUSY or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
+        return (
+            f"the store is out of order or busy; it answered {status} ({shown}), also when asked again (up to "
+            f"{ATTEMPTS} times). Run again later: what was read is kept."
+        )
+    return f"the store refused ({shown}, HTTP {status}). Look the code up in the store's list of error codes."
+
+
+def _failure(error: boto.BotoCoreError, host: str) -> str:
+    if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
+        return f"there are no credentials. {_GIVE}"
+    if isinstance(error, boto.ProfileNotFound):
+        return "AWS_PROFILE names no profile of ~/.aws/config. Correct or unset it."
+    if isinstance(error, _LOGIN_FAILED):
+        return f"the credentials can't be had ({type(error).__name__}). {_RENEW}"
+    if isinstance(error, boto.ProxyConnectionError):
+        return "the proxy can't be reached. Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
+    if isinstance(error, boto.SSLError):
+        return f"the certificate of {host} is not trusted. Set AWS_CA_BUNDLE to the file of its authority."
+    if isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError)):
+        return f"{host} can't be reached. Check AWS_ENDPOINT_URL (unset for Amazon itself) and the network."
+    if isinstance(error, boto.FlexibleChecksumError):
+        return "the bytes don't have the checksum that the store gives for them. Run again, or put it there anew."
+    if isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError)):
+        return f"the connection to {host} broke again and again. Run again: what was read is kept."
+    if isinstance(error, boto.PaginationError):
+        return f"the listing of {host} goes round in circles. It does not speak S3 as it should; ask who runs it."
+    return f"botocore gave up ({type(error).__name__}). Check AWS_* variables and ~/.aws/config."
+
+
+def _no_store(host: str) -> str:
+    return f"what answers at {host} is no S3 store. Check AWS_ENDPOINT_URL: http://HOST:PORT or https://HOST."
+
+
+def _host(endpoint: str | None) -> str:
+    """Host and port of an address; never what stands before an @ in it."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(endpoint or "")
+        if parts.hostname:
+            return parts.hostname + (f":{parts.port}" if parts.port else "")
+    return "the endpoint"
