@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Pictures in, a tested model out.")
-    parser.add_argument("--source", default="", help="a folder of class folders, or `digits`")
+    parser.add_argument("--source", default="", help="a folder, archive, table, s3://..., tfds:name, or `digits`")
     parser.add_argument("--strategy", default="", help="a name, several with commas, or all")
     parser.add_argument("--set", default="", dest="settings", help='such as "train.recipe=tutorial train.seed=1"')
     return parser.parse_args(arguments)

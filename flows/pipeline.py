@@ -32,7 +32,7 @@ def pipeline(
     """Bring the model and its report up to date.
 
     Args:
-        source: folder of class folders, or `digits`; empty: as in params.yaml.
+        source: a folder, archive, table, s3://..., tfds:name, or `digits`; empty: as in params.yaml.
         strategies: which ways to train; empty: as in params.yaml.
         settings: changes of params.yaml, such as `train.recipe=tutorial`.
         workspace: folder with dvc.yaml and params.yaml.

@@ -34,7 +34,7 @@ class Block(BaseModel):
 
 
 class Source(Block):
-    uri: str = Field(min_length=1, description="a folder of class folders, or `digits`")
+    uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
     limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class")
 
 

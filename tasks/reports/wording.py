@@ -92,7 +92,7 @@ def split_sentence(data: Mapping[str, Any]) -> str:
         parts.append(f"The source itself assigns {' and '.join(visible(name, 20) for name in given)}.")
     if carved:
         parts.append(f"Drawn by a hash of each picture's content: {' and '.join(carved)}.")
-    parts.append("A picture's split depends on its content, so the same picture is never in two splits.")
+    parts.append("Pictures that look the same, or belong to one group, are never in two splits.")
     parts.append("Nothing was learned from, or chosen on, the test pictures.")
     return " ".join(parts)
 
