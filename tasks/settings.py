@@ -21,6 +21,7 @@ IMAGE_SIZE_PX = 224
 
 Strategy = Literal["feature_extraction"]
 Recipe = Literal["modern", "tutorial"]
+ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
 Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -87,7 +88,8 @@ class ModernRecipe(Block):
 
 class Train(Block):
     recipe: Recipe = Field(description="modern, or tutorial (as tutorials print it)")
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, description="of all that is random in training")
+    class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many pictures it has")
     tutorial: TutorialRecipe
     modern: ModernRecipe
 

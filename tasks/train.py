@@ -76,10 +76,10 @@ def _train(settings: Settings, classes: int, train: Split, validation: Split, fo
         if rules.recipe == "modern":
             from tasks.vgg.recipes import modern
 
-            return modern.train(rules.modern, classes, train, validation, live)
+            return modern.train(rules.modern, rules.class_weight, classes, train, validation, live)
         from tasks.vgg.recipes import tutorial
 
-        return tutorial.train(rules.tutorial, rules.seed, classes, train, validation, live)
+        return tutorial.train(rules.tutorial, rules.class_weight, rules.seed, classes, train, validation, live)
 
 
 def _live(folder: Path) -> Any:

@@ -18,10 +18,10 @@ from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
 from tasks.pictures.manifest import Example, read_examples, write_examples
 from tasks.pictures.shards import open_shards, write_shard
-from tasks.settings import ModernRecipe
-from tasks.vgg.examples import make_split
+from tasks.settings import ClassWeight, ModernRecipe
+from tasks.vgg.examples import Split, make_split
 from tasks.vgg.recipes import modern
-from tasks.vgg.recipes.outcome import accuracy, log_loss
+from tasks.vgg.recipes.outcome import accuracy, balanced_weights, log_loss
 from tasks.vgg.trained import TRAINED, load_trained
 from tests.conftest import contents
 from tests.tasks.steps import Change, start_program
@@ -168,7 +168,7 @@ def test_hard_classes_do_not_warn_of_unfinished_fits(workspace: Path, change: Ch
     rules = ModernRecipe(inverse_regularization=(0.01, 300.0, 1e4), refit_with_validation=True)
     with warnings.catch_warnings(), Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None, report=None) as live:
         warnings.simplefilter("error")
-        outcome = modern.train(rules, 3, split, split, live)
+        outcome = modern.train(rules, "none", 3, split, split, live)
     assert np.isfinite(outcome.validation_probabilities).all()
 
 
@@ -242,3 +242,23 @@ def test_unknown_strategy_lists_the_known_ones(workspace: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert STRATEGY in err
+
+
+@pytest.mark.parametrize("weight", ["none", "balanced"])
+def test_balanced_weights_find_more_of_a_rare_class(tmp_path: Path, weight: ClassWeight) -> None:
+    random = np.random.default_rng(0)
+    labels = np.array([0] * 180 + [1] * 20, np.int32)
+    arrays = random.normal(labels[:, None, None, None] * 0.4 + 3, 1.0, (200, 7, 7, 8)).astype(np.float16)
+    keys = [f"{number:064x}" for number in range(200)]
+    write_shard(tmp_path, [{"key": key} for key in keys], arrays, "made here")
+    split = Split(open_shards(tmp_path), tuple(keys), labels)
+    rules = ModernRecipe(inverse_regularization=(1.0,), refit_with_validation=False)
+    with Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None) as live:
+        outcome = modern.train(rules, weight, 2, split, split, live)
+    found = (outcome.validation_probabilities[labels == 1].argmax(axis=1) == 1).mean()
+    assert (found > 0.5) == (weight == "balanced")
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = np.array([0, 0, 0, 2], np.int32)
+    assert balanced_weights(labels, 3) == {0: pytest.approx(4 / 9), 2: pytest.approx(4 / 3)}

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import TrainingError
 from tasks.progress import Progress
-from tasks.settings import ModernRecipe
+from tasks.settings import ClassWeight, ModernRecipe
 from tasks.vgg.examples import Split
 from tasks.vgg.head import Dense, Floats, Head, softmax
 from tasks.vgg.recipes.outcome import Outcome, accuracy, log_loss, log_step
@@ -26,7 +26,9 @@ POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000
 
 
-def train(rules: ModernRecipe, classes: int, train: Split, validation: Split, live: Live) -> Outcome:
+def train(
+    rules: ModernRecipe, weight: ClassWeight, classes: int, train: Split, validation: Split, live: Live
+) -> Outcome:
     """Fit a head for every candidate, keep the best on validation.
 
     Returns:
@@ -42,7 +44,8 @@ def train(rules: ModernRecipe, classes: int, train: Split, validation: Split, li
             f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
             "rm -r data/features && dvc repro --force --single-item features"
         )
-    model = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True)  # the next candidate starts from the last
+    options = {"max_iter": _MAX_ITERATIONS, "class_weight": None if weight == "none" else weight}
+    model = LogisticRegression(warm_start=True, **options)  # the next candidate starts from the last
     tried: list[tuple[dict[str, float], Dense]] = []
     with Progress("train", len(rules.inverse_regularization), "candidates") as progress:
         for strength in sorted(rules.inverse_regularization):
@@ -54,7 +57,7 @@ def train(rules: ModernRecipe, classes: int, train: Split, validation: Split, li
     best, chosen = min(tried, key=lambda candidate: candidate[0]["validation_log_loss"])
     probabilities = softmax(held_out @ chosen.kernel + chosen.bias)
     if rules.refit_with_validation:
-        model = LogisticRegression(max_iter=_MAX_ITERATIONS, C=best["inverse_regularization"])
+        model = LogisticRegression(C=best["inverse_regularization"], **options)
         labels = np.concatenate([train.labels, validation.labels])
         chosen = _fit(model, np.concatenate([inputs, held_out]), labels, classes)
     summary = {

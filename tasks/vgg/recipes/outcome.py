@@ -35,6 +35,12 @@ def accuracy(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
+def balanced_weights(labels: npt.NDArray[np.int32], classes: int) -> dict[int, float]:
+    """Class index -> weight n / (classes x pictures of the class), as scikit-learn's `balanced`."""
+    counts = np.bincount(labels, minlength=classes)
+    return {number: len(labels) / (classes * int(count)) for number, count in enumerate(counts) if count}
+
+
 def log_step(live: Live, figures: Mapping[str, float]) -> None:
     """Write one step of live metrics."""
     for name, value in figures.items():

@@ -15,16 +15,24 @@ from dvclive import Live
 from tasks.errors import TrainingError
 from tasks.pictures.datasets import batches
 from tasks.progress import Progress
-from tasks.settings import TutorialRecipe
+from tasks.settings import ClassWeight, TutorialRecipe
 from tasks.vgg.examples import Split
 from tasks.vgg.head import Activation, Dense, Head
-from tasks.vgg.recipes.outcome import Outcome, log_step
+from tasks.vgg.recipes.outcome import Outcome, balanced_weights, log_step
 
 if TYPE_CHECKING:
     import keras
 
 
-def train(rules: TutorialRecipe, seed: int, classes: int, train: Split, validation: Split, live: Live) -> Outcome:
+def train(
+    rules: TutorialRecipe,
+    weight: ClassWeight,
+    seed: int,
+    classes: int,
+    train: Split,
+    validation: Split,
+    live: Live,
+) -> Outcome:
     """Train the head for all epochs and keep the last one, as the tutorial does.
 
     Raises:
@@ -50,7 +58,13 @@ def train(rules: TutorialRecipe, seed: int, classes: int, train: Split, validati
                 start_epoch=epoch,
                 epochs=epoch + 1,
             )
-            logs = model.fit(examples, validation_data=held_out, verbose=0, shuffle=False).history
+            logs = model.fit(
+                examples,
+                validation_data=held_out,
+                verbose=0,
+                shuffle=False,
+                class_weight=None if weight == "none" else balanced_weights(train.labels, classes),
+            ).history
             history.append(_figures(logs, epoch))
             log_step(live, history[-1])
             progress.advance(details=history[-1])
