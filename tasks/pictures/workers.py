@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import os
+import resource
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from pathlib import Path
 from threading import Thread
 
 from tasks.pictures import likeness, quality
@@ -29,6 +32,9 @@ _WAITING_PER_WORKER = 16
 
 TIME_LIMIT_S = 60
 """A picture of 100 million pixels takes two seconds."""
+
+MEMORY_LIMIT_MB = 4096
+"""What a worker may take beyond its own size (Linux). A picture of 100 million pixels takes up to 2,000 MB."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,12 @@ def decode_all(
     background_rgb: tuple[int, int, int],
     time_limit_s: int = TIME_LIMIT_S,
     describe: bool = False,
+    memory_limit_mb: int = MEMORY_LIMIT_MB,
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
     waiting: deque[tuple[_Job, Future[Result]]] = deque()
-    pool, lonely = _start(workers), _Lonely()
+    pool, lonely = _start(workers, memory_limit_mb), _Lonely(memory_limit_mb)
     try:
         for key, place in work:
             job = _Job(key, place, policy, background_rgb, time_limit_s, describe)
@@ -64,7 +71,7 @@ def decode_all(
                 future = pool.submit(_decode, job)
             except BrokenProcessPool:
                 pool.shutdown()
-                pool = _start(workers)
+                pool = _start(workers, memory_limit_mb)
                 future = pool.submit(_decode, job)
             waiting.append((job, future))
             if len(waiting) >= workers * _WAITING_PER_WORKER:
@@ -76,15 +83,20 @@ def decode_all(
         lonely.shutdown()
 
 
-def _start(workers: int) -> ProcessPoolExecutor:
+def _start(workers: int, memory_limit_mb: int) -> ProcessPoolExecutor:
     context = get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
         context.set_forkserver_preload([__name__])  # once, instead of in every worker
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_limits, initargs=(memory_limit_mb,))
 
 
-def _end_with_parent() -> None:
-    """Let no worker outlive a stage that was killed: it would wait for work for ever."""
+def _set_limits(memory_limit_mb: int) -> None:
+    """Bound the worker's memory, and let it not outlive a stage that was killed: it would wait for work for ever."""
+    if sys.platform == "linux":
+        # The data, not the address space: OpenBLAS reserves gigabytes of that for cores that it never uses.
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        limit = pages * resource.getpagesize() + memory_limit_mb * 1_000_000
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     parent = parent_process()
     if parent:
         Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
@@ -105,11 +117,12 @@ def _fetch(job: _Job, future: Future[Result], lonely: _Lonely) -> tuple[str, Res
 class _Lonely:
     """One worker that gets one picture at a time, so that it is known which one it dies of."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_limit_mb: int) -> None:
+        self._memory_limit_mb = memory_limit_mb
         self._pool: ProcessPoolExecutor | None = None
 
     def decode(self, job: _Job) -> Result:
-        self._pool = self._pool or _start(1)
+        self._pool = self._pool or _start(1, self._memory_limit_mb)
         try:
             return self._pool.submit(_decode, job).result()
         except BrokenProcessPool:
@@ -129,6 +142,8 @@ def _decode(job: _Job) -> Result:
         pixels, facts = decode(read_picture(job.place, job.key), job.policy, job.background_rgb)
     except Refused as refused:
         return refused
+    except MemoryError:
+        return Refused(Code.DECODER_FAILED, "decoding takes more memory than a picture may")
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)

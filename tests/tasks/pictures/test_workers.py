@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.errors import IntegrityError
 from tasks.files import sha256_hex
@@ -82,6 +84,18 @@ def test_decoder_that_hangs_costs_one_picture(tmp_path: Path) -> None:
     refused = {key: result.code for key, result in results.items() if isinstance(result, Refused)}
     assert refused == {"hangs": Code.DECODER_FAILED}
     assert len(results) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the data of a process")
+def test_picture_that_takes_too_much_memory_costs_itself_only(tmp_path: Path) -> None:
+    small, large = encode(draw_picture("ant", 1)), encode(Image.new("RGB", (6000, 6000), "red"))
+    work = make_work(tmp_path, [small, large, encode(draw_picture("ant", 2))])
+    results = [result for _, result in decode_all(work, PERMISSIVE, WHITE, memory_limit_mb=60)]
+    assert isinstance(results[1], Refused)
+    assert results[1].code in (Code.DECODER_FAILED, Code.TOO_MANY_PIXELS)
+    assert "memory" in results[1].detail
+    assert not any(isinstance(results[place], Refused) for place in (0, 2))
+    assert not any(isinstance(result, Refused) for _, result in decode_all(work, PERMISSIVE, WHITE))
 
 
 def test_workers_end_when_the_reader_stops_early(tmp_path: Path) -> None:
