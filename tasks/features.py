@@ -59,12 +59,13 @@ def run(settings: Settings, workspace: Path) -> Summary:
     engine = choose_engine(settings.features, weights)
     recipe = _recipe(decoder, engine)
 
-    state = reconcile(folder, keys, fingerprint(recipe))
+    shard_size = max((len(header.rows) for header in pictures.headers), default=1)
+    state = reconcile(folder, keys, fingerprint(recipe), shard_size)
     reused = len(keys) - len(state.missing)
     rate = 0.0
     if state.missing:
         network = _network(settings.features, engine, weights)
-        rate = _extract(folder, pictures, state.missing, network, fingerprint(recipe), reused)
+        rate = _extract(folder, pictures, state.missing, network, fingerprint(recipe), shard_size, reused)
     write_json(workspace / FEATURES / "recipe.json", recipe)
     return Summary(len(state.missing), reused, round(rate, 2), str(engine))
 
@@ -79,9 +80,10 @@ def _network(rules: Features, engine: Engine, weights: Weights) -> Network:
     return lambda pictures: extract(engine, weights, BOUNDARY, pictures, rules.batch_size)
 
 
-def _extract(folder: Path, pictures: Shards, missing: Sequence[str], network: Network, mark: str, reused: int) -> float:
+def _extract(
+    folder: Path, pictures: Shards, missing: Sequence[str], network: Network, mark: str, shard_size: int, reused: int
+) -> float:
     """Compute the missing features into shards as large as those of the pictures; gives pictures/s."""
-    shard_size = max(len(header.rows) for header in pictures.headers)
     with Progress("features", len(missing) + reused, "pictures", done=reused) as progress:
 
         def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:

@@ -26,6 +26,8 @@ from tasks.settings import Settings
 
 RAW = "data/raw"
 JOURNAL = ".rootstock/ingest.jsonl"
+MAX_SMALL_PACKS = 16
+"""So many packs may be less than half full before they are joined."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,16 @@ def _read_new(
 def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, Place]], wanted: set[str], pack_size: int) -> None:
     """Remove packs that hold bytes which are no longer at the source; copy what is still wanted of them before."""
     stale = [pack for pack, places in packs.items() if not places.keys() <= wanted]
+    small = [pack for pack in packs if pack not in stale and 2 * pack.stat().st_size < pack_size]
+    if len(small) > MAX_SMALL_PACKS:
+        stale += small  # many small additions: their packs are joined
     kept = {key for pack, places in packs.items() if pack not in stale for key in places}
     alive = {key: place for pack in stale for key, place in packs[pack].items() if key in wanted - kept}
-    for _ in write_packs(raw, ((key, read_picture(place, key)) for key, place in alive.items()), pack_size):
-        pass
+    copies = write_packs(raw, ((key, read_picture(place, key)) for key, place in alive.items()), pack_size)
+    written = {pack for pack, _ in copies}
     for pack in stale:
-        pack.unlink()
+        if pack not in written:
+            pack.unlink()
 
 
 def _limit(listing: Listing, per_class: int | None) -> tuple[list[Item], set[str]]:

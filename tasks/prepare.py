@@ -78,7 +78,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), rules)
     wanted = [key for key in contents.chosen if key not in contents.conflicts and key not in refusals]
     _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
-    state = reconcile(workspace / SHARDS, wanted, mark)
+    state = reconcile(workspace / SHARDS, wanted, mark, rules.shard_size)
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
 

@@ -25,6 +25,8 @@ Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 _NAME_DIGITS = 16
+MAX_SMALL_SHARDS = 16
+"""So many shards may be less than half full before they are joined."""
 _DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4"}
 _NAMES = {dtype[-2:]: name for name, dtype in _DTYPES.items()}
 
@@ -183,22 +185,24 @@ class Reconciled:
     dropped: int
 
 
-def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str) -> Reconciled:
+def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str, shard_size: int) -> Reconciled:
     """Bring a folder of shards in line with the wanted keys: keep whole shards, drop the rest.
 
     A shard stays untouched if its recipe is the wanted one, its bytes verify and all of its rows are wanted. Of one
     with rows that are wanted no more, the wanted rows are copied to a new shard before it goes, so that what was
     removed at the source is really gone. Shards of another recipe, and damaged ones, go: their rows are missing then.
+    When small additions have left too many small shards, these are joined.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)
     still_wanted = set(wanted)
     kept: list[Header] = []
     dropped = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        if any(path == header.path for header in kept):
+    found = [(path, _usable(path, fingerprint)) for path in sorted(folder.glob("*.safetensors"))]
+    # The largest first: what a killed run had joined wins over the shards that it was joined from.
+    for path, header in sorted(found, key=lambda entry: -len(entry[1].rows) if entry[1] else 0):
+        if any(path == other.path for other in kept):
             continue  # a killed run had copied these rows already, and this one has just done it again
-        header = _usable(path, fingerprint)
         alive = [n for n, row in enumerate(header.rows) if row["key"] in still_wanted] if header else []
         if header and len(alive) == len(header.rows):
             kept.append(header)
@@ -209,7 +213,27 @@ def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str) -> Reconcil
             path.unlink()
             dropped += 1
         still_wanted -= {row["key"] for row in header.rows} if header else set()
-    return Reconciled(Shards(kept), tuple(key for key in wanted if key in still_wanted), dropped)
+    kept, joined = _join_small(folder, kept, fingerprint, shard_size)
+    missing = tuple(key for key in wanted if key in still_wanted)
+    return Reconciled(Shards(sorted(kept, key=lambda header: header.path)), missing, dropped + joined)
+
+
+def _join_small(folder: Path, headers: list[Header], fingerprint: str, shard_size: int) -> tuple[list[Header], int]:
+    """Copy the rows of many small shards into few; gives the headers, and how many shards went."""
+    small = sorted((header for header in headers if 2 * len(header.rows) < shard_size), key=lambda header: header.path)
+    if len(small) <= MAX_SMALL_SHARDS:
+        return headers, 0
+
+    def copies(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
+        return zip((source.row(key) for key in keys), (source.read([key])[0] for key in order), strict=True)
+
+    source = Shards(small)
+    order = source.order(row["key"] for header in small for row in header.rows)
+    joined = list(append(folder, order, shard_size, fingerprint, copies))
+    gone = {header.path for header in small} - {header.path for header in joined}
+    for path in gone:
+        path.unlink()
+    return [header for header in headers if header not in small] + joined, len(gone)
 
 
 def append(

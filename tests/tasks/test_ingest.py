@@ -205,6 +205,15 @@ def test_what_a_killed_run_packed_is_not_read_again(
     assert not (workspace / ingest.JOURNAL).exists()
 
 
+def test_many_small_packs_are_joined(workspace: Path, source: Path, change: Change) -> None:
+    settings = settings_for(change, source)
+    for number in range(ingest.MAX_SMALL_PACKS + 3):
+        save_picture(source / "ant" / f"new{number}.png", "ant", 1000 + number)
+        ingest.run(settings, workspace)
+        assert packed(workspace) == at_source(source)
+    assert len(list((workspace / ingest.RAW).glob("*.tar"))) < 5
+
+
 def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     found = versioned(ingest.discover(str(source)), [])
     monkeypatch.setattr(ingest, "discover", lambda _: found)

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from tasks.errors import IntegrityError
 from tasks.files import TEMPORARY_SUFFIX
 from tasks.pictures.shards import (
+    MAX_SMALL_SHARDS,
     Reconciled,
     append,
     open_shards,
@@ -49,7 +50,7 @@ def compute(keys: Iterable[str]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
 
 
 def bring_in_line(folder: Path, keys: Sequence[str], recipe: str = RECIPE) -> Reconciled:
-    state = reconcile(folder, keys, recipe)
+    state = reconcile(folder, keys, recipe, 256)
     list(append(folder, state.missing, SHARD_SIZE, recipe, compute))
     return state
 
@@ -164,7 +165,7 @@ def test_reconcile_drops_what_another_recipe_made(tmp_path: Path) -> None:
 def test_reconcile_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
     leftover = tmp_path / f".shard.safetensors.999999999{TEMPORARY_SUFFIX}"
     leftover.write_bytes(b"half")
-    reconcile(tmp_path, [], RECIPE)
+    reconcile(tmp_path, [], RECIPE, 256)
     assert not leftover.exists()
 
 
@@ -258,3 +259,30 @@ def test_arrays_can_not_be_written_to(tmp_path: Path) -> None:
     [header] = append(tmp_path, [key(1)], SHARD_SIZE, RECIPE, compute)
     with pytest.raises(ValueError, match="read-only"):
         header.array()[0] = 0
+
+
+def test_many_small_shards_are_joined_and_nothing_is_computed_again(tmp_path: Path) -> None:
+    names: list[str] = []
+    sizes = []
+    for number in range(MAX_SMALL_SHARDS + 4):
+        names += [f"{2 * number + place:064x}" for place in range(2)]
+        state = reconcile(tmp_path, names, RECIPE, 24)
+        assert len(state.missing) == 2
+        list(append(tmp_path, state.missing, 24, RECIPE, compute))
+        sizes.append(len(list(tmp_path.iterdir())))
+    assert max(sizes) == MAX_SMALL_SHARDS + 1
+    assert sizes[-1] < 6
+    assert stored(tmp_path) == expected(names)
+
+
+def test_joining_that_was_killed_ends_the_same(tmp_path: Path) -> None:
+    names = [f"{number:064x}" for number in range(MAX_SMALL_SHARDS + 1)]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for name in names:
+        for folder in (killed, whole):
+            list(append(folder, [name], 24, RECIPE, compute))
+    reconcile(whole, names, RECIPE, 24)
+    for path in whole.iterdir():  # the kill came after the joined shard was written, before the small ones went
+        shutil.copy(path, killed)
+    reconcile(killed, names, RECIPE, 24)
+    assert contents(killed) == contents(whole)
