@@ -1,0 +1,70 @@
+"""What an addition costs, and whether memory grows: `ingest` and `prepare` on sets of two sizes and on one that grows.
+
+    python -m benchmarks.data.growth [--pictures 10000] [--small 1000]
+
+Prints one JSON object: pictures decoded and seconds of the first run and of the run after 5 % were added; peak memory
+of `prepare` (its main process) with the small set and with the large one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.data.making import write_pictures
+from benchmarks.extraction import read_costs
+from benchmarks.workspaces import make_workspace, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--small", type=int, default=1_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
+        print(json.dumps(measure(Path(folder), options.pictures, options.small), indent=2))
+
+
+def measure(scratch: Path, pictures: int, small: int) -> dict[str, float]:
+    few = workspace_of(scratch / "few", write_pictures(scratch / "few-pictures", range(small)))
+    stages(few)
+    source = write_pictures(scratch / "pictures", range(pictures))
+    many = workspace_of(scratch / "many", source)
+    first = stages(many)
+    whole = read_costs(many, "prepare")
+    write_pictures(source, range(pictures, pictures + pictures // 20))
+    grown = stages(many)
+    added = read_costs(many, "prepare")
+    return {
+        "pictures": pictures,
+        "first_decoded": whole["decoded"],
+        "first_s": round(first, 1),
+        "added": pictures // 20,
+        "then_decoded": added["decoded"],
+        "then_s": round(grown, 1),
+        "ratio": round(first / grown, 1),
+        f"peak_memory_mb_{small}": read_costs(few, "prepare")["peak_memory_mb"],
+        f"peak_memory_mb_{pictures}": whole["peak_memory_mb"],
+    }
+
+
+def workspace_of(folder: Path, source: Path) -> Path:
+    workspace = make_workspace(folder)
+    params = workspace / "params.yaml"
+    params.write_text(params.read_text().replace("uri: digits", f"uri: {source}"))
+    return workspace
+
+
+def stages(workspace: Path) -> float:
+    """Seconds of both stages, as new processes."""
+    start = time.perf_counter()
+    run(workspace, "tasks.ingest")
+    run(workspace, "tasks.prepare")
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

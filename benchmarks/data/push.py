@@ -1,0 +1,66 @@
+"""Pushing many small pictures to S3: packed by `ingest`, against the same pictures as loose files under DVC.
+
+    python -m benchmarks.data.push [--pictures 20000]
+
+The S3 server is a real one (SeaweedFS) on this machine. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.data.growth import workspace_of
+from benchmarks.data.making import write_pictures
+from benchmarks.workspaces import run
+from tests.servers.seaweed import ACCESS_KEY, REGION, SECRET_KEY, Seaweed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
+        scratch = Path(folder)
+        with Seaweed(scratch / "server") as server:
+            print(json.dumps(measure(scratch, server, options.pictures), indent=2))
+
+
+def measure(scratch: Path, server: Seaweed, pictures: int) -> dict[str, float]:
+    os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION=REGION)
+    source = write_pictures(scratch / "pictures", range(pictures))
+    client = server.client()
+
+    packed = workspace_of(scratch / "packed", source)
+    use_remote(packed, server, server.new_bucket(client))
+    start = time.perf_counter()
+    run(packed, "dvc", "repro", "--quiet", "ingest")
+    run(packed, "dvc", "push", "--quiet")
+    packed_s = time.perf_counter() - start
+
+    loose = workspace_of(scratch / "loose", source)
+    use_remote(loose, server, server.new_bucket(client))
+    source.rename(loose / "pictures")
+    start = time.perf_counter()
+    run(loose, "dvc", "add", "--quiet", "pictures")
+    run(loose, "dvc", "push", "--quiet")
+    loose_s = time.perf_counter() - start
+    return {
+        "pictures": pictures,
+        "packed_s": round(packed_s, 1),
+        "loose_s": round(loose_s, 1),
+        "ratio": round(loose_s / packed_s, 1),
+    }
+
+
+def use_remote(workspace: Path, server: Seaweed, bucket: str) -> None:
+    run(workspace, "dvc", "remote", "add", "--quiet", "--default", "store", f"s3://{bucket}/dvc")
+    run(workspace, "dvc", "remote", "modify", "--quiet", "store", "endpointurl", server.endpoint)
+
+
+if __name__ == "__main__":
+    main()
