@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tasks.files import fingerprint, read_json, write_json
+from tasks.files import fingerprint, read_json, sync_folder, write_json
 from tasks.pictures.sources import scratch
 from tasks.pictures.sources.s3_objects import PART_BYTES, Reading, Stored, damaged, is_whole, parts
 
@@ -37,7 +37,7 @@ def download(client: Any, stored: Stored, path: Path) -> None:
                 other.unlink()
         _fill(Reading(client, stored), partial)
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         write_json(_beside(path, "version"), {"version": stored.version, "identity": scratch.identity(path)})
 
 
@@ -87,11 +87,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
