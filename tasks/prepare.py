@@ -2,7 +2,8 @@
 
 Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted pictures
 with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (what is another
-picture once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts).
+picture once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
+`reports/data.html` and `reports/data.json`.
 
 Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture that
 has a split keeps it, and what looks the same or belongs to one group is in one split. Labels are not in the shards, so
@@ -41,10 +42,12 @@ from tasks.pictures.splits import Rules
 from tasks.pictures.workers import decode_all
 from tasks.program import run_stage
 from tasks.progress import Progress
+from tasks.reports.data_page import describe_data, read_previous, write_data_report
 from tasks.settings import Prepare, Settings
 
 PREPARED = "data/prepared"
 SHARDS = f"{PREPARED}/shards"
+REPORTS = "reports"
 
 
 @dataclass(frozen=True)
@@ -95,20 +98,22 @@ def run(settings: Settings, workspace: Path) -> Summary:
         _previous_splits(prepared, split_rules),
     )
     _check(selection.examples, selection.quarantined, rules)
+    summary = {
+        "source": read_json(workspace / ingest.RAW / "source.json"),
+        "discovered": len(discovered),
+        "fingerprint": fingerprint(recipe),
+        "split_rules": _fingerprint_of(split_rules),
+        **_counts(selection, split_rules),
+    }
+    # Before the tables, which are what it compares with: killed up to here, the next run finds the old ones and writes
+    # the same report; killed from here on, it finds a report on these very pictures, and keeps what that says changed.
+    earlier = read_previous(prepared, workspace / REPORTS)
+    write_data_report(workspace / REPORTS, describe_data(summary, discovered, selection, earlier), shards)
     write_examples(prepared, selection.examples)
     write_quarantine(prepared, selection.quarantined)
     write_duplicates(prepared, selection.duplicates)
     write_memory(prepared, selection.memory)
-    write_json(
-        prepared / "summary.json",
-        {
-            "source": read_json(workspace / ingest.RAW / "source.json"),
-            "discovered": len(discovered),
-            "fingerprint": fingerprint(recipe),
-            "split_rules": _fingerprint_of(split_rules),
-            **_counts(selection, split_rules),
-        },
-    )
+    write_json(prepared / "summary.json", summary)
     decoded = sum(len(header.rows) for header in new)
     accepted = len(selection.examples)
     excluded = sum(selection.excluded.values())

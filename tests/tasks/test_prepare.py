@@ -375,3 +375,40 @@ def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
     shutil.rmtree(workspace / prepare.PREPARED)
     prepare.run(wanted, workspace)
     assert prepared(workspace) == after
+
+
+def test_data_report_of_a_rerun_is_the_same_bytes(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    (source / "bee" / "003.png").unlink()
+    shutil.copy(source / "ant" / "000.jpg", source / "ant" / "twin.jpg")
+    run_prepare(wanted, workspace)
+    before = contents(workspace / prepare.REPORTS)
+    changes = read_json(workspace / prepare.REPORTS / "data.json")["changes"]
+    assert [sum(splits.values()) for splits in changes["removed"].values()] == [1]
+    assert [row["reason"] for row in changes["reasons"]] == ["duplicate"]
+    run_prepare(wanted, workspace)
+    assert contents(workspace / prepare.REPORTS) == before
+
+
+@pytest.mark.parametrize("killed_before", ["write_data_report", "write_examples", "write_quarantine", "write_memory"])
+def test_data_report_converges_after_a_kill(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch, killed_before: str
+) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    shutil.copytree(workspace, workspace.with_name("uninterrupted"))
+    (source / "bee" / "003.png").rename(source / "ant" / "relabelled.png")
+    (source / "ant" / "empty.png").write_bytes(b"")
+    run_prepare(wanted, workspace.with_name("uninterrupted"))
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, killed_before, die)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(wanted, workspace)
+    run_prepare(wanted, workspace)
+    for folder in (prepare.REPORTS, prepare.PREPARED):
+        assert contents(workspace / folder) == contents(workspace.with_name("uninterrupted") / folder)

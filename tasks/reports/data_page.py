@@ -1,0 +1,288 @@
+"""The data report: what the source held, what became of it, and what changed; `data.json` and one self-contained page.
+
+Everything that came from data passes Jinja's autoescape and `text.visible`. No times and no dates, so the same input
+gives the same bytes. What is listed is a sample of bounded length, with the count of all next to it; the whole is in
+the tables of `data/prepared/`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tasks.errors import IntegrityError
+from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
+from tasks.pictures.decoding import Code
+from tasks.pictures.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
+from tasks.pictures.selection import Selection
+from tasks.pictures.shards import Shards
+from tasks.reports.text import percent, visible, without_credentials
+
+LAYOUT = 1
+"""Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""
+LISTED_PAIRS = 24
+LISTED_A_REASON = 24
+"""So many pictures are listed for each code of the quarantine, and of those under another class than before."""
+LISTED_CONFLICTS = 100
+THUMBNAILS_A_NOTE = 6
+THUMBNAIL_PX = 192
+SIDES_PX = (0, 64, 128, 224, 448, 896, 1792)
+"""Where the bars of the sizes begin; 224 is what the model sees."""
+_BY_WEIGHT = ("left_out_as_leak", "kept_together", "left_out")
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The version of the data that stood there before; `examples` is None if there was none."""
+
+    examples: Sequence[Example] | None = None
+    summary: Mapping[str, Any] | None = None
+    report: Mapping[str, Any] | None = None
+
+
+def read_previous(prepared: Path, reports: Path) -> Previous:
+    """What the run before left behind. What is damaged counts as not there: only the comparison is lost."""
+    try:
+        examples = read_examples(prepared)
+    except (IntegrityError, TypeError):  # none yet, damaged, or of an older layout
+        examples = None
+    return Previous(examples, _read_object(prepared / "summary.json"), _read_object(reports / "data.json"))
+
+
+def write_data_report(reports: Path, description: Mapping[str, Any], shards: Shards) -> None:
+    """Write `data.html`, then `data.json`: once that is there, the report counts as written."""
+    sweep_temporaries(reports)
+    keys = shards.order(key for key in thumbnail_keys(description) if key in shards)
+    page = render_data_page(description, dict(zip(keys, shards.read(keys) if keys else (), strict=True)))
+    write_bytes(reports / "data.html", page.encode())
+    write_json(reports / "data.json", description)
+
+
+def describe_data(
+    summary: Mapping[str, Any], discovered: Iterable[Discovered], selection: Selection, previous: Previous
+) -> dict[str, Any]:
+    """All that the page tells, as JSON; see the module's docstring for what is listed.
+
+    Args:
+        summary: what `data/prepared/summary.json` is going to hold.
+        discovered: all rows of the source.
+        selection: what became of them.
+        previous: the version before. If its report describes these very pictures already, what that says of changes
+            is kept, so running once more gives the same bytes.
+    """
+    examples, version = selection.examples, _version(selection.examples, summary)
+    report = previous.report or {}
+    changes = report.get("changes") if report.get("version") == version else _changes(examples, summary, previous)
+    about = dict(summary["source"])
+    uri = about.pop("uri", None)
+    sizes = {label: sum(splits.values()) for label, splits in sorted(summary["classes"].items())}
+    shorter = [min(example.width_px, example.height_px) for example in examples]
+    return {
+        "version": version,
+        "source": without_credentials(uri) if uri else None,
+        "about": about,
+        **{name: summary[name] for name in ("discovered", "accepted", "quarantined", "excluded", "given_splits")},
+        "fractions": summary["fractions"],
+        "quarantined_by_code": summary["quarantined_by_code"],
+        "classes": {label: dict(summary["classes"][label]) for label in sizes},
+        "largest": _class(max(sizes, key=sizes.__getitem__), sizes),
+        "smallest": _class(min(sizes, key=sizes.__getitem__), sizes),
+        "formats": dict(Counter(example.format for example in examples)),
+        "shorter_sides": _histogram(shorter),
+        "shorter_side_px": [min(shorter), max(shorter)],
+        "notes": _notes(examples),
+        "quarantine": _quarantine(selection.quarantined),
+        "label_conflicts": _conflicts(selection.quarantined),
+        "duplicates": _duplicates(selection.duplicates, discovered),
+        "changes": changes,
+    }
+
+
+def thumbnail_keys(description: Mapping[str, Any]) -> set[str]:
+    """The pictures that the page shows, as far as there are pixels of them."""
+    shown = [key for pair in description["duplicates"]["listed"] for key in (pair["key"], pair["of_key"])]
+    shown += [row["key"] for row in description["label_conflicts"]["listed"]]
+    shown += [picture["key"] for note in description["notes"] for picture in note["pictures"]]
+    return set(shown)
+
+
+def render_data_page(description: Mapping[str, Any], thumbnails: Mapping[str, Pixels]) -> str:
+    """Write the page.
+
+    Args:
+        description: what `describe_data` gave.
+        thumbnails: key -> (height, width, 3) uint8 RGB; pictures that aren't among them are listed without.
+
+    Returns:
+        HTML, UTF-8 safe.
+    """
+    import jinja2  # not for `import tasks.prepare`: it costs more than the rest of this module
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(visible=visible, percent=percent, css_share=lambda share: f"{100 * share:.1f}%")
+    return environment.get_template("data_page.html.jinja").render(
+        data=description,
+        splits=SPLITS,
+        style=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),  # noqa: S704 our own file
+        thumbnails={key: _data_uri(pixels) for key, pixels in thumbnails.items()},
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        found = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _version(examples: Sequence[Example], summary: Mapping[str, Any]) -> str:
+    """16 hex digits that change whenever there is something to tell of the pictures."""
+    digest = hashlib.sha256(json.dumps([LAYOUT, sorted(_reasons(summary).items())]).encode())
+    for one in examples:
+        digest.update(json.dumps([one.key, one.path, one.label, one.split]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _reasons(summary: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """(kind, reason) -> how many pictures."""
+    kinds = (("quarantined", "quarantined_by_code"), ("excluded", "excluded"), ("noted", "notes"))
+    return {(kind, reason): n for kind, name in kinds for reason, n in summary.get(name, {}).items()}
+
+
+def _changes(examples: Sequence[Example], summary: Mapping[str, Any], previous: Previous) -> dict[str, Any] | None:
+    """What is new against the version before; None without one. A picture is known by its bytes."""
+    if previous.examples is None:
+        return None
+    before = {one.key: one for one in previous.examples}
+    after = {one.key: one for one in examples}
+    both = [(before[key], one) for key, one in after.items() if key in before]
+    relabelled = [
+        {"path": new.path, "before": old.label, "after": new.label} for old, new in both if old.label != new.label
+    ]
+    earlier, now = _reasons(previous.summary or {}), _reasons(summary)
+    return {
+        "before": len(before),
+        "after": len(after),
+        "added": _by_class(one for key, one in after.items() if key not in before),
+        "removed": _by_class(one for key, one in before.items() if key not in after),
+        "relabelled": {"n": len(relabelled), "listed": relabelled[:LISTED_A_REASON]},
+        "moved": sum(old.split != new.split for old, new in both),
+        "renamed": sum(old.path != new.path for old, new in both),
+        "reasons": [
+            {
+                "kind": kind,
+                "reason": reason,
+                "before": earlier.get((kind, reason), 0),
+                "after": now.get((kind, reason), 0),
+            }
+            for kind, reason in sorted(earlier.keys() | now.keys())
+            if earlier.get((kind, reason)) != now.get((kind, reason))
+        ],
+    }
+
+
+def _by_class(examples: Iterable[Example]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for one in examples:
+        counts.setdefault(one.label, dict.fromkeys(SPLITS, 0))[one.split] += 1
+    return counts
+
+
+def _class(label: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {"label": label, "n": sizes[label]}
+
+
+def _histogram(values: Sequence[int]) -> list[dict[str, Any]]:
+    ends = (*SIDES_PX, None)
+    places = Counter(np.searchsorted(SIDES_PX, values, side="right").tolist())
+    return [
+        {"from_px": start, "below_px": end, "n": places[number]}
+        for number, (start, end) in enumerate(pairwise(ends), start=1)
+    ]
+
+
+def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Each note with its first pictures; the commonest comes first."""
+    counts: Counter[str] = Counter()
+    pictures: dict[str, list[dict[str, str]]] = {}
+    for one in examples:
+        for note in filter(None, one.notes.split(",")):
+            counts[note] += 1
+            shown = pictures.setdefault(note, [])
+            if len(shown) < THUMBNAILS_A_NOTE:
+                shown.append({"key": one.key, "path": one.path, "label": one.label})
+    return [{"note": note, "n": counts[note], "pictures": pictures[note]} for note in _commonest(counts)]
+
+
+def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
+    """Each code with its first pictures; the commonest comes first. Label conflicts have a list of their own."""
+    refused = [row for row in rows if row.code != Code.LABEL_CONFLICT]
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in refused:
+        found.setdefault(str(row.code), []).append({"path": row.path, "label": row.label, "detail": row.detail})
+    counts = Counter({code: len(pictures) for code, pictures in found.items()})
+    return [{"code": code, "n": counts[code], "listed": found[code][:LISTED_A_REASON]} for code in _commonest(counts)]
+
+
+def _conflicts(rows: Sequence[Quarantined]) -> dict[str, Any]:
+    """What stands under two classes; the paths of the same bytes stand next to each other."""
+    found = [row for row in rows if row.code == Code.LABEL_CONFLICT]
+    first: dict[str, str] = {}
+    for row in found:
+        first.setdefault(row.sha256, row.path)
+    listed = sorted(found, key=lambda row: (first[row.sha256], row.path))[:LISTED_CONFLICTS]
+    return {
+        "n": len(found),
+        "listed": [{"key": row.sha256, "path": row.path, "label": row.label, "detail": row.detail} for row in listed],
+    }
+
+
+def _duplicates(rows: Sequence[Duplicate], discovered: Iterable[Discovered]) -> dict[str, Any]:
+    listed = sorted(rows, key=_weight)[:LISTED_PAIRS]
+    wanted = {path for row in listed for path in (row.path, row.of_path)}
+    keys = {row.path: row.key for row in discovered if row.path in wanted}
+    counts = Counter((row.kind, row.outcome) for row in rows)
+    return {
+        "n": len(rows),
+        "counts": [{"kind": kind, "outcome": outcome, "n": n} for (kind, outcome), n in sorted(counts.items())],
+        "listed": [{**asdict(row), "key": keys[row.path], "of_key": keys[row.of_path]} for row in listed],
+    }
+
+
+def _weight(row: Duplicate) -> tuple[int, str, str]:
+    """Pairs that a person may want to judge come first."""
+    return _BY_WEIGHT.index(row.outcome), row.path, row.of_path
+
+
+def _commonest(counts: Mapping[str, int]) -> list[str]:
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def _data_uri(pixels: Pixels) -> str:
+    """JPEG made from pixels alone, so no metadata of the original can come along."""
+    file = io.BytesIO()
+    small = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    small.save(file, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
