@@ -84,10 +84,11 @@ def _extract(
     folder: Path, pictures: Shards, missing: Sequence[str], network: Network, mark: str, shard_size: int, reused: int
 ) -> float:
     """Compute the missing features into shards as large as those of the pictures; gives pictures/s."""
+    computed = network((key, pictures.read([key])[0]) for key in missing)
     with Progress("features", len(missing) + reused, "pictures", done=reused) as progress:
 
-        def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
-            for key, features in network((key, pictures.read([key])[0]) for key in keys):
+        def rows(_keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
+            for key, features in computed:
                 progress.advance()
                 yield {"key": key}, features
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ Extract = Callable[[Pixels], Halves]
 Name = Literal["ncnn", "tensorflow"]
 Precision = Literal["float32", "bfloat16"]
 
+_BATCHES_UNDER_WAY = 2
 _FASTER_BY = 1.2
 """What the probe must find for TensorFlow to be chosen: close calls must not depend on chance."""
 
@@ -93,10 +95,26 @@ def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Itera
 def extract_here(
     engine: Engine, weights: Weights, boundary: str, pictures: Iterable[tuple[str, Pixels]], batch_size: int
 ) -> Iterator[tuple[str, Halves]]:
-    """Run pictures through the network on this machine; yields (key, features of that picture)."""
+    """Run pictures through the network on this machine; gives (key, features of that picture), in order.
+
+    The network is built at once. Two batches are under way, so that no core waits for the last picture of a batch, nor
+    for the next ones to be read.
+    """
     extract = build_extractor(engine, weights, boundary, batch_size)
-    for keys, batch in in_batches(pictures, batch_size):
-        yield from zip(keys, extract(batch), strict=True)
+
+    def run() -> Iterator[tuple[str, Halves]]:
+        waiting: deque[tuple[list[str], Future[Halves]]] = deque()
+        with ThreadPoolExecutor(_BATCHES_UNDER_WAY, thread_name_prefix="batch") as pool:
+            for keys, batch in in_batches(pictures, batch_size):
+                waiting.append((keys, pool.submit(extract, batch)))
+                if len(waiting) > _BATCHES_UNDER_WAY:
+                    keys, future = waiting.popleft()
+                    yield from zip(keys, future.result(), strict=True)
+            while waiting:
+                keys, future = waiting.popleft()
+                yield from zip(keys, future.result(), strict=True)
+
+    return run()
 
 
 def _ncnn_extractor(weights: Weights, boundary: str, cores: int) -> Extract:
