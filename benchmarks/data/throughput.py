@@ -3,8 +3,8 @@
     python -m benchmarks.data.throughput [--pictures 2000]
 
 All sides turn the same JPEG files of 500x375 pixels into 224x224 RGB on all cores. `prepare` also checks and
-describes each picture, writes shards with checksums and assigns splits. Python's start-up is not counted on any side, that of `prepare`'s workers is. Prints
-one JSON object.
+describes each picture, writes shards with checksums and assigns splits. Python's start-up is not counted on any side,
+that of `prepare`'s workers is. Prints one JSON object.
 """
 
 from __future__ import annotations
