@@ -57,7 +57,7 @@ def main() -> None:
             keras.layers.Dense(int(train_y.max()) + 1, activation="softmax"),
         ]
     )
-    model = keras.Model(base.input, head(base.output))
+    model = keras.Model(base.input, head(base.outputs[0]))
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(train_x, train_y, epochs=options.epochs, validation_data=(val_x, val_y), verbose=0).history
     print(

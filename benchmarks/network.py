@@ -55,8 +55,8 @@ def main() -> None:
 
 def rate(engine: Engine, weights: Weights, batch: Pixels):
     """Pictures/s after the first batch, and that batch's features (n, 7, 7, 512) float32."""
-    extract = build_extractor(engine, weights, features.BOUNDARY, len(batch))
-    result = extract(batch).astype(np.float32)
+    extract = build_extractor(engine, weights, (features.BOUNDARY,), len(batch))
+    result = extract(batch)[0].astype(np.float32)
     start = time.perf_counter()
     for _ in range(BATCHES):
         extract(batch)

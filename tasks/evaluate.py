@@ -7,7 +7,8 @@ input:
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`;
 and `reports/metrics.json`, which also holds seconds, so DVC keeps it in git and not in its lock.
 
-Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts;
+Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts; a model
+that collapsed is shown and never chosen;
 trained models of strategies that the settings no longer name are removed. In the CSV files a class name that a
 spreadsheet could take for a formula gets an apostrophe in front (`tasks.reports.text.csv_cell`).
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.errors import DataError, IntegrityError
+from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import atomic_folder, read_json, sweep_temporaries, write_bytes, write_json
 from tasks.pictures.manifest import SPLITS, Example, read_examples, read_quarantine
 from tasks.pictures.shards import open_shards
@@ -34,13 +35,13 @@ from tasks.reports.page import LISTED_QUARANTINED, render_page
 from tasks.reports.plots import calibration_csv, confusion_csv, per_class_csv
 from tasks.reports.text import percent, without_credentials
 from tasks.settings import Settings
+from tasks.vgg.answers import Sources, answer
 from tasks.vgg.trained import TRAINED, Trained, load_all
 
 PREPARED = "data/prepared"
-FEATURES = "data/features/block5_pool"
+FEATURES = "data/features"
 REPORTS = "reports"
-BATCH = 256
-TOLD = ("candidates", "chosen", "history", "refitted_with_validation")
+TOLD = ("candidates", "chosen", "history", "phases", "precision", "refitted_with_validation", "starts_from")
 """What the report takes from a model's own summary: nothing there that differs between runs may come along."""
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -83,20 +84,30 @@ def run(settings: Settings, workspace: Path) -> Summary:
 
     Raises:
         DataError: there are no validation or no test pictures.
+        TrainingError: no strategy gave a model that can be used.
         IntegrityError: a trained model is missing, or doesn't belong to the prepared pictures.
     """
     remove_stale(workspace / TRAINED, settings.strategies)
     examples = read_examples(workspace / PREPARED)
     test = [example for example in examples if example.split == "test"]
     models = load_all(workspace / TRAINED, settings.strategies)
-    scored = _score(models, examples, test, workspace / FEATURES)
-    champion = metrics.choose_champion({name: one.validation for name, one in scored.items()})
+    scored = _score(models, examples, test, Sources(workspace / PREPARED / "shards", workspace / FEATURES))
+    champion = metrics.choose_champion(_usable(scored))
     mistakes = worst_mistakes(scored[champion], test, settings.evaluate.worst_mistakes)
     evaluation = _evaluation(champion, scored, mistakes, _data(workspace / PREPARED, examples))
     _write(workspace, evaluation, scored[champion])
     figures = scored[champion].test
     low, high = figures["accuracy_ci95"]
     return Summary(champion, figures["accuracy"], low, high, figures["n"], len(scored))
+
+
+def _usable(scored: Mapping[str, Scored]) -> dict[str, dict[str, Any]]:
+    """Validation figures of the models that nothing is wrong with."""
+    usable = {name: one.validation for name, one in scored.items() if not one.model.problem}
+    if not usable:
+        problems = "\n".join(f"  {name}: {one.model.problem}" for name, one in scored.items())
+        raise TrainingError(f"No strategy gave a model that can be used, so none is chosen:\n{problems}")
+    return usable
 
 
 def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
@@ -135,26 +146,24 @@ def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[
 
 
 def _score(
-    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], features: Path
+    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], sources: Sources
 ) -> dict[str, Scored]:
-    """Every model on its validation pictures and on the test pictures; each batch of features is read once."""
+    """Every model on its validation pictures and on the test pictures."""
     _require("test", test)
     labels = {example.key: example.label for example in examples if example.split == "validation"}
     validation = {name: _measure_validation(model, labels) for name, model in models.items()}
-    answers: dict[str, list[Floats]] = {name: [] for name in models}
-    shards = open_shards(features)
-    with Progress("evaluate", len(test), "pictures") as progress:
-        for start in range(0, len(test), BATCH):
-            batch = shards.read([example.key for example in test[start : start + BATCH]])
-            for name, model in models.items():
-                answers[name].append(model.head.probabilities(batch))
-            progress.advance(len(batch))
     scored = {}
-    for name, model in models.items():
-        probabilities = np.concatenate(answers[name])
-        truth = _indices(model, [example.label for example in test])
-        figures = metrics.rounded(metrics.measure(probabilities, truth, model.classes))
-        scored[name] = Scored(model, probabilities, truth, validation[name], figures)
+    with Progress("evaluate", len(test) * len(models), "pictures") as progress:
+        for name, model in models.items():
+            answers = []
+            keys = [example.key for example in test]
+            for batch in answer(model.head, model.backbone, model.flip_averaging, sources, keys):
+                answers.append(batch)
+                progress.advance(len(batch))
+            probabilities = np.concatenate(answers)
+            truth = _indices(model, [example.label for example in test])
+            figures = metrics.rounded(metrics.measure(probabilities, truth, model.classes))
+            scored[name] = Scored(model, probabilities, truth, validation[name], figures)
     return scored
 
 
@@ -214,6 +223,7 @@ def _evaluation(
     strategies = {
         name: {
             "recipe": one.model.recipe,
+            "problem": one.model.problem,
             "validation": one.validation,
             "test": one.test,
             "backbone": one.model.summary.get("backbone", {}),

@@ -10,7 +10,6 @@ the stage fails and the former export stays. The same input gives the same bytes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.onnx_graph import build_onnx
 from tasks.vgg.parity import Checks, FreshProcess, check_pictures, compare, run_onnx
+from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.trained import TRAINED, Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
 
@@ -61,9 +61,8 @@ def run(settings: Settings, workspace: Path) -> Summary:
     evaluation = _evaluation(workspace / EVALUATION)
     trained = load_trained(workspace / TRAINED / evaluation["champion"])
     wanted = settings.export
-    _quiet_tensorflow()
     with FreshProcess() as fresh:  # loads TensorFlow meanwhile
-        weights = load_weights()
+        weights = trained.weights(load_weights())
         examples = [example for example in read_examples(workspace / PREPARED) if example.split == "test"]
         background = settings.prepare.background_rgb
         checks = check_pictures(
@@ -88,13 +87,16 @@ def _write_models(
     folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
 ) -> tuple[list[float], int]:
     """Write and check every format: the largest difference of each, and how many pictures the SavedModel refused."""
-    content = build_onnx(trained.head, trained.classes, weights)
+    content = build_onnx(trained.head, trained.classes, weights, trained.flip_averaging)
     write_bytes(folder / "model.onnx", content)
     differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
 
-    from tasks.vgg import serving  # ten seconds: after all that can fail without it
+    load_tensorflow()  # ten seconds: after all that can fail without it
+    from tasks.vgg import serving
 
-    served = serving.build_served(trained.head, trained.classes, weights, settings.prepare.background_rgb)
+    served = serving.build_served(
+        trained.head, trained.classes, weights, settings.prepare.background_rgb, trained.flip_averaging
+    )
     serving.save_served(served, folder / "saved_model")
     fresh.ask(folder / "saved_model", checks)
     if "tflite" in settings.export.formats:
@@ -108,7 +110,9 @@ def _write_models(
 def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:
     formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
     write_bytes(folder / "labels.txt", "".join(f"{name}\n" for name in trained.classes).encode())
-    backbone = trained.summary.get("backbone", {})
+    backbone = dict(trained.summary.get("backbone", {}))
+    if trained.backbone:
+        backbone["trained_further"] = ", ".join(sorted({name.split("_")[0] for name in trained.backbone}))
     data = evaluation["data"]
     card = render_model_card(
         evaluation["strategies"][trained.strategy]["test"],
@@ -130,6 +134,7 @@ def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], set
             "recipe": trained.recipe,
             "formats": formats,
             "backbone": {"weights_sha256": SHA256, **backbone},
+            "flip_averaging": trained.flip_averaging,
             "decoder": decoding.recipe(settings.prepare.background_rgb),
             "probability_tolerance": settings.export.probability_tolerance,
             "sha256": dict(_checksums(folder)),
@@ -153,11 +158,6 @@ def _evaluation(path: Path) -> dict[str, Any]:
             f"{path} names no champion ({type(error).__name__}: {error}). Run: dvc repro --single-item evaluate"
         ) from None
     return evaluation
-
-
-def _quiet_tensorflow() -> None:
-    """Keep TensorFlow's greetings (oneDNN, CPU features) off the terminal, unless the user has set a level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _sync_file(file)
+                sync_file(file)
         if path.exists():
             _exchange(temporary, path)
         else:
@@ -144,7 +144,8 @@ def _exchange(one: Path, other: Path) -> None:
     aside.rename(one)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until the file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -19,7 +19,7 @@ from tasks.files import write_bytes
 PARAMS_FILE = "params.yaml"
 IMAGE_SIZE_PX = 224
 
-Strategy = Literal["feature_extraction"]
+Strategy = Literal["feature_extraction", "head_replacement", "fine_tuning", "progressive"]
 Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
@@ -72,24 +72,66 @@ class Features(Block):
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations")
     batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
+    boundary_cache: Literal["auto", "always", "never"] = Field(
+        description="keep what frozen blocks give, so that training doesn't compute it each epoch"
+    )
+    boundary_cache_gb: float = Field(ge=0, description="what such a cache may take on the disk at most, GB")
+
+
+class Views(Block):
+    count: int = Field(ge=0, le=64, description="augmented versions of each training picture, beside itself")
+    seed: int = Field(ge=0, description="another seed gives other views")
+    min_area: float = Field(gt=0, le=1, description="smallest part of a picture that a view shows")
+    flip: bool = Field(description="half of the views are mirrored")
+    colour: float = Field(ge=0, lt=1, description="brightness, contrast and saturation change by up to this share")
 
 
 class TutorialRecipe(Block):
-    hidden_units: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    hidden_units: int = Field(ge=1, description="of the dense layer below the last one")
+    learning_rate: float = Field(gt=0, description="of Adam")
+    unfrozen_learning_rate: float = Field(gt=0, description="of Adam, when progressive unfreezes everything")
+    epochs: int = Field(ge=1, description="progressive: so many before, and so many after everything is unfrozen")
+    batch_size: int = Field(ge=1, description="pictures a step")
+
+
+class HeadRates(Block):
+    epochs: int = Field(ge=1, description="at most; patience may end it sooner")
+    head_rate: float = Field(gt=0, description="highest learning rate of the head")
+
+
+class BlockRates(HeadRates):
+    block_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
+    block_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
+
+
+class ProgressiveRates(BlockRates):
+    blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top, as long as each helps")
 
 
 class ModernRecipe(Block):
-    inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
-    refit_with_validation: bool
+    inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        min_length=1, description="of the linear probe; validation picks"
+    )
+    refit_with_validation: bool = Field(description="train the chosen linear probe once more on train + validation")
+    batch_size: int = Field(ge=1, description="pictures a step")
+    label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")
+    weight_decay: float = Field(ge=0, description="pull towards the weights that training began with (L2-SP)")
+    clip_norm: float = Field(gt=0, description="longest gradient of a step")
+    warmup_fraction: Fraction = Field(description="share of the steps in which the rates rise; then they fall (cosine)")
+    patience: int = Field(ge=1, description="epochs without a lower validation loss that end a phase")
+    head_replacement: HeadRates
+    fine_tuning: BlockRates
+    progressive: ProgressiveRates
 
 
 class Train(Block):
     recipe: Recipe = Field(description="modern, or tutorial (as tutorials print it)")
     seed: int = Field(ge=0, description="of all that is random in training")
+    deterministic: bool = Field(description="one seed gives one model, bit for bit, on the same kind of machine")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations in training")
     class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many pictures it has")
+    flip_averaging: bool = Field(description="answers are the mean over a picture and its mirror image, served too")
+    checkpoint_interval_s: float = Field(ge=0, description="longest time that a killed training has to repeat")
     tutorial: TutorialRecipe
     modern: ModernRecipe
 
@@ -116,7 +158,8 @@ class Settings(Block):
     ingest: Ingest
     prepare: Prepare
     features: Features
-    strategies: tuple[Strategy, ...] = Field(min_length=1)
+    views: Views
+    strategies: tuple[Strategy, ...] = Field(min_length=1, description="ways to train; the best is exported")
     train: Train
     evaluate: Evaluate
     export: Export

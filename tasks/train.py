@@ -1,18 +1,22 @@
 """Stage `train@<strategy>`: features and labels in, a trained classifier out.
 
-Reads `data/prepared/` (labels, splits) and `data/features/`. Writes `models/trained/<strategy>/`: the head's tensors,
-what was chosen and why, and live metrics (`live/`, dvclive). Choices are made on the validation split; test is not
-read.
+Reads `data/prepared/` (labels, splits, pictures) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
+of the head and of what was unfrozen, what was chosen and why, and live metrics (`live/`, dvclive). Choices are made on
+the validation split; test is not read. A training that was stopped, however rudely, goes on from its last checkpoint
+(`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tasks import features, prepare
 from tasks.files import read_json
@@ -20,9 +24,14 @@ from tasks.pictures.manifest import class_names, read_examples
 from tasks.pictures.shards import open_shards
 from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
+from tasks.vgg.answers import Sources, answer
+from tasks.vgg.boundaries import inputs_of
 from tasks.vgg.examples import Split, make_split
 from tasks.vgg.recipes.outcome import Outcome, accuracy
+from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained import TRAINED, Trained, save_trained
+
+CHECKPOINTS = ".rootstock/checkpoints"
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,11 @@ class Summary:
     train_examples: int
     validation_examples: int
     validation_accuracy: float
+    unusable: bool
 
     def __str__(self) -> str:
+        if self.unusable:
+            return f"{self.recipe} on {self.train_examples} pictures failed, and will not be exported"
         return (
             f"{self.recipe} on {self.train_examples} pictures; "
             f"{self.validation_accuracy:.1%} of {self.validation_examples} validation pictures right"
@@ -49,11 +61,14 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
     """
     examples = read_examples(workspace / prepare.PREPARED)
     classes = class_names(examples)
-    shards = open_shards(workspace / features.FEATURES / features.BOUNDARY)
+    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
+    shards = open_shards(sources.features / features.BOUNDARY)
     train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
+    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
     folder = workspace / TRAINED / strategy
-    outcome = _train(settings, len(classes), train, validation, folder)
-    backbone = read_json(workspace / features.FEATURES / "recipe.json")
+    checkpoints = workspace / CHECKPOINTS / strategy
+    outcome = _train(settings, strategy, len(classes), train, validation, sources, kept, checkpoints, folder)
+    backbone = {name: value for name, value in kept.items() if name not in ("views", "kept")}
     save_trained(
         folder,
         Trained(
@@ -61,25 +76,46 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
             settings.train.recipe,
             classes,
             outcome.head,
+            outcome.backbone,
+            settings.train.flip_averaging,
+            outcome.problem,
             validation.keys,
             outcome.validation_probabilities,
             {**outcome.summary, "backbone": backbone},
         ),
     )
+    if outcome.problem:
+        print(f"train@{strategy}: {outcome.problem}", file=sys.stderr, flush=True)
     right = accuracy(outcome.validation_probabilities, validation.labels)
-    return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6))
+    return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6), bool(outcome.problem))
 
 
-def _train(settings: Settings, classes: int, train: Split, validation: Split, folder: Path) -> Outcome:
+def _train(
+    settings: Settings,
+    strategy: str,
+    classes: int,
+    train: Split,
+    validation: Split,
+    sources: Sources,
+    kept: dict[str, Any],
+    checkpoints: Path,
+    folder: Path,
+) -> Outcome:
     rules = settings.train
     with _live(folder / "live") as live:
-        if rules.recipe == "modern":
-            from tasks.vgg.recipes import modern
+        if plan_phases(strategy, rules, settings.views):
+            from tasks.vgg.recipes.descent import train_by_descent
 
-            return modern.train(rules.modern, rules.class_weight, classes, train, validation, live)
-        from tasks.vgg.recipes import tutorial
+            return train_by_descent(settings, strategy, classes, train, validation, sources, kept, checkpoints, live)
+        from tasks.vgg.recipes.probe import fit_probe, refit
 
-        return tutorial.train(rules.tutorial, rules.class_weight, rules.seed, classes, train, validation, live)
+        probe = fit_probe(rules.modern, rules.class_weight, classes, train, validation, live)
+        answers = probe.validation_probabilities
+        if rules.flip_averaging:
+            answers = np.concatenate(list(answer(probe.head, {}, True, sources, validation.keys)))
+        again = rules.modern.refit_with_validation
+        head = refit(probe, rules.class_weight, classes, (train, validation)) if again else probe.head
+        return Outcome(head, {}, answers, {**probe.summary, "refitted_with_validation": again})
 
 
 def _live(folder: Path) -> Any:

@@ -8,12 +8,12 @@ came before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.pictures.shards import Array, Shards
+from tasks.pictures.shards import Array
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,45 +33,64 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     return -(-size // batch_size)
 
 
+class Reader(Protocol):
+    """What batches are read from: shards, or pictures that become views as they are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, keys: Sequence[str], /) -> Array: ...
+
+
 def batches(
-    shards: Shards,
-    keys: Sequence[str],
-    labels: Sequence[int],
+    reader: Reader,
+    names: Sequence[str],
+    labels: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float32],
     batch_size: int,
     *,
-    epochs: int = 1,
     seed: int | None = None,
-    start_epoch: int = 0,
+    epoch: int = 0,
     start_step: int = 0,
 ) -> tf.data.Dataset:
-    """A dataset of (arrays (b, ...), labels (b,) int32), b = batch_size but for the last of an epoch. Nothing is
-    dropped.
+    """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
+
+    Nothing is dropped: the last batch is filled up with zeros of weight 0, since a batch of another size would be
+    traced and planned anew.
 
     Args:
-        shards: where the arrays are (pictures uint8, or features float16).
-        keys: the examples, as many as `labels`.
-        labels: class indices.
+        reader: where the arrays are (pictures uint8, or features float16).
+        names: the examples, or views of them, as the reader knows them.
+        labels: class indices (n,).
+        weights: of the examples in the loss (n,), above 0.
         batch_size: examples a batch.
-        epochs: the epoch after the last one, counted from 0.
-        seed: shuffles every epoch anew; None keeps the order (evaluation).
-        start_epoch: where to begin, with `start_step`; batches before it are not read.
-        start_step: the first step of `start_epoch`.
+        seed: shuffles, other for each epoch; None keeps the order (evaluation).
+        epoch: counted from 0.
+        start_step: the first step; batches before it are not read.
     """
     import tensorflow as tf
 
-    def read() -> Iterator[tuple[Array, Array]]:
-        targets = np.asarray(labels, dtype=np.int32)
-        for epoch in range(start_epoch, epochs):
-            order = epoch_order(len(keys), seed, epoch)
-            first = start_step if epoch == start_epoch else 0
-            for step in range(first, steps_per_epoch(len(keys), batch_size)):
-                chosen = order[step * batch_size : (step + 1) * batch_size]
-                yield shards.read([keys[index] for index in chosen]), targets[chosen]
+    order = epoch_order(len(names), seed, epoch)
+    steps = range(start_step, steps_per_epoch(len(names), batch_size))
+
+    def read() -> Iterator[tuple[Array, ...]]:
+        for step in steps:
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            arrays = reader.read([names[index] for index in chosen])
+            yield tuple(_filled(part, batch_size) for part in (arrays, labels[chosen], weights[chosen]))
 
     signature = (
-        tf.TensorSpec((None, *shards.shape), tf.as_dtype(shards.dtype)),
-        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((batch_size, *reader.shape), tf.as_dtype(reader.dtype)),
+        tf.TensorSpec((batch_size,), tf.int32),
+        tf.TensorSpec((batch_size,), tf.float32),
     )
-    total = max(0, (epochs - start_epoch) * steps_per_epoch(len(keys), batch_size) - start_step)
     dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(total)).prefetch(2)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(2)
+
+
+def _filled(part: Array, size: int) -> Array:
+    missing = size - len(part)
+    return np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part

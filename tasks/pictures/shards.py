@@ -236,6 +236,29 @@ def _join_small(folder: Path, headers: list[Header], fingerprint: str, shard_siz
     return [header for header in headers if header not in small] + joined, len(gone)
 
 
+class Writer:
+    """Gathers rows into shards of a folder: each full one is written at once, `close` writes the rest."""
+
+    def __init__(self, folder: Path, fingerprint: str, shard_size: int) -> None:
+        self._folder, self._fingerprint, self._shard_size = folder, fingerprint, shard_size
+        self._rows: list[Row] = []
+        self._arrays: list[Array] = []
+
+    def add(self, row: Row, array: Array) -> Header | None:
+        """Take one row; gives the header of the shard that it has filled."""
+        self._rows.append(row)
+        self._arrays.append(array)
+        return self.close() if len(self._rows) == self._shard_size else None
+
+    def close(self) -> Header | None:
+        """Write what is there as a shard; None if there is nothing."""
+        if not self._rows:
+            return None
+        path = write_shard(self._folder, self._rows, np.stack(self._arrays), self._fingerprint)
+        self._rows, self._arrays = [], []
+        return read_header(path)
+
+
 def append(
     folder: Path,
     keys: Iterable[str],
@@ -244,16 +267,12 @@ def append(
     compute: Callable[[Iterator[str]], Iterator[tuple[Row, Array]]],
 ) -> Iterator[Header]:
     """Compute rows for the keys and write them as shards; yields the header of each finished one."""
-    rows: list[Row] = []
-    arrays: list[Array] = []
+    writer = Writer(folder, fingerprint, shard_size)
     for row, array in compute(iter(keys)):
-        rows.append(row)
-        arrays.append(array)
-        if len(rows) == shard_size:
-            yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
-            rows, arrays = [], []
-    if rows:
-        yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
+        if header := writer.add(row, array):
+            yield header
+    if header := writer.close():
+        yield header
 
 
 def usable_headers(folder: Path, fingerprint: str) -> list[Header]:

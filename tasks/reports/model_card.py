@@ -90,7 +90,7 @@ def render_model_card(
         classes: names in the order of the probabilities.
         source: where the pictures came from; None if that isn't known.
         data: `evaluation["data"]`: accepted, quarantined, excluded, counts.
-        backbone: how the backbone computed; shown as it is.
+        backbone: how the backbone computed, and `trained_further`, which blocks were; shown as it is.
         strategy: the champion's, as is `recipe`.
         formats: of `export.formats`, those that the card explains.
 
@@ -239,7 +239,7 @@ def _backbone(backbone: Mapping[str, Any]) -> str:
             "VGG16 (Simonyan and Zisserman 2014, Very Deep Convolutional Networks for Large-Scale Image Recognition).",
             "Weights: Visual Geometry Group, University of Oxford, licensed under",
             "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), as distributed with Keras; the backbone is",
-            "used without change.\n",
+            f"{'changed: it was trained further' if backbone.get('trained_further') else 'used without change'}.\n",
             *rows,
             "",
         ]

@@ -6,12 +6,14 @@ convolutions do a 3x3 convolution with a quarter of the multiplications, in floa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tasks.errors import WeightsError
-from tasks.vgg.weights import BLOCKS, Weights, layer_names
+from tasks.settings import IMAGE_SIZE_PX
+from tasks.vgg.weights import BLOCKS, Weights
 
 if TYPE_CHECKING:
     import keras
@@ -57,20 +59,38 @@ def boundary_shape(boundary: str) -> tuple[int, int, int]:
     return side, side, BLOCKS[block - 1][0]
 
 
-def build_keras_backbone(weights: Weights, boundary: str = BOUNDARIES[-1], precision: str = "float32") -> keras.Model:
-    """VGG16 up to a boundary: float pictures (n, 224, 224, 3), preprocessed -> that boundary's output.
+def build_keras_backbone(
+    weights: Weights, boundaries: Sequence[str] = BOUNDARIES[-1:], precision: str = "float32"
+) -> keras.Model:
+    """VGG16: float pictures (n, 224, 224, 3), preprocessed -> a list of the outputs at the boundaries.
 
     Args:
+        weights: of all layers; their shapes say how many filters a layer has.
+        boundaries: from the input to the output.
         precision: of the activations, `float32` or `bfloat16`; weights are float32 either way.
     """
     import keras
 
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    try:
-        whole = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
-    finally:
-        keras.config.set_dtype_policy(before)
-    for layer in layer_names():
-        whole.get_layer(layer).set_weights([weights[f"{layer}/kernel"], weights[f"{layer}/bias"]])
-    return keras.Model(whole.input, whole.get_layer(boundary).output, name="vgg16")
+    pictures = keras.Input((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), name="pictures")
+    outputs = keras_blocks(pictures, weights, range(1, BOUNDARIES.index(boundaries[-1]) + 2), precision)
+    return keras.Model(pictures, [outputs[name] for name in boundaries], name="vgg16")
+
+
+def keras_blocks(
+    values: keras.KerasTensor, weights: Weights, blocks: Sequence[int], precision: str
+) -> dict[str, keras.KerasTensor]:
+    """Some blocks of VGG16, applied to the output of the one before; gives the output at each boundary."""
+    import keras
+
+    dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+    outputs = {}
+    for block in blocks:
+        for number in range(1, BLOCKS[block - 1][1] + 1):
+            name = f"block{block}_conv{number}"
+            kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+            layer = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", dtype=dtype, name=name)
+            values = layer(values)
+            layer.set_weights([kernel, bias])
+        boundary = BOUNDARIES[block - 1]
+        values = outputs[boundary] = keras.layers.MaxPooling2D(2, dtype=dtype, name=boundary)(values)
+    return outputs

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tasks.errors import SettingsError
-from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, in_batches
+from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_picture, in_batches
 from tasks.vgg.weights import Weights
 
 _WAITING_PER_WORKER = 2
@@ -22,16 +22,16 @@ _WAITING_PER_WORKER = 2
 class Extractor:
     """What a worker keeps: the network, on one core or one GPU."""
 
-    def __init__(self, engine: Engine, weights: Weights, boundary: str, batch_size: int) -> None:
-        self._extract = build_extractor(engine, weights, boundary, batch_size, cores=1)
+    def __init__(self, engine: Engine, weights: Weights, boundaries: Sequence[str], batch_size: int) -> None:
+        self._extract = build_extractor(engine, weights, boundaries, batch_size, cores=1)
 
-    def extract(self, batch: Pixels) -> Halves:
+    def extract(self, batch: Pixels) -> tuple[Halves, ...]:
         return self._extract(batch)
 
 
 def extract_on_ray(
-    engine: Engine, weights: Weights, boundary: str, pictures: Iterable[tuple[str, Pixels]], batch_size: int
-) -> Iterator[tuple[str, Halves]]:
+    engine: Engine, weights: Weights, boundaries: Sequence[str], pictures: Iterable[tuple[str, Pixels]], batch_size: int
+) -> Iterator[tuple[str, tuple[Halves, ...]]]:
     """As `engines.extract_here`, by one worker for each core (or GPU) of the cluster.
 
     Raises:
@@ -45,7 +45,7 @@ def extract_on_ray(
         ) from None
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:
-        workers = _workers(ray, engine, weights, boundary, batch_size)
+        workers = _workers(ray, engine, weights, boundaries, batch_size)
         waiting: deque[tuple[list[str], Any]] = deque()
         for number, (keys, batch) in enumerate(in_batches(pictures, batch_size)):
             waiting.append((keys, workers[number % len(workers)].extract.remote(batch)))
@@ -57,16 +57,16 @@ def extract_on_ray(
         ray.shutdown()
 
 
-def _workers(ray: Any, engine: Engine, weights: Weights, boundary: str, batch_size: int) -> list[Any]:
+def _workers(ray: Any, engine: Engine, weights: Weights, boundaries: Sequence[str], batch_size: int) -> list[Any]:
     resources = ray.cluster_resources()
     on_gpu = engine.name == "tensorflow" and resources.get("GPU", 0) > 0
     options = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
     count = max(1, int(resources.get("GPU" if on_gpu else "CPU", 1)))
     shared = ray.put(weights)
     remote = ray.remote(**options)(Extractor)
-    return [remote.remote(engine, shared, boundary, batch_size) for _ in range(count)]
+    return [remote.remote(engine, shared, boundaries, batch_size) for _ in range(count)]
 
 
-def _fetch(ray: Any, waiting: deque[tuple[list[str], Any]]) -> Iterator[tuple[str, Halves]]:
+def _fetch(ray: Any, waiting: deque[tuple[list[str], Any]]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
     keys, reference = waiting.popleft()
-    yield from zip(keys, ray.get(reference), strict=True)
+    yield from by_picture(keys, ray.get(reference))

@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from tasks.errors import WeightsError
 from tasks.pictures.workers import usable_cores
 from tasks.settings import Features
 from tasks.vgg.backbone import build_keras_backbone, preprocess
+from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
 
 Pixels = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
-Extract = Callable[[Pixels], Halves]
-"""Pictures (n, 224, 224, 3) uint8 RGB, n up to the batch size -> features (n, h, w, c) float16."""
+Extract = Callable[[Pixels], tuple[Halves, ...]]
+"""Pictures (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c) float16."""
 
 Name = Literal["ncnn", "tensorflow"]
 Precision = Literal["float32", "bfloat16"]
@@ -56,26 +57,29 @@ def choose_engine(wanted: Features, weights: Weights) -> Engine:
     Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16 and exact.
     With them a short probe, one batch through each, decides.
     """
-    if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not _has_gpu()):
+    if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not has_gpu()):
         return Engine("ncnn", "float32")
     if wanted.precision != "auto":
         return Engine("tensorflow", wanted.precision)
     if wanted.engine == "tensorflow":
-        return Engine("tensorflow", "bfloat16" if _has_gpu() or _cpu_has("avx512_bf16", "amx_bf16") else "float32")
-    if not _has_gpu() and not _cpu_has("amx_bf16"):
+        return Engine("tensorflow", "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32")
+    if not has_gpu() and not cpu_has("amx_bf16"):
         return Engine("ncnn", "float32")
     candidates = (Engine("ncnn", "float32"), Engine("tensorflow", "bfloat16"))
-    plain, fast = (_probe(candidate, weights, wanted.batch_size) for candidate in candidates)
+    plain, fast = (measure_rate(candidate, weights, wanted.batch_size) for candidate in candidates)
     return candidates[1] if fast > _FASTER_BY * plain else candidates[0]
 
 
 def build_extractor(
-    engine: Engine, weights: Weights, boundary: str, batch_size: int, cores: int | None = None
+    engine: Engine, weights: Weights, boundaries: Sequence[str], batch_size: int, cores: int | None = None
 ) -> Extract:
-    """The network up to `boundary` as a function on batches; `cores` (ncnn only) is all that may be used by default."""
+    """The network as a function on batches that gives the outputs at `boundaries` (from the input to the output).
+
+    `cores` (ncnn only) is all that may be used by default.
+    """
     if engine.name == "ncnn":
-        return _ncnn_extractor(weights, boundary, cores or usable_cores())
-    return _tensorflow_extractor(weights, boundary, batch_size, engine.precision)
+        return _ncnn_extractor(weights, boundaries, cores or usable_cores())
+    return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision)
 
 
 def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
@@ -93,53 +97,61 @@ def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Itera
 
 
 def extract_here(
-    engine: Engine, weights: Weights, boundary: str, pictures: Iterable[tuple[str, Pixels]], batch_size: int
-) -> Iterator[tuple[str, Halves]]:
-    """Run pictures through the network on this machine; gives (key, features of that picture), in order.
+    engine: Engine, weights: Weights, boundaries: Sequence[str], pictures: Iterable[tuple[str, Pixels]], batch_size: int
+) -> Iterator[tuple[str, tuple[Halves, ...]]]:
+    """Run pictures through the network on this machine; gives (key, its features at each boundary), in order.
 
     The network is built at once. Two batches are under way, so that no core waits for the last picture of a batch, nor
     for the next ones to be read.
     """
-    extract = build_extractor(engine, weights, boundary, batch_size)
+    extract = build_extractor(engine, weights, boundaries, batch_size)
 
-    def run() -> Iterator[tuple[str, Halves]]:
-        waiting: deque[tuple[list[str], Future[Halves]]] = deque()
+    def run() -> Iterator[tuple[str, tuple[Halves, ...]]]:
+        waiting: deque[tuple[list[str], Future[tuple[Halves, ...]]]] = deque()
         with ThreadPoolExecutor(_BATCHES_UNDER_WAY, thread_name_prefix="batch") as pool:
             for keys, batch in in_batches(pictures, batch_size):
                 waiting.append((keys, pool.submit(extract, batch)))
                 if len(waiting) > _BATCHES_UNDER_WAY:
                     keys, future = waiting.popleft()
-                    yield from zip(keys, future.result(), strict=True)
+                    yield from by_picture(keys, future.result())
             while waiting:
                 keys, future = waiting.popleft()
-                yield from zip(keys, future.result(), strict=True)
+                yield from by_picture(keys, future.result())
 
     return run()
 
 
-def _ncnn_extractor(weights: Weights, boundary: str, cores: int) -> Extract:
+def by_picture(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
+    """A batch's outputs, one array a boundary -> (key, one array a boundary) for each picture."""
+    return zip(keys, zip(*outputs, strict=True), strict=True)
+
+
+def _ncnn_extractor(weights: Weights, boundaries: Sequence[str], cores: int) -> Extract:
     import ncnn
 
     network = ncnn.Net()
     network.opt.num_threads = 1  # one picture a core is faster than all cores on one picture
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
     network.opt.use_bf16_storage = False
-    layers, blob = _ncnn_network(weights, boundary)
+    layers, blob = _ncnn_network(weights, boundaries[-1])
     if network.load_param_mem(layers) != 0 or not _load_ncnn_weights(network, blob):
         raise WeightsError("ncnn could not load the network. Use features.engine=tensorflow.")
     pool = ThreadPoolExecutor(cores, thread_name_prefix="ncnn")
 
-    def extract_one(pixels: Pixels) -> Halves:
+    def extract_one(pixels: Pixels) -> list[Halves]:
         planes = np.ascontiguousarray(preprocess(pixels.astype(np.float32)).transpose(2, 0, 1))
         run = network.create_extractor()
         run.input("pictures", ncnn.Mat(planes))
-        status, output = run.extract(boundary)
-        if status != 0:
-            raise WeightsError(f"ncnn stopped with status {status} at {boundary}.")
-        return np.array(output).transpose(1, 2, 0).astype(np.float16)
+        outputs = []
+        for boundary in boundaries:  # each goes on from where the one before has ended
+            status, output = run.extract(boundary)
+            if status != 0:
+                raise WeightsError(f"ncnn stopped with status {status} at {boundary}.")
+            outputs.append(np.array(output).transpose(1, 2, 0).astype(np.float16))
+        return outputs
 
-    def extract(batch: Pixels) -> Halves:
-        return np.stack(list(pool.map(extract_one, batch)))
+    def extract(batch: Pixels) -> tuple[Halves, ...]:
+        return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_one, batch), strict=True))
 
     return extract
 
@@ -178,42 +190,47 @@ def _load_ncnn_weights(network: Any, blob: bytes) -> bool:
         return bool(network.load_model(str(file)) == 0)
 
 
-def _tensorflow_extractor(weights: Weights, boundary: str, batch_size: int, precision: Precision) -> Extract:
+def _tensorflow_extractor(
+    weights: Weights, boundaries: Sequence[str], batch_size: int, precision: Precision
+) -> Extract:
+    load_tensorflow()
     import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
-    backbone = build_keras_backbone(weights, boundary, precision)
+    backbone = build_keras_backbone(weights, boundaries, precision)
 
     def run(pictures: Any) -> Any:
-        return tf.cast(backbone(preprocess(tf.cast(pictures, tf.float32)), training=False), tf.float16)
+        outputs = backbone(preprocess(tf.cast(pictures, tf.float32)), training=False)
+        return [tf.cast(output, tf.float16) for output in tf.nest.flatten(outputs)]  # one output comes without a list
 
     graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
 
-    def extract(batch: Pixels) -> Halves:
+    def extract(batch: Pixels) -> tuple[Halves, ...]:
         padding = batch_size - len(batch)  # one shape only: another one would be traced and planned anew
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
-        features: Halves = graph(padded).numpy()[: len(batch)]
-        return features
+        return tuple(output.numpy()[: len(batch)] for output in graph(padded))
 
     return extract
 
 
-def _probe(engine: Engine, weights: Weights, batch_size: int) -> float:
+def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
     """Pictures/s of the second batch; the first pays for planning."""
     batch = np.zeros((batch_size, 224, 224, 3), dtype=np.uint8)
-    extract = build_extractor(engine, weights, "block5_pool", batch_size)
+    extract = build_extractor(engine, weights, ("block5_pool",), batch_size)
     extract(batch)
     start = time.monotonic()
     extract(batch)
     return batch_size / (time.monotonic() - start)
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is there and may be used."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
 
 
-def _cpu_has(*flags: str) -> bool:
+def cpu_has(*flags: str) -> bool:
+    """Whether the CPU has one of the flags (Linux)."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

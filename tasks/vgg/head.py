@@ -6,8 +6,10 @@ need no TensorFlow) and builds the same Keras layers for training and export.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -52,15 +54,19 @@ class Head:
             values = np.maximum(values, 0) if layer.activation == "relu" else softmax(values)
         return values
 
-    def apply_keras(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        """The same head as Keras layers with these weights, applied to a backbone's output (n, h, w, c)."""
+    def apply_keras(self, features: keras.KerasTensor, logits: bool = False) -> keras.KerasTensor:
+        """The same head as Keras layers with these weights, applied to a backbone's output (n, h, w, c).
+
+        Args:
+            features: the output.
+            logits: leave the softmax out: what training takes the cross-entropy of.
+        """
         import keras
 
         values = apply_pooling(features, self.pooling)
         for number, layer in enumerate(self.layers, 1):
-            dense = keras.layers.Dense(
-                len(layer.bias), activation=layer.activation, dtype="float32", name=f"head_{number}"
-            )
+            activation = None if logits and layer.activation == "softmax" else layer.activation
+            dense = keras.layers.Dense(len(layer.bias), activation=activation, dtype="float32", name=f"head_{number}")
             values = dense(values)
             dense.set_weights([layer.kernel, layer.bias])
         return values
@@ -85,6 +91,30 @@ def restore(outline: dict[str, Any], tensors: dict[str, Floats]) -> Head:
         for number, activation in enumerate(outline["activations"], 1)
     )
     return Head(outline["pooling"], layers)
+
+
+def new_head(pooling: Pooling, shape: Sequence[int], hidden_units: int | None, classes: int, seed: int) -> Head:
+    """An untrained head: with a hidden layer (Glorot uniform, as Keras begins), or one layer of zeros.
+
+    Args:
+        pooling: see `Head`.
+        shape: of one example's features (h, w, c).
+        hidden_units: of a relu layer before the last one; None: no such layer.
+        classes: how many.
+        seed: of the random kernels.
+    """
+    inputs = math.prod(shape) if pooling == "flatten" else 2 * shape[-1]
+    if hidden_units is None:
+        return Head(
+            pooling, (Dense(np.zeros((inputs, classes), np.float32), np.zeros(classes, np.float32), "softmax"),)
+        )
+    rng = np.random.default_rng(seed)
+    layers = []
+    for rows, units, activation in ((inputs, hidden_units, "relu"), (hidden_units, classes, "softmax")):
+        limit = math.sqrt(6 / (rows + units))
+        kernel = rng.uniform(-limit, limit, (rows, units)).astype(np.float32)
+        layers.append(Dense(kernel, np.zeros(units, np.float32), cast("Activation", activation)))
+    return Head(pooling, tuple(layers))
 
 
 def pool(features: npt.NDArray[Any], pooling: Pooling) -> Floats:

@@ -37,13 +37,16 @@ class _Graph:
         return name
 
 
-def build_onnx(head: Head, classes: Sequence[str], weights: Weights) -> bytes:
+def build_onnx(head: Head, classes: Sequence[str], weights: Weights, flip_averaging: bool = False) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
-    The classes are also in the model's metadata, under `classes`, as JSON.
+    With `flip_averaging` an answer is the mean over the picture and its mirror image. The classes are also in the
+    model's metadata, under `classes`, as JSON.
     """
     graph = _Graph()
-    features = _add_backbone(graph, _add_preprocessing(graph), weights)
+    pixels = _add_mirror_images(graph) if flip_averaging else INPUT
+    features = _add_backbone(graph, _add_preprocessing(graph, pixels), weights)
+    answers = "both_probabilities" if flip_averaging else OUTPUT
     values = _add_pooling(graph, features, head)
     for number, layer in enumerate(head.layers, 1):
         name, last = f"head_{number}", number == len(head.layers)
@@ -52,7 +55,9 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights) -> bytes:
         if layer.activation == "relu":
             values = graph.add("Relu", f"{name}_relu", values)
         else:
-            values = graph.add("Softmax", OUTPUT if last else f"{name}_softmax", values, axis=1)
+            values = graph.add("Softmax", answers if last else f"{name}_softmax", values, axis=1)
+    if flip_averaging:
+        _add_mean(graph, answers)
     return _serialize(graph, classes)
 
 
@@ -72,9 +77,23 @@ def colour_matrix() -> tuple[Floats, Floats]:
     return matrix, offset
 
 
-def _add_preprocessing(graph: _Graph) -> str:
+def _add_mirror_images(graph: _Graph) -> str:
+    """The batch, and behind it the mirror image of each picture (2n, 224, 224, 3)."""
+    for name, value in (("last", -1), ("before_first", -(1 << 31)), ("width_axis", 2), ("backwards", -1)):
+        graph.constants.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    mirrored = graph.add("Slice", "mirrored", INPUT, "last", "before_first", "width_axis", "backwards")
+    return graph.add("Concat", "both", INPUT, mirrored, axis=0)
+
+
+def _add_mean(graph: _Graph, answers: str) -> None:
+    halves = ["plain_probabilities", "mirrored_probabilities"]
+    graph.nodes.append(helper.make_node("Split", [answers], halves, "halves", axis=0))
+    graph.add("Mean", OUTPUT, *halves)
+
+
+def _add_preprocessing(graph: _Graph, pixels: str) -> str:
     matrix, offset = colour_matrix()
-    swapped = graph.add("MatMul", "swap_channels", INPUT, graph.constant("swap_channels/matrix", matrix))
+    swapped = graph.add("MatMul", "swap_channels", pixels, graph.constant("swap_channels/matrix", matrix))
     centred = graph.add("Add", "subtract_mean", swapped, graph.constant("subtract_mean/offset", offset))
     return graph.add("Transpose", "channels_first", centred, perm=[0, 3, 1, 2])
 

@@ -86,14 +86,22 @@ def check_pictures(
     pictures = [(example.path, read_picture(_place(raw, example), example.key)) for example in chosen]
     pictures += [(f"{chosen[0].path} ({name})", content) for name, content in variants(pictures[0][1])]
     pixels = np.stack([_decode(name, content, background_rgb) for name, content in pictures])
-    extract = build_extractor(Engine("ncnn", "float32"), weights, "block5_pool", _BATCH)
-    features = np.concatenate([extract(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH)])
+    extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH)
+
+    def answer(pictures: Pixels) -> Floats:
+        parts = [extract(pictures[at : at + _BATCH])[0] for at in range(0, len(pictures), _BATCH)]
+        return trained.head.probabilities(np.concatenate(parts))
+
+    probabilities = answer(pixels)
+    if trained.flip_averaging:
+        mirrored = answer(np.ascontiguousarray(pixels[:, :, ::-1]))
+        probabilities = ((probabilities + mirrored) / 2).astype(np.float32)
     names, contents = zip(*pictures, strict=True)
     return Checks(
         names,
         contents,
         pixels.astype(np.float32),
-        trained.head.probabilities(features),
+        probabilities,
         trained.classes,
         tolerance,
     )

@@ -6,12 +6,8 @@ a SavedModel whose bytes depend on nothing but the model, so that equal inputs g
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +20,7 @@ from tasks.pictures.workers import usable_cores
 from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.graph_decoding import decode_batch
 from tasks.vgg.head import Head
+from tasks.vgg.quiet import quiet_stderr
 from tasks.vgg.weights import Weights
 
 if TYPE_CHECKING:
@@ -51,7 +48,13 @@ class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         self.serving_default = _serving(network, self.labels, background_rgb)
 
 
-def build_served(head: Head, classes: Sequence[str], weights: Weights, background_rgb: tuple[int, int, int]) -> Served:
+def build_served(
+    head: Head,
+    classes: Sequence[str],
+    weights: Weights,
+    background_rgb: tuple[int, int, int],
+    flip_averaging: bool = False,
+) -> Served:
     """The whole graph.
 
     Args:
@@ -59,11 +62,17 @@ def build_served(head: Head, classes: Sequence[str], weights: Weights, backgroun
         classes: their names, in the order of the head's probabilities.
         weights: of the backbone.
         background_rgb: what shows through transparent pixels.
+        flip_averaging: answer by the mean over a picture and its mirror image.
     """
     import keras
 
     backbone = build_keras_backbone(weights)
-    network = keras.Model(backbone.input, head.apply_keras(backbone.output), name="classifier")
+    network = keras.Model(backbone.input, head.apply_keras(backbone.outputs[0]), name="classifier")
+    if flip_averaging:
+        pictures = keras.Input(backbone.input.shape[1:], name="pictures")
+        network = keras.Model(
+            pictures, keras.layers.Average(name="mean")([network(pictures), network(pictures[:, :, ::-1])])
+        )
     return Served(network, classes, background_rgb)
 
 
@@ -116,7 +125,7 @@ def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[n
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*", UserWarning)
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_cores())
-        with _quiet_stderr():  # LiteRT announces its delegate there, whatever the log level
+        with quiet_stderr():  # LiteRT announces its delegate there, whatever the log level
             interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
     answers = []
@@ -125,21 +134,3 @@ def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[n
         interpreter.invoke()
         answers.append(interpreter.get_tensor(result["index"])[0])
     return np.stack(answers)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Hold back what C++ code writes to stderr; it is shown if the block fails."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(before, held.read())
-            raise
-        finally:
-            os.dup2(before, 2)
-            os.close(before)

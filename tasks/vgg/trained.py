@@ -1,6 +1,7 @@
 """What training leaves behind: `models/trained/<strategy>/` with arrays and JSON only, nothing that can run.
 
-`model.safetensors` holds the head's tensors, `validation.safetensors` the probabilities on the validation split (made
+`model.safetensors` holds the tensors of the head and of those layers of the backbone that training has changed,
+`validation.safetensors` the probabilities on the validation split (made
 before any refit), `model.json` everything else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
 """
 
@@ -18,6 +19,7 @@ from safetensors.numpy import load, save
 from tasks.errors import IntegrityError
 from tasks.files import read_json, sha256_hex, write_bytes, write_json
 from tasks.vgg.head import Head, restore
+from tasks.vgg.weights import Weights
 
 TRAINED = "models/trained"
 _MODEL = "model.safetensors"
@@ -26,12 +28,15 @@ _VALIDATION = "validation.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier on the frozen, published backbone.
+    """A trained classifier: the published backbone, perhaps with some of its layers trained on, and a head.
 
     Attributes:
         strategy: how it was trained, as is `recipe`.
         classes: names, in the order of the probabilities.
         head: pooling and dense layers.
+        backbone: the tensors of the backbone that are not the published ones; empty where it stayed frozen.
+        flip_averaging: an answer is the mean over the picture and its mirror image.
+        problem: why this model is not to be used, in words; None if nothing is wrong.
         validation_keys: examples of the validation split.
         validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.
         summary: what training chose and how it went, JSON; `backbone` is the recipe of the features.
@@ -41,15 +46,22 @@ class Trained:
     recipe: str
     classes: tuple[str, ...]
     head: Head
+    backbone: Weights
+    flip_averaging: bool
+    problem: str | None
     validation_keys: tuple[str, ...]
     validation_probabilities: npt.NDArray[np.float32]
     summary: dict[str, Any]
+
+    def weights(self, published: Weights) -> Weights:
+        """The weights of the whole backbone."""
+        return {**published, **self.backbone}
 
 
 def save_trained(folder: Path, trained: Trained) -> None:
     """Write the folder's files; `model.json`, which makes them valid, last."""
     files = {
-        _MODEL: save(trained.head.tensors()),
+        _MODEL: save({**trained.head.tensors(), **trained.backbone}),
         _VALIDATION: save({"probabilities": np.ascontiguousarray(trained.validation_probabilities)}),
     }
     for name, content in files.items():
@@ -61,6 +73,8 @@ def save_trained(folder: Path, trained: Trained) -> None:
             "recipe": trained.recipe,
             "classes": list(trained.classes),
             "head": trained.head.outline(),
+            "flip_averaging": trained.flip_averaging,
+            "problem": trained.problem,
             "validation_keys": list(trained.validation_keys),
             "summary": trained.summary,
             "sha256": {name: sha256_hex(content) for name, content in files.items()},
@@ -82,6 +96,9 @@ def load_trained(folder: Path) -> Trained:
             model["recipe"],
             tuple(model["classes"]),
             restore(model["head"], tensors[_MODEL]),
+            {name: value for name, value in tensors[_MODEL].items() if name.startswith("block")},
+            model["flip_averaging"],
+            model["problem"],
             tuple(model["validation_keys"]),
             tensors[_VALIDATION]["probabilities"],
             model["summary"],

@@ -6,13 +6,14 @@ import csv
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tasks.errors import DataError, IntegrityError
+from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.evaluate import FEATURES, PREPARED, Summary, remove_stale, run
 from tasks.files import read_json, write_json
 from tasks.pictures.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
@@ -20,7 +21,7 @@ from tasks.pictures.shards import write_shard
 from tasks.program import COSTS_FOLDER
 from tasks.settings import Settings, load_settings
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import TRAINED, Trained, save_trained
+from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
 
 ROOT = Path(__file__).parents[2]
 STRATEGIES = ("feature_extraction", "head_replacement")
@@ -51,7 +52,7 @@ def make_workspace(
             features.append(_logits(right, split, number, label, a_split, len(classes)))
     data = np.stack(features).astype(np.float16)
     rows = [{"key": example.key} for example in examples]
-    prepared, cached = workspace / PREPARED, workspace / FEATURES
+    prepared, cached = workspace / PREPARED, workspace / FEATURES / "block5_pool"
     for folder, array in ((prepared / "shards", np.full((len(rows), 224, 224, 3), 9, np.uint8)), (cached, data)):
         folder.mkdir(parents=True)
         write_shard(folder, rows, array, "test")
@@ -84,7 +85,7 @@ def _train(
         summary = {"backbone": {"engine": "test"}, "history": {"loss": [1.0, 0.5]}, "seconds": 12.5}
         keys = tuple(examples[one].key for one in held_out)
         probabilities = head.probabilities(data[held_out])
-        trained = Trained(strategy, "modern", classes, head, keys, probabilities, summary)
+        trained = Trained(strategy, "modern", classes, head, {}, False, None, keys, probabilities, summary)
         save_trained(workspace / TRAINED / strategy, trained)
 
 
@@ -209,7 +210,8 @@ def test_evaluate_without_held_out_pictures_says_what_to_do(tmp_path: Path, spli
     else:
         classes = ("ants", "bees")
         head = Head("flatten", (Dense(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), "softmax"),))
-        empty = Trained("feature_extraction", "modern", classes, head, (), np.empty((0, 2), np.float32), {})
+        answers = np.empty((0, 2), np.float32)
+        empty = Trained("feature_extraction", "modern", classes, head, {}, False, None, (), answers, {})
         save_trained(tmp_path / TRAINED / "feature_extraction", empty)
     with pytest.raises(DataError, match=f"prepare.{split}_fraction"):
         run(make_settings(), tmp_path)
@@ -233,3 +235,25 @@ def test_evaluate_imports_neither_tensorflow_nor_prefect_nor_pandas() -> None:
     program = "import sys, tasks.evaluate; print({'tensorflow', 'keras', 'prefect', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def spoil(workspace: Path, strategy: str) -> None:
+    folder = workspace / TRAINED / strategy
+    save_trained(folder, replace(load_trained(folder), problem="Collapsed: <b>every</b> picture gets the same answer."))
+
+
+def test_model_that_collapsed_is_explained_and_never_champion(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {"feature_extraction": {"validation": 1.0}, "head_replacement": {"validation": 0.5}})
+    spoil(tmp_path, "feature_extraction")
+    assert run(make_settings(STRATEGIES), tmp_path).champion == "head_replacement"
+    page = (tmp_path / "reports/report.html").read_text()
+    assert "can't be used" in page or "can&#39;t be used" in page
+    assert "Collapsed: &lt;b&gt;every" in page
+
+
+def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {"feature_extraction": {}})
+    spoil(tmp_path, "feature_extraction")
+    with pytest.raises(TrainingError, match=r"No strategy gave a model.*\n  feature_extraction: Collapsed"):
+        run(make_settings(), tmp_path)
+    assert not (tmp_path / "reports/metrics.json").exists()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import TRAINED, Trained, save_trained
+from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
+from tasks.vgg.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ant", "bee")
@@ -45,7 +47,8 @@ def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Pat
     rng = np.random.default_rng(0)
     kernel, bias = rng.normal(0, 3, (1024, 2)).astype(np.float32), np.zeros(2, np.float32)
     head = Head("average_maximum", (Dense(kernel, bias, "softmax"),))
-    trained = Trained("feature_extraction", "modern", CLASSES, head, (), np.zeros((0, 2), np.float32), {"backbone": {}})
+    answers = np.zeros((0, 2), np.float32)
+    trained = Trained("feature_extraction", "modern", CLASSES, head, {}, False, None, (), answers, {"backbone": {}})
     save_trained(workspace / TRAINED / "feature_extraction", trained)
     figures = measure(np.tile([[0.6, 0.4]], (4, 1)), np.array([0, 1, 0, 1]), CLASSES)
     data = {"accepted": 24, "quarantined": 0, "excluded": {}, "counts": {}, "source": str(source)}
@@ -56,6 +59,26 @@ def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Pat
     }
     write_json(workspace / export.EVALUATION, evaluation)
     return workspace
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
+    ready: Path, change: Callable[..., Settings]
+) -> None:
+    """Tuned layers and flip averaging reach ONNX, LiteRT and the SavedModel; parity would refuse anything else."""
+    trained = load_trained(ready / TRAINED / "feature_extraction")
+    published = load_weights()
+    tuned = {name: value * np.float32(1.2) for name, value in published.items() if name.startswith("block5")}
+    save_trained(ready / TRAINED / "feature_extraction", replace(trained, backbone=tuned, flip_averaging=True))
+    summary = export.run(change("export.probability_tolerance=0.01"), ready)
+    assert summary.formats == 3
+    card = (ready / export.EXPORT / "MODEL_CARD.md").read_text()
+    assert "changed: it was trained further" in card
+    assert "trained further: block5" in card
+    save_trained(ready / TRAINED / "feature_extraction", trained)
+    export.run(change(), ready)
+    assert "used without change" in (ready / export.EXPORT / "MODEL_CARD.md").read_text()
 
 
 def run_program(workspace: Path) -> subprocess.CompletedProcess[str]:

@@ -60,24 +60,24 @@ def test_unchanged_pictures_are_not_extracted_again(
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
-    before, files = contents(workspace / features.FEATURES), identities(workspace / FOLDER, "*")
+    before, files = contents(workspace / features.FEATURES), identities(workspace / FOLDER, "*.safetensors")
     batches.clear()
     summary = features.run(wanted, workspace)
     assert (summary.extracted, summary.reused, batches) == (0, 24, [])
     assert contents(workspace / features.FEATURES) == before
-    assert identities(workspace / FOLDER, "*") == files
+    assert identities(workspace / FOLDER, "*.safetensors") == files
 
 
 def test_new_pictures_alone_are_extracted(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
-    files = identities(workspace / FOLDER, "*")
+    files = identities(workspace / FOLDER, "*.safetensors")
     save_picture(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
     summary = features.run(wanted, workspace)
     assert (summary.extracted, summary.reused) == (1, 24)
-    assert files.items() <= identities(workspace / FOLDER, "*").items()
+    assert files.items() <= identities(workspace / FOLDER, "*.safetensors").items()
 
 
 def test_relabelling_extracts_nothing(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
@@ -114,7 +114,7 @@ def test_damaged_shard_is_extracted_again_and_no_other(
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
     before = contents(workspace / features.FEATURES)
-    victim = min((workspace / FOLDER).iterdir())
+    victim = min((workspace / FOLDER).glob("*.safetensors"))
     rows, content = len(read_header(victim).rows), victim.read_bytes()
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "flip" else content[:99])
     if harm == "lose":
@@ -131,7 +131,7 @@ def test_another_engine_or_decoder_computes_everything_anew(
     features.run(wanted, workspace)
     monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
     assert features.run(wanted, workspace).extracted == 24
-    assert read_json(workspace / features.FEATURES / "recipe.json")["precision"] == "bfloat16"
+    assert read_json(workspace / FOLDER / features.RECIPE)["precision"] == "bfloat16"
     other = settings_for(change, source, "prepare.background_rgb=[0, 0, 0]")
     run_prepare(other, workspace)
     summary = features.run(other, workspace)
@@ -145,8 +145,8 @@ def test_recipe_says_what_features_were_made_of(
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
-    recipe = read_json(workspace / features.FEATURES / "recipe.json")
-    assert (recipe["weights_sha256"], recipe["boundary"], recipe["engine"]) == (SHA256, "block5_pool", "ncnn")
+    recipe = read_json(workspace / FOLDER / features.RECIPE)
+    assert (recipe["weights_sha256"], recipe["engine"], recipe["precision"]) == (SHA256, "ncnn", "float32")
 
 
 def test_damaged_pictures_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dvclive import Live
 
 from tasks import features, prepare, train
 from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
 from tasks.pictures.manifest import Example, read_examples, write_examples
 from tasks.pictures.shards import open_shards, write_shard
-from tasks.settings import ClassWeight, ModernRecipe
+from tasks.settings import ClassWeight
+from tasks.vgg.boundaries import inputs_of
 from tasks.vgg.examples import Split, make_split
-from tasks.vgg.recipes import modern
-from tasks.vgg.recipes.outcome import accuracy, balanced_weights, log_loss
+from tasks.vgg.recipes.outcome import accuracy, example_weights, log_loss
+from tasks.vgg.recipes.probe import fit_probe
 from tasks.vgg.trained import TRAINED, load_trained
 from tests.conftest import contents
 from tests.tasks.steps import Change, start_program
@@ -52,7 +52,11 @@ def fill(workspace: Path, a_split: int = 18, classes: int = 3, noise: float = 0.
         rows = [{"key": example.key} for example in examples[start : start + 7]]
         write_shard(folder, rows, data[start : start + 7], "test")
     write_examples(workspace / prepare.PREPARED, examples)
-    write_json(workspace / features.FEATURES / "recipe.json", {"engine": "ncnn"})
+    recipe = {"engine": "ncnn", "precision": "float32"}
+    write_json(folder / features.RECIPE, recipe)
+    write_json(
+        workspace / features.FEATURES / inputs_of(STRATEGY) / features.RECIPE, {**recipe, "kept": ["block5_pool"]}
+    )
     return workspace
 
 
@@ -136,7 +140,10 @@ def test_other_splits_do_change_the_model(workspace: Path, change: Change, split
 
 def test_model_says_what_its_features_were_made_of(workspace: Path, change: Change) -> None:
     train.run(change(), fill(workspace), STRATEGY)
-    assert load_trained(workspace / TRAINED / STRATEGY).summary["backbone"] == {"engine": "ncnn"}
+    assert load_trained(workspace / TRAINED / STRATEGY).summary["backbone"] == {
+        "engine": "ncnn",
+        "precision": "float32",
+    }
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -161,15 +168,15 @@ def test_missing_examples_say_what_to_run(workspace: Path, change: Change) -> No
         train.run(change(), workspace, STRATEGY)
 
 
-def test_hard_classes_do_not_warn_of_unfinished_fits(workspace: Path, change: Change, tmp_path: Path) -> None:
+def test_hard_classes_do_not_warn_of_unfinished_fits(workspace: Path, change: Change) -> None:
     """Candidates with little regularization take the most iterations."""
     fill(workspace, a_split=60, noise=3.0)
     split = make_split(read_examples(workspace / prepare.PREPARED), "train", CLASSES, feature_shards(workspace))
-    rules = ModernRecipe(inverse_regularization=(0.01, 300.0, 1e4), refit_with_validation=True)
-    with warnings.catch_warnings(), Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None, report=None) as live:
+    rules = change("train.modern.inverse_regularization=[0.01, 300.0, 1e4]").train.modern
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outcome = modern.train(rules, "none", 3, split, split, live)
-    assert np.isfinite(outcome.validation_probabilities).all()
+        probe = fit_probe(rules, "none", 3, split, split)
+    assert np.isfinite(probe.validation_probabilities).all()
 
 
 def test_split_is_in_the_order_of_the_disk_and_pools_all(workspace: Path) -> None:
@@ -233,7 +240,8 @@ def test_tutorial_that_diverges_is_explained(workspace: Path, change: Change) ->
     change("train.recipe=tutorial", "train.tutorial.epochs=2", "train.tutorial.hidden_units=4")
     code, err = run_program(fill(workspace, poison=float("nan")))
     assert code == 2
-    assert "TrainingError: The loss became nan in epoch 1" in err
+    assert "TrainingError: The loss became nan in step" in err
+    assert "lower the rate" in err
     assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
 
 
@@ -245,20 +253,20 @@ def test_unknown_strategy_lists_the_known_ones(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("weight", ["none", "balanced"])
-def test_balanced_weights_find_more_of_a_rare_class(tmp_path: Path, weight: ClassWeight) -> None:
+def test_balanced_weights_find_more_of_a_rare_class(tmp_path: Path, change: Change, weight: ClassWeight) -> None:
     random = np.random.default_rng(0)
     labels = np.array([0] * 180 + [1] * 20, np.int32)
     arrays = random.normal(labels[:, None, None, None] * 0.4 + 3, 1.0, (200, 7, 7, 8)).astype(np.float16)
     keys = [f"{number:064x}" for number in range(200)]
     write_shard(tmp_path, [{"key": key} for key in keys], arrays, "made here")
     split = Split(open_shards(tmp_path), tuple(keys), labels)
-    rules = ModernRecipe(inverse_regularization=(1.0,), refit_with_validation=False)
-    with Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None) as live:
-        outcome = modern.train(rules, weight, 2, split, split, live)
-    found = (outcome.validation_probabilities[labels == 1].argmax(axis=1) == 1).mean()
+    rules = change("train.modern.inverse_regularization=[1.0]").train.modern
+    probe = fit_probe(rules, weight, 2, split, split)
+    found = (probe.validation_probabilities[labels == 1].argmax(axis=1) == 1).mean()
     assert (found > 0.5) == (weight == "balanced")
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     labels = np.array([0, 0, 0, 2], np.int32)
-    assert balanced_weights(labels, 3) == {0: pytest.approx(4 / 9), 2: pytest.approx(4 / 3)}
+    np.testing.assert_allclose(example_weights(labels, "balanced"), [2 / 3] * 3 + [2])
+    np.testing.assert_allclose(example_weights(labels, "none"), [1] * 4)

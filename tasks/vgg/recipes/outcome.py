@@ -1,4 +1,4 @@
-"""What every recipe gives back, and the two figures that choices are made by."""
+"""What training gives back, and the two figures that choices are made by."""
 
 from __future__ import annotations
 
@@ -10,18 +10,30 @@ import numpy as np
 import numpy.typing as npt
 from dvclive import Live
 
+from tasks.settings import ClassWeight
 from tasks.vgg.head import Floats, Head
+from tasks.vgg.weights import Weights
 
 _SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained head; validation probabilities (n, classes) by the head that never saw validation; JSON of choices."""
+    """What training gives.
+
+    Attributes:
+        head: trained.
+        backbone: tensors of the backbone that training has changed.
+        validation_probabilities: (n, classes), by the classifier that never saw validation.
+        summary: JSON of choices and curves.
+        problem: why it is not to be used; None if nothing is wrong.
+    """
 
     head: Head
+    backbone: Weights
     validation_probabilities: Floats
     summary: dict[str, Any]
+    problem: str | None = None
 
 
 def log_loss(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
@@ -35,10 +47,13 @@ def accuracy(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def balanced_weights(labels: npt.NDArray[np.int32], classes: int) -> dict[int, float]:
-    """Class index -> weight n / (classes x pictures of the class), as scikit-learn's `balanced`."""
-    counts = np.bincount(labels, minlength=classes)
-    return {number: len(labels) / (classes * int(count)) for number, count in enumerate(counts) if count}
+def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Floats:
+    """Weight of each example in the loss (n,): 1, or n / (classes x pictures of its class) (`balanced`)."""
+    if weight == "none":
+        return np.ones(len(labels), np.float32)
+    counts = np.bincount(labels)
+    shares = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return shares[labels].astype(np.float32)
 
 
 def log_step(live: Live, figures: Mapping[str, float]) -> None:

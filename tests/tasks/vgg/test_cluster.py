@@ -28,8 +28,8 @@ def pictures(count: int) -> Iterator[tuple[str, Pixels]]:
 def test_extract_on_ray_equals_one_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     weights = load_weights()
-    here = list(extract_here(ENGINE, weights, "block5_pool", pictures(5), 2))
-    there = list(extract_on_ray(ENGINE, weights, "block5_pool", pictures(5), 2))
+    here = list(extract_here(ENGINE, weights, ("block5_pool",), pictures(5), 2))
+    there = list(extract_on_ray(ENGINE, weights, ("block5_pool",), pictures(5), 2))
     assert [key for key, _ in there] == [key for key, _ in here]
     for (_, one), (_, other) in zip(here, there, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -45,4 +45,4 @@ def test_extract_on_ray_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
     with pytest.raises(SettingsError, match="extra `ray`"):
-        list(extract_on_ray(ENGINE, {}, "block5_pool", pictures(1), 1))
+        list(extract_on_ray(ENGINE, {}, ("block5_pool",), pictures(1), 1))

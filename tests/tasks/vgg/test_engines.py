@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from tasks.settings import Features
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, extract_here, in_batches
 from tasks.vgg.weights import load_weights
+from tests.conftest import PROJECT
 from tests.tasks.vgg.small_weights import random_weights
 
 NCNN = Engine("ncnn", "float32")
@@ -29,16 +31,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
             probed.append(engine)
             return tensorflow_speed if engine.name == "tensorflow" else 1.0
 
-        monkeypatch.setattr(engines, "_has_gpu", lambda: gpu)
-        monkeypatch.setattr(engines, "_cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
-        monkeypatch.setattr(engines, "_probe", probe)
+        monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+        monkeypatch.setattr(engines, "cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
+        monkeypatch.setattr(engines, "measure_rate", probe)
         return probed
 
     return build
 
 
 def choose(engine: str = "auto", precision: str = "auto") -> Engine:
-    return choose_engine(Features(engine=engine, precision=precision, batch_size=2, distribute="none"), {})  # type: ignore[arg-type]
+    values = yaml.safe_load((PROJECT / "params.yaml").read_text())["features"]
+    return choose_engine(Features(**{**values, "engine": engine, "precision": precision, "batch_size": 2}), {})
 
 
 def test_plain_cpu_takes_ncnn_without_a_probe(machine: Callable[..., list[Engine]]) -> None:
@@ -95,10 +98,10 @@ def test_batches_keep_the_order_and_the_last_partial_one(count: int) -> None:
 def test_features_come_back_under_the_key_of_their_picture() -> None:
     batch = pictures(3)
     named = [(f"key{number}", batch[number]) for number in (2, 0, 1)]
-    found = list(extract_here(NCNN, random_weights(), "block1_pool", named, 2))
+    found = list(extract_here(NCNN, random_weights(), ("block1_pool",), named, 2))
     assert [key for key, _ in found] == ["key2", "key0", "key1"]
-    expected = build_extractor(NCNN, random_weights(), "block1_pool", 3)(batch)
-    assert all(np.array_equal(features, expected[int(key[-1])]) for key, features in found)
+    (expected,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 3)(batch)
+    assert all(np.array_equal(features, expected[int(key[-1])]) for key, (features,) in found)
 
 
 def pictures(count: int) -> np.ndarray:
@@ -115,22 +118,33 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_ncnn_gives_every_boundary_in_keras_layout(boundary: str) -> None:
-    extract = build_extractor(NCNN, random_weights(), boundary, 2)
-    features = extract(pictures(2))
+    extract = build_extractor(NCNN, random_weights(), (boundary,), 2)
+    (features,) = extract(pictures(2))
     assert (features.shape, features.dtype) == ((2, *boundary_shape(boundary)), np.float16)
     assert np.isfinite(features).all()
 
 
 def test_ncnn_gives_the_same_for_a_picture_alone_and_in_a_batch() -> None:
-    extract = build_extractor(NCNN, random_weights(), "block3_pool", 3)
+    extract = build_extractor(NCNN, random_weights(), ("block3_pool",), 3)
     batch = pictures(3)
-    assert np.array_equal(extract(batch)[2], extract(batch[2:])[0])
+    assert np.array_equal(extract(batch)[0][2], extract(batch[2:])[0][0])
+
+
+@pytest.mark.parametrize(
+    "engine", [NCNN, pytest.param(Engine("tensorflow", "float32"), marks=pytest.mark.slow)], ids=str
+)
+def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engine) -> None:
+    batch, wanted = pictures(2), ("block1_pool", "block2_pool", "block5_pool")
+    together = build_extractor(engine, random_weights(), wanted, 2)(batch)
+    for boundary, found in zip(wanted, together, strict=True):
+        (alone,) = build_extractor(engine, random_weights(), (boundary,), 2)(batch)
+        assert relative_error(found, alone) < 1e-3
 
 
 @pytest.fixture(scope="module")
 def published() -> tuple[np.ndarray, Extract]:
     """Four pictures, and ncnn with the published weights."""
-    return pictures(4), build_extractor(NCNN, load_weights(), "block5_pool", 4)
+    return pictures(4), build_extractor(NCNN, load_weights(), ("block5_pool",), 4)
 
 
 @pytest.mark.slow
@@ -143,7 +157,7 @@ def test_ncnn_agrees_with_vgg16_of_keras(published: tuple[np.ndarray, Extract]) 
     theirs = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
     theirs.set_weights(list(weights.values()))  # in their order, not by our names
     expected = theirs(keras.applications.vgg16.preprocess_input(batch.astype(np.float32)), training=False).numpy()
-    found = extract(batch).astype(np.float32)
+    found = extract(batch)[0].astype(np.float32)
     cosine = (found * expected).sum() / (np.linalg.norm(found) * np.linalg.norm(expected))
     assert relative_error(found, expected) <= 1e-3
     assert cosine >= 1 - 1e-6
@@ -156,9 +170,8 @@ def test_tensorflow_agrees_with_ncnn_also_on_a_partial_batch(
     published: tuple[np.ndarray, Extract], precision: Any, tolerance: float
 ) -> None:
     batch, extract = published
-    other = build_extractor(Engine("tensorflow", precision), load_weights(), "block5_pool", 4)
-    expected = extract(batch[:3])
-    found = other(batch[:3])
+    other = build_extractor(Engine("tensorflow", precision), load_weights(), ("block5_pool",), 4)
+    (expected,), (found,) = extract(batch[:3]), other(batch[:3])
     assert (found.shape, found.dtype) == (expected.shape, np.float16)
     assert relative_error(found, expected) <= tolerance
 
@@ -166,9 +179,10 @@ def test_tensorflow_agrees_with_ncnn_also_on_a_partial_batch(
 def test_engines_are_told_apart_by_their_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would pass if both sides were fed wrongly: the input must come from `preprocess`."""
     batch = pictures(1)
-    right = build_extractor(NCNN, random_weights(), "block1_pool", 1)(batch)
+    (right,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 1)(batch)
     monkeypatch.setattr(engines, "preprocess", lambda rgb: preprocess(rgb[..., ::-1]))
-    assert relative_error(build_extractor(NCNN, random_weights(), "block1_pool", 1)(batch), right) > 0.01
+    (wrong,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 1)(batch)
+    assert relative_error(wrong, right) > 0.01
 
 
 def test_names_of_engines_are_readable() -> None:

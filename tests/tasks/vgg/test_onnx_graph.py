@@ -54,6 +54,18 @@ def test_onnx_answers_as_the_head_on_known_features(pooling: Pooling) -> None:
     np.testing.assert_allclose(run_onnx(model, pixels), head.probabilities(features), atol=1e-5)
 
 
+def test_onnx_averages_over_the_mirror_image() -> None:
+    cells = np.random.default_rng(1).uniform(0, 255, (3, 7, 7, 3)).astype(np.float32)
+    pixels = np.kron(cells, np.ones((1, 32, 32, 1), np.float32))
+    head = random_head("flatten")
+    plain = onnx_graph.build_onnx(head, CLASSES, zero_weights())
+    both = onnx_graph.build_onnx(head, CLASSES, zero_weights(), flip_averaging=True)
+    onnx.checker.check_model(onnx.load_from_string(both), full_check=True)
+    expected = (run_onnx(plain, pixels) + run_onnx(plain, np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+    np.testing.assert_allclose(run_onnx(both, pixels), expected, atol=1e-6)
+    assert abs(run_onnx(both, pixels) - run_onnx(plain, pixels)).max() > 0.01
+
+
 def test_onnx_is_the_same_bytes_and_carries_the_classes() -> None:
     head, weights = random_head("average_maximum"), zero_weights()
     first = onnx_graph.build_onnx(head, CLASSES, weights)

@@ -1,4 +1,6 @@
-"""Recipe `modern` of feature extraction: multinomial logistic regression on pooled, unit-length features.
+"""The linear probe: multinomial logistic regression on pooled, unit-length features of the frozen backbone.
+
+It is all of `modern` feature extraction, and what `modern` fine-tuning begins with.
 
 Average and maximum pooling joined beat either alone, and unit length beats standardising, on small sets (K. Simonyan,
 A. Zisserman 2015, appendix B, use L2-normalised features; on ants/bees, 3x5 folds: 0.932 joined, 0.931 average alone).
@@ -8,7 +10,9 @@ than accuracy. With `refit_with_validation` the chosen head is then trained once
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +24,25 @@ from tasks.progress import Progress
 from tasks.settings import ClassWeight, ModernRecipe
 from tasks.vgg.examples import Split
 from tasks.vgg.head import Dense, Floats, Head, softmax
-from tasks.vgg.recipes.outcome import Outcome, accuracy, log_loss, log_step
+from tasks.vgg.recipes.outcome import accuracy, log_loss, log_step
 
 POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000
 
 
-def train(
-    rules: ModernRecipe, weight: ClassWeight, classes: int, train: Split, validation: Split, live: Live
-) -> Outcome:
-    """Fit a head for every candidate, keep the best on validation.
+@dataclass(frozen=True)
+class Probe:
+    """The head that validation chose, its probabilities (n, classes) there, and JSON of how it was chosen."""
 
-    Returns:
-        The final head, the validation probabilities (n, classes) of the head that never saw them, and what was chosen.
+    head: Head
+    validation_probabilities: Floats
+    summary: dict[str, Any]
+
+
+def fit_probe(
+    rules: ModernRecipe, weight: ClassWeight, classes: int, train: Split, validation: Split, live: Live | None = None
+) -> Probe:
+    """Fit a head to the train split for every candidate; gives the best on validation.
 
     Raises:
         TrainingError: a feature is not a finite number.
@@ -44,28 +54,34 @@ def train(
             f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
             "rm -r data/features && dvc repro --force --single-item features"
         )
-    options = {"max_iter": _MAX_ITERATIONS, "class_weight": None if weight == "none" else weight}
-    model = LogisticRegression(warm_start=True, **options)  # the next candidate starts from the last
+    model = LogisticRegression(warm_start=True, **_options(weight))  # the next candidate starts from the last
     tried: list[tuple[dict[str, float], Dense]] = []
     with Progress("train", len(rules.inverse_regularization), "candidates") as progress:
         for strength in sorted(rules.inverse_regularization):
             layer = _fit(model.set_params(C=strength), inputs, train.labels, classes)
             figures = _figures(layer, held_out, validation.labels)
             tried.append(({"inverse_regularization": strength, **figures}, layer))
-            log_step(live, tried[-1][0])
+            if live is not None:
+                log_step(live, tried[-1][0])
             progress.advance(details=figures)
     best, chosen = min(tried, key=lambda candidate: candidate[0]["validation_log_loss"])
-    probabilities = softmax(held_out @ chosen.kernel + chosen.bias)
-    if rules.refit_with_validation:
-        model = LogisticRegression(C=best["inverse_regularization"], **options)
-        labels = np.concatenate([train.labels, validation.labels])
-        chosen = _fit(model, np.concatenate([inputs, held_out]), labels, classes)
     summary = {
         "candidates": [figures for figures, _ in tried],
         "chosen": {"inverse_regularization": best["inverse_regularization"]},
-        "refitted_with_validation": rules.refit_with_validation,
     }
-    return Outcome(Head(POOLING, (chosen,)), probabilities, summary)
+    return Probe(Head(POOLING, (chosen,)), softmax(held_out @ chosen.kernel + chosen.bias), summary)
+
+
+def refit(probe: Probe, weight: ClassWeight, classes: int, splits: Sequence[Split]) -> Head:
+    """The chosen head, fitted once more to several splits together."""
+    strength = probe.summary["chosen"]["inverse_regularization"]
+    model = LogisticRegression(C=strength, **_options(weight))
+    inputs = np.concatenate([split.pooled(POOLING) for split in splits])
+    return Head(POOLING, (_fit(model, inputs, np.concatenate([split.labels for split in splits]), classes),))
+
+
+def _options(weight: ClassWeight) -> dict[str, Any]:
+    return {"max_iter": _MAX_ITERATIONS, "class_weight": None if weight == "none" else weight}
 
 
 def _fit(model: LogisticRegression, inputs: Floats, labels: npt.NDArray[np.int32], classes: int) -> Dense:

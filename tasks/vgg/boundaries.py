@@ -1,0 +1,158 @@
+"""What is kept of the frozen network: which boundaries, for which pictures and views, and whether keeping pays.
+
+The bottleneck features (block5_pool) of the pictures as they are, are always kept: probes, heads and figures stand on
+them. What else training reads (lower boundaries, views) is kept where it saves more than it costs: the boundary cache.
+Without it training computes the same from the pictures, in every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from tasks.pictures.manifest import Example
+from tasks.pictures.views import MIRRORED, PLAIN, view_id
+from tasks.settings import Settings
+from tasks.vgg.backbone import BOUNDARIES, boundary_shape
+from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.weights import BLOCKS
+
+BOTTLENECK = BOUNDARIES[-1]
+_BYTES = 2
+"""Of a number in 16 bit."""
+_VIEWS = ".views"
+_WORTH_S = 5.0
+"""A cache must save so many seconds: below that, its disk is not worth the trouble."""
+
+Cells = dict[str, tuple[str, ...]]
+"""Folder below data/features -> the rows (view ids) that it must hold."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does: pictures/s of the whole network, bytes/s of the disk."""
+
+    pictures_per_s: float
+    disk_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether what a strategy's frozen blocks give is kept, and why, in words."""
+
+    strategy: str
+    boundary: str
+    kept: bool
+    reason: str
+
+
+def folder_of(strategy: str, boundary: str, views: bool) -> str:
+    """The folder of features, below data/features.
+
+    Bottleneck features of the pictures as they are belong to all; the rest lies below the strategy that reads it, so
+    that a strategy more or less changes nothing that the others depend on.
+    """
+    if boundary == BOTTLENECK and not views:
+        return BOTTLENECK
+    return f"{inputs_of(strategy)}/{boundary}{_VIEWS if views else ''}"
+
+
+def inputs_of(strategy: str) -> str:
+    """The folder of what one strategy alone reads, below data/features."""
+    return f"for/{strategy}"
+
+
+def boundary_of(folder: str) -> str:
+    """The boundary whose features a folder holds."""
+    return folder.rsplit("/", 1)[-1].removesuffix(_VIEWS)
+
+
+def holds_views(folder: str) -> bool:
+    """Whether a folder holds features of augmented views."""
+    return folder.endswith(_VIEWS)
+
+
+def share_below(boundary: str) -> float:
+    """Share of the whole network's multiplications that lie below a boundary."""
+    costs = _block_costs()
+    return sum(costs[: BOUNDARIES.index(boundary) + 1]) / sum(costs)
+
+
+def candidates(settings: Settings) -> dict[tuple[str, str], list[Phase]]:
+    """(strategy, boundary that it could start from) -> the phases that would."""
+    found: dict[tuple[str, str], list[Phase]] = {}
+    for strategy in settings.strategies:
+        for phase in plan_phases(strategy, settings.train, settings.views):
+            if phase.boundary:
+                found.setdefault((strategy, phase.boundary), []).append(phase)
+    return found
+
+
+def decide(
+    strategy: str, boundary: str, phases: Sequence[Phase], train: int, validation: int, rates: Rates, room_bytes: float,
+    wish: Literal["auto", "always", "never"],
+) -> Decision:  # fmt: skip
+    """Whether to keep a boundary's outputs: what it would cost once, against what it saves in all epochs.
+
+    Args:
+        strategy: that would read it.
+        boundary: where training would start.
+        phases: that would start there.
+        train: pictures to train on; each has its views.
+        validation: pictures that every epoch measures.
+        rates: of this machine.
+        room_bytes: what the disk and the setting leave.
+        wish: the setting.
+    """
+    views = max(phase.views for phase in phases)
+    rows = train * (1 + views) + validation
+    size = rows * prod(boundary_shape(boundary)) * _BYTES
+    per_picture_s = share_below(boundary) / rates.pictures_per_s
+    computed = sum(phase.epochs for phase in phases) * (train + validation)
+    already = 0 if boundary != BOTTLENECK else train + validation  # those are kept anyway
+    cost = (rows - already) * per_picture_s + size / rates.disk_bytes_per_s
+    saved = computed * (per_picture_s - size / rows / rates.disk_bytes_per_s)
+    facts = (
+        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * per_picture_s:.3g} s of the frozen blocks "
+        f"in {sum(phase.epochs for phase in phases)} epochs"
+    )
+    if wish == "never":
+        return Decision(strategy, boundary, False, f"features.boundary_cache=never ({facts})")
+    if size > room_bytes:
+        return Decision(
+            strategy, boundary, False, f"it needs {size / 1e9:.2g} GB, there is room for {room_bytes / 1e9:.2g} GB"
+        )
+    if wish == "always":
+        return Decision(strategy, boundary, True, f"features.boundary_cache=always ({facts})")
+    return Decision(strategy, boundary, saved - cost > _WORTH_S, facts)
+
+
+def wanted_rows(examples: Sequence[Example], settings: Settings, kept: Iterable[tuple[str, str]]) -> Cells:
+    """Every folder of features, and its rows; `kept` are the (strategy, boundary) that training is to start from."""
+    flip = settings.train.flip_averaging
+    cells: dict[str, list[str]] = {BOTTLENECK: []}
+    for example in examples:
+        views = (PLAIN, MIRRORED) if flip and example.split != "train" else (PLAIN,)
+        cells[BOTTLENECK] += [view_id(example.key, view) for view in views]
+    phases = candidates(settings)
+    for strategy, boundary in kept:
+        count = max(phase.views for phase in phases[strategy, boundary])
+        train = [example.key for example in examples if example.split == "train"]
+        validation = [example.key for example in examples if example.split == "validation"]
+        if boundary != BOTTLENECK:
+            cells[folder_of(strategy, boundary, views=False)] = [*train, *validation]
+        if count:
+            rows = [view_id(key, number) for key in train for number in range(1, count + 1)]
+            cells[folder_of(strategy, boundary, views=True)] = rows
+    return {folder: tuple(rows) for folder, rows in cells.items()}
+
+
+def _block_costs() -> list[int]:
+    """Multiplications of each block for one picture."""
+    costs, channels, side = [], 3, 224
+    for filters, convolutions in BLOCKS:
+        costs.append(side * side * 9 * filters * (channels + filters * (convolutions - 1)))
+        channels, side = filters, side // 2
+    return costs

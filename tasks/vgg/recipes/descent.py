@@ -1,0 +1,152 @@
+"""Everything that trains by gradient descent: the tutorials' recipe, and the modern one but for the linear probe.
+
+As tutorials print it (F. Chollet: Deep Learning with Python, 5.3): Flatten, Dense relu, Dense softmax, Adam, some
+epochs; with VGG16's own preprocessing instead of 1/255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dvclive import Live
+
+from tasks.files import fingerprint
+from tasks.settings import Settings, Train
+from tasks.vgg.answers import Sources, answer
+from tasks.vgg.engines import cpu_has, has_gpu
+from tasks.vgg.examples import Split
+from tasks.vgg.head import Head, new_head
+from tasks.vgg.quiet import load_tensorflow
+from tasks.vgg.recipes.outcome import Outcome, example_weights, log_step
+from tasks.vgg.recipes.probe import POOLING, Probe, fit_probe
+from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.weights import SHA256, load_weights
+
+
+def train_by_descent(
+    settings: Settings,
+    strategy: str,
+    classes: int,
+    train: Split,
+    validation: Split,
+    sources: Sources,
+    kept: Mapping[str, Any],
+    checkpoints: Path,
+    live: Live,
+) -> Outcome:
+    """Train through the strategy's phases, going on from a checkpoint where there is one.
+
+    Args:
+        settings: all.
+        strategy: its name.
+        classes: how many.
+        train: the train split, with bottleneck features.
+        validation: the validation split.
+        sources: of pictures and features.
+        kept: the recipe of the features; its `kept` names the boundaries that training can start from.
+        checkpoints: the folder for them.
+        live: live metrics.
+
+    Raises:
+        TrainingError: the loss is no number any more, or the memory is too small.
+    """
+    rules = settings.train
+    probe = _probe(rules, strategy, classes, train, validation)
+    head = probe.head if probe else _untrained(rules, train.features.shape, classes)
+    _set_up(rules)
+    from tasks.vgg.training.checkpoints import Checkpoints
+    from tasks.vgg.training.feeds import Feed, open_reader
+    from tasks.vgg.training.loop import Run, descend
+    from tasks.vgg.training.network import Classifier
+    from tasks.vgg.training.steps import choose_devices
+
+    phases = plan_phases(strategy, rules, settings.views)
+    weights = example_weights(train.labels, rules.class_weight)
+    feeds = []
+    for phase in phases:
+        start = phase.boundary if phase.boundary in kept["kept"] else None
+        reader = open_reader(strategy, start, sources.features, sources.pictures, settings.views)
+        ones = np.ones(len(validation), np.float32)
+        feeds.append(
+            (
+                start,
+                Feed(reader, train.keys, train.labels, weights),
+                Feed(reader, validation.keys, validation.labels, ones),
+            )
+        )
+    precision = training_precision(rules)
+    identity = _identity(settings, strategy, phases, train, validation, kept, precision)
+    keeper = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
+    run = Run(phases, feeds, rules.seed, precision, choose_devices(), keeper, lambda figures: log_step(live, figures))
+    trained = descend(run, Classifier(load_weights(), head))
+    changed = trained.classifier.tensors(phases[-1].unfrozen)
+    backbone = {name: value for name, value in changed.items() if name.startswith("block")}
+    head = trained.classifier.head
+    answers = answer(head, backbone, rules.flip_averaging, sources, validation.keys)
+    curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
+    summary = {
+        **(probe.summary if probe else {}),
+        "history": curves,
+        "phases": trained.notes,
+        "precision": precision,
+        "starts_from": [start or "pictures" for start, *_ in feeds],
+    }
+    outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
+    keeper.clear()
+    return outcome
+
+
+def training_precision(rules: Train) -> str:
+    """`bfloat16` where the machine computes in it (twice as fast), else `float32`."""
+    if rules.precision != "auto":
+        return rules.precision
+    return "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32"
+
+
+def _probe(rules: Train, strategy: str, classes: int, train: Split, validation: Split) -> Probe | None:
+    """What modern unfreezing begins with."""
+    if rules.recipe == "tutorial" or strategy == "head_replacement":
+        return None
+    return fit_probe(rules.modern, rules.class_weight, classes, train, validation)
+
+
+def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:
+    if rules.recipe == "tutorial":
+        return new_head("flatten", shape, rules.tutorial.hidden_units, classes, rules.seed)
+    return new_head(POOLING, shape, None, classes, rules.seed)
+
+
+def _set_up(rules: Train) -> None:
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(rules.seed)
+    if rules.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _identity(
+    settings: Settings,
+    strategy: str,
+    phases: tuple[Phase, ...],
+    train: Split,
+    validation: Split,
+    kept: Mapping[str, Any],
+    precision: str,
+) -> dict[str, Any]:
+    """All that a training depends on; a checkpoint of another one must not be gone on from."""
+    examples = [[*split.keys, *split.labels.tolist()] for split in (train, validation)]
+    return {
+        "strategy": strategy,
+        "phases": [repr(phase) for phase in phases],
+        "train": settings.train.model_dump(mode="json", exclude={"checkpoint_interval_s"}),
+        "views": settings.views.model_dump(mode="json"),
+        "examples": fingerprint({"examples": examples}),
+        "features": dict(kept),
+        "weights": SHA256,
+        "precision": precision,
+    }

@@ -1,0 +1,130 @@
+"""Checkpoints: where a training is, down to the step, in files that are whole or not there.
+
+A file holds arrays and JSON only, its name the start of the SHA-256 of its bytes. The one before is kept, so that a
+damaged file costs a stretch of training, not all of it. Checkpoints of other settings or other pictures are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from tasks.files import atomic_file, fingerprint, sha256_hex, sweep_temporaries
+from tasks.vgg.head import Floats
+
+_NAME_DIGITS = 16
+_KEPT = 2
+
+
+@dataclass
+class State:
+    """Everything that the rest of a training depends on.
+
+    Attributes:
+        phase: number of the phase.
+        epoch: of the phase, counted from 0; epochs before it are done.
+        step: of the epoch; steps before it are done.
+        sums: of the epoch so far: `loss` and `correct`, over all its pictures.
+        parts: pieces that a batch is cut into.
+        history: a record for each finished epoch.
+        best_loss: lowest validation loss of the phase; None: not measured yet.
+        best_epoch: of the phase; 0 is before the first one.
+        waited: epochs since then.
+        at_chance: epochs in a row in which the network knew nothing.
+        notes: one for each finished phase.
+        tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began).
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "correct": 0.0})
+    parts: int = 1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_loss: float | None = None
+    best_epoch: int = 0
+    waited: int = 0
+    at_chance: int = 0
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    tensors: dict[str, Floats] = field(default_factory=dict)
+
+    def group(self, name: str) -> dict[str, Floats]:
+        """The tensors below `name/`."""
+        return {
+            key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
+        }
+
+    def keep(self, name: str, tensors: Mapping[str, Floats]) -> None:
+        """Replace the tensors below `name/`."""
+        others = {key: value for key, value in self.tensors.items() if not key.startswith(f"{name}/")}
+        self.tensors = {**others, **{f"{name}/{key}": value for key, value in tensors.items()}}
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        folder: where they are.
+        identity: all that the training depends on, JSON; others' checkpoints are removed.
+        interval_s: time after which `due` says yes.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], interval_s: float) -> None:
+        self._folder, self._identity, self._interval_s = folder, fingerprint(identity), interval_s
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= self._interval_s
+
+    def save(self, state: State) -> None:
+        """Write the state; the newest two files stay."""
+        plain = {name: value for name, value in asdict(state).items() if name != "tensors"}
+        content = save(state.tensors, {"identity": self._identity, "state": json.dumps(plain)})
+        serial = max((_serial(path) for path in self._files()), default=0) + 1
+        with atomic_file(self._folder / f"{serial:09d}-{sha256_hex(content)[:_NAME_DIGITS]}.safetensors") as file:
+            file.write(content)
+        for path in self._files()[:-_KEPT]:
+            path.unlink()
+        self._saved = time.monotonic()
+
+    def load(self) -> State | None:
+        """The newest whole state of this very training; says so when a damaged one is passed over."""
+        if not self._folder.is_dir():
+            return None
+        sweep_temporaries(self._folder)
+        for path in reversed(self._files()):
+            content = path.read_bytes()
+            if not path.stem.endswith(sha256_hex(content)[:_NAME_DIGITS]):
+                print(f"The checkpoint {path} is damaged; the one before it is used.", file=sys.stderr)
+                continue
+            metadata = _metadata(content)
+            if metadata["identity"] == self._identity:
+                return State(**json.loads(metadata["state"]), tensors=load(content))
+        self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them: the training is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.safetensors")) if self._folder.is_dir() else []
+
+
+def _serial(path: Path) -> int:
+    return int(os.path.basename(path).split("-")[0])  # noqa: PTH119
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata

@@ -1,0 +1,87 @@
+"""The examples of a split as gradient descent reads them: from kept features, or from pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.pictures.datasets import Reader, batches, steps_per_epoch
+from tasks.pictures.shards import Array, Shards, open_shards
+from tasks.pictures.views import AugmentedPictures, draw_views, view_id
+from tasks.settings import Views
+from tasks.vgg.boundaries import folder_of
+
+Batch = tuple[Array, Array, Array]
+"""Inputs (b, ...), class indices (b,) int32, weights (b,) float32; weight 0 is padding."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A split.
+
+    Attributes:
+        reader: gives the inputs of examples and views.
+        keys: of the examples.
+        labels: class indices (n,).
+        weights: in the loss (n,), above 0.
+    """
+
+    reader: Reader
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def steps(self, size: int) -> int:
+        """Batches an epoch."""
+        return steps_per_epoch(len(self), size)
+
+    def shuffled(self, size: int, views: int, seed: int, epoch: int, start_step: int) -> Iterator[Batch]:
+        """An epoch of training: in an order, and with views, that depend on the seed and the epoch alone."""
+        drawn = draw_views(len(self), views, seed, epoch)
+        names = [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
+        yield from _arrays(
+            batches(self.reader, names, self.labels, self.weights, size, seed=seed, epoch=epoch, start_step=start_step)
+        )
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """All examples as they are, for measuring."""
+        yield from _arrays(batches(self.reader, self.keys, self.labels, np.ones_like(self.weights), size))
+
+
+class KeptFeatures:
+    """A boundary's features, read by view id."""
+
+    def __init__(self, plain: Shards, views: Shards) -> None:
+        self._plain, self._views = plain, views
+        self.shape: tuple[int, ...] = plain.shape
+        self.dtype: np.dtype[Any] = plain.dtype
+
+    def read(self, names: Sequence[str]) -> Array:
+        """The features (len(names), h, w, c) float16."""
+        found = np.empty((len(names), *self.shape), self.dtype)
+        augmented = np.array(["." in name for name in names], dtype=bool)
+        for shards, mask in ((self._plain, ~augmented), (self._views, augmented)):
+            if mask.any():
+                found[mask] = shards.read([name for name, chosen in zip(names, mask, strict=True) if chosen])
+        return found
+
+
+def open_reader(strategy: str, boundary: str | None, features: Path, pictures: Path, views: Views) -> Reader:
+    """What training reads: features kept at a boundary, or pictures (boundary None)."""
+    if boundary is None:
+        return AugmentedPictures(open_shards(pictures), views)
+    plain, augmented = (open_shards(features / folder_of(strategy, boundary, views=one)) for one in (False, True))
+    return KeptFeatures(plain, augmented)
+
+
+def _arrays(dataset: Any) -> Iterator[Batch]:
+    for inputs, labels, weights in dataset:
+        yield inputs.numpy(), labels.numpy(), weights.numpy()

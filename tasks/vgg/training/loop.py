@@ -1,0 +1,233 @@
+"""Gradient descent, phase by phase, from wherever a checkpoint says.
+
+The position is (phase, epoch, step), and everything random depends on the seed and the position alone; so a training
+that was killed and goes on ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from tasks.progress import Progress
+from tasks.vgg.head import Floats
+from tasks.vgg.recipes.outcome import accuracy, log_loss
+from tasks.vgg.strategies import Phase
+from tasks.vgg.training.checkpoints import Checkpoints, State
+from tasks.vgg.training.feeds import Feed
+from tasks.vgg.training.network import Classifier, build_network
+from tasks.vgg.training.optimizer import rate_at
+from tasks.vgg.training.steps import Steps
+from tasks.vgg.training.watch import PATIENCE_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training is made of.
+
+    Attributes:
+        phases: in their order.
+        feeds: for each phase where training starts (a boundary, or None: pictures), the train and the validation split.
+        seed: of orders and views.
+        precision: of the activations.
+        devices: a tf.distribute strategy.
+        checkpoints: where the position is kept.
+        on_epoch: told every finished epoch's record.
+    """
+
+    phases: Sequence[Phase]
+    feeds: Sequence[tuple[str | None, Feed, Feed]]
+    seed: int
+    precision: str
+    devices: Any
+    checkpoints: Checkpoints
+    on_epoch: Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended: the classifier, a record of each epoch, notes on each phase, and what is wrong with it."""
+
+    classifier: Classifier
+    history: list[dict[str, Any]]
+    notes: list[dict[str, Any]]
+    problem: str | None
+
+
+def descend(run: Run, begin: Classifier) -> Trained:
+    """Train through all phases, or go on where a former call was stopped.
+
+    Each phase begins with what the one before has left. With patience, a phase keeps the weights of its best epoch (of
+    its beginning, if none was better), and a phase that made nothing better ends the training.
+
+    Raises:
+        TrainingError: the loss is no number any more, or the memory is too small.
+        SystemExit: a signal asked to stop; the position is saved.
+    """
+    state = run.checkpoints.load()
+    if state is None:
+        state = State()
+    else:
+        print(f"Going on from the checkpoint at {_place(run, state)}.", flush=True)
+    problem = None
+    classifier = begin.replaced(state.group("start"))
+    total = sum(
+        phase.epochs * feed[1].steps(phase.batch_size) for phase, feed in zip(run.phases, run.feeds, strict=True)
+    )
+    with _Stop() as stop, Progress("train", total, "steps", done=_steps_done(run, state)) as progress:
+        while state.phase < len(run.phases) and problem is None:
+            classifier, improved, problem = _Phase(run, state, classifier, stop, progress).train()
+            state = State(
+                state.phase + 1, parts=state.parts, history=state.history, notes=state.notes,
+            )  # fmt: skip
+            state.keep("start", classifier.tensors(run.phases[-1].unfrozen))
+            if not improved:
+                break
+            if state.phase < len(run.phases) and problem is None:
+                run.checkpoints.save(state)
+    return Trained(classifier, state.history, state.notes, problem)
+
+
+class _Phase:
+    """One phase on its way."""
+
+    def __init__(self, run: Run, state: State, classifier: Classifier, stop: _Stop, progress: Progress) -> None:
+        self._run, self._state, self._start, self._stop, self._progress = run, state, classifier, stop, progress
+        self._phase = run.phases[state.phase]
+        start, self._train, self._validation = run.feeds[state.phase]
+        with run.devices.scope():
+            self._network = build_network(
+                classifier, start, self._train.reader.shape, self._phase.unfrozen, run.precision
+            )
+        self._steps = Steps(self._network, self._phase, run.devices, state.parts)
+        self._chance = chance_loss(self._train.labels, self._train.weights)
+        for name, value in state.group("now").items():
+            self._network.variables[name].assign(value)
+        for place, variable in enumerate(self._steps.optimizer.variables):
+            if f"optimizer/{place}" in state.tensors:
+                variable.assign(state.tensors[f"optimizer/{place}"])
+
+    def train(self) -> tuple[Classifier, bool, str | None]:
+        """The phase's classifier; whether it is better than what it began with; what is wrong."""
+        state, phase = self._state, self._phase
+        problem = None
+        if phase.patience is not None and state.best_loss is None:
+            state.best_loss = self._measure()[0]
+            state.keep("best", self._network.tensors())
+        while state.epoch < phase.epochs and problem is None:
+            self._epoch()
+            problem = self._judge()
+            if phase.patience is not None and state.waited >= phase.patience:
+                break
+            if self._run.checkpoints.due():
+                self._save()
+            self._stop.check(self._save)
+        tensors = state.group("best") if phase.patience is not None else self._network.tensors()
+        state.notes.append(
+            {"phase": phase.name, "epochs": state.epoch, "best_epoch": state.best_epoch, "batch_parts": state.parts}
+        )
+        improved = phase.patience is None or state.best_epoch > 0
+        return self._start.replaced(tensors), improved, problem
+
+    def _epoch(self) -> None:
+        state, phase = self._state, self._phase
+        size, steps = phase.batch_size, self._train.steps(phase.batch_size)
+        for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
+            rate = rate_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
+            loss, correct = self._steps.train(batch, rate)
+            require_finite(loss, phase, state.epoch, state.step)
+            pictures = float((batch[2] > 0).sum())
+            state.sums = {"loss": state.sums["loss"] + loss * pictures, "correct": state.sums["correct"] + correct}
+            state.step += 1
+            state.parts = self._steps.parts
+            self._progress.advance(details={"loss": loss})
+            if state.step < steps:
+                if self._run.checkpoints.due():
+                    self._save()
+                self._stop.check(self._save)
+
+    def _judge(self) -> str | None:
+        """Measure a finished epoch; gives what is wrong with the training, if anything."""
+        state, phase = self._state, self._phase
+        loss = state.sums["loss"] / len(self._train)
+        validation_loss, probabilities = self._measure()
+        figures = {
+            "loss": round(loss, 6),
+            "accuracy": round(state.sums["correct"] / len(self._train), 6),
+            "val_loss": round(validation_loss, 6),
+            "val_accuracy": round(accuracy(probabilities, self._validation.labels), 6),
+        }
+        state.history.append({"phase": phase.name, **figures})
+        state.epoch, state.step, state.sums = state.epoch + 1, 0, {"loss": 0.0, "correct": 0.0}
+        if state.best_loss is None or validation_loss < state.best_loss or phase.patience is None:
+            state.best_loss, state.best_epoch, state.waited = validation_loss, state.epoch, 0
+            if phase.patience is not None:
+                state.keep("best", self._network.tensors())
+        else:
+            state.waited += 1
+        self._progress.advance(0, figures)
+        self._run.on_epoch(figures)
+        at_chance = is_at_chance(loss, self._chance, probabilities)
+        state.at_chance = state.at_chance + 1 if at_chance else 0
+        if state.at_chance >= PATIENCE_AT_CHANCE or (at_chance and state.epoch == phase.epochs):
+            return explain_collapse(phase, state.epoch, state.at_chance, loss, self._chance)
+        return None
+
+    def _measure(self) -> tuple[float, Floats]:
+        probabilities = self._steps.answer(self._validation.in_order(self._phase.batch_size))
+        return log_loss(probabilities, self._validation.labels), probabilities
+
+    def _save(self) -> None:
+        self._state.keep("now", self._network.tensors())
+        self._state.keep(
+            "optimizer",
+            {str(place): np.asarray(variable) for place, variable in enumerate(self._steps.optimizer.variables)},
+        )
+        self._run.checkpoints.save(self._state)
+
+    def _seed(self) -> int:
+        return self._run.seed + 1000 * self._state.phase
+
+
+class _Stop:
+    """While it is entered, SIGTERM and SIGINT ask to stop at the next step, with the position saved."""
+
+    def __enter__(self) -> _Stop:
+        self._asked = 0
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self, save: Callable[[], None]) -> None:
+        """Leave if asked to."""
+        if self._asked:
+            save()
+            raise SystemExit(128 + self._asked)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = number
+
+
+def _steps_done(run: Run, state: State) -> int:
+    """Steps before the state's position, those that patience saved included."""
+    phases = list(zip(run.phases, run.feeds, strict=True))
+    before = sum(phase.epochs * feed[1].steps(phase.batch_size) for phase, feed in phases[: state.phase])
+    if state.phase == len(phases):
+        return before
+    phase, feed = phases[state.phase]
+    return before + state.epoch * feed[1].steps(phase.batch_size) + state.step
+
+
+def _place(run: Run, state: State) -> str:
+    return f"epoch {state.epoch + 1}, step {state.step + 1} of the phase {run.phases[state.phase].name!r}"

@@ -1,0 +1,49 @@
+"""AdamW with a rate for each layer, and a pull towards the weights that training began with.
+
+I. Loshchilov, F. Hutter: Decoupled Weight Decay Regularization, 2019; X. Li et al.: Explicit Inductive Bias for
+Transfer Learning (L2-SP), 2018: on few pictures the pretrained weights are a better place to be pulled to than zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.vgg.strategies import Phase
+from tasks.vgg.training.network import HEAD, group_of
+
+
+def make_optimizer(phase: Phase, variables: Mapping[str, Any]) -> Any:
+    """A built Keras optimizer; its `learning_rate` is the share of the highest rates that `rate_at` gives."""
+    import keras
+    from keras import ops
+
+    rates = [phase.rates[group_of(name)] for name in variables]
+    anchors: list[Any] = [None] * len(rates)
+    if phase.weight_decay:
+        for place, (name, variable) in enumerate(variables.items()):
+            if name.endswith("kernel"):
+                anchors[place] = ops.zeros_like(variable) if group_of(name) == HEAD else ops.copy(variable)
+
+    class Layerwise(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            place = self._get_variable_index(variable)
+            rate = learning_rate * rates[place]
+            if anchors[place] is not None:
+                self.assign_sub(variable, rate * phase.weight_decay * (variable - anchors[place]))
+            super().update_step(gradient, variable, rate)
+
+    optimizer = Layerwise(learning_rate=1.0)
+    optimizer.build(list(variables.values()))
+    return optimizer
+
+
+def rate_at(phase: Phase, step: int, steps: int) -> float:
+    """Share of the highest rate at a step of `steps`: up to 1 over the warm-up, then down to 0 along half a cosine."""
+    if phase.schedule == "constant":
+        return 1.0
+    rise = max(1, round(phase.warmup_fraction * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

@@ -1,0 +1,159 @@
+"""One step of training, on one device or on several, and answers for pictures.
+
+Every batch has one shape: what is missing in the last one is padding of weight 0, since another shape would be traced
+and planned anew. Over several devices a batch is cut in equal parts, gradients are summed before they are clipped, and
+so the step is the one that a single device would make (TensorFlow, MirroredStrategy).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tasks.errors import TrainingError
+from tasks.pictures.shards import Array
+from tasks.vgg.head import Floats, softmax
+from tasks.vgg.strategies import Phase
+from tasks.vgg.training.feeds import Batch
+from tasks.vgg.training.network import Network
+from tasks.vgg.training.optimizer import make_optimizer
+
+
+class Steps:
+    """The compiled functions of a phase.
+
+    Attributes:
+        parts: how many pieces a batch is cut into, one after the other; doubles when memory runs out.
+    """
+
+    def __init__(self, network: Network, phase: Phase, strategy: Any, parts: int = 1) -> None:
+        self.network, self.phase, self.parts = network, phase, parts
+        self._strategy = strategy
+        self._variables = list(network.variables.values())
+        with strategy.scope():
+            self.optimizer = make_optimizer(phase, network.variables)
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        compiled = tf.function(jit_compile=on_gpu, autograph=False)  # on CPUs XLA's convolutions are the slower ones
+        self._gradients = compiled(self._replica_gradients)
+        self._logits = compiled(self._replica_logits)
+        self._update = tf.function(self._replica_update, autograph=False)
+
+    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """One update; gives the batch's mean loss, nats, and how many of its pictures were answered right.
+
+        The loss is NaN, too, when a gradient is no finite number: a relu can hide NaN from the loss.
+
+        Raises:
+            TrainingError: the batch doesn't fit into the memory, not even picture by picture.
+        """
+        inputs, labels, weights = batch
+        scale = np.float32(1 / max(float(weights.sum()), 1e-12))
+        while True:
+            try:
+                loss, correct, gradients = self._accumulate(inputs, labels, weights, scale)
+                break
+            except tf.errors.ResourceExhaustedError:
+                self.parts *= 2
+                if len(inputs) // self.parts < self._strategy.num_replicas_in_sync:
+                    raise TrainingError(
+                        f"Not even {len(inputs) // self.parts * 2} pictures fit into the device's memory. "
+                        'Train less of the network: make run SET="train.modern.progressive.blocks=1"'
+                    ) from None
+                print(
+                    f"A batch of {len(inputs)} doesn't fit into the memory: it is cut into {self.parts} parts. "
+                    "The steps stay the same, but take longer.",
+                    file=sys.stderr,
+                )
+        self.optimizer.learning_rate = rate
+        norm = float(self._local(self._strategy.run(self._update, args=(gradients,)))[0])
+        return loss if math.isfinite(norm) else math.nan, correct
+
+    def answer(self, batches: Iterable[Batch]) -> Floats:
+        """Probabilities (n, classes) of all pictures that are no padding."""
+        found = []
+        for inputs, _, weights in batches:
+            logits = np.concatenate([self._run_logits(part) for part in np.array_split(inputs, self.parts)])
+            found.append(softmax(logits[: int((weights > 0).sum())]))
+        return np.concatenate(found)
+
+    def _accumulate(self, inputs: Array, labels: Array, weights: Array, scale: np.float32) -> tuple[float, float, Any]:
+        total, right, gradients = 0.0, 0.0, None
+        pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, labels, weights)), strict=True)
+        for piece in pieces:
+            shared = [self._share(array) for array in piece]
+            loss, correct, found = self._strategy.run(self._gradients, args=(*shared, tf.constant(scale)))
+            total += float(self._local(loss)[0])
+            right += float(self._local(correct)[0])
+            gradients = found if gradients is None else self._strategy.run(_add, args=(gradients, found))
+        return total, right, gradients
+
+    def _replica_gradients(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any, list[Any]]:
+        classes = self.network.model.output_shape[-1]
+        targets = tf.one_hot(labels, classes)
+        targets = targets * (1 - self.phase.label_smoothing) + self.phase.label_smoothing / classes
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in self._variables:
+                tape.watch(variable.value)
+            logits = self.network.model(tf.cast(inputs, tf.float32), training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss = tf.reduce_sum(losses * weights) * scale
+            right = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
+            correct = tf.reduce_sum(tf.cast(right, tf.float32))
+        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
+        if self._strategy.num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            loss, correct, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, correct, *gradients])
+        return loss, correct, gradients
+
+    def _replica_update(self, gradients: list[Any]) -> Any:
+        norm = tf.linalg.global_norm(gradients)
+        if self.phase.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.phase.clip_norm, norm)
+        replicas = self._strategy.num_replicas_in_sync  # Keras adds up what every device brings
+        self.optimizer.apply([gradient / replicas for gradient in gradients], self._variables)
+        return norm
+
+    def _replica_logits(self, inputs: Any) -> Any:
+        return self.network.model(tf.cast(inputs, tf.float32), training=False)
+
+    def _run_logits(self, inputs: Array) -> Floats:
+        parts = self._local(self._strategy.run(self._logits, args=(self._share(inputs),)))
+        return np.concatenate([part.numpy() for part in parts])
+
+    def _share(self, array: Array) -> Any:
+        """The array's equal parts, one for each device."""
+        count = self._strategy.num_replicas_in_sync
+        if count == 1:
+            return tf.constant(array)
+        parts = np.split(array, count)
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+        )
+
+    def _local(self, value: Any) -> tuple[Any, ...]:
+        values: tuple[Any, ...] = self._strategy.experimental_local_results(value)
+        return values
+
+
+def _add(first: list[Any], second: list[Any]) -> list[Any]:
+    return [one + other for one, other in zip(first, second, strict=True)]
+
+
+def choose_devices() -> Any:
+    """All GPUs together, the only one, or the CPU; memory is taken as it is needed.
+
+    Logical CPU devices (tests) count as several devices.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    logical = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(logical) > 1:
+        print(f"Training on {len(logical)} devices.", flush=True)
+        return tf.distribute.MirroredStrategy([device.name for device in logical])
+    return tf.distribute.get_strategy()

@@ -1,0 +1,99 @@
+"""The boundary cache: what is kept, for whom, and why."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+
+from tasks.pictures.manifest import Example
+from tasks.settings import Settings
+from tasks.vgg.boundaries import Rates, candidates, decide, share_below, wanted_rows
+from tasks.vgg.strategies import BLOCK_NAMES, plan_phases
+
+RATES = Rates(14.0, 500e6)
+ALL = "strategies=[feature_extraction, head_replacement, fine_tuning, progressive]"
+
+
+def examples() -> list[Example]:
+    return [
+        Example(hashlib.sha256(split.encode()).hexdigest(), f"{split}.png", "ant", split, 9, 9, "PNG", "")
+        for split in ("train", "validation", "test")
+    ]
+
+
+def test_shares_are_those_of_vgg16() -> None:
+    assert share_below("block5_pool") == 1
+    assert share_below("block4_pool") == pytest.approx(0.91, abs=0.01)
+    assert share_below("block3_pool") == pytest.approx(0.61, abs=0.01)
+
+
+def test_strategies_start_from_the_boundary_below_what_they_unfreeze(change: Callable[..., Settings]) -> None:
+    asked = candidates(change(ALL))
+    assert set(asked) == {
+        ("head_replacement", "block5_pool"),
+        ("progressive", "block4_pool"),
+        ("progressive", "block3_pool"),
+    }
+    tutorial = candidates(change("train.recipe=tutorial"))
+    assert {strategy for strategy, _ in tutorial} == {"feature_extraction", "head_replacement", "progressive"}
+    assert {boundary for _, boundary in tutorial} == {"block5_pool"}
+
+
+def test_cache_pays_when_epochs_read_it_more_often_than_it_has_views(change: Callable[..., Settings]) -> None:
+    [phase, *_] = candidates(change(ALL, "views.count=4"))["progressive", "block4_pool"]
+    assert decide("progressive", "block4_pool", [phase], 1000, 200, RATES, 1e12, "auto").kept
+    [once, *_] = candidates(change("train.modern.progressive.epochs=1"))["progressive", "block4_pool"]
+    decision = decide("progressive", "block4_pool", [once], 1000, 200, RATES, 1e12, "auto")
+    assert not decision.kept
+    assert "in 1 epochs" in decision.reason
+
+
+def test_cache_does_not_pay_on_a_disk_slower_than_the_network(change: Callable[..., Settings]) -> None:
+    [phase, *_] = candidates(change(ALL))["progressive", "block4_pool"]
+    gpu = Rates(5000.0, 100e6)
+    assert not decide("progressive", "block4_pool", [phase], 100_000, 9_000, gpu, 1e13, "auto").kept
+
+
+def test_disk_and_wishes_are_heeded(change: Callable[..., Settings]) -> None:
+    [phase, *_] = candidates(change(ALL))["progressive", "block4_pool"]
+
+    def kept(room: float, wish: str) -> bool:
+        return decide("progressive", "block4_pool", [phase], 1000, 200, RATES, room, wish).kept  # type: ignore[arg-type]
+
+    assert not kept(1e9, "always")  # 1.02 GB are needed
+    assert kept(1.1e9, "always")
+    assert not kept(1e12, "never")
+
+
+def test_rows_are_the_pictures_and_the_views_that_training_reads(change: Callable[..., Settings]) -> None:
+    settings = change(ALL, "views.count=2")
+    train, validation, test = (example.key for example in examples())
+    rows = wanted_rows(examples(), settings, [("progressive", "block4_pool"), ("head_replacement", "block5_pool")])
+    assert rows == {
+        "block5_pool": (train, validation, test),
+        "for/progressive/block4_pool": (train, validation),
+        "for/progressive/block4_pool.views": (f"{train}.1", f"{train}.2"),
+        "for/head_replacement/block5_pool.views": (f"{train}.1", f"{train}.2"),
+    }
+    mirrored = wanted_rows(examples(), change("train.flip_averaging=true"), [])
+    assert mirrored == {"block5_pool": (train, validation, f"{validation}.-1", test, f"{test}.-1")}
+
+
+def test_modern_rates_fall_from_the_head_down(change: Callable[..., Settings]) -> None:
+    settings = change("train.modern.fine_tuning.block_decay=0.5")
+    [phase] = plan_phases("fine_tuning", settings.train, settings.views)
+    rates = [phase.rates[name] for name in ("head", *reversed(BLOCK_NAMES))]
+    assert rates == sorted(rates, reverse=True)
+    assert phase.rates["block4"] == pytest.approx(phase.rates["block5"] / 2)
+    assert phase.boundary is None
+
+
+def test_tutorial_is_what_tutorials_print(change: Callable[..., Settings]) -> None:
+    settings = change("train.recipe=tutorial")
+    head, everything = plan_phases("progressive", settings.train, settings.views)
+    assert (head.unfrozen, head.rates, head.epochs, head.views) == ((), {"head": 1e-3}, 10, 0)
+    assert everything.unfrozen == BLOCK_NAMES
+    assert set(everything.rates.values()) == {1e-5}
+    assert (head.schedule, head.clip_norm, head.patience) == ("constant", None, None)

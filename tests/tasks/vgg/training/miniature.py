@@ -1,0 +1,75 @@
+"""Whole trainings of a miniature VGG, in this process and in others that are killed.
+
+python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at STEP | term-at STEP | devices COUNT]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks import features, train
+from tasks.settings import load_settings
+from tasks.vgg import answers
+from tasks.vgg.engines import Engine
+from tasks.vgg.recipes import descent
+from tests.conftest import PROJECT
+from tests.tasks.vgg.small_weights import tiny_weights
+
+QUICK = (
+    "features.boundary_cache=always",
+    "views.count=2",
+    "train.checkpoint_interval_s=0",
+    "train.tutorial.batch_size=6",
+    "train.tutorial.epochs=2",
+    "train.tutorial.hidden_units=4",
+    "train.modern.batch_size=6",
+    "train.modern.patience=2",
+    "train.modern.head_replacement.epochs=2",
+    "train.modern.fine_tuning.epochs=2",
+    "train.modern.progressive.epochs=2",
+)
+STRATEGIES = ("head_replacement", "fine_tuning", "progressive")
+
+
+def use_tiny_weights(patch: Any = setattr) -> None:
+    for module in (features, answers, descent):
+        patch(module, "load_weights", tiny_weights)
+    patch(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
+
+
+def run_training(workspace: Path, strategy: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", __name__, str(workspace), strategy, *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def main() -> None:
+    workspace, strategy, *rest = sys.argv[1:]
+    use_tiny_weights()
+    from tasks.vgg.training.steps import Steps
+
+    if rest and rest[0] == "devices":
+        import tensorflow as tf
+
+        [cpu] = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(rest[1]))
+    elif rest:
+        sent = {"kill-at": signal.SIGKILL, "term-at": signal.SIGTERM}[rest[0]]
+        left, plain = [int(rest[1])], Steps.train
+
+        def interrupted(self: Steps, *args: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), sent)
+            return plain(self, *args)
+
+        Steps.train = interrupted  # type: ignore[method-assign]
+    train.run(load_settings(Path(workspace)), Path(workspace), strategy)
+
+
+if __name__ == "__main__":
+    main()

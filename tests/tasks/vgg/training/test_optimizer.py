@@ -1,0 +1,55 @@
+"""Rates: a share that rises and falls, times one that belongs to the layer; and the pull back to the beginning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.vgg.head import new_head
+from tasks.vgg.strategies import Phase
+from tasks.vgg.training.network import Classifier, build_network
+from tasks.vgg.training.optimizer import make_optimizer, rate_at
+from tests.tasks.vgg.small_weights import tiny_weights
+
+RATES = {"head": 1e-2, "block5": 1e-4}
+
+
+def phase(**changes: object) -> Phase:
+    return Phase(**{"name": "x", "unfrozen": ("block5",), "epochs": 1, "batch_size": 4, "rates": RATES, **changes})  # type: ignore[arg-type]
+
+
+def test_constant_rates_stay() -> None:
+    assert [rate_at(phase(), step, 10) for step in (0, 5, 9)] == [1.0] * 3
+
+
+def test_cosine_rises_over_the_warm_up_and_falls_to_nothing() -> None:
+    rates = [rate_at(phase(schedule="cosine", warmup_fraction=0.2), step, 50) for step in range(50)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_each_layer_moves_at_its_own_rate_and_is_pulled_to_where_it_began(decay: float) -> None:
+    classifier = Classifier(tiny_weights(), new_head("average_maximum", (7, 7, 8), None, 2, 0))
+    network = build_network(classifier, "block4_pool", (14, 14, 6), ("block5",), "float32")
+    assert {name.split("_")[0] for name in network.variables} == {"head", "block5"}
+    optimizer = make_optimizer(phase(weight_decay=decay), network.variables)
+    begin = network.tensors()
+    variables = list(network.variables.values())
+    optimizer.apply([np.ones(variable.shape, np.float32) for variable in variables], variables)
+    for name, value in network.tensors().items():
+        rate = RATES[name.split("_")[0]]
+        np.testing.assert_allclose(value, begin[name] - rate, atol=2e-6)  # Adam's first step is the rate
+    before = network.tensors()
+    optimizer.apply([np.zeros(variable.shape, np.float32) for variable in variables], variables)
+    moved = {name: before[name] - value for name, value in network.tensors().items()}
+    again = make_optimizer(phase(weight_decay=0.0), network.variables)
+    del again
+    kernel = "block5_conv1/kernel"
+    pull = RATES["block5"] * decay * (before[kernel] - begin[kernel])
+    momentum = moved["block5_conv1/bias"].mean()  # biases are not pulled
+    np.testing.assert_allclose(moved[kernel] - momentum, pull, atol=1e-7)

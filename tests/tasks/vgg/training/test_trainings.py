@@ -1,0 +1,167 @@
+"""Whole trainings: one seed gives one model, whatever happens on the way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks import features, train
+from tasks.settings import Settings
+from tasks.vgg.trained import TRAINED, load_trained
+from tests.conftest import contents, fill_source
+from tests.tasks.steps import Change, run_prepare, settings_for
+from tests.tasks.vgg.training.miniature import QUICK, STRATEGIES, run_training, use_tiny_weights
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def tiny(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A workspace with features of a miniature VGG for all strategies."""
+    use_tiny_weights(monkeypatch.setattr)
+    source = fill_source(tmp_path / "source", 20)
+    settings = settings_for(change, source, *QUICK, "strategies=[head_replacement, fine_tuning, progressive]")
+    run_prepare(settings, workspace)
+    features.run(settings, workspace)
+    return settings
+
+
+def model(workspace: Path, strategy: str) -> dict[str, bytes]:
+    """The trained files, without the live metrics, which count an interrupted epoch's steps anew."""
+    found = contents(workspace / TRAINED / strategy)
+    return {name: content for name, content in found.items() if not name.startswith("live")}
+
+
+def copies(workspace: Path, count: int) -> list[Path]:
+    others = [workspace.with_name(f"other{number}") for number in range(1, count)]
+    for other in others:
+        shutil.copytree(workspace, other)
+    return [workspace, *others]
+
+
+@pytest.mark.parametrize("recipe", ["modern", "tutorial"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    tiny: Settings, workspace: Path, change: Change, strategy: str, recipe: str
+) -> None:
+    change(f"train.recipe={recipe}")
+    whole, killed = copies(workspace, 2)
+    ended = run_training(whole, strategy)
+    assert ended.returncode == 0, ended.stderr
+    for _ in range(2):  # in the middle of an epoch, and again after it went on
+        assert run_training(killed, strategy, "kill-at", "3").returncode == -9
+        assert list((killed / train.CHECKPOINTS / strategy).glob("*.safetensors"))
+        assert not (killed / TRAINED / strategy / "model.json").exists()
+    ended = run_training(killed, strategy)
+    assert ended.returncode == 0, ended.stderr
+    assert "Going on from the checkpoint at epoch" in ended.stdout
+    assert model(killed, strategy) == model(whole, strategy)
+    assert not (killed / train.CHECKPOINTS / strategy).exists()
+
+
+def test_sigterm_saves_the_position_and_the_next_run_goes_on(tiny: Settings, workspace: Path, change: Change) -> None:
+    change("train.checkpoint_interval_s=3600")
+    whole, stopped = copies(workspace, 2)
+    assert run_training(whole, "progressive").returncode == 0
+    assert run_training(stopped, "progressive", "term-at", "2").returncode == 143
+    assert len(list((stopped / train.CHECKPOINTS / "progressive").glob("*.safetensors"))) == 1
+    ended = run_training(stopped, "progressive")
+    assert "epoch 1, step 3" in ended.stdout
+    assert model(stopped, "progressive") == model(whole, "progressive")
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tiny: Settings, workspace: Path) -> None:
+    whole, harmed = copies(workspace, 2)
+    assert run_training(whole, "head_replacement").returncode == 0
+    assert run_training(harmed, "head_replacement", "kill-at", "4").returncode == -9
+    older, newer = sorted((harmed / train.CHECKPOINTS / "head_replacement").iterdir())
+    content = bytearray(newer.read_bytes())
+    content[-5] ^= 1
+    newer.write_bytes(content)
+    ended = run_training(harmed, "head_replacement")
+    assert "is damaged; the one before it is used" in ended.stderr
+    assert model(harmed, "head_replacement") == model(whole, "head_replacement")
+    assert not older.exists()
+
+
+def test_checkpoint_of_other_settings_is_not_used(tiny: Settings, workspace: Path, change: Change) -> None:
+    assert run_training(workspace, "head_replacement", "kill-at", "4").returncode == -9
+    change("train.seed=1")
+    (other,) = copies(workspace, 2)[1:]
+    shutil.rmtree(other / train.CHECKPOINTS)
+    for folder in (workspace, other):
+        ended = run_training(folder, "head_replacement")
+        assert "Going on" not in ended.stdout
+    assert model(workspace, "head_replacement") == model(other, "head_replacement")
+
+
+@pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
+def test_training_from_kept_features_equals_training_from_pictures(
+    tiny: Settings, workspace: Path, change: Change, strategy: str
+) -> None:
+    """The boundary cache saves time and changes nothing but the rounding to 16 bits."""
+    settings = change("train.precision=float32")
+    train.run(settings, workspace, strategy)
+    kept = load_trained(workspace / TRAINED / strategy)
+    settings = change("features.boundary_cache=never")
+    features.run(settings, workspace)
+    train.run(settings, workspace, strategy)
+    computed = load_trained(workspace / TRAINED / strategy)
+    assert set(computed.summary["starts_from"]) == {"pictures"}
+    assert "pictures" not in kept.summary["starts_from"]
+    np.testing.assert_allclose(
+        kept.summary["history"]["loss"], computed.summary["history"]["loss"], rtol=5e-3, atol=5e-3
+    )
+    np.testing.assert_allclose(kept.validation_probabilities, computed.validation_probabilities, atol=0.02)
+
+
+def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(tiny: Settings, workspace: Path) -> None:
+    for strategy in STRATEGIES:
+        train.run(tiny, workspace, strategy)
+    changed = {
+        strategy: {name.split("_")[0] for name in load_trained(workspace / TRAINED / strategy).backbone}
+        for strategy in STRATEGIES
+    }
+    assert changed["head_replacement"] == set()
+    assert changed["fine_tuning"] == {f"block{number}" for number in range(1, 6)}
+    assert changed["progressive"] == {"block4", "block5"}
+
+
+def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
+    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tensorflow as tf
+
+    from tasks.vgg.training.steps import Steps
+
+    train.run(tiny, workspace, "head_replacement")
+    whole = load_trained(workspace / TRAINED / "head_replacement")
+    plain = Steps._replica_gradients
+
+    def limited(self: Steps, inputs: tf.Tensor, *rest: tf.Tensor) -> object:
+        if inputs.shape[0] > 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        return plain(self, inputs, *rest)
+
+    monkeypatch.setattr(Steps, "_replica_gradients", limited)
+    train.run(tiny, workspace, "head_replacement")
+    halved = load_trained(workspace / TRAINED / "head_replacement")
+    assert [note["batch_parts"] for note in whole.summary["phases"]] == [1]
+    assert [note["batch_parts"] for note in halved.summary["phases"]] == [4]
+    np.testing.assert_allclose(whole.validation_probabilities, halved.validation_probabilities, atol=2e-3)
+    assert "doesn't fit into the memory" in capsys.readouterr().err
+
+
+def test_two_devices_give_what_one_gives(tiny: Settings, workspace: Path, change: Change) -> None:
+    change("train.precision=float32")
+    one, two = copies(workspace, 2)
+    assert run_training(one, "progressive").returncode == 0
+    ended = run_training(two, "progressive", "devices", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert "2 devices" in ended.stdout
+    first, second = (load_trained(folder / TRAINED / "progressive") for folder in (one, two))
+    np.testing.assert_allclose(first.summary["history"]["loss"], second.summary["history"]["loss"], rtol=1e-4)
+    np.testing.assert_allclose(first.validation_probabilities, second.validation_probabilities, atol=1e-3)
