@@ -82,6 +82,7 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         training = {"candidates": [{"inverse_regularization": 0.1, "validation_log_loss": 0.3}], "chosen": {"C": 0.1}}
         named[f"strategy_{number}"] = {
             "recipe": "modern",
+            "problem": None,
             "validation": figures,
             "test": figures,
             "backbone": {"engine": "tensorflow", "precision": "float32"},
