@@ -152,10 +152,9 @@ def _decode(job: _Job) -> Result:
 
 def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
     """The facts with what the picture looks like, and how good it is."""
-    look = likeness.perceptual_hash(pixels).to_bytes(8, "big") + likeness.thumbnail(pixels)
     return replace(
         facts,
-        look=base64.b64encode(look).decode(),
+        look=base64.b64encode(likeness.look(pixels)).decode(),
         pixels=likeness.pixel_digest(pixels),
         scores=quality.scores(pixels),
     )
