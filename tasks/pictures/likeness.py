@@ -120,7 +120,7 @@ def _thumbnail(sums: npt.NDArray[np.int64]) -> bytes:
     times = _GRID // SIDE_PX
     area = (IMAGE_SIZE_PX // SIDE_PX) ** 2 * int(_LUMA.sum())
     squares = sums.reshape(SIDE_PX, times, SIDE_PX, times).sum(axis=(1, 3))
-    return (squares // area).astype(np.uint8).tobytes()
+    return bytes((squares // area).astype(np.uint8).data)
 
 
 def _grey_sums(pixels: Pixels) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ there, is in the headers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -169,10 +170,14 @@ def write_shard(folder: Path, rows: Sequence[Row], data: Array, fingerprint: str
     }
     header = json.dumps({"__metadata__": metadata, "data": tensor}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format wants the data aligned
-    content = len(header).to_bytes(8, "little") + header + data.astype(data.dtype.newbyteorder("<")).tobytes()
-    path = folder / f"{sha256_hex(content)[:_NAME_DIGITS]}.safetensors"
+    start = len(header).to_bytes(8, "little") + header
+    values = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data  # no copy
+    digest = hashlib.sha256(start)
+    digest.update(values)
+    path = folder / f"{digest.hexdigest()[:_NAME_DIGITS]}.safetensors"
     with atomic_file(path) as file:
-        file.write(content)
+        file.write(start)
+        file.write(values)
     return path
 
 

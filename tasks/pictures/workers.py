@@ -22,11 +22,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 
+from tasks.errors import IntegrityError
 from tasks.pictures import likeness, quality
 from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
 from tasks.pictures.packs import Place, read_picture
 
 Result = tuple[Pixels, Facts] | Refused
+_Unreadable = IntegrityError | OSError
 
 _AT_ONCE = 8
 """Pictures a message: sending one by one costs as much as describing them."""
@@ -65,7 +67,7 @@ def decode_all(
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
-    waiting: deque[tuple[_Job, Future[list[Result]]]] = deque()
+    waiting: deque[tuple[_Job, Future[list[Result | _Unreadable]]]] = deque()
     pool, lonely = _start(workers, memory_limit_mb), _Lonely(memory_limit_mb)
     try:
         for pictures in _several(work):
@@ -116,14 +118,17 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _fetch(job: _Job, future: Future[list[Result]], lonely: _Lonely) -> Iterator[tuple[str, Result]]:
+def _fetch(job: _Job, future: Future[list[Result | _Unreadable]], lonely: _Lonely) -> Iterator[tuple[str, Result]]:
     try:
         results = future.result()
     except BrokenProcessPool:  # the fault of one of these pictures, or of one that was decoded at the same time
         for picture in job.pictures:
             yield picture[0], lonely.decode(replace(job, pictures=(picture,)))
     else:
-        yield from zip((key for key, _ in job.pictures), results, strict=True)
+        for (key, _), result in zip(job.pictures, results, strict=False):
+            if isinstance(result, _Unreadable):
+                raise result
+            yield key, result
 
 
 class _Lonely:
@@ -137,10 +142,12 @@ class _Lonely:
         self._pool = self._pool or _start(1, self._memory_limit_mb)
         try:
             [result] = self._pool.submit(_decode, job).result()
-            return result
         except BrokenProcessPool:
             self.shutdown()
             return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
+        if isinstance(result, _Unreadable):
+            raise result
+        return result
 
     def shutdown(self) -> None:
         if self._pool:
@@ -148,8 +155,15 @@ class _Lonely:
         self._pool = None
 
 
-def _decode(job: _Job) -> list[Result]:
-    return [_decode_one(job, key, place) for key, place in job.pictures]
+def _decode(job: _Job) -> list[Result | _Unreadable]:
+    """The results, up to the first picture that can't be read; what is wrong there comes last."""
+    results: list[Result | _Unreadable] = []
+    for key, place in job.pictures:
+        try:
+            results.append(_decode_one(job, key, place))
+        except (IntegrityError, OSError) as error:
+            return [*results, error]
+    return results
 
 
 def _decode_one(job: _Job, key: str, place: Place) -> Result:
