@@ -208,6 +208,13 @@ def test_jpeg_decoded_at_less_looks_as_decoded_in_full(size: tuple[int, int]) ->
     assert difference.max() <= 9
 
 
+def test_entropy_of_a_large_picture_is_known_from_a_sample() -> None:
+    grey = np.asarray(photograph().convert("L"))
+    shares = np.bincount(grey.ravel(), minlength=256) / grey.size
+    exact = -(shares[shares > 0] * np.log2(shares[shares > 0])).sum()
+    assert abs(decode(encode(photograph()))[1].entropy_bits - exact) < 0.05
+
+
 def test_jpeg_without_jfif_header_is_accepted() -> None:
     data = encode(noise(), "JPEG")
     length = int.from_bytes(data[4:6], "big")
