@@ -250,15 +250,17 @@ def append(
 ) -> Iterator[Header]:
     """Compute rows for the keys and write them as shards; yields the header of each finished one."""
     rows: list[Row] = []
-    arrays: list[Array] = []
+    data: Array | None = None
     for row, array in compute(iter(keys)):
+        if data is None:  # one for all shards: fresh memory costs more than the copy
+            data = np.empty((shard_size, *array.shape), array.dtype)
+        data[len(rows)] = array
         rows.append(row)
-        arrays.append(array)
         if len(rows) == shard_size:
-            yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
-            rows, arrays = [], []
-    if rows:
-        yield read_header(write_shard(folder, rows, np.stack(arrays), fingerprint))
+            yield read_header(write_shard(folder, rows, data, fingerprint))
+            rows = []
+    if data is not None and rows:
+        yield read_header(write_shard(folder, rows, data[: len(rows)], fingerprint))
 
 
 def usable_headers(folder: Path, fingerprint: str) -> list[Header]:

@@ -33,8 +33,9 @@ _Unreadable = IntegrityError | OSError
 _AT_ONCE = 8
 """Pictures a message: sending one by one costs as much as describing them."""
 
-_WAITING_PER_WORKER = 3
-"""Bounds the memory: at most so many messages of decoded pictures (150 KB each) wait to be fetched."""
+_WAITING, _WAITING_PER_WORKER = 32, 3
+"""So many messages of decoded pictures (1.2 MB each) wait to be fetched, or so many for each worker if that is more:
+it bounds the memory, and lets the workers go on while a shard is written."""
 
 TIME_LIMIT_S = 60
 """A picture of 100 million pixels takes two seconds."""
@@ -67,6 +68,7 @@ def decode_all(
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
+    ahead = max(_WAITING, workers * _WAITING_PER_WORKER)
     waiting: deque[tuple[_Job, Future[list[Result | _Unreadable]]]] = deque()
     pool, lonely = _start(workers, memory_limit_mb), _Lonely(memory_limit_mb)
     try:
@@ -79,7 +81,7 @@ def decode_all(
                 pool = _start(workers, memory_limit_mb)
                 future = pool.submit(_decode, job)
             waiting.append((job, future))
-            if len(waiting) >= workers * _WAITING_PER_WORKER:
+            if len(waiting) >= ahead:
                 yield from _fetch(*waiting.popleft(), lonely)
         while waiting:
             yield from _fetch(*waiting.popleft(), lonely)
