@@ -193,7 +193,7 @@ def test_large_jpeg_is_decoded_no_larger_than_needed(
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda self, *given: (seen.append(self.size), resize(self, *given))[1])
     _, facts = decode(data)
-    assert seen == [decoded]
+    assert set(seen) == {decoded}
     assert (facts.width_px, facts.height_px) == size
 
 
