@@ -1,6 +1,6 @@
 """Decoding rate of the `prepare` stage, against Pillow alone and Keras' `image_dataset_from_directory`.
 
-    python -m benchmarks.data.throughput [--pictures 4000] [--photographs 400]
+    python -m benchmarks.data.throughput [--pictures 4000] [--photographs 1200]
 
 All sides turn the same JPEG files into 224x224 RGB on all cores: pictures of 500x375 pixels, and photographs of
 2000x1500. `prepare` also checks and describes each picture, writes shards with checksums, looks for duplicates and
@@ -34,7 +34,7 @@ BATCH_SIZE = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=4_000, help="of 500x375 pixels")
-    parser.add_argument("--photographs", type=int, default=400, help="of 2000x1500 pixels")
+    parser.add_argument("--photographs", type=int, default=1_200, help="of 2000x1500 pixels")
     options = parser.parse_args()
     figures = {
         "500x375": measure(options.pictures, (500, 375)),

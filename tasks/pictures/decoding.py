@@ -90,7 +90,7 @@ class Refused(Exception):
 class Facts:
     """What is known of an accepted picture: size as stored, px; entropy of the grey picture's histogram, bits.
 
-    The histogram is that of every n-th row and column where there are more than 256 (exact to 0.05 bits on photographs).
+    Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
 
     Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of the perceptual hash and the thumbnail,
     `pixels`, the digest of the decoded pixels (both of `likeness`), and `scores` (of `quality`).
