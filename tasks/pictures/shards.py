@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
+from tasks.pictures.columns import Columns, Row
 
 Array = npt.NDArray[Any]
-Row = dict[str, Any]
 
 _NAME_DIGITS = 16
 MAX_SMALL_SHARDS = 16
@@ -38,7 +38,7 @@ class Header:
 
     path: Path
     fingerprint: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     dtype: str
     shape: tuple[int, ...]
     offset: int
@@ -143,7 +143,7 @@ def read_header(path: Path) -> Header:
         dtype, shape = _DTYPES[tensor["dtype"]], tuple(tensor["shape"])
         if sha256_hex(metadata["rows"].encode()) != metadata["rows_sha256"]:
             raise ValueError("the rows in the header are not those that were written")
-        rows = tuple(json.loads(metadata["rows"]))
+        rows = Columns(json.loads(metadata["rows"]))
         whole = 8 + length + math.prod(shape) * np.dtype(dtype).itemsize
         if size != whole or len(rows) != shape[0]:
             raise ValueError(f"{size} bytes instead of {whole}")
