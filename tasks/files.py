@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -120,12 +121,18 @@ def stream_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
         raise IntegrityError(
             f"{path} is missing or damaged ({' '.join(str(error).split())[:200]}). Run `dvc repro` from the start."
         ) from None
-    return (row for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in batch.to_pylist())
+    batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+    return ({name: _shared(value) for name, value in row.items()} for batch in batches for row in batch.to_pylist())
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """As `stream_table`, all rows in a list."""
     return list(stream_table(path, columns))
+
+
+def _shared(value: Any) -> Any:
+    """Of a word that stands in many rows and tables, one is kept."""
+    return sys.intern(value) if type(value) is str else value
 
 
 def sha256_hex(data: bytes | memoryview) -> str:

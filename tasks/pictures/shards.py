@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
-from tasks.pictures.columns import Columns, Row
+from tasks.pictures.columns import Columns
 
 Array = npt.NDArray[Any]
+Row = dict[str, Any]
 
 _NAME_DIGITS = 16
 MAX_SMALL_SHARDS = 16
@@ -54,7 +56,7 @@ class Shards:
     def __init__(self, headers: Iterable[Header]) -> None:
         self.headers = tuple(headers)
         self._places = {
-            row["key"]: (number, place)
+            sys.intern(row["key"]): (number, place)  # the tables hold the same words
             for number, header in reversed(list(enumerate(self.headers)))
             for place, row in enumerate(header.rows)
         }
