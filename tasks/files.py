@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from tasks.errors import IntegrityError
 
 TEMPORARY_SUFFIX = ".partial"
+_ROWS_AT_ONCE = 10_000  # as dicts, which take ten times their bytes
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
@@ -95,28 +98,41 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet (zstd). The same rows give the same bytes."""
+    left, batches = iter(rows), []
+    while some := list(itertools.islice(left, _ROWS_AT_ONCE)):
+        batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
+    table = pa.Table.from_batches(batches, schema=schema).combine_chunks()
     with atomic_file(path) as file:
-        pq.write_table(
-            pa.Table.from_pylist(list(rows), schema=schema), file, compression="zstd", write_page_checksum=True
-        )
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a Parquet file; pages are checked against their checksums.
+def stream_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, which is read and checked against its checksums at once.
 
     Raises:
         IntegrityError: the file is missing or damaged.
     """
     wanted = None if columns is None else list(columns)
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=wanted, page_checksum_verification=True).to_pylist()
+        table = pq.read_table(path, columns=wanted, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise IntegrityError(
             f"{path} is missing or damaged ({' '.join(str(error).split())[:200]}). Run `dvc repro` from the start."
         ) from None
-    return rows
+    batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+    return ({name: _shared(value) for name, value in row.items()} for batch in batches for row in batch.to_pylist())
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """As `stream_table`, all rows in a list."""
+    return list(stream_table(path, columns))
+
+
+def _shared(value: Any) -> Any:
+    """Of a word that stands in many rows and tables, one is kept."""
+    return sys.intern(value) if type(value) is str else value
 
 
 def sha256_hex(data: bytes | memoryview) -> str:

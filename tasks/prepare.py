@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, 
                 except Refused as refused:
                     refusals[key] = (refused.code, refused.detail)
                 else:
-                    yield {"key": key, **asdict(facts)}, pixels
+                    yield {"key": key, **vars(facts)}, pixels
 
         return list(append(workspace / SHARDS, missing, rules.shard_size, mark, rows))
 

@@ -37,24 +37,31 @@ def measure(scratch: Path, server: Seaweed, pictures: int) -> dict[str, float]:
 
     packed = workspace_of(scratch / "packed", source)
     use_remote(packed, server, server.new_bucket(client))
-    start = time.perf_counter()
-    run(packed, "dvc", "repro", "--quiet", "ingest")
-    run(packed, "dvc", "push", "--quiet")
-    packed_s = time.perf_counter() - start
+    ingest_s = seconds_of(packed, "repro", "--quiet", "ingest")
+    packed_s = seconds_of(packed, "push", "--quiet")
+    idle_s = seconds_of(packed, "push", "--quiet")
 
     loose = workspace_of(scratch / "loose", source)
     use_remote(loose, server, server.new_bucket(client))
     source.rename(loose / "pictures")
-    start = time.perf_counter()
-    run(loose, "dvc", "add", "--quiet", "pictures")
-    run(loose, "dvc", "push", "--quiet")
-    loose_s = time.perf_counter() - start
+    add_s = seconds_of(loose, "add", "--quiet", "pictures")
+    loose_s = seconds_of(loose, "push", "--quiet")
     return {
         "pictures": pictures,
-        "packed_s": round(packed_s, 1),
-        "loose_s": round(loose_s, 1),
-        "ratio": round(loose_s / packed_s, 1),
+        "packed_ingest_s": round(ingest_s, 1),
+        "packed_push_s": round(packed_s, 1),
+        "idle_push_s": round(idle_s, 1),
+        "loose_add_s": round(add_s, 1),
+        "loose_push_s": round(loose_s, 1),
+        "ratio_of_pushing": round(loose_s / packed_s, 1),
+        "ratio_with_tracking": round((add_s + loose_s) / (ingest_s + packed_s), 1),
     }
+
+
+def seconds_of(workspace: Path, *arguments: str) -> float:
+    start = time.perf_counter()
+    run(workspace, "dvc", *arguments)
+    return time.perf_counter() - start
 
 
 def use_remote(workspace: Path, server: Seaweed, bucket: str) -> None:

@@ -58,16 +58,18 @@ def perceptual_hash(pixels: Pixels) -> int:
         same picture stored anew mostly at 0-4, unrelated ones at about 32 (at 14 and more among the 78,210 pairs of
         ants/bees). A picture of one colour has no bit but that of the constant term.
     """
-    waves = _cosines()
-    spectrum = (waves @ _grey_sums(pixels, _GRID) @ waves.T).ravel()
-    median = np.sort(spectrum)[spectrum.size // 2 - 1]
-    return int.from_bytes(np.packbits(spectrum > median).tobytes(), "big")
+    return _hash(_grey_sums(pixels))
 
 
 def thumbnail(pixels: Pixels) -> bytes:
     """The grey picture averaged to 16x16, as 256 bytes, row by row."""
-    area = (IMAGE_SIZE_PX // SIDE_PX) ** 2 * int(_LUMA.sum())
-    return (_grey_sums(pixels, SIDE_PX) // area).astype(np.uint8).tobytes()
+    return _thumbnail(_grey_sums(pixels))
+
+
+def look(pixels: Pixels) -> bytes:
+    """Both in one: 8 bytes of `perceptual_hash`, the highest first, and those of `thumbnail`."""
+    sums = _grey_sums(pixels)
+    return _hash(sums).to_bytes(8, "big") + _thumbnail(sums)
 
 
 def stack(thumbnails: list[bytes]) -> Thumbnails:
@@ -107,11 +109,34 @@ def are_alike(one: Thumbnails, other: Thumbnails) -> Flags:
     return np.asarray((product_of_variances > 0) & (1 - correlation <= allowed))
 
 
-def _grey_sums(pixels: Pixels, side: int) -> npt.NDArray[np.int64]:
-    """Sums of luminance (in thousandths of a level) over side x side equal squares."""
-    step = IMAGE_SIZE_PX // side
-    columns = pixels.reshape(side, step, IMAGE_SIZE_PX * 3).sum(axis=1, dtype=np.int32)
-    sums = columns.reshape(side, side, step, 3).sum(axis=2, dtype=np.int64)
+def _hash(sums: npt.NDArray[np.int64]) -> int:
+    waves = _cosines()
+    spectrum = (waves @ sums @ waves.T).ravel()
+    median = np.sort(spectrum)[spectrum.size // 2 - 1]
+    return int.from_bytes(np.packbits(spectrum > median).tobytes(), "big")
+
+
+def _thumbnail(sums: npt.NDArray[np.int64]) -> bytes:
+    times = _GRID // SIDE_PX
+    area = (IMAGE_SIZE_PX // SIDE_PX) ** 2 * int(_LUMA.sum())
+    squares = sums.reshape(SIDE_PX, times, SIDE_PX, times).sum(axis=(1, 3))
+    return bytes((squares // area).astype(np.uint8).data)
+
+
+def _grey_sums(pixels: Pixels) -> npt.NDArray[np.int64]:
+    """Sums of luminance (in thousandths of a level) over 32x32 equal squares.
+
+    Added slice by slice, which is twice as fast as `sum`: every picture passes here.
+    """
+    step = IMAGE_SIZE_PX // _GRID
+    rows = pixels.reshape(_GRID, step, IMAGE_SIZE_PX * 3)
+    columns = rows[:, 0].astype(np.uint16)
+    for place in range(1, step):
+        columns += rows[:, place]
+    squares = columns.reshape(_GRID, _GRID, step, 3)
+    sums = squares[:, :, 0].astype(np.int64)
+    for place in range(1, step):
+        sums += squares[:, :, place]
     return np.asarray(sums @ _LUMA)
 
 

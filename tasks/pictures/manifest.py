@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.errors import IntegrityError
-from tasks.files import read_table, write_table
+from tasks.files import stream_table, write_table
 
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Discovered:
     """One entry of the source. `key` (SHA-256 of the bytes) is empty for what is excluded.
 
@@ -33,7 +33,7 @@ class Discovered:
     group: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One accepted picture. `key` is the SHA-256 (hex) of its original bytes; sizes are those of the original."""
 
@@ -48,7 +48,7 @@ class Example:
     group: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """One refused picture, with the reason code and what was seen."""
 
@@ -59,7 +59,7 @@ class Quarantined:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Duplicate:
     """A picture that is another one once more. The splits are those that the source gives, empty if it gives none.
 
@@ -107,7 +107,7 @@ _QUARANTINE = pa.schema([(name, pa.string()) for name in ("path", "sha256", "lab
 
 
 def write_discovered(raw: Path, rows: list[Discovered]) -> None:
-    write_table(raw / "manifest.parquet", [dataclasses.asdict(row) for row in rows], _DISCOVERED)
+    write_table(raw / "manifest.parquet", map(dataclasses.asdict, rows), _DISCOVERED)
 
 
 def previous_discovered(raw: Path) -> list[Discovered]:
@@ -119,34 +119,34 @@ def previous_discovered(raw: Path) -> list[Discovered]:
 
 
 def read_discovered(raw: Path) -> list[Discovered]:
-    return [Discovered(**row) for row in read_table(raw / "manifest.parquet")]
+    return [Discovered(**row) for row in stream_table(raw / "manifest.parquet")]
 
 
 def write_examples(prepared: Path, rows: list[Example]) -> None:
-    write_table(prepared / "examples.parquet", [dataclasses.asdict(row) for row in rows], _EXAMPLES)
+    write_table(prepared / "examples.parquet", map(dataclasses.asdict, rows), _EXAMPLES)
 
 
 def read_examples(prepared: Path) -> list[Example]:
     """Accepted pictures, in the order of their paths."""
-    return [Example(**row) for row in read_table(prepared / "examples.parquet")]
+    return [Example(**row) for row in stream_table(prepared / "examples.parquet")]
 
 
 def write_quarantine(prepared: Path, rows: list[Quarantined]) -> None:
-    write_table(prepared / "quarantine.parquet", [dataclasses.asdict(row) for row in rows], _QUARANTINE)
+    write_table(prepared / "quarantine.parquet", map(dataclasses.asdict, rows), _QUARANTINE)
 
 
 def read_quarantine(prepared: Path) -> list[Quarantined]:
     """Refused pictures, in the order of their paths."""
-    return [Quarantined(**row) for row in read_table(prepared / "quarantine.parquet")]
+    return [Quarantined(**row) for row in stream_table(prepared / "quarantine.parquet")]
 
 
 def write_duplicates(prepared: Path, rows: list[Duplicate]) -> None:
-    write_table(prepared / "duplicates.parquet", [dataclasses.asdict(row) for row in rows], _DUPLICATES)
+    write_table(prepared / "duplicates.parquet", map(dataclasses.asdict, rows), _DUPLICATES)
 
 
 def read_duplicates(prepared: Path) -> list[Duplicate]:
     """Pictures that are another one once more, in the order of their paths."""
-    return [Duplicate(**row) for row in read_table(prepared / "duplicates.parquet")]
+    return [Duplicate(**row) for row in stream_table(prepared / "duplicates.parquet")]
 
 
 def write_memory(prepared: Path, splits: dict[str, str]) -> None:
@@ -155,7 +155,7 @@ def write_memory(prepared: Path, splits: dict[str, str]) -> None:
 
 
 def read_memory(prepared: Path) -> dict[str, str]:
-    return {row["key"]: row["split"] for row in read_table(prepared / "splits.parquet")}
+    return {row["key"]: row["split"] for row in stream_table(prepared / "splits.parquet")}
 
 
 def class_names(examples: list[Example]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from tasks.files import atomic_file, file_sha256, sha256_hex
 _NAME_DIGITS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a picture's bytes are: `size_bytes` at `offset` of the pack."""
 

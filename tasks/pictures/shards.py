@@ -8,8 +8,10 @@ there, is in the headers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
+from tasks.pictures.columns import Columns
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -37,7 +40,7 @@ class Header:
 
     path: Path
     fingerprint: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     dtype: str
     shape: tuple[int, ...]
     offset: int
@@ -53,7 +56,7 @@ class Shards:
     def __init__(self, headers: Iterable[Header]) -> None:
         self.headers = tuple(headers)
         self._places = {
-            row["key"]: (number, place)
+            sys.intern(row["key"]): (number, place)  # the tables hold the same words
             for number, header in reversed(list(enumerate(self.headers)))
             for place, row in enumerate(header.rows)
         }
@@ -142,7 +145,7 @@ def read_header(path: Path) -> Header:
         dtype, shape = _DTYPES[tensor["dtype"]], tuple(tensor["shape"])
         if sha256_hex(metadata["rows"].encode()) != metadata["rows_sha256"]:
             raise ValueError("the rows in the header are not those that were written")
-        rows = tuple(json.loads(metadata["rows"]))
+        rows = Columns(json.loads(metadata["rows"]))
         whole = 8 + length + math.prod(shape) * np.dtype(dtype).itemsize
         if size != whole or len(rows) != shape[0]:
             raise ValueError(f"{size} bytes instead of {whole}")
@@ -169,10 +172,14 @@ def write_shard(folder: Path, rows: Sequence[Row], data: Array, fingerprint: str
     }
     header = json.dumps({"__metadata__": metadata, "data": tensor}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format wants the data aligned
-    content = len(header).to_bytes(8, "little") + header + data.astype(data.dtype.newbyteorder("<")).tobytes()
-    path = folder / f"{sha256_hex(content)[:_NAME_DIGITS]}.safetensors"
+    start = len(header).to_bytes(8, "little") + header
+    values = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data  # no copy
+    digest = hashlib.sha256(start)
+    digest.update(values)
+    path = folder / f"{digest.hexdigest()[:_NAME_DIGITS]}.safetensors"
     with atomic_file(path) as file:
-        file.write(content)
+        file.write(start)
+        file.write(values)
     return path
 
 
@@ -242,20 +249,22 @@ class Writer:
     def __init__(self, folder: Path, fingerprint: str, shard_size: int) -> None:
         self._folder, self._fingerprint, self._shard_size = folder, fingerprint, shard_size
         self._rows: list[Row] = []
-        self._arrays: list[Array] = []
+        self._data: Array | None = None
 
     def add(self, row: Row, array: Array) -> Header | None:
         """Take one row; gives the header of the shard that it has filled."""
+        if self._data is None:  # one for all shards: fresh memory costs more than the copy
+            self._data = np.empty((self._shard_size, *array.shape), array.dtype)
+        self._data[len(self._rows)] = array
         self._rows.append(row)
-        self._arrays.append(array)
         return self.close() if len(self._rows) == self._shard_size else None
 
     def close(self) -> Header | None:
         """Write what is there as a shard; None if there is nothing."""
-        if not self._rows:
+        if self._data is None or not self._rows:
             return None
-        path = write_shard(self._folder, self._rows, np.stack(self._arrays), self._fingerprint)
-        self._rows, self._arrays = [], []
+        path = write_shard(self._folder, self._rows, self._data[: len(self._rows)], self._fingerprint)
+        self._rows = []
         return read_header(path)
 
 

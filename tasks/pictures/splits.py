@@ -19,7 +19,7 @@ HELD_OUT = ("test", "validation")
 """The more held-out first: of pictures that must not be in two splits, the first split keeps its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A picture to be assigned.
 

@@ -1,4 +1,4 @@
-"""Decoding on all cores: pictures go out to worker processes and come back in order.
+"""Decoding on all cores: pictures go out to worker processes, some at a time, and come back in order.
 
 A picture whose decoder crashes or hangs costs that picture only: what was under way is decoded again, each in a worker
 of its own, and the one that fails there too is refused.
@@ -16,19 +16,26 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
 
+from tasks.errors import IntegrityError
 from tasks.pictures import likeness, quality
 from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
 from tasks.pictures.packs import Place, read_picture
 
 Result = tuple[Pixels, Facts] | Refused
+_Unreadable = IntegrityError | OSError
 
-_WAITING_PER_WORKER = 16
-"""Bounds the memory: at most so many decoded pictures (150 KB each) wait to be fetched."""
+_AT_ONCE = 8
+"""Pictures a message: sending one by one costs as much as describing them."""
+
+_WAITING, _WAITING_PER_WORKER = 32, 3
+"""So many messages of decoded pictures (1.2 MB each) wait to be fetched, or so many for each worker if that is more:
+it bounds the memory, and lets the workers go on while a shard is written."""
 
 TIME_LIMIT_S = 60
 """A picture of 100 million pixels takes two seconds."""
@@ -39,8 +46,7 @@ MEMORY_LIMIT_MB = 4096
 
 @dataclass(frozen=True)
 class _Job:
-    key: str
-    place: Place
+    pictures: tuple[tuple[str, Place], ...]
     policy: Policy
     background_rgb: tuple[int, int, int]
     time_limit_s: int
@@ -62,11 +68,12 @@ def decode_all(
 ) -> Iterator[tuple[str, Result]]:
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
-    waiting: deque[tuple[_Job, Future[Result]]] = deque()
+    ahead = max(_WAITING, workers * _WAITING_PER_WORKER)
+    waiting: deque[tuple[_Job, Future[list[Result | _Unreadable]]]] = deque()
     pool, lonely = _start(workers, memory_limit_mb), _Lonely(memory_limit_mb)
     try:
-        for key, place in work:
-            job = _Job(key, place, policy, background_rgb, time_limit_s, describe)
+        for pictures in _several(work):
+            job = _Job(pictures, policy, background_rgb, time_limit_s, describe)
             try:
                 future = pool.submit(_decode, job)
             except BrokenProcessPool:
@@ -74,13 +81,19 @@ def decode_all(
                 pool = _start(workers, memory_limit_mb)
                 future = pool.submit(_decode, job)
             waiting.append((job, future))
-            if len(waiting) >= workers * _WAITING_PER_WORKER:
-                yield _fetch(*waiting.popleft(), lonely)
+            if len(waiting) >= ahead:
+                yield from _fetch(*waiting.popleft(), lonely)
         while waiting:
-            yield _fetch(*waiting.popleft(), lonely)
+            yield from _fetch(*waiting.popleft(), lonely)
     finally:
         pool.shutdown(cancel_futures=True)
         lonely.shutdown()
+
+
+def _several(work: Iterable[tuple[str, Place]]) -> Iterator[tuple[tuple[str, Place], ...]]:
+    pictures = iter(work)
+    while several := tuple(islice(pictures, _AT_ONCE)):
+        yield several
 
 
 def _start(workers: int, memory_limit_mb: int) -> ProcessPoolExecutor:
@@ -107,11 +120,17 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _fetch(job: _Job, future: Future[Result], lonely: _Lonely) -> tuple[str, Result]:
+def _fetch(job: _Job, future: Future[list[Result | _Unreadable]], lonely: _Lonely) -> Iterator[tuple[str, Result]]:
     try:
-        return job.key, future.result()
-    except BrokenProcessPool:  # this picture's fault, or that of one which was decoded at the same time
-        return job.key, lonely.decode(job)
+        results = future.result()
+    except BrokenProcessPool:  # the fault of one of these pictures, or of one that was decoded at the same time
+        for picture in job.pictures:
+            yield picture[0], lonely.decode(replace(job, pictures=(picture,)))
+    else:
+        for (key, _), result in zip(job.pictures, results, strict=False):
+            if isinstance(result, _Unreadable):
+                raise result
+            yield key, result
 
 
 class _Lonely:
@@ -124,10 +143,13 @@ class _Lonely:
     def decode(self, job: _Job) -> Result:
         self._pool = self._pool or _start(1, self._memory_limit_mb)
         try:
-            return self._pool.submit(_decode, job).result()
+            [result] = self._pool.submit(_decode, job).result()
         except BrokenProcessPool:
             self.shutdown()
             return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
+        if isinstance(result, _Unreadable):
+            raise result
+        return result
 
     def shutdown(self) -> None:
         if self._pool:
@@ -135,11 +157,22 @@ class _Lonely:
         self._pool = None
 
 
-def _decode(job: _Job) -> Result:
+def _decode(job: _Job) -> list[Result | _Unreadable]:
+    """The results, up to the first picture that can't be read; what is wrong there comes last."""
+    results: list[Result | _Unreadable] = []
+    for key, place in job.pictures:
+        try:
+            results.append(_decode_one(job, key, place))
+        except (IntegrityError, OSError) as error:
+            return [*results, error]
+    return results
+
+
+def _decode_one(job: _Job, key: str, place: Place) -> Result:
     if hasattr(signal, "alarm"):
         signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
     try:
-        pixels, facts = decode(read_picture(job.place, job.key), job.policy, job.background_rgb)
+        pixels, facts = decode(read_picture(place, key), job.policy, job.background_rgb)
     except Refused as refused:
         return refused
     except MemoryError:
@@ -152,10 +185,9 @@ def _decode(job: _Job) -> Result:
 
 def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
     """The facts with what the picture looks like, and how good it is."""
-    look = likeness.perceptual_hash(pixels).to_bytes(8, "big") + likeness.thumbnail(pixels)
     return replace(
         facts,
-        look=base64.b64encode(look).decode(),
+        look=base64.b64encode(likeness.look(pixels)).decode(),
         pixels=likeness.pixel_digest(pixels),
         scores=quality.scores(pixels),
     )

@@ -8,17 +8,19 @@ be followed so closely is refused with the reason, never guessed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import PIL
 import tensorflow as tf
 
+from tasks.pictures.decoding import DRAFT_PX
 from tasks.settings import IMAGE_SIZE_PX
 from tasks.vgg.graph_headers import Header, read_header, starts_with, to_bytes
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
 _AT_ONCE = 4
-"""Pictures decoded at the same time; a picture of 12 million pixels takes 150 MB meanwhile."""
+"""Pictures decoded at the same time; a PNG of 12 million pixels takes 150 MB meanwhile."""
 
 
 def decode_batch(pictures: Any, background_rgb: tuple[int, int, int]) -> Any:
@@ -51,8 +53,12 @@ def _refuse(header: Header, index: Any) -> Any:
 
 
 def _decode_jpeg(contents: Any) -> Any:
+    """RGB, scaled down as far as the training decoder does."""
+    times = tf.reduce_min(tf.io.extract_jpeg_shape(contents)[:2]) // DRAFT_PX
+    step = tf.reduce_sum(tf.cast(times >= tf.constant([2, 4, 8]), tf.int32))
     # the slow integer transform and smooth chroma are what Pillow uses; TensorFlow's defaults differ by up to 30 levels
-    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
+    exact: Any = partial(tf.io.decode_jpeg, contents, 3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE")
+    return tf.switch_case(step, [partial(exact, ratio=ratio) for ratio in (1, 2, 4, 8)])
 
 
 def _decode_png(contents: Any, data: Any, background_rgb: tuple[int, int, int]) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from tasks.pictures.decoding import PERMISSIVE, Code, Facts, Policy, Refused, decode, judge, recipe
 from tests.conftest import PROJECT
@@ -23,6 +24,11 @@ from tests.tasks.pictures.encoding import FORMATS, chunk, encode, noise, png
 STRICT = Policy(min_side_px=8, max_pixels=10_000, max_aspect_ratio=20, min_entropy_bits=1.0)
 GREY = (128, 128, 128)
 SIZE = 224
+
+
+def photograph() -> Image.Image:
+    """640x427 pixels of a camera, from scikit-learn."""
+    return Image.fromarray(load_sample_image("china.jpg"))
 
 
 def code_of(data: bytes, policy: Policy = PERMISSIVE) -> Code | None:
@@ -174,6 +180,39 @@ def test_first_frame_of_several_is_taken(kind: str) -> None:
 def test_trailing_junk_is_accepted() -> None:
     for kind in ("JPEG", "PNG", "GIF"):
         assert np.array_equal(decode(encode(noise(), kind) + b"junk" * 500)[0], decode(encode(noise(), kind))[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [((895, 900), (895, 900)), ((896, 1000), (448, 500)), ((2000, 1792), (500, 448)), ((3584, 4001), (448, 501))],
+)
+def test_large_jpeg_is_decoded_no_larger_than_needed(
+    size: tuple[int, int], decoded: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = encode(photograph().resize(size), "JPEG"), []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *given: (seen.append(self.size), resize(self, *given))[1])
+    _, facts = decode(data)
+    assert set(seen) == {decoded}
+    assert (facts.width_px, facts.height_px) == size
+
+
+@pytest.mark.parametrize("size", [(1000, 1344), (2000, 1500)])
+def test_jpeg_decoded_at_less_looks_as_decoded_in_full(size: tuple[int, int]) -> None:
+    picture = photograph().resize(size, Image.Resampling.BICUBIC)
+    data = encode(picture, "JPEG", quality=90)
+    with Image.open(io.BytesIO(data)) as whole:
+        expected = np.asarray(whole.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(int)
+    difference = np.abs(decode(data)[0] - expected)
+    assert 0 < difference.mean() < 0.6
+    assert difference.max() <= 9
+
+
+def test_entropy_of_a_large_picture_is_known_from_a_sample() -> None:
+    grey = np.asarray(photograph().convert("L"))
+    shares = np.bincount(grey.ravel(), minlength=256) / grey.size
+    exact = -(shares[shares > 0] * np.log2(shares[shares > 0])).sum()
+    assert abs(decode(encode(photograph()))[1].entropy_bits - exact) < 0.05
 
 
 def test_jpeg_without_jfif_header_is_accepted() -> None:
@@ -366,7 +405,7 @@ def test_decoding_again_gives_the_same_pixels() -> None:
 
 def test_recipe_changes_with_all_that_pixels_depend_on() -> None:
     assert recipe((1, 2, 3)) != recipe((1, 2, 4))
-    assert {"decoder", "pillow", "size_px", "background_rgb"} <= recipe((1, 2, 3)).keys()
+    assert {"decoder", "pillow", "size_px", "draft_px", "background_rgb"} <= recipe((1, 2, 3)).keys()
 
 
 def test_decoder_reads_nothing_but_the_bytes_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

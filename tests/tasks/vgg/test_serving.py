@@ -100,6 +100,18 @@ def test_graph_follows_grey_rgb_and_restart_jpeg() -> None:
     check_equal(encode(picture(), "JPEG") + b"trailing junk \xff\xd8\xff")
 
 
+@pytest.mark.parametrize("size", [(895, 1000), (896, 897), (1791, 1792), (1793, 2000), (3585, 3584)])
+def test_graph_scales_large_jpegs_down_as_training_does(size: tuple[int, int]) -> None:
+    check_equal(encode(picture(*size), "JPEG"))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+def test_graph_scales_every_coding_down_as_training_does(subsampling: str) -> None:
+    check_equal(encode(picture(901, 1003), "JPEG", subsampling=subsampling, progressive=True))
+    check_equal(encode(picture(901, 1003, channels=1), "JPEG"))
+    check_equal(with_segments(encode(picture(901, 1003), "JPEG", subsampling=subsampling), exif(tiff(6, True))))
+
+
 def palette(**options: Any) -> bytes:
     return encode(picture().quantize(19), "PNG", **options)
 
