@@ -89,7 +89,7 @@ def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_pat
     lines = [
         ["path", "label", "split"],
         ["ant/1", "ant", "train"],
-        [str(tmp_path / "outside"), "ant", "train"],
+        ["/outside", "ant", "train"],
         ["../outside", "ant", "test"],
         ["../root-beside", "ant", "test"],
         ["link", "ant", "test"],
@@ -106,7 +106,7 @@ def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_pat
         ["a\0b", "ant", "train"],
     ]
     path = make_csv(root / "t.csv", lines)
-    outside = str(tmp_path / "outside")
+    outside = "/outside"  # short: a message cuts long paths
     assert problems(path) == [
         f"row 3: {outside!r} is outside of the table's folder",
         "row 4: '../outside' is outside of the table's folder",
