@@ -17,29 +17,24 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.choices import METRICS, choose
+from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
 from tasks.files import read_json
 from tasks.stages import evaluate, export, features, ingest, prepare, run, train
 
 
 @flow
-def pipeline(
-    source: str | None = None,
-    strategies: list[str] | None = None,
-    settings: list[str] | None = None,
-    workspace: str = ".",
-) -> None:
+@settings_form
+def pipeline(*, workspace: str = ".", **changes: Any) -> None:
     """Bring the model and its report up to date.
 
     Args:
-        source: a folder, archive, table, s3://..., tfds:name, or `digits`; empty: as in params.yaml.
-        strategies: which ways to train; empty: as in params.yaml.
-        settings: changes of params.yaml, such as `train.recipe=tutorial`.
         workspace: folder with dvc.yaml and params.yaml.
+        changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
     """
     shorten_errors()
     folder = Path(workspace).resolve()
-    chosen = choose(folder, source, strategies, settings)
+    chosen = choose(folder, to_assignments(changes))
 
     run(ingest, chosen.run, folder)
     run(prepare, chosen.run, folder)
