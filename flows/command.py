@@ -21,6 +21,7 @@ from flows.server import check_answers, prefect_environment, temporary_server
 from tasks.errors import RootstockError, SettingsError
 from tasks.files import read_json
 from tasks.program import MENDABLE
+from tasks.runs.costs import costs_table, read_history
 from tasks.runs.endings import StageFailed
 from tasks.settings import format_assignment, parse_strategies
 
@@ -36,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Path.cwd()
+    before = len(read_history(workspace))
     try:
         _run(chosen, workspace)
+        print(f"\n{costs_table(read_history(workspace)[before:])}")
         _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.choices import METRICS, choose
+from flows.cockpit import show_plan, show_report, showing_costs
 from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
 from tasks.files import read_json
@@ -35,15 +36,18 @@ def pipeline(*, workspace: str = ".", **changes: Any) -> None:
     shorten_errors()
     folder = Path(workspace).resolve()
     chosen = choose(folder, to_assignments(changes))
+    show_plan(folder, chosen)
 
-    run(ingest, chosen.run, folder)
-    run(prepare, chosen.run, folder)
-    run(features, chosen.run, folder)
-    for strategy in chosen.strategies:
-        run(train, chosen.run, folder, strategy)
-    run(evaluate, chosen.run, folder)
-    run(export, chosen.run, folder)
+    with showing_costs(folder):
+        run(ingest, chosen.run, folder)
+        run(prepare, chosen.run, folder)
+        run(features, chosen.run, folder)
+        for strategy in chosen.strategies:
+            run(train, chosen.run, folder, strategy)
+        run(evaluate, chosen.run, folder)
+        run(export, chosen.run, folder)
 
+    show_report(folder)
     create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(folder / METRICS)))
 
 

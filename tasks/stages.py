@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import httpx
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import PrefectException
 from prefect.tasks import exponential_backoff
 
+from tasks.live import LiveArtifacts
 from tasks.runs.endings import StageFailed
 from tasks.runs.supervisor import run_stage
 from tasks.settings import Run
@@ -27,8 +23,6 @@ from tasks.settings import Run
 StageTask = Task[[str, Path, float], None]
 
 _FIRST_RETRY_AFTER_S = 5.0
-_ARTIFACT_EVERY_S = 2.0
-_SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
 _LEVELS = (
     (re.compile(r"ERROR: |CRITICAL: |[\w.]*(Error|Exception): "), logging.ERROR),
     (re.compile(r"WARNING: |[\w./:-]+ \w*Warning: "), logging.WARNING),
@@ -69,7 +63,7 @@ def _define(name: str) -> StageTask:
         retry_condition_fn=_retry_can_help,
     )
     def supervise(stage: str, workspace: Path, limit_s: float) -> None:
-        progress = _ProgressArtifact(stage)
+        progress = LiveArtifacts(stage)
         run_stage(stage, workspace, limit_s=limit_s, on_line=_log, on_progress=progress.show)
         progress.finish()
 
@@ -79,50 +73,6 @@ def _define(name: str) -> StageTask:
 def _log(line: str) -> None:
     level = next((level for pattern, level in _LEVELS if pattern.match(line)), logging.INFO)
     get_run_logger().log(level, "%s", line)
-
-
-class _ProgressArtifact:
-    """The stage's progress in Prefect's UI: none for a stage that has nothing to do, a new value every 2 s at most."""
-
-    def __init__(self, stage: str) -> None:
-        self._key = "progress-" + re.sub(r"[^a-z0-9]+", "-", stage.lower())
-        self._artifact: UUID | None = None
-        self._sent_at = float("-inf")
-        self._state: dict[str, Any] | None = None
-
-    def show(self, state: dict[str, Any]) -> None:
-        self._state = state
-        if time.monotonic() - self._sent_at >= _ARTIFACT_EVERY_S:
-            self._send(state)
-
-    def finish(self) -> None:
-        if self._state is not None:
-            self._send(self._state)
-
-    def _send(self, state: dict[str, Any]) -> None:
-        percent = 100.0 * state["done"] / state["total"] if state["total"] else 100.0
-        try:
-            if self._artifact is None:
-                created = create_progress_artifact(percent, key=self._key, description=describe(state))
-                assert isinstance(created, UUID)
-                self._artifact = created
-            else:
-                update_progress_artifact(self._artifact, percent, description=describe(state))
-        except _SERVER_TROUBLE as error:  # must not end hours of work
-            get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
-        self._sent_at = time.monotonic()  # after the call: a slow server is asked less often
-
-
-def describe(state: dict[str, Any]) -> str:
-    """A stage's progress state (`tasks.progress.Progress.state`) as one line of Markdown."""
-    parts = [f"**{state['stage']}** {state['done']}/{state['total']} {state['unit']}"]
-    if state["rate"]:
-        parts.append(f"{state['rate']:g} {state['unit']}/s")
-    if state["seconds_left"] and state["done"] < state["total"]:
-        minutes, seconds = divmod(round(state["seconds_left"]), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    parts += [f"{name} {value:.4g}" for name, value in state["details"].items()]
-    return ", ".join(parts)
 
 
 ingest = _define("ingest")

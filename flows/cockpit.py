@@ -1,0 +1,50 @@
+"""What a run shows in Prefect's UI beside its logs: the plan before the work, the report and the costs after it.
+
+An artifact that can't be made is told in the log; it ends no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from tasks import brief, plan
+from tasks.runs.costs import costs_table, read_history
+from tasks.settings import Settings
+
+
+def show_plan(workspace: Path, settings: Settings, history_folder: Path | None = None) -> None:
+    """The artifact `plan`: what will run, why, how many pictures are new, how long it will take.
+
+    Args:
+        workspace: where the run works.
+        settings: of the workspace.
+        history_folder: the workspace whose costs are the experience; by default the one where the run works.
+    """
+    _show("plan", "What this run would do, before it began.", lambda: plan.run(settings, workspace, history_folder))
+
+
+def show_report(workspace: Path) -> None:
+    """The artifact `report`: figures, the confusion matrix, the worst mistakes as pictures."""
+    _show("report", "How good the champion is.", lambda: brief.run(workspace))
+
+
+@contextlib.contextmanager
+def showing_costs(workspace: Path) -> Iterator[None]:
+    """The artifact `costs`: what the stages that ran in the block cost, also if it ends with an error."""
+    before = len(read_history(workspace))
+    try:
+        yield
+    finally:
+        _show("costs", "What this run cost.", lambda: costs_table(read_history(workspace)[before:]))
+
+
+def _show(key: str, description: str, make: Callable[[], str]) -> None:
+    try:
+        create_markdown_artifact(make(), key=key, description=description)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work matters more
+        get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)
