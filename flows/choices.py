@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+from tasks.runs.worktrees import Place
 from tasks.settings import Settings, change_settings
 
 METRICS = "reports/metrics.json"
@@ -14,7 +14,7 @@ MODEL = "models/export"
 
 
 def choose(
-    workspace: Path, source: str | None, strategies: Sequence[str] | None, settings: Sequence[str] | None
+    place: Place, source: str | None, strategies: Sequence[str] | None, settings: Sequence[str] | None
 ) -> Settings:
     """Check the choices and write them into params.yaml; gives all settings. None or empty: as params.yaml says.
 
@@ -25,9 +25,10 @@ def choose(
     from tasks.pictures.sources import check_source
 
     if source:
+        place.reach(source)
         check_source(source)
     chosen = change_settings(
-        workspace,
+        place.folder,
         [
             *(settings or []),
             # JSON is YAML, so a source may hold any character.
@@ -36,5 +37,6 @@ def choose(
         ],
     )
     if not source:
+        place.reach(chosen.source.uri)
         check_source(chosen.source.uri)
     return chosen

@@ -21,6 +21,7 @@ from tasks.errors import RootstockError, SettingsError
 from tasks.files import read_json
 from tasks.program import MENDABLE
 from tasks.runs.endings import StageFailed
+from tasks.runs.worktrees import Place
 from tasks.settings import parse_strategies
 
 _READABLE_LOGS = {
@@ -58,7 +59,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace, workspace: Path) -> None:
     settings = _split(chosen.settings)
     strategies = parse_strategies(chosen.strategy) if chosen.strategy else []
-    choose(workspace, chosen.source, strategies, settings)  # the flow does it again: here it costs no Prefect
+    choose(
+        Place(workspace, None), chosen.source, strategies, settings
+    )  # the flow does it again: here it costs no Prefect
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline import pipeline

@@ -70,7 +70,7 @@ def test_command_repro_and_deployment_give_one_lock(
     run_id = api.start_run()
     wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
     assert api.state(run_id) == "COMPLETED"
-    assert by_repro.lock() == finished[0].lock() == deployed.lock()
+    assert by_repro.lock() == finished[0].lock() == deployed.lock("runs/manual")
 
 
 def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple[Project, Api]) -> None:
