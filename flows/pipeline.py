@@ -16,6 +16,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.choices import METRICS, choose
+from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
 from flows.workplace import workplace
 from tasks.files import read_json
@@ -23,23 +24,16 @@ from tasks.stages import evaluate, export, features, ingest, is_finished, prepar
 
 
 @flow
-def pipeline(
-    source: str | None = None,
-    strategies: list[str] | None = None,
-    settings: list[str] | None = None,
-    workspace: str = ".",
-) -> None:
+@settings_form
+def pipeline(**changes: Any) -> None:
     """Bring the model and its report up to date.
 
     Args:
-        source: a folder, archive, table, s3://..., tfds:name, or `digits`; empty: as in params.yaml.
-        strategies: which ways to train; empty: as in params.yaml.
-        settings: changes of params.yaml, such as `train.recipe=tutorial`.
-        workspace: folder with dvc.yaml and params.yaml; a deployed run works in one of its own.
+        changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
     """
     shorten_errors()
-    with workplace(workspace) as place:
-        chosen = choose(place, source, strategies, settings)
+    with workplace() as place:
+        chosen = choose(place, to_assignments(changes))
         run(ingest, chosen.run, place)
         if not is_finished(place):
             run(prepare, chosen.run, place)

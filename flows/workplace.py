@@ -15,10 +15,10 @@ from tasks.runs.worktrees import Deployed, Place, run_folder
 
 
 @contextlib.contextmanager
-def workplace(workspace: str) -> Iterator[Place]:
+def workplace() -> Iterator[Place]:
     """The place for a run of a flow; what a deployed run made is committed if the block ends well."""
     if ROOT_VARIABLE not in os.environ:
-        yield Place(Path(workspace).resolve(), None)
+        yield Place(Path.cwd(), None)
         return
     run = this_run()
     with run_folder(run) as folder, contextlib.chdir(folder):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,10 @@ class Api:
     def post(self, path: str, **body: Any) -> Any:
         return self._send("POST", path, json.dumps(body).encode())
 
-    def start_run(self, settings: Sequence[str] = ()) -> str:
+    def start_run(self, **changes: Any) -> str:
         """Start the deployment as a click in the UI does; gives the flow run's id."""
         deployment = self.get("/deployments/name/pipeline/manual")["id"]
-        run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters={"settings": list(settings)})[
-            "id"
-        ]
+        run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters=changes)["id"]
         return run_id
 
     def state(self, run_id: str) -> str:
