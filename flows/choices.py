@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from tasks.runs.worktrees import Place
 from tasks.settings import Settings, change_settings
 
 METRICS = "reports/metrics.json"
@@ -12,11 +12,11 @@ REPORT = "reports/report.html"
 MODEL = "models/export"
 
 
-def choose(workspace: Path, assignments: Iterable[str]) -> Settings:
+def choose(place: Place, assignments: Iterable[str]) -> Settings:
     """Check the choices and write them into params.yaml; gives all settings.
 
     Args:
-        workspace: folder with params.yaml.
+        place: where the run works.
         assignments: `block.key=value` for each setting that shall differ from what params.yaml says.
 
     Raises:
@@ -25,4 +25,8 @@ def choose(workspace: Path, assignments: Iterable[str]) -> Settings:
     """
     from tasks.pictures.sources import check_source
 
-    return change_settings(workspace, assignments, lambda settings: check_source(settings.source.uri))
+    def check(settings: Settings) -> None:
+        place.reach(settings.source.uri)
+        check_source(settings.source.uri)
+
+    return change_settings(place.folder, assignments, check)

@@ -23,6 +23,7 @@ from tasks.files import read_json
 from tasks.program import MENDABLE
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.endings import StageFailed
+from tasks.runs.worktrees import Place
 from tasks.settings import format_assignment, parse_strategies
 
 _READABLE_LOGS = {
@@ -61,12 +62,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(chosen: argparse.Namespace, workspace: Path) -> None:
     assignments = _assignments(chosen)
-    choose(workspace, assignments)  # the flow does it again: here it costs no Prefect
+    choose(Place(workspace, None), assignments)  # the flow does it again: here it costs no Prefect
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline import pipeline
 
-    pipeline(workspace=str(workspace), **to_changes(assignments))
+    pipeline(**to_changes(assignments))
 
 
 def _use_server(workspace: Path) -> None:

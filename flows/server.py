@@ -133,6 +133,8 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
     """A whole server with its UI."""
     environment = {
         **prefect_environment(workspace, os.environ),
+        # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Without it the UI asks port 4200, wherever the server listens.
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
     }

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
 
 from tasks import ingest
-from tasks.pictures.manifest import previous_discovered
+from tasks.pictures.manifest import Discovered, previous_discovered
 from tasks.pictures.sources import Listing, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
-from tasks.runs.changes import read_changes
+from tasks.runs.changes import fetch_output, read_changes
 from tasks.runs.costs import read_history
 from tasks.runs.plan import SourceNews, make_plan, plan_text
 from tasks.settings import Settings, load_settings
@@ -43,7 +44,7 @@ def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
     listing = _list_quickly(settings.source.uri)
     if listing is None:
         return None
-    before = {row.path: row.version for row in previous_discovered(workspace / ingest.RAW) if not row.excluded}
+    before = {row.path: row.version for row in _packed(workspace) if not row.excluded}
     here = {item.path for item in listing.items}
     known = before.keys() & here
     changed = sum(
@@ -57,6 +58,16 @@ def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
         gone=len(before.keys() - here),
         unversioned=sum(item.version is None and item.path in known for item in listing.items),
     )
+
+
+def _packed(workspace: Path) -> list[Discovered]:
+    """What the last run discovered; a run's own folder has it in DVC's cache only."""
+    raw = workspace / ingest.RAW
+    if raw.is_dir():
+        return previous_discovered(raw)
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch_output(workspace, f"{ingest.RAW}/manifest.parquet", Path(scratch))
+        return previous_discovered(Path(scratch))
 
 
 def _list_quickly(uri: str) -> Listing | None:

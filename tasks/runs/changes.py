@@ -42,6 +42,27 @@ def read_changes(workspace: Path) -> list[StageChanges]:
     return list(_sorted(found))
 
 
+def fetch_output(workspace: Path, path: str, folder: Path) -> bool:
+    """Write a file of a stage's output, as dvc.lock knows it, into `folder`, from DVC's cache or remote.
+
+    Args:
+        workspace: folder with dvc.lock; the output itself needn't be there.
+        path: of the file, relative to the workspace.
+        folder: where it goes, under its own name.
+
+    Returns:
+        Whether it could be had.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(workspace)) as repository:
+        try:
+            repository.dvcfs.get_file(f"/{path}", str(folder / Path(path).name))
+        except OSError:
+            return False
+    return True
+
+
 def _look(stage: Any, makers: Mapping[str, str]) -> StageChanges:
     made = [out for out in stage.outs if out.use_cache]
     new = bool(made) and not any(out.hash_info for out in made)

@@ -90,7 +90,7 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
 def costs_table(entries: Sequence[Costs]) -> str:
     """What the stages of one run cost, in Markdown: one row each, and the sums."""
     if not entries:
-        return "Nothing was computed: everything was up to date."
+        return "No stage had anything to compute."
     heads = ["stage", "time", "CPU", "GPU", "computed", "reused", "peak memory", "energy"]
     rows = [_row(entry["stage"], entry) for entry in entries]
     if len(entries) > 1:

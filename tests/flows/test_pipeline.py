@@ -59,6 +59,8 @@ def test_run_is_shown_with_progress_and_metrics(
     assert progress["data"] == 100.0
     assert "3/3 pictures" in progress["description"]
     assert "loss 0.25" in progress["description"]
+    assert '"pictures": "3/3"' in api.artifact("course-train-feature-extraction")["data"]
+    assert "| train@feature_extraction | " in api.artifact("plan")["data"]
     table = api.artifact("metrics")["data"]
     assert "**feature_extraction** | modern | 0.8750 (n = 200) | 0.8000 to 0.9000 | 0.5000" in table
 
@@ -72,12 +74,11 @@ def test_command_repro_and_deployment_give_one_lock(
     run_id = api.start_run()
     wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
     assert api.state(run_id) == "COMPLETED"
-    assert by_repro.lock() == finished[0].lock() == deployed.lock()
+    assert by_repro.lock() == finished[0].lock() == deployed.lock("runs/manual")
 
 
 def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple[Project, Api]) -> None:
     project, api = served_project
-    settings = (project.folder / "params.yaml").read_text()
     project.behave("ingest", "hang")
     try:
         run_id = api.start_run(ingest={"pack_size_mb": 65})
@@ -87,7 +88,6 @@ def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple
         wait_until(lambda: api.state(run_id) == "CANCELLED", "the run to be cancelled", 120)
     finally:
         project.behave("ingest", "")
-        (project.folder / "params.yaml").write_text(settings)
 
 
 def test_form_values_are_written_and_nothing_else(served_project: tuple[Project, Api]) -> None:
@@ -95,9 +95,9 @@ def test_form_values_are_written_and_nothing_else(served_project: tuple[Project,
     before = (project.folder / "params.yaml").read_text()
     run_id = api.start_run(source={}, strategies=[], train={"recipe": "tutorial", "tutorial": {"epochs": 7}})
     wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
-    after = (project.folder / "params.yaml").read_text()
-    (project.folder / "params.yaml").write_text(before)
     assert api.state(run_id) == "COMPLETED"
+    assert (project.folder / "params.yaml").read_text() == before
+    after = project.git("show", "runs/manual:params.yaml")
     changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
     assert [line.split("#")[0].split() for line in changed] == [["recipe:", "tutorial"], ["epochs:", "7"]]
 

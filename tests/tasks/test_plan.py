@@ -58,6 +58,16 @@ def test_plan_after_ingest_tells_new_gone_and_what_must_be_read_again(
     assert (found.total, found.new, found.gone, found.unversioned) == (24, 1, 1, 23)
 
 
+def test_pictures_that_are_in_the_cache_only_are_known(repository: Path, source: Path, change: Change) -> None:
+    settings = change(f"source.uri={source}")
+    ingest.run(settings, repository)
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=repository, check=True)
+    (repository / "data/raw").rename(repository / "away")
+    found = plan.read_news(settings, repository)
+    assert found is not None
+    assert (found.total, found.new, found.gone) == (24, 0, 0)
+
+
 def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "LISTING_LIMIT_S", 0.0)
     stuck = threading.Event()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.changes import StageChanges, read_changes
+from tasks.runs.changes import StageChanges, fetch_output, read_changes
 
 DVC_YAML = """
 stages:
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text("first: {size: 1}\nsecond: {rate: 0.1, epochs: {n: 5}}\n")
     (folder / "code").write_text("one")
     dvc(folder, "init", "--no-scm")
-    assert all(one.new and one.reasons == ("it has never run",) for one in read_changes(folder))
+    assert [(one.new, one.reasons) for one in read_changes(folder)] == [(True, ("it has never run",))] * 3
     dvc(folder, "repro")
     return folder
 
@@ -90,6 +90,19 @@ def test_outputs_that_the_cache_holds_may_be_missing_but_not_different(made: Pat
     first.write_text(text)
     assert (missing["first"].reasons, missing["second"].reasons) == ((), ())
     assert different["first"].reasons == ("changed: out/first",)
+
+
+def test_output_that_is_missing_is_fetched_from_the_cache(made: Path, tmp_path: Path) -> None:
+    (made / "out/first").rename(made / "away")
+    fetched = fetch_output(made, "out/first", tmp_path)
+    (made / "away").rename(made / "out/first")
+    assert fetched
+    assert (tmp_path / "first").read_text() == "one"
+
+
+def test_output_that_nobody_has_can_not_be_fetched(made: Path, tmp_path: Path) -> None:
+    assert not fetch_output(made, "out/nothing", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_code_is_named(made: Path) -> None:
