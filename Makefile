@@ -17,7 +17,7 @@ ARGUMENTS = $(if $(SOURCE),--source $(call quote,$(SOURCE))) $(if $(STRATEGY),--
   $(if $(SET),--set $(call quote,$(SET)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run repro test lint format typecheck bench ui lock clean
+.PHONY: help setup run plan repro test lint format typecheck bench ui lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
 
 run: .venv/ready ## pictures in, classifier and report out; SOURCE= STRATEGY= SET=
 	@python -m flows.pipeline $(ARGUMENTS)
+
+plan: .venv/ready ## what the next run would do, why, and what it would cost; runs nothing
+	@python -m tasks.plan
 
 repro: .venv/ready ## the same work by DVC alone
 	@python -m dvc --wait-for-lock repro

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
+from tasks.runs.worktrees import Place
 from tasks.settings import Settings, change_settings
 
 METRICS = "reports/metrics.json"
@@ -13,28 +12,21 @@ REPORT = "reports/report.html"
 MODEL = "models/export"
 
 
-def choose(
-    workspace: Path, source: str | None, strategies: Sequence[str] | None, settings: Sequence[str] | None
-) -> Settings:
-    """Check the choices and write them into params.yaml; gives all settings. None or empty: as params.yaml says.
+def choose(place: Place, assignments: Iterable[str]) -> Settings:
+    """Check the choices and write them into params.yaml; gives all settings.
+
+    Args:
+        place: where the run works.
+        assignments: `block.key=value` for each setting that shall differ from what params.yaml says.
 
     Raises:
         SettingsError: a setting is not allowed; params.yaml is as it was.
-        SourceError: the pictures aren't there.
+        SourceError: the pictures aren't there; params.yaml is as it was.
     """
     from tasks.pictures.sources import check_source
 
-    if source:
-        check_source(source)
-    chosen = change_settings(
-        workspace,
-        [
-            *(settings or []),
-            # JSON is YAML, so a source may hold any character.
-            *([f"source.uri={json.dumps(source)}"] if source else []),
-            *([f"strategies={json.dumps(list(strategies))}"] if strategies else []),
-        ],
-    )
-    if not source:
-        check_source(chosen.source.uri)
-    return chosen
+    def check(settings: Settings) -> None:
+        place.reach(settings.source.uri)
+        check_source(settings.source.uri)
+
+    return change_settings(place.folder, assignments, check)

@@ -15,13 +15,16 @@ from types import FrameType
 from typing import NoReturn
 
 from flows.choices import METRICS, MODEL, REPORT, choose
+from flows.form import to_changes
 from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
 from tasks.errors import RootstockError, SettingsError
 from tasks.files import read_json
 from tasks.program import MENDABLE
+from tasks.runs.costs import costs_table, read_history
 from tasks.runs.endings import StageFailed
-from tasks.settings import parse_strategies
+from tasks.runs.worktrees import Place
+from tasks.settings import format_assignment, parse_strategies
 
 _READABLE_LOGS = {
     # The lines of the stages, without the words `Task run` before each.
@@ -35,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Path.cwd()
+    before = len(read_history(workspace))
     try:
         _run(chosen, workspace)
+        print(f"\n{costs_table(read_history(workspace)[before:])}")
         _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
@@ -56,14 +61,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(chosen: argparse.Namespace, workspace: Path) -> None:
-    settings = _split(chosen.settings)
-    strategies = parse_strategies(chosen.strategy) if chosen.strategy else []
-    choose(workspace, chosen.source, strategies, settings)  # the flow does it again: here it costs no Prefect
+    assignments = _assignments(chosen)
+    choose(Place(workspace, None), assignments)  # the flow does it again: here it costs no Prefect
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline import pipeline
 
-    pipeline(chosen.source or None, strategies or None, settings or None, str(workspace))
+    pipeline(**to_changes(assignments))
 
 
 def _use_server(workspace: Path) -> None:
@@ -83,11 +87,17 @@ def _use_server(workspace: Path) -> None:
     server.wait_until_ready()
 
 
-def _split(settings: str) -> list[str]:
+def _assignments(chosen: argparse.Namespace) -> list[str]:
+    """`block.key=value` for all that the command line asks for."""
     try:
-        return shlex.split(settings)
+        assignments = shlex.split(chosen.settings)
     except ValueError as error:
-        raise SettingsError(f"SET doesn't parse: {error}. Received: {settings!r}") from None
+        raise SettingsError(f"SET doesn't parse: {error}. Received: {chosen.settings!r}") from None
+    if chosen.source:
+        assignments.append(format_assignment("source.uri", chosen.source))
+    if chosen.strategy:
+        assignments.append(format_assignment("strategies", parse_strategies(chosen.strategy)))
+    return assignments
 
 
 def _tell(workspace: Path) -> None:

@@ -10,46 +10,42 @@ if __name__ == "__main__":  # before Prefect is imported: a wrong setting is tol
 
     raise SystemExit(main())
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.choices import METRICS, choose
+from flows.cockpit import show_plan, show_report, showing_costs
+from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
+from flows.workplace import workplace
 from tasks.files import read_json
-from tasks.stages import evaluate, export, features, ingest, prepare, run, train
+from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
 
 
 @flow
-def pipeline(
-    source: str | None = None,
-    strategies: list[str] | None = None,
-    settings: list[str] | None = None,
-    workspace: str = ".",
-) -> None:
+@settings_form
+def pipeline(**changes: Any) -> None:
     """Bring the model and its report up to date.
 
     Args:
-        source: a folder, archive, table, s3://..., tfds:name, or `digits`; empty: as in params.yaml.
-        strategies: which ways to train; empty: as in params.yaml.
-        settings: changes of params.yaml, such as `train.recipe=tutorial`.
-        workspace: folder with dvc.yaml and params.yaml.
+        changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
     """
     shorten_errors()
-    folder = Path(workspace).resolve()
-    chosen = choose(folder, source, strategies, settings)
-
-    run(ingest, chosen.run, folder)
-    run(prepare, chosen.run, folder)
-    run(features, chosen.run, folder)
-    for strategy in chosen.strategies:
-        run(train, chosen.run, folder, strategy)
-    run(evaluate, chosen.run, folder)
-    run(export, chosen.run, folder)
-
-    create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(folder / METRICS)))
+    with workplace() as place, showing_costs(place):
+        chosen = choose(place, to_assignments(changes))
+        show_plan(place, chosen)
+        run(ingest, chosen.run, place)
+        if not is_finished(place):
+            run(prepare, chosen.run, place)
+            run(features, chosen.run, place)
+            for strategy in chosen.strategies:
+                run(train, chosen.run, place, strategy)
+            run(evaluate, chosen.run, place)
+            run(export, chosen.run, place)
+            show_report(place)
+        create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(place.folder / METRICS)))
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ _ALWAYS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 _NOT_NEEDED_FOR_ONE_RUN = (
     "CANCELLATION_CLEANUP",
@@ -132,6 +133,8 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
     """A whole server with its UI."""
     environment = {
         **prefect_environment(workspace, os.environ),
+        # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Without it the UI asks port 4200, wherever the server listens.
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
     }

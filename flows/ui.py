@@ -24,6 +24,8 @@ from tasks.runs.guarded import Guarded
 from tasks.runs.supervisor import child_environment
 
 POOL = "local"
+_LIMITS = {POOL: 1, "gpu": None}
+"""The work pools of prefect.yaml, and how many runs each may have: one at a time here, as many as workers elsewhere."""
 DEPLOYMENT = "pipeline/manual"
 _GRACE_S = 45.0  # a worker that stops lets its run stop first
 _SETUP_LIMIT_S = 300.0
@@ -53,7 +55,7 @@ def _serve(workspace: Path, port: int) -> None:
         environment = child_environment(prefect_environment(workspace, os.environ))
         environment["PREFECT_API_URL"] = server.api_url
         os.environ.update(environment)
-        _ensure_pool()
+        _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
         worker_command = _command("worker", "start", "--pool", POOL)
         with Guarded(worker_command, workspace, environment, grace_s=_GRACE_S) as worker:
@@ -64,13 +66,15 @@ def _serve(workspace: Path, port: int) -> None:
     raise RootstockError("Prefect's worker or server ended by itself; start it again: make ui")
 
 
-def _ensure_pool() -> None:
+def _ensure_pools() -> None:
     from prefect import get_client  # reads the environment when it is imported
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    with get_client(sync_client=True) as client:
+        for name, limit in _LIMITS.items():
+            with contextlib.suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
 
 
 def _prefect(*arguments: str, environment: Mapping[str, str]) -> None:

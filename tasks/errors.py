@@ -10,6 +10,7 @@ RootstockError
 ├── ExportError        an exported model doesn't answer as the trained one does
 ├── PredictError       no picture could be scored, or the model can't be loaded
 ├── StorageError       the disk is full, read-only or over quota
+├── RunError           a run can't start where it should, or what it made can't be kept
 └── StageError         a stage's child process failed, or was stopped
 """
 
@@ -54,6 +55,10 @@ class PredictError(RootstockError):
 
 class StorageError(RootstockError):
     """The disk is full, read-only, or over its quota."""
+
+
+class RunError(RootstockError):
+    """A run has no commit, folder or work pool to work with, or its result comes too late."""
 
 
 class StageError(RootstockError):

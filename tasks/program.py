@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from tasks.errors import RootstockError
-from tasks.files import read_json, write_json
+from tasks.runs.costs import COSTS_FOLDER, keep_costs, read_costs
+from tasks.runs.meter import Meter
 from tasks.settings import Settings, load_settings
 
-COSTS_FOLDER = ".rootstock/costs"
+__all__ = ["COSTS_FOLDER", "MENDABLE", "read_costs", "run_program", "run_stage"]
+
 MENDABLE = 2
 """Exit code of a program that stopped for a reason that the user can mend; a retry can't help."""
 
@@ -34,30 +34,17 @@ _STORAGE_ERRNOS = {
 def run_stage(stage: str, run: Callable[[Settings, Path], Any]) -> int:
     """Run one stage in the current folder; print its summary; write its costs down. Gives the exit code.
 
-    The costs (seconds, peak memory, and the numbers of the summary) go to `.rootstock/costs/<stage>.json`.
-    They differ from run to run, so DVC doesn't track them.
+    The costs (seconds, peak memory and so on, and the numbers of the summary) go to `.rootstock/costs`.
     """
 
     def body() -> None:
         workspace = Path.cwd()
-        start = time.monotonic()
-        summary = run(load_settings(workspace), workspace)
-        costs = {
-            **dataclasses.asdict(summary),
-            "seconds": round(time.monotonic() - start, 3),
-            "peak_memory_mb": _peak_memory_mb(),
-        }
-        write_json(workspace / COSTS_FOLDER / f"{stage}.json", costs)
+        with Meter() as meter:
+            summary = run(load_settings(workspace), workspace)
+        keep_costs(workspace, stage, {**dataclasses.asdict(summary), **meter.readings})
         print(f"{stage}: {summary}", flush=True)
 
     return run_program(body)
-
-
-def read_costs(workspace: Path, stage: str) -> dict[str, Any]:
-    """What `run_stage` wrote for the stage's last run here; empty if it never ran here."""
-    path = workspace / COSTS_FOLDER / f"{stage}.json"
-    costs: dict[str, Any] = read_json(path) if path.exists() else {}
-    return costs
 
 
 def run_program(body: Callable[[], None]) -> int:
@@ -89,8 +76,3 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     """Leave through the `finally` blocks, so that temporary files and workers go away."""
     print("Stopped by SIGTERM. What was finished is kept; the same command goes on from there.", file=sys.stderr)
     raise SystemExit(128 + number)
-
-
-def _peak_memory_mb() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))

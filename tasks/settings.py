@@ -5,7 +5,8 @@ YAML holds every value, so that DVC sees every change: the models carry no secon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -24,6 +25,7 @@ Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
 Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
+_YAML_END = "...\n"
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -35,16 +37,22 @@ class Block(BaseModel):
 
 
 class Source(Block):
+    """Where the pictures come from."""
+
     uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
-    limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class")
+    limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class; null for all")
 
 
 class Ingest(Block):
+    """How original bytes are read and packed."""
+
     pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
     readers: int = Field(ge=1, le=256, description="pictures that are read, or downloaded, at the same time")
 
 
 class Prepare(Block):
+    """What becomes of the pictures: splits, and what is refused."""
+
     validation_fraction: Fraction = Field(description="share of train that is held out for choices")
     test_fraction: Fraction = Field(description="share held out for the reported figures")
     split_seed: int = Field(ge=0, description="another seed gives other splits")
@@ -68,6 +76,8 @@ class Prepare(Block):
 
 
 class Features(Block):
+    """How the frozen network runs."""
+
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations")
     batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
@@ -79,6 +89,8 @@ class Features(Block):
 
 
 class Views(Block):
+    """Augmented versions of the training pictures."""
+
     count: int = Field(ge=0, le=64, description="augmented versions of each training picture, beside itself")
     seed: int = Field(ge=0, description="another seed gives other views")
     min_area: float = Field(gt=0, le=1, description="smallest part of a picture that a view shows")
@@ -87,6 +99,8 @@ class Views(Block):
 
 
 class TutorialRecipe(Block):
+    """Used by the recipe `tutorial` only."""
+
     hidden_units: int = Field(ge=1, description="of the dense layer below the last one")
     learning_rate: float = Field(gt=0, description="of Adam")
     unfrozen_learning_rate: float = Field(gt=0, description="of Adam, when progressive unfreezes everything")
@@ -95,20 +109,28 @@ class TutorialRecipe(Block):
 
 
 class HeadRates(Block):
+    """How long and how fast a head learns."""
+
     epochs: int = Field(ge=1, description="at most; patience may end it sooner")
     head_rate: float = Field(gt=0, description="highest learning rate of the head")
 
 
 class BlockRates(HeadRates):
+    """How long and how fast unfrozen blocks learn."""
+
     block_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
     block_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
 
 
 class ProgressiveRates(BlockRates):
+    """How long and how fast blocks learn that are unfrozen one after the other."""
+
     blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top, as long as each helps")
 
 
 class ModernRecipe(Block):
+    """Used by the recipe `modern` only."""
+
     inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="of the linear probe; validation picks"
     )
@@ -125,6 +147,8 @@ class ModernRecipe(Block):
 
 
 class Train(Block):
+    """How a classifier is trained."""
+
     recipe: Recipe = Field(description="modern, or tutorial (as tutorials print it)")
     seed: int = Field(ge=0, description="of all that is random in training")
     deterministic: bool = Field(description="one seed gives one model, bit for bit, on the same kind of machine")
@@ -137,18 +161,24 @@ class Train(Block):
 
 
 class Evaluate(Block):
+    """What the report shows."""
+
     worst_mistakes: int = Field(ge=0, le=200, description="pictures shown in the report")
 
 
 class Export(Block):
-    formats: tuple[ExportFormat, ...] = Field(min_length=1)
-    parity_pictures: int = Field(ge=1, le=1000)
-    probability_tolerance: float = Field(gt=0, lt=1)
+    """In which formats the champion is written, and how it is checked."""
+
+    formats: tuple[ExportFormat, ...] = Field(min_length=1, description="saved_model and onnx are always needed")
+    parity_pictures: int = Field(ge=1, le=1000, description="held-out pictures that every format must agree on")
+    probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
 
 
 class Run(Block):
-    stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped")
-    stage_retries: int = Field(ge=0, le=10)
+    """How long a stage may take, and how often it is tried again."""
+
+    stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
+    stage_retries: int = Field(ge=0, le=10, description="how often a stage that crashed is tried again")
 
 
 class Settings(Block):
@@ -214,11 +244,15 @@ def check_settings(values: Any, where: str = PARAMS_FILE) -> Settings:
         raise SettingsError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 
-def change_settings(workspace: Path, assignments: Iterable[str]) -> Settings:
+def change_settings(
+    workspace: Path, assignments: Iterable[str], check: Callable[[Settings], None] | None = None
+) -> Settings:
     """Write `block.key=value` assignments into params.yaml, comments kept, after checking the whole.
 
     Args:
+        workspace: folder with params.yaml.
         assignments: such as `train.recipe=tutorial`, `strategies=[feature_extraction]`; values are YAML.
+        check: called with the new settings before they are written; what it raises leaves the file as it was.
 
     Raises:
         SettingsError: an assignment doesn't parse, names no setting, or gives a value that is not allowed;
@@ -236,6 +270,8 @@ def change_settings(workspace: Path, assignments: Iterable[str]) -> Settings:
     for assignment in assignments:
         changed |= _assign(document, assignment)
     settings = check_settings(_plain(document), "SET")
+    if check is not None:
+        check(settings)
     if changed:
         import io
 
@@ -263,21 +299,35 @@ def parse_strategies(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _assign(document: Any, assignment: str) -> bool:
+def parse_assignment(assignment: str) -> tuple[list[str], Any]:
+    """`block.key=value` -> (["block", "key"], value).
+
+    Raises:
+        SettingsError: it has no `=`, or the value is not YAML.
+    """
     name, separator, text = assignment.partition("=")
-    keys = name.strip().split(".")
     if not separator:
         raise SettingsError(f"SET takes block.key=value. Received: {assignment!r}")
+    try:
+        return name.strip().split("."), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"The value of {name.strip()} is not YAML: {error}") from None
+
+
+def format_assignment(name: str, value: Any) -> str:
+    """`parse_assignment` the other way round; the value may hold any character."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return f"{name}={text.removesuffix(_YAML_END).strip()}"
+
+
+def _assign(document: Any, assignment: str) -> bool:
+    keys, value = parse_assignment(assignment)
     block = document
     for key in keys[:-1]:
         block = block.get(key) if hasattr(block, "get") else None
     if not hasattr(block, "get") or keys[-1] not in block:
         known = ", ".join(block) if hasattr(block, "get") else ", ".join(document)
-        raise SettingsError(f"There is no setting {name.strip()!r}. Known here: {known}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"The value of {name.strip()} is not YAML: {error}") from None
+        raise SettingsError(f"There is no setting {'.'.join(keys)!r}. Known here: {known}")
     if _plain(block[keys[-1]]) == value:
         return False
     block[keys[-1]] = value

@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import logging
 import re
-import time
-from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-import httpx
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import PrefectException
 from prefect.tasks import exponential_backoff
 
+from tasks.live import LiveArtifacts
 from tasks.runs.endings import StageFailed
+from tasks.runs.ledger import is_up_to_date
+from tasks.runs.materials import make_ready
 from tasks.runs.supervisor import run_stage
+from tasks.runs.worktrees import Place
 from tasks.settings import Run
 
-StageTask = Task[[str, Path, float], None]
+StageTask = Task[[str, Place, float], None]
 
 _FIRST_RETRY_AFTER_S = 5.0
-_ARTIFACT_EVERY_S = 2.0
-_SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
 _LEVELS = (
     (re.compile(r"ERROR: |CRITICAL: |[\w.]*(Error|Exception): "), logging.ERROR),
     (re.compile(r"WARNING: |[\w./:-]+ \w*Warning: "), logging.WARNING),
@@ -37,13 +33,13 @@ _LEVELS = (
 )
 
 
-def run(stage_task: StageTask, settings: Run, workspace: Path, item: str | None = None) -> None:
+def run(stage_task: StageTask, settings: Run, place: Place, item: str | None = None) -> None:
     """Run one stage's task as params.yaml's block `run` says.
 
     Args:
         stage_task: one of this module's tasks.
         settings: the block `run`.
-        workspace: folder with dvc.yaml.
+        place: where the run works.
         item: which one of a stage that stands once for each strategy.
 
     Raises:
@@ -53,7 +49,12 @@ def run(stage_task: StageTask, settings: Run, workspace: Path, item: str | None 
     retries = settings.stage_retries
     # A callable for the delays is asked when the task is made, so it comes with the number of retries.
     prepared = stage_task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(_FIRST_RETRY_AFTER_S))
-    prepared(stage, workspace, settings.stage_time_limit_s)
+    prepared(stage, place, settings.stage_time_limit_s)
+
+
+def is_finished(place: Place) -> bool:
+    """Whether DVC would run no stage of a deployed run any more, by one look for all. In a person's folder: no."""
+    return place.deployed is not None and is_up_to_date(place.folder)
 
 
 def _retry_can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -68,9 +69,12 @@ def _define(name: str) -> StageTask:
         persist_result=False,
         retry_condition_fn=_retry_can_help,
     )
-    def supervise(stage: str, workspace: Path, limit_s: float) -> None:
-        progress = _ProgressArtifact(stage)
-        run_stage(stage, workspace, limit_s=limit_s, on_line=_log, on_progress=progress.show)
+    def supervise(stage: str, place: Place, limit_s: float) -> None:
+        if place.deployed is not None and not make_ready(stage, place.folder, limit_s=limit_s, on_line=_log):
+            get_run_logger().info("Stage %s didn't change.", stage)
+            return
+        progress = LiveArtifacts(stage)
+        run_stage(stage, place.folder, limit_s=limit_s, on_line=_log, on_progress=progress.show)
         progress.finish()
 
     return supervise
@@ -79,50 +83,6 @@ def _define(name: str) -> StageTask:
 def _log(line: str) -> None:
     level = next((level for pattern, level in _LEVELS if pattern.match(line)), logging.INFO)
     get_run_logger().log(level, "%s", line)
-
-
-class _ProgressArtifact:
-    """The stage's progress in Prefect's UI: none for a stage that has nothing to do, a new value every 2 s at most."""
-
-    def __init__(self, stage: str) -> None:
-        self._key = "progress-" + re.sub(r"[^a-z0-9]+", "-", stage.lower())
-        self._artifact: UUID | None = None
-        self._sent_at = float("-inf")
-        self._state: dict[str, Any] | None = None
-
-    def show(self, state: dict[str, Any]) -> None:
-        self._state = state
-        if time.monotonic() - self._sent_at >= _ARTIFACT_EVERY_S:
-            self._send(state)
-
-    def finish(self) -> None:
-        if self._state is not None:
-            self._send(self._state)
-
-    def _send(self, state: dict[str, Any]) -> None:
-        percent = 100.0 * state["done"] / state["total"] if state["total"] else 100.0
-        try:
-            if self._artifact is None:
-                created = create_progress_artifact(percent, key=self._key, description=describe(state))
-                assert isinstance(created, UUID)
-                self._artifact = created
-            else:
-                update_progress_artifact(self._artifact, percent, description=describe(state))
-        except _SERVER_TROUBLE as error:  # must not end hours of work
-            get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
-        self._sent_at = time.monotonic()  # after the call: a slow server is asked less often
-
-
-def describe(state: dict[str, Any]) -> str:
-    """A stage's progress state (`tasks.progress.Progress.state`) as one line of Markdown."""
-    parts = [f"**{state['stage']}** {state['done']}/{state['total']} {state['unit']}"]
-    if state["rate"]:
-        parts.append(f"{state['rate']:g} {state['unit']}/s")
-    if state["seconds_left"] and state["done"] < state["total"]:
-        minutes, seconds = divmod(round(state["seconds_left"]), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    parts += [f"{name} {value:.4g}" for name, value in state["details"].items()]
-    return ", ".join(parts)
 
 
 ingest = _define("ingest")

@@ -52,7 +52,40 @@ def run_stage(
     Raises:
         StageFailed: the stage failed, or took too long.
     """
-    arguments = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    run_dvc(
+        stage,
+        ["repro", "--single-item", stage],
+        workspace,
+        limit_s=limit_s,
+        on_line=on_line,
+        on_progress=on_progress,
+        grace_s=grace_s,
+    )
+
+
+def run_dvc(
+    stage: str,
+    arguments: Sequence[str],
+    workspace: Path,
+    *,
+    limit_s: float,
+    on_line: OnLine,
+    on_progress: OnProgress | None = None,
+    grace_s: float = GRACE_S,
+) -> None:
+    """Run one command of DVC in a child process, for a stage.
+
+    Args:
+        stage: who it is for; named in messages.
+        arguments: such as `["pull", "data/raw"]`.
+        workspace: folder with dvc.yaml.
+        limit_s: time limit, seconds.
+        on_line: as for `run_stage`; so are the others.
+
+    Raises:
+        StageFailed: it failed, or took too long.
+    """
+    arguments = ["dvc", "--wait-for-lock", *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def note(line: str) -> None:
@@ -61,9 +94,9 @@ def run_stage(
 
     # `python -m dvc`, so that it is the DVC of this interpreter whatever PATH holds.
     command = [sys.executable, "-m", *arguments]
-    ending = supervise(
-        command, workspace, child_environment(os.environ), note, on_progress, limit_s=limit_s, grace_s=grace_s
-    )
+    show = on_progress or _ignore
+    environment = child_environment(os.environ)
+    ending = supervise(command, workspace, environment, note, show, limit_s=limit_s, grace_s=grace_s)
     failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
     if failure is not None:
         raise failure
@@ -110,6 +143,10 @@ def supervise(
             ending = child.ending()
     assert ending is not None
     return ending
+
+
+def _ignore(_state: dict[str, Any]) -> None:
+    """The progress of a step that reports none."""
 
 
 class _Lines:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,19 @@ class Project:
             **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "DVC_NO_ANALYTICS": "1",
+            "STAND_IN": str(folder),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "t",
             "GIT_AUTHOR_EMAIL": "t@example.org",
             "GIT_COMMITTER_NAME": "t",
             "GIT_COMMITTER_EMAIL": "t@example.org",
         }
+
+    def git(self, *arguments: str) -> str:
+        result = subprocess.run(
+            ["git", *arguments], cwd=self.folder, env=self.environment, check=True, capture_output=True, text=True
+        )
+        return result.stdout.removesuffix("\n")
 
     def behave(self, stage: str, how: str) -> None:
         """`mend`, `crash once` or `hang`: what the stage does the next time."""
@@ -55,8 +62,9 @@ class Project:
         record.unlink(missing_ok=True)
         return stages
 
-    def lock(self) -> str:
-        return (self.folder / "dvc.lock").read_text()
+    def lock(self, branch: str = "") -> str:
+        """dvc.lock of the folder, or as a branch holds it."""
+        return self.git("show", f"{branch}:dvc.lock") + "\n" if branch else (self.folder / "dvc.lock").read_text()
 
     def processes(self) -> list[int]:
         """The process ids of a stage that hangs; waits until it does."""
@@ -105,15 +113,20 @@ def is_running(process_id: int) -> bool:
 
 def make_project(folder: Path) -> Project:
     folder.mkdir()
-    for name in ("flows", "tasks", "prefect.yaml"):
-        (folder / name).symlink_to(PROJECT / name)
-    shutil.copy(PROJECT / "params.yaml", folder)
+    for name in ("flows", "tasks"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "prefect.yaml"):
+        shutil.copy(PROJECT / name, folder)
     shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
     (folder / "dvc.yaml").write_text(_dvc_yaml())
-    (folder / ".gitignore").write_text("ran.txt\nbehave\nprocesses.*\ncommand.log\nout\n.rootstock\nflows\ntasks\n")
+    (folder / ".gitignore").write_text(
+        "ran.txt\nbehave\nprocesses.*\ncommand.log\nout\n.rootstock\n__pycache__\nreports/*\n!reports/metrics.json\n"
+    )
     project = Project(folder)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, env=project.environment, check=True)
+    project.git("init", "-q", "-b", "main")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, env=project.environment, check=True)
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "The project")
     return project
 
 
@@ -144,12 +157,10 @@ class Api:
     def post(self, path: str, **body: Any) -> Any:
         return self._send("POST", path, json.dumps(body).encode())
 
-    def start_run(self, settings: Sequence[str] = ()) -> str:
+    def start_run(self, **changes: Any) -> str:
         """Start the deployment as a click in the UI does; gives the flow run's id."""
         deployment = self.get("/deployments/name/pipeline/manual")["id"]
-        run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters={"settings": list(settings)})[
-            "id"
-        ]
+        run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters=changes)["id"]
         return run_id
 
     def state(self, run_id: str) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tasks.progress import Progress
 
+HOME = Path(os.environ.get("STAND_IN", "."))
+"""Where what the stages did is written down, and where they are told to misbehave: wherever they work."""
 LEAF_SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 METRICS = {
     "champion": "feature_extraction",
@@ -29,9 +31,9 @@ METRICS = {
 
 
 def main(stage: str, inputs: list[str]) -> int:
-    with Path("ran.txt").open("a") as file:
+    with (HOME / "ran.txt").open("a") as file:
         file.write(f"{stage}\n")
-    order = Path("behave") / stage
+    order = HOME / "behave" / stage
     behaviour = order.read_text() if order.exists() else ""
     if behaviour == "mend":
         print(f"SourceError: {stage} has no pictures.\n  Give it some.", file=sys.stderr)
@@ -58,9 +60,9 @@ def hang(stage: str) -> None:
         subprocess.Popen([sys.executable, "-c", LEAF_SLEEPER], start_new_session=alone) for alone in (False, True)
     ]
     processes = [os.getpid(), os.getppid(), *(child.pid for child in children)]
-    temporary = Path("processes.tmp")
+    temporary = HOME / "processes.tmp"
     temporary.write_text(" ".join(map(str, processes)))
-    temporary.replace("processes.txt")
+    temporary.replace(HOME / "processes.txt")
     time.sleep(600)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import urllib.error
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,9 @@ def finished(served_project: tuple[Project, Api], tmp_path_factory: pytest.TempP
     """A project whose pipeline has run once, and what it said."""
     project = make_project(tmp_path_factory.mktemp("finished") / "project")
     project.environment["PREFECT_API_URL"] = served_project[1].url
-    code, text = project.run(*PIPELINE, "--source", "digits", "--strategy", "all", "--set", "train.seed=7")
+    code, text = project.run(
+        *PIPELINE, "--source", "digits", "--strategy", "feature_extraction", "--set", "train.seed=7"
+    )
     assert code == 0, text
     return project, text
 
@@ -57,6 +61,8 @@ def test_run_is_shown_with_progress_and_metrics(
     assert progress["data"] == 100.0
     assert "3/3 pictures" in progress["description"]
     assert "loss 0.25" in progress["description"]
+    assert '"pictures": "3/3"' in api.artifact("course-train-feature-extraction")["data"]
+    assert "| train@feature_extraction | " in api.artifact("plan")["data"]
     table = api.artifact("metrics")["data"]
     assert "**feature_extraction** | modern | 0.8750 (n = 200) | 0.8000 to 0.9000 | 0.5000" in table
 
@@ -70,22 +76,51 @@ def test_command_repro_and_deployment_give_one_lock(
     run_id = api.start_run()
     wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
     assert api.state(run_id) == "COMPLETED"
-    assert by_repro.lock() == finished[0].lock() == deployed.lock()
+    assert by_repro.lock() == finished[0].lock() == deployed.lock("runs/manual")
 
 
 def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple[Project, Api]) -> None:
     project, api = served_project
-    settings = (project.folder / "params.yaml").read_text()
     project.behave("ingest", "hang")
     try:
-        run_id = api.start_run(["ingest.pack_size_mb=65"])
+        run_id = api.start_run(ingest={"pack_size_mb": 65})
         stage = hang(project)
         api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
         wait_for_the_end_of(stage)
         wait_until(lambda: api.state(run_id) == "CANCELLED", "the run to be cancelled", 120)
     finally:
         project.behave("ingest", "")
-        (project.folder / "params.yaml").write_text(settings)
+
+
+def test_form_values_are_written_and_nothing_else(served_project: tuple[Project, Api]) -> None:
+    project, api = served_project
+    before = (project.folder / "params.yaml").read_text()
+    run_id = api.start_run(source={}, strategies=[], train={"recipe": "tutorial", "tutorial": {"epochs": 7}})
+    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
+    assert api.state(run_id) == "COMPLETED"
+    assert (project.folder / "params.yaml").read_text() == before
+    after = project.git("show", "runs/manual:params.yaml")
+    changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
+    assert [line.split("#")[0].split() for line in changed] == [["recipe:", "tutorial"], ["epochs:", "7"]]
+
+
+def test_choices_that_do_not_go_together_fail_before_any_stage_with_the_reason(
+    served_project: tuple[Project, Api],
+) -> None:
+    project, api = served_project
+    before = (project.folder / "params.yaml").read_text()
+    project.ran()
+    run_id = api.start_run(features={"engine": "ncnn", "precision": "bfloat16"})
+    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
+    assert "features.engine=ncnn computes in float32" in api.get(f"/flow_runs/{run_id}")["state"]["message"]
+    assert (project.ran(), (project.folder / "params.yaml").read_text()) == ([], before)
+
+
+@pytest.mark.parametrize("changes", [{"train": {"tutorial": {"epochs": 0}}}, {"train": {"recipe": "magic"}}])
+def test_value_out_of_bounds_makes_no_run(served_project: tuple[Project, Api], changes: dict[str, Any]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        served_project[1].start_run(**changes)
+    assert "Validation failed for field 'train" in refused.value.read().decode()
 
 
 def test_pipeline_needs_no_server_and_tells_where_the_results_are(project: Project) -> None:

@@ -58,7 +58,8 @@ def test_stage_prints_its_summary_and_writes_its_costs(workspace: Path) -> None:
     code, out, _ = finish(workspace, "return Summary(pictures=3)")
     assert (code, out) == (0, "stage: Summary(pictures=3)\n")
     costs = read_costs(workspace, "stage")
-    assert set(costs) == {"pictures", "seconds", "peak_memory_mb"}
+    always = {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert set(costs) == {"pictures", *always, "gpu_seconds", "peak_gpu_memory_mb", "energy_j", "energy_of"}
     assert costs["pictures"] == 3
     assert costs["peak_memory_mb"] > 1
 

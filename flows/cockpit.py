@@ -1,0 +1,54 @@
+"""What a run shows in Prefect's UI beside its logs: the plan before the work, the report and the costs after it.
+
+An artifact that can't be made is told in the log; it ends no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from tasks import brief, plan
+from tasks.runs.costs import append_history, costs_table, read_history
+from tasks.runs.worktrees import Place
+from tasks.settings import Settings
+
+
+def show_plan(place: Place, settings: Settings) -> None:
+    """The artifact `plan`: what will run, why, how many pictures are new, how long it will take."""
+    experience = _home(place)
+    _show("plan", "What this run would do, before it began.", lambda: plan.run(settings, place.folder, experience))
+
+
+def show_report(place: Place) -> None:
+    """The artifact `report`: figures, the confusion matrix, the worst mistakes as pictures."""
+    _show("report", "How good the champion is.", lambda: brief.run(place.folder))
+
+
+@contextlib.contextmanager
+def showing_costs(place: Place) -> Iterator[None]:
+    """The artifact `costs`: what the stages that ran in the block cost, also if it ends with an error."""
+    before = len(read_history(place.folder))
+    try:
+        yield
+    finally:
+        new = read_history(place.folder)[before:]
+        if place.deployed is not None:  # its folder goes; what was learnt stays
+            append_history(_home(place), new)
+        _show("costs", "What this run cost.", lambda: costs_table(new))
+
+
+def _home(place: Place) -> Path:
+    """The folder whose history of costs is the experience."""
+    return place.folder if place.deployed is None else place.deployed.root
+
+
+def _show(key: str, description: str, make: Callable[[], str]) -> None:
+    try:
+        create_markdown_artifact(make(), key=key, description=description)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work matters more
+        get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)

@@ -1,0 +1,107 @@
+"""The form of a flow: one parameter a block of params.yaml, made from the settings' own schema.
+
+Nothing in it must be given, and nothing has a default: what is left alone comes from params.yaml at the commit that
+runs. The help of each field ends with what params.yaml says when the flow is deployed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypeVar, get_origin
+
+import typing_extensions  # pydantic wants its TypedDict before Python 3.12
+from annotated_types import MinLen
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from tasks.errors import SettingsError
+from tasks.settings import Settings, format_assignment, load_settings, parse_assignment
+
+FIRST = ("source", "strategies", "train")
+"""What people change most comes first; the other blocks follow in the order of params.yaml."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_TypedDict: Any = typing_extensions.TypedDict
+
+
+def settings_form(function: Function) -> Function:
+    """Turn the `**changes` of a flow's function into one parameter for each block; they come as a nested mapping.
+
+    Prefect shows them as groups of fields, with dropdowns and help, and checks types and bounds before the flow starts.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    present = _present(Path(inspect.getfile(function)).parents[1])
+    names = sorted(Settings.model_fields, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    blocks = [_parameter(name, Settings.model_fields[name], present) for name in names]
+    function.__signature__ = signature.replace(parameters=[*blocks, *own])  # type: ignore[attr-defined]
+    return function
+
+
+def to_assignments(changes: Mapping[str, Any], above: str = "") -> list[str]:
+    """What a form gives -> `block.key=value` for each value in it."""
+    found = []
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            found += to_assignments(value, f"{above}{name}.")
+        elif above or value:  # an empty list that stands alone was left alone
+            found.append(format_assignment(f"{above}{name}", value))
+    return found
+
+
+def to_changes(assignments: Iterable[str]) -> dict[str, Any]:
+    """`block.key=value` for each value -> what a form would give."""
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        keys, value = parse_assignment(assignment)
+        block = changes
+        for key in keys[:-1]:
+            block = block.setdefault(key, {})
+        block[keys[-1]] = value
+    return changes
+
+
+def _parameter(name: str, field: FieldInfo, present: Mapping[str, Any]) -> inspect.Parameter:
+    model = _block(field)
+    # A list that stands alone is empty when it is left alone, so its least length can't be asked of the form.
+    rules = [rule for rule in field.metadata if not isinstance(rule, MinLen)]
+    kind = _optional(model, present.get(name, {})) if model else Annotated[(field.annotation, Field(), *rules)]
+    nothing: Any = [] if get_origin(field.annotation) in (list, tuple) else {}
+    default = Field(nothing, description=_help(name, field, present))
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _optional(model: type[BaseModel], present: Mapping[str, Any]) -> Any:
+    """A model's fields, all of which may be missing."""
+    hints = {}
+    for name, field in model.model_fields.items():
+        inner = _block(field)
+        kind = _optional(inner, present.get(name, {})) if inner else field.annotation
+        shown = Field(title=name, description=_help(name, field, present))
+        hints[name] = NotRequired[Annotated[(kind, shown, *field.metadata)]]
+    made = _TypedDict(model.__name__, hints, total=False)
+    made.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}
+    return made
+
+
+def _block(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _help(name: str, field: FieldInfo, present: Mapping[str, Any]) -> str | None:
+    model = _block(field)
+    if model or name not in present:
+        return model.__doc__ if model else field.description
+    value = present[name]
+    return f"{field.description} (params.yaml: {value if isinstance(value, str) else json.dumps(value)})"
+
+
+def _present(workspace: Path) -> dict[str, Any]:
+    try:
+        return load_settings(workspace).model_dump(mode="json")
+    except SettingsError:
+        return {}  # the form comes without its values; the run itself tells what is wrong

@@ -1,0 +1,47 @@
+"""Program `brief`: the report in brief, as Markdown with pictures in it. `python -m tasks.brief > brief.md`"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.errors import IntegrityError
+from tasks.files import read_json
+from tasks.pictures.shards import open_shards
+from tasks.program import run_program
+from tasks.reports.brief import render_brief
+
+FILES = {
+    "Report": "reports/report.html",
+    "Data report": "reports/data.html",
+    "Figures": "reports/metrics.json",
+    "Model": "models/export",
+}
+
+
+def run(workspace: Path, links: Mapping[str, str] | None = None) -> str:
+    """The brief of the last evaluation.
+
+    Args:
+        workspace: folder with `reports/evaluation.json`, and `data/prepared` for the pictures.
+        links: what else to name at the end, name -> address.
+
+    Raises:
+        IntegrityError: nothing was evaluated here.
+    """
+    try:
+        evaluation = read_json(workspace / "reports/evaluation.json")
+    except FileNotFoundError:
+        raise IntegrityError("There is no reports/evaluation.json. Make it: dvc repro evaluate") from None
+    keys = [mistake["key"] for mistake in evaluation["mistakes"]]
+    shards = workspace / "data/prepared/shards"
+    pictures = list(open_shards(shards).read(keys)) if keys and shards.is_dir() else []
+    return render_brief(evaluation, pictures, {**FILES, **(links or {})})
+
+
+def main() -> int:
+    return run_program(lambda: print(run(Path.cwd())))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

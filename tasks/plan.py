@@ -1,0 +1,109 @@
+"""Program `plan`: what the next run would do, why, and what it would cost. Reads the workspace, changes nothing.
+
+`python -m tasks.plan` prints it. The source is listed if that can be done without downloading and within seconds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+from tasks import ingest
+from tasks.pictures.manifest import Discovered, previous_discovered
+from tasks.pictures.sources import Listing, discover
+from tasks.program import run_program
+from tasks.reports.text import visible, without_credentials
+from tasks.runs.changes import fetch_output, read_changes
+from tasks.runs.costs import read_history
+from tasks.runs.plan import SourceNews, make_plan, plan_text
+from tasks.settings import Settings, load_settings
+
+LISTING_LIMIT_S = 5.0
+
+
+def run(settings: Settings, workspace: Path, history_folder: Path | None = None) -> str:
+    """The plan for the workspace as it is, in Markdown.
+
+    Args:
+        settings: of the workspace.
+        workspace: folder with dvc.yaml.
+        history_folder: the workspace whose costs are the experience; by default this one.
+
+    Raises:
+        SourceError: the source is missing, empty or not understood.
+    """
+    source = read_news(settings, workspace)
+    steps = make_plan(read_changes(workspace), source, read_history(history_folder or workspace))
+    return plan_text(steps, source, workspace)
+
+
+def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
+    """What the source holds against what was packed; None if listing it takes long."""
+    listing = _list_quickly(settings.source.uri)
+    if listing is None:
+        return None
+    before = {row.path: row.version for row in _packed(workspace) if not row.excluded}
+    here = {item.path for item in listing.items}
+    known = before.keys() & here
+    changed = sum(
+        item.path in known and item.version is not None and item.version != before[item.path] for item in listing.items
+    )
+    total = _within_limit(listing, settings.source.limit_per_class)
+    return SourceNews(
+        name=visible(without_credentials(settings.source.uri), 120),
+        total=total,
+        new=max(0, total - len(known)) + changed,
+        gone=len(before.keys() - here),
+        unversioned=sum(item.version is None and item.path in known for item in listing.items),
+    )
+
+
+def _packed(workspace: Path) -> list[Discovered]:
+    """What the last run discovered; a run's own folder has it in DVC's cache only."""
+    raw = workspace / ingest.RAW
+    if raw.is_dir():
+        return previous_discovered(raw)
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch_output(workspace, f"{ingest.RAW}/manifest.parquet", Path(scratch))
+        return previous_discovered(Path(scratch))
+
+
+def _list_quickly(uri: str) -> Listing | None:
+    """The source's listing; None if it takes long."""
+    if uri.startswith("tfds:"):
+        return None  # it may have to be downloaded to be listed
+    found: list[Listing | BaseException] = []
+
+    def look() -> None:
+        try:
+            found.append(discover(uri))
+        except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asked
+            found.append(error)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(LISTING_LIMIT_S)
+    if not found:
+        return None
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def _within_limit(listing: Listing, per_class: int | None) -> int:
+    counts = Counter(item.label for item in listing.items)
+    return sum(count if per_class is None else min(count, per_class) for count in counts.values())
+
+
+def main() -> int:
+    def body() -> None:
+        workspace = Path.cwd()
+        print(run(load_settings(workspace), workspace), flush=True)
+
+    return run_program(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,138 @@
+"""What stages cost: a file for each stage's last run, a history of all runs, the table that a run ends with.
+
+Costs differ from run to run, so DVC doesn't track them. `.rootstock/costs/<stage>.json` holds the numbers of the
+stage's summary and what `tasks.runs.meter` measured; `history.jsonl` the same for every run, one line each, the oldest
+first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tasks.files import read_json, write_json
+from tasks.runs.tables import duration, markdown_table, size
+
+COSTS_FOLDER = ".rootstock/costs"
+_HISTORY = f"{COSTS_FOLDER}/history.jsonl"
+_COMPUTED = ("packed", "decoded", "extracted")
+"""Under one of these names a stage's summary says how many pictures it computed; `reused` goes with it."""
+_RECENT = 5
+
+Costs = dict[str, Any]
+
+
+def keep_costs(workspace: Path, stage: str, costs: Mapping[str, Any]) -> None:
+    """Write a stage's costs down, as its last ones and into the history."""
+    write_json(workspace / COSTS_FOLDER / f"{stage}.json", costs)
+    line = {"stage": stage, "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), **costs}
+    append_history(workspace, [line])
+
+
+def append_history(workspace: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    (workspace / COSTS_FOLDER).mkdir(parents=True, exist_ok=True)
+    with (workspace / _HISTORY).open("a", encoding="utf-8") as file:
+        file.write("".join(f"{json.dumps(entry)}\n" for entry in entries))  # one write: two runs' lines don't mix
+
+
+def read_costs(workspace: Path, stage: str) -> Costs:
+    """What the stage's last run here cost; empty if it never ran here."""
+    path = workspace / COSTS_FOLDER / f"{stage}.json"
+    costs: Costs = read_json(path) if path.exists() else {}
+    return costs
+
+
+def read_history(workspace: Path) -> list[Costs]:
+    """All that was kept, the oldest first; lines that a kill has torn are left out."""
+    path = workspace / _HISTORY
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "stage" in entry and "seconds" in entry:
+            entries.append(entry)
+    return entries
+
+
+def computed(costs: Mapping[str, Any]) -> int | None:
+    """How many pictures a run of a stage computed; None for a stage that doesn't work picture by picture."""
+    return next((costs[name] for name in _COMPUTED if name in costs), None)
+
+
+def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> float | None:
+    """How long a stage will take, by its last runs here; None if they can't tell.
+
+    Args:
+        history: as `read_history` gives it.
+        stage: its name in dvc.yaml.
+        new: pictures that it has to compute; None for a stage that doesn't work picture by picture.
+    """
+    recent = [entry for entry in history if entry["stage"] == stage]
+    if new is None:
+        runs = [entry["seconds"] for entry in recent if computed(entry) is None]
+        return float(median(runs[-_RECENT:])) if runs else None
+    idle = [entry["seconds"] for entry in recent if computed(entry) == 0][-_RECENT:]
+    busy = [entry for entry in recent if computed(entry)][-_RECENT:]
+    if not busy:
+        return float(median(idle)) if idle and not new else None
+    # Without a run that had nothing to do, its fixed part is in the rate: right for as many pictures as then.
+    fixed = median(idle) if idle else 0.0
+    seconds = sum(max(entry["seconds"] - fixed, 0.0) for entry in busy)
+    return float(fixed + new * seconds / sum(computed(entry) or 0 for entry in busy))
+
+
+def costs_table(entries: Sequence[Costs]) -> str:
+    """What the stages of one run cost, in Markdown: one row each, and the sums."""
+    if not entries:
+        return "No stage had anything to compute."
+    heads = ["stage", "time", "CPU", "GPU", "computed", "reused", "peak memory", "energy"]
+    rows = [_row(entry["stage"], entry) for entry in entries]
+    if len(entries) > 1:
+        rows.append(_row("all", _sum(entries)))
+    note = _note(entries)
+    return markdown_table(heads, rows, right=heads[1:]) + f"\n\n{note}"
+
+
+def _row(name: str, costs: Mapping[str, Any]) -> list[str]:
+    done = computed(costs)
+    energy = costs.get("energy_j")
+    gpu = costs.get("gpu_seconds")
+    return [
+        name,
+        duration(costs["seconds"]),
+        _hours(costs.get("cpu_seconds")),
+        "-" if gpu is None else _hours(gpu),
+        "-" if done is None else f"{done:,}",
+        f"{costs['reused']:,}" if "reused" in costs else "-",
+        size(costs.get("peak_memory_mb")),
+        "not\u00a0measured" if energy is None else f"{energy / 3600:.2f}\u00a0Wh",
+    ]
+
+
+def _sum(entries: Sequence[Costs]) -> Costs:
+    """Nothing is summed that some stage didn't measure, but GPU time: a stage without has used none."""
+    total: Costs = {name: sum(entry[name] for entry in entries) for name in ("seconds", "cpu_seconds")}
+    total["peak_memory_mb"] = max(entry["peak_memory_mb"] for entry in entries)
+    gpu = [entry["gpu_seconds"] for entry in entries if entry.get("gpu_seconds") is not None]
+    total["gpu_seconds"] = sum(gpu) if gpu else None
+    energy = [entry.get("energy_j") for entry in entries]
+    total["energy_j"] = None if None in energy else sum(filter(None, energy))
+    return total
+
+
+def _note(entries: Sequence[Costs]) -> str:
+    parts = {part for entry in entries for part in entry.get("energy_of", [])}
+    memory = "Peak memory is that of a stage's largest process."
+    if not parts:
+        return f"{memory} Energy is not measured: this machine tells neither its processors' nor a GPU's."
+    return f"{memory} Energy is that of the machine's {' and '.join(sorted(parts))}, whatever else ran on them."
+
+
+def _hours(seconds: float | None) -> str:
+    return "unknown" if seconds is None else duration(seconds) if seconds < 360 else f"{seconds / 3600:.2f}\u00a0h"

@@ -1,0 +1,85 @@
+"""Git, as far as runs need it: the command itself, its complaints in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.errors import RunError
+
+NO_COMMIT = "0" * 40
+_AUTHOR = {
+    "GIT_AUTHOR_NAME": "rootstock",
+    "GIT_AUTHOR_EMAIL": "rootstock@localhost",
+    "GIT_COMMITTER_NAME": "rootstock",
+    "GIT_COMMITTER_EMAIL": "rootstock@localhost",
+}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """One command in a folder; gives what it prints, without the last newline.
+
+    Raises:
+        RunError: git refuses; tells its words.
+    """
+    result = _start(folder, arguments)
+    if result.returncode:
+        said = result.stderr.strip() or f"exit code {result.returncode}"
+        raise RunError(f"git {' '.join(arguments)} failed in {folder}: {said}")
+    return result.stdout.removesuffix("\n")
+
+
+def succeeds(folder: Path, *arguments: str) -> bool:
+    """Whether a command that answers by its exit code says yes."""
+    return _start(folder, arguments).returncode == 0
+
+
+def tip(folder: Path, branch: str) -> str | None:
+    """The commit that a branch is at; None if there is no such branch."""
+    reference = f"refs/heads/{branch}"
+    return git(folder, "rev-parse", reference) if succeeds(folder, "show-ref", "--verify", "-q", reference) else None
+
+
+def is_ancestor(folder: Path, older: str, newer: str) -> bool:
+    return succeeds(folder, "merge-base", "--is-ancestor", older, newer)
+
+
+def read_blob(folder: Path, commit: str, name: str) -> bytes | None:
+    """The bytes of a file as a commit holds it; None if it holds none."""
+    result = _start(folder, ("show", f"{commit}:{name}"))
+    return None if result.returncode else result.stdout.encode()
+
+
+def need_commit(folder: Path, commit: str) -> None:
+    """Have a commit here; ask the repository's remotes if it isn't.
+
+    Raises:
+        RunError: nobody has it.
+    """
+    if succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
+        return
+    for remote in git(folder, "remote").split():
+        git(folder, "fetch", "--quiet", remote)
+    if not succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
+        raise RunError(
+            f"Commit {commit} is neither in {folder} nor on its remotes. Push it from where it was made: git push; "
+            "then run again."
+        )
+
+
+def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    # What a hook or a shell has set for another repository must not count here.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
+    environment: Mapping[str, str] = {**inherited, **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )

@@ -1,0 +1,181 @@
+"""What a run would do, and why: which stages, how many pictures, for how long, with how much disk. Computes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.runs.changes import StageChanges
+from tasks.runs.costs import Costs, expected_seconds
+from tasks.runs.tables import duration, markdown_table, size
+
+Verdict = Literal["runs", "may run", "checks", "-"]
+BY_PICTURE = ("ingest", "prepare", "features")
+"""Stages that compute new pictures only; the others compute everything anew."""
+
+
+@dataclass(frozen=True)
+class SourceNews:
+    """What a listing of the source says, compared with what was packed.
+
+    Attributes:
+        name: of the source.
+        total: pictures at the source.
+        new: pictures that were not there before, or whose version changed.
+        gone: pictures that are no longer there.
+        unversioned: known pictures that have to be read again, because only their bytes tell whether they changed.
+    """
+
+    name: str
+    total: int
+    new: int
+    gone: int
+    unversioned: int
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.new or self.gone)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        verdict: `runs`; `checks` its source, and does no more if nothing changed; `may run`, if what comes before gives
+            something new; `-` is up to date.
+        why: in words.
+        new: pictures to compute; None if that isn't known, or if the stage doesn't work picture by picture.
+        at_most: `new` is an upper bound.
+        seconds: expected; None if there is no experience.
+        disk_mb: expected to be written; None if there is no experience.
+    """
+
+    stage: str
+    verdict: Verdict
+    why: str
+    new: int | None
+    at_most: bool
+    seconds: float | None
+    disk_mb: float | None
+
+
+def make_plan(changes: Sequence[StageChanges], source: SourceNews | None, history: Sequence[Costs]) -> list[Step]:
+    """Say of each stage whether it would run.
+
+    Args:
+        changes: as `tasks.runs.changes.read_changes` gives them.
+        source: what the source holds; None if listing it takes too long.
+        history: as `tasks.runs.costs.read_history` gives it.
+    """
+    steps: list[Step] = []
+    for one in changes:
+        before = {step.stage: step.verdict for step in steps if step.stage in one.after}
+        verdict, why = _judge(one, before, source)
+        steps.append(_measured(one, verdict, why, source, history))
+    return steps
+
+
+def _judge(one: StageChanges, before: dict[str, Verdict], source: SourceNews | None) -> tuple[Verdict, str]:
+    if one.always and not one.new:
+        return _judge_source(one, source)
+    if one.reasons:
+        return "runs", "; ".join(one.reasons)
+    running = [name for name, verdict in before.items() if verdict == "runs"]
+    if running:
+        return "runs", f"reads what comes from {', '.join(running)}"
+    if any(verdict != "-" for verdict in before.values()):
+        return "may run", "only if what it reads changes"
+    return "-", "up to date"
+
+
+def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict, str]:
+    """Of a stage that DVC runs each time, and that has run before."""
+    told = list(one.reasons)
+    if source is None:
+        told.append("the source wasn't listed for this plan: that takes long")
+    else:
+        told += [f"{source.new:,} new"] if source.new else []
+        told += [f"{source.gone:,} gone"] if source.gone else []
+        if source.unversioned:
+            told.append(f"{source.unversioned:,} known pictures are read again: only their bytes tell")
+    if one.reasons or (source and source.changed):
+        return "runs", "; ".join(told)
+    return ("checks", told[0]) if told else ("-", "the source is as it was")
+
+
+def _measured(
+    one: StageChanges, verdict: Verdict, why: str, source: SourceNews | None, history: Sequence[Costs]
+) -> Step:
+    if verdict == "-":
+        return Step(one.stage, verdict, why, 0 if one.stage in BY_PICTURE else None, False, 0.0, 0.0)
+    if one.stage not in BY_PICTURE:
+        return Step(one.stage, verdict, why, None, False, expected_seconds(history, one.stage, None), one.output_mb)
+    if source is None:
+        return Step(one.stage, verdict, why, None, False, None, None)
+    # What of its own changed may concern every picture; else only those that are new at the source.
+    own = bool(one.reasons) and one.stage != "ingest"
+    new = source.total if own or one.new else source.new
+    disk = _disk(one, new, source)
+    return Step(one.stage, verdict, why, new, own and not one.new, expected_seconds(history, one.stage, new), disk)
+
+
+def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
+    """By what the known pictures take; nothing new takes nothing."""
+    known = source.total - source.new
+    if not new:
+        return 0.0
+    return None if one.output_mb is None or known <= 0 else new * one.output_mb / known
+
+
+def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Path) -> str:
+    """The plan in Markdown that also reads well on a terminal."""
+    heads = ["stage", "verdict", "new pictures", "time", "disk", "why"]
+    rows = [
+        [step.stage, step.verdict, _count(step), *(("-", "-") if step.verdict == "-" else _expected(step)), step.why]
+        for step in steps
+    ]
+    return "\n\n".join(
+        [_source_line(source), markdown_table(heads, rows, right=heads[2:5]), _sum_line(steps, workspace)]
+    )
+
+
+def _count(step: Step) -> str:
+    if step.stage not in BY_PICTURE:
+        return "-"
+    return "unknown" if step.new is None else f"{'at most ' if step.at_most else ''}{step.new:,}"
+
+
+def _expected(step: Step) -> tuple[str, str]:
+    return duration(step.seconds), size(step.disk_mb)
+
+
+def _source_line(source: SourceNews | None) -> str:
+    if source is None:
+        return "The source was not listed."
+    news = f"{source.new:,} new, {source.gone:,} gone" if source.changed else "as it was"
+    return f"Source {source.name}: {source.total:,} pictures, {news}."
+
+
+def _sum_line(steps: Sequence[Step], workspace: Path) -> str:
+    sure = [step for step in steps if step.verdict in ("runs", "checks")]
+    perhaps = [step for step in steps if step.verdict != "-"]
+    if not perhaps:
+        return "Nothing to do."
+    told = [f"Expected: {_sums(sure)}"]
+    if len(perhaps) > len(sure):
+        told.append(f", and {_sums(perhaps)} if all that may run does")
+    told.append(". DVC's cache takes as much disk again unless the file system can share blocks; ")
+    told.append(f"{size(shutil.disk_usage(workspace).free / 1e6)} are free.")
+    return "".join(told)
+
+
+def _sums(steps: Sequence[Step]) -> str:
+    """Unknown as soon as one of them is."""
+    times, disks = [step.seconds for step in steps], [step.disk_mb for step in steps]
+    time = None if None in times else sum(filter(None, times))
+    disk = None if None in disks else sum(filter(None, disks))
+    return f"time {duration(time)}, disk {size(disk)}"

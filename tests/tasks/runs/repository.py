@@ -1,0 +1,95 @@
+"""A small git and DVC repository, and what the tests of runs do with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.runs.worktrees import Deployed
+
+STAGES = """
+stages:
+  count:
+    cmd: python add.py count
+    deps: [add.py]
+    always_changed: true
+    outs: [out/count: {persist: true}]
+  double:
+    cmd: python add.py double out/count
+    deps: [add.py, out/count]
+    params: [factor]
+    outs: [out/double: {persist: true}]
+  fit:
+    foreach: [a, b]
+    do:
+      cmd: python add.py parts/${item} out/double
+      deps: [add.py, out/double]
+      outs: ["out/parts/${item}"]
+  join:
+    cmd: python add.py join out/parts/a out/parts/b
+    deps: [add.py, out/parts]
+    outs: [out/join]
+"""
+ADD = """
+import sys
+from pathlib import Path
+output = Path('out') / sys.argv[1]
+output.parent.mkdir(parents=True, exist_ok=True)
+output.write_text(sys.argv[1] + Path('params.yaml').read_text() + ''.join(Path(n).read_text() for n in sys.argv[2:]))
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    author = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {**os.environ, **author, "GIT_CONFIG_GLOBAL": os.devnull}
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def make_repository(folder: Path) -> Path:
+    """A clone with the stages above, all in one commit; nothing has run."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", "-b", "main")
+    dvc(folder, "init", "-q")
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / "add.py").write_text(ADD)
+    (folder / "params.yaml").write_text("factor: 1\n")
+    (folder / ".gitignore").write_text("out\n.rootstock\n")
+    commit(folder, "The project")
+    return folder
+
+
+def commit(folder: Path, message: str) -> str:
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", message)
+    return git(folder, "rev-parse", "HEAD")
+
+
+def change(folder: Path, name: str, text: str) -> str:
+    """Write a file and commit it; gives the commit."""
+    (folder / name).write_text(text)
+    return commit(folder, f"Change {name}")
+
+
+def deployed(root: Path, said: list[str] | None = None, title: str = "first") -> Deployed:
+    """A run of the deployment `nightly`, at the clone's commit."""
+    say = print if said is None else said.append
+    return Deployed(root, "nightly", git(root, "rev-parse", "HEAD"), title, say)

@@ -1,0 +1,112 @@
+"""Why DVC would run a stage, in a real DVC repository."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.runs.changes import StageChanges, fetch_output, read_changes
+
+DVC_YAML = """
+stages:
+  second:
+    cmd: cp out/first out/second
+    deps: [out/first]
+    params: [second]
+    outs: [out/second]
+  first:
+    cmd: cp code out/first
+    deps: [code]
+    params: [first.size]
+    outs: [out/first]
+  listing:
+    cmd: echo x > out/listing
+    always_changed: true
+    outs: [out/listing]
+"""
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments, "-q"], cwd=folder, check=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose stages have run."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "out").mkdir()
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("first: {size: 1}\nsecond: {rate: 0.1, epochs: {n: 5}}\n")
+    (folder / "code").write_text("one")
+    dvc(folder, "init", "--no-scm")
+    assert [(one.new, one.reasons) for one in read_changes(folder)] == [(True, ("it has never run",))] * 3
+    dvc(folder, "repro")
+    return folder
+
+
+def changes(folder: Path) -> dict[str, StageChanges]:
+    return {one.stage: one for one in read_changes(folder)}
+
+
+def test_stages_come_after_those_that_they_read(made: Path) -> None:
+    found = read_changes(made)
+    names = [one.stage for one in found]
+    assert names.index("first") < names.index("second")
+    assert {one.stage: one.after for one in found}["second"] == ("first",)
+
+
+def test_stages_that_have_run_have_no_reason_to_run(made: Path) -> None:
+    found = changes(made)
+    assert [one.reasons for one in found.values()] == [(), (), ()]
+    assert [one.new for one in found.values()] == [False] * 3
+    assert {name: one.always for name, one in found.items()} == {"first": False, "second": False, "listing": True}
+    assert found["first"].output_mb == pytest.approx(3e-6)
+
+
+def test_changes_are_named(made: Path) -> None:
+    before = {name: (made / name).read_text() for name in ("code", "params.yaml", "dvc.yaml")}
+    try:
+        (made / "code").write_text("two")
+        (made / "params.yaml").write_text("first: {size: 2}\nsecond: {rate: 0.1, epochs: {n: 6}, more: 1}\n")
+        (made / "dvc.yaml").write_text(DVC_YAML.replace("cp out/first", "cat out/first >"))
+        found = changes(made)
+    finally:
+        for name, text in before.items():
+            (made / name).write_text(text)
+    assert found["first"].reasons == ("changed: code, first.size",)
+    assert found["second"].reasons == ("its command changed", "changed: second.epochs.n, second.more")
+
+
+def test_outputs_that_the_cache_holds_may_be_missing_but_not_different(made: Path) -> None:
+    first = made / "out/first"
+    text = first.read_text()
+    first.unlink()
+    missing = changes(made)
+    first.write_text("something else")
+    different = changes(made)
+    first.write_text(text)
+    assert (missing["first"].reasons, missing["second"].reasons) == ((), ())
+    assert different["first"].reasons == ("changed: out/first",)
+
+
+def test_output_that_is_missing_is_fetched_from_the_cache(made: Path, tmp_path: Path) -> None:
+    (made / "out/first").rename(made / "away")
+    fetched = fetch_output(made, "out/first", tmp_path)
+    (made / "away").rename(made / "out/first")
+    assert fetched
+    assert (tmp_path / "first").read_text() == "one"
+
+
+def test_output_that_nobody_has_can_not_be_fetched(made: Path, tmp_path: Path) -> None:
+    assert not fetch_output(made, "out/nothing", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_code_is_named(made: Path) -> None:
+    (made / "code").rename(made / "away")
+    found = changes(made)
+    (made / "away").rename(made / "code")
+    assert found["first"].reasons == ("missing: code",)

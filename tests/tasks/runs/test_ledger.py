@@ -1,0 +1,164 @@
+"""DVC's view of a run's own folder: what would run, what it needs; entries made elsewhere merged, late ones refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.errors import RunError
+from tasks.runs.ledger import begin_attempt, inputs, is_up_to_date, merge_entry, outlook, outputs, read_entry
+from tests.tasks.runs.repository import dvc, make_repository
+
+# DVC 3.67 with pygtrie 2.5; nothing of this project.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
+
+ALL = ("count", "double", "fit@a", "fit@b", "join")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which everything has run."""
+    root = make_repository(tmp_path_factory.mktemp("ledger") / "finished")
+    dvc(root, "repro")
+    return root
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """The same with its cache, and no output in place: as a run finds its folder."""
+    shutil.copytree(finished, tmp_path / "folder", ignore=shutil.ignore_patterns("out", "tmp"))
+    return tmp_path / "folder"
+
+
+def factor(folder: Path, value: int) -> None:
+    (folder / "params.yaml").write_text(f"factor: {value}\n")
+
+
+def remove_cache(folder: Path) -> None:
+    shutil.rmtree(folder / ".dvc/cache")
+
+
+def test_nothing_is_to_do_though_no_output_is_there(folder: Path) -> None:
+    assert is_up_to_date(folder)
+    assert not any(outlook(folder, stage).would_run for stage in ALL[1:])
+
+
+def test_stage_whose_source_lies_outside_would_run_always(folder: Path) -> None:
+    assert outlook(folder, "count").would_run
+
+
+def test_changed_setting_makes_its_stage_run_with_its_inputs_and_its_last_output(folder: Path) -> None:
+    factor(folder, 2)
+    assert not is_up_to_date(folder)
+    ahead = outlook(folder, "double")
+    assert (ahead.would_run, sorted(ahead.cached), ahead.remote) == (True, ["out/count", "out/double"], [])
+    assert not outlook(folder, "fit@a").would_run
+
+
+def test_lost_output_makes_its_stage_run_where_no_remote_can_have_it(folder: Path) -> None:
+    remove_cache(folder)
+    assert not is_up_to_date(folder)
+    assert outlook(folder, "double").would_run
+
+
+def test_lost_output_is_asked_of_the_remote(folder: Path, tmp_path: Path) -> None:
+    dvc(folder, "remote", "add", "-d", "store", str(tmp_path / "store"))
+    remove_cache(folder)
+    assert is_up_to_date(folder)
+    factor(folder, 2)
+    assert sorted(outlook(folder, "double").remote) == ["out/count", "out/double"]
+
+
+def test_input_that_differs_from_the_lock_is_brought(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/count").write_text("of another run")
+    factor(folder, 2)
+    assert "out/count" in outlook(folder, "double").cached
+
+
+def test_stage_that_gathers_is_undecided_until_all_parts_are_there(folder: Path) -> None:
+    ahead = outlook(folder, "join")
+    assert ahead.undecided
+    assert sorted(ahead.cached) == ["out/parts/a", "out/parts/b"]
+    dvc(folder, "checkout", *ahead.cached)
+    assert not outlook(folder, "join").undecided
+    assert not outlook(folder, "join").would_run
+
+
+def test_inputs_and_outputs_are_named(folder: Path) -> None:
+    assert inputs(folder, "double") == ["out/count", "out/double"]
+    assert inputs(folder, "join") == ["out/parts/a", "out/parts/b"]
+    assert outputs(folder, "fit@a") == ["out/parts/a"]
+
+
+def test_stage_that_never_ran_has_no_entry(folder: Path) -> None:
+    (folder / "dvc.lock").unlink()
+    with pytest.raises(RunError, match="has no entry for count"):
+        read_entry(folder, "count")
+
+
+@pytest.fixture
+def elsewhere(folder: Path, tmp_path: Path) -> Path:
+    """Another folder with the same state, in which `double` has run with another factor."""
+    dvc(folder, "remote", "add", "-d", "store", str(tmp_path / "store"))
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    for place in (folder, tmp_path / "elsewhere"):
+        factor(place, 2)
+    dvc(tmp_path / "elsewhere", "checkout", "out/count")
+    dvc(tmp_path / "elsewhere", "repro", "-s", "double")
+    return tmp_path / "elsewhere"
+
+
+def test_merged_entry_gives_the_lock_of_a_single_machine(folder: Path, elsewhere: Path) -> None:
+    begin_attempt(folder, "double", "1")
+    merge_entry(folder, "double", read_entry(elsewhere, "double"), "1")
+    assert (folder / "dvc.lock").read_bytes() == (elsewhere / "dvc.lock").read_bytes()
+    assert not outlook(folder, "double").would_run
+    assert outlook(folder, "fit@a").would_run
+
+
+def test_first_entry_of_a_stage_is_written_as_dvc_writes_it(folder: Path, elsewhere: Path) -> None:
+    whole = yaml.safe_load((folder / "dvc.lock").read_text())
+    for place in (folder, elsewhere):
+        (place / "dvc.lock").write_text(
+            yaml.safe_dump({"schema": "2.0", "stages": {"count": whole["stages"]["count"]}}, sort_keys=False)
+        )
+    shutil.rmtree(elsewhere / ".dvc/cache/runs")
+    dvc(elsewhere, "repro", "-s", "double")
+    begin_attempt(folder, "double", "1")
+    merge_entry(folder, "double", read_entry(elsewhere, "double"), "1")
+    assert (folder / "dvc.lock").read_bytes() == (elsewhere / "dvc.lock").read_bytes()
+
+
+def test_late_result_is_refused(folder: Path, elsewhere: Path) -> None:
+    before = (folder / "dvc.lock").read_bytes()
+    begin_attempt(folder, "double", "1")
+    begin_attempt(folder, "double", "2")
+    with pytest.raises(RunError, match=r"late result .* attempt 1, which was given up; the current attempt is 2"):
+        merge_entry(folder, "double", read_entry(elsewhere, "double"), "1")
+    assert (folder / "dvc.lock").read_bytes() == before
+
+
+def test_result_of_other_settings_is_refused(folder: Path, elsewhere: Path) -> None:
+    factor(folder, 3)
+    before = (folder / "dvc.lock").read_bytes()
+    begin_attempt(folder, "double", "1")
+    with pytest.raises(RunError, match="doesn't fit"):
+        merge_entry(folder, "double", read_entry(elsewhere, "double"), "1")
+    assert (folder / "dvc.lock").read_bytes() == before
+
+
+def test_old_output_in_the_folder_does_not_contradict_the_merged_entry(folder: Path, elsewhere: Path) -> None:
+    dvc(folder, "checkout", "out/double")
+    begin_attempt(folder, "double", "1")
+    merge_entry(folder, "double", read_entry(elsewhere, "double"), "1")
+    assert not (folder / "out/double").exists()
+
+
+def test_what_gathers_is_asked_again_after_a_part_was_made_elsewhere(folder: Path) -> None:
+    begin_attempt(folder, "fit@a", "1")
+    merge_entry(folder, "fit@a", read_entry(folder, "fit@a"), "1")
+    assert not is_up_to_date(folder)

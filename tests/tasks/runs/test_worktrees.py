@@ -1,0 +1,217 @@
+"""A deployed run's folder: one commit each, nothing in a person's tree, unfinished work found again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import RunError
+from tasks.runs.worktrees import Deployed, Place, claimed, run_folder
+from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_repository(tmp_path / "clone")
+
+
+def work(run: Deployed, lock: str, params: str = "factor: 1\n") -> None:
+    with run_folder(run) as folder:
+        (folder / "dvc.lock").write_text(lock)
+        (folder / "params.yaml").write_text(params)
+
+
+def history(root: Path) -> list[str]:
+    return git(root, "log", "--first-parent", "--format=%s", "runs/nightly").splitlines()
+
+
+def worktrees(root: Path) -> int:
+    return len(git(root, "worktree", "list").splitlines())
+
+
+def test_run_ends_in_one_commit_and_leaves_nothing_else(root: Path) -> None:
+    code = git(root, "rev-parse", "HEAD")
+    work(deployed(root), "lock: 1\n", "factor: 7\n")
+    assert history(root) == ["Run nightly: first", "The project"]
+    assert git(root, "show", "runs/nightly:dvc.lock") == "lock: 1"
+    assert git(root, "show", "runs/nightly:params.yaml") == "factor: 7"
+    assert git(root, "diff", "--name-only", code, "runs/nightly").split() == ["dvc.lock", "params.yaml"]
+    assert (git(root, "status", "--short"), git(root, "rev-parse", "HEAD"), worktrees(root)) == ("", code, 1)
+    assert [path.name for path in (root / ".rootstock/runs").iterdir()] == ["nightly.claim"]
+
+
+def test_run_ignores_what_the_person_has_not_committed(root: Path) -> None:
+    (root / "params.yaml").write_text("factor: half-finished\n")
+    with run_folder(deployed(root)) as folder:
+        assert (folder / "params.yaml").read_text() == "factor: 1\n"
+    assert (root / "params.yaml").read_text() == "factor: half-finished\n"
+
+
+def test_next_run_starts_from_the_lock_of_the_run_before_and_the_params_of_the_commit(root: Path) -> None:
+    work(deployed(root), "lock: 1\n", "factor: 7\n")
+    with run_folder(deployed(root, title="second")) as folder:
+        assert (folder / "dvc.lock").read_text() == "lock: 1\n"
+        assert (folder / "params.yaml").read_text() == "factor: 1\n"
+        (folder / "dvc.lock").write_text("lock: 2\n")
+    assert history(root) == ["Run nightly: second", "Run nightly: first", "The project"]
+
+
+def test_run_that_changes_nothing_makes_no_commit(root: Path) -> None:
+    work(deployed(root), "lock: 1\n")
+    said: list[str] = []
+    with run_folder(deployed(root, said)):
+        pass
+    assert len(history(root)) == 2
+    assert "Nothing new: runs/nightly stays as it is." in said
+
+
+def test_new_code_is_the_second_parent(root: Path) -> None:
+    work(deployed(root), "lock: 1\n")
+    new = change(root, "add.py", "pass\n")
+    with run_folder(deployed(root, title="second")) as folder:
+        assert (folder / "add.py").read_text() == "pass\n"
+        assert (folder / "dvc.lock").read_text() == "lock: 1\n"
+    assert history(root)[:2] == ["Run nightly: second", "Run nightly: first"]
+    assert git(root, "rev-parse", "runs/nightly^2") == new
+    work(deployed(root, title="third"), "lock: 3\n")
+    assert len(git(root, "rev-parse", "runs/nightly^@").split()) == 1
+
+
+def test_lock_that_a_person_merged_and_changed_is_taken(root: Path) -> None:
+    work(deployed(root), "lock: 1\n")
+    git(root, "merge", "-q", "runs/nightly")
+    change(root, "dvc.lock", "lock: by hand\n")
+    with run_folder(deployed(root)) as folder:
+        assert (folder / "dvc.lock").read_text() == "lock: by hand\n"
+
+
+def fail(run: Deployed, error: BaseException) -> Path:
+    """A run that is left by an error in the middle; gives its folder."""
+    folders = []
+
+    def body() -> None:
+        with run_folder(run) as folder:
+            folders.append(folder)
+            (folder / "dvc.lock").write_text("half\n")
+            (folder / "checkpoint").write_text("epoch 3")
+            raise error
+
+    with pytest.raises(type(error)):
+        body()
+    return folders[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(ValueError("no space\nat all"), "no space"), (KeyboardInterrupt(), "it was stopped")]
+)
+def test_unfinished_run_commits_nothing_and_the_next_goes_on_in_its_folder(
+    root: Path, error: BaseException, words: str
+) -> None:
+    folder = fail(deployed(root), error)
+    assert worktrees(root) == 2
+    assert not git(root, "branch", "--list", "runs/*")
+    change(root, "add.py", "pass\n")
+    said: list[str] = []
+    with run_folder(deployed(root, said, "second")) as again:
+        assert again == folder
+        assert (again / "checkpoint").read_text() == "epoch 3"
+        assert (again / "dvc.lock").read_text() == "half\n"
+        assert (again / "add.py").read_text() == "pass\n"
+    assert f"Resumes the unfinished run first ({words}): what it finished is kept." in said
+    assert (worktrees(root), git(root, "show", "runs/nightly:dvc.lock")) == (1, "half")
+
+
+def test_folder_of_a_run_that_was_killed_is_found_again(root: Path) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom tasks.runs.worktrees import Deployed, run_folder\n"
+        "with run_folder(Deployed(Path(sys.argv[1]), 'nightly', sys.argv[2], 'first', print)) as folder:\n"
+        "    (folder / 'checkpoint').write_text('epoch 3')\n    os.kill(os.getpid(), 9)\n"
+    )
+    project = Path(__file__).parents[3]
+    result = subprocess.run([sys.executable, "-c", program, root, git(root, "rev-parse", "HEAD")], cwd=project)
+    assert result.returncode == -9
+    said: list[str] = []
+    with run_folder(deployed(root, said)) as folder:
+        assert (folder / "checkpoint").read_text() == "epoch 3"
+    assert any("it was killed" in line for line in said)
+
+
+def test_results_of_an_unfinished_run_are_dropped_if_the_branch_moved_on_since(root: Path) -> None:
+    work(deployed(root), "lock: 1\n")
+    fail(deployed(root, title="second"), ValueError("no"))
+    git(root, "update-ref", "refs/heads/runs/nightly", "main")
+    with run_folder(deployed(root, title="third")) as folder:
+        assert not (folder / "dvc.lock").exists()
+        assert (folder / "checkpoint").exists()
+
+
+def test_broken_folder_is_made_anew(root: Path) -> None:
+    folder = fail(deployed(root), ValueError("no"))
+    (folder / ".git").write_text("gitdir: /nowhere\n")
+    with run_folder(deployed(root)) as again:
+        assert not (again / "checkpoint").exists()
+        assert (again / "params.yaml").exists()
+    assert worktrees(root) == 1
+
+
+def test_second_of_two_runs_at_once_works_elsewhere_and_its_commit_is_refused(root: Path) -> None:
+    def first() -> None:
+        with run_folder(deployed(root)) as frozen:
+            (frozen / "dvc.lock").write_text("lock: late\n")
+            with run_folder(deployed(root, title="second")) as folder:
+                assert folder != frozen
+                (folder / "dvc.lock").write_text("lock: 2\n")
+
+    with pytest.raises(RunError, match="moved on while this run worked"):
+        first()
+    assert git(root, "show", "runs/nightly:dvc.lock") == "lock: 2"
+
+
+def test_error_in_a_claimed_folder_is_not_taken_for_a_claim(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), claimed(tmp_path, "a/b c"):
+        raise BlockingIOError
+    with claimed(tmp_path, "a/b c") as folder:
+        assert folder.name == "a-b-c"
+
+
+def test_commit_that_is_nowhere_is_told_in_words(root: Path) -> None:
+    run = deployed(root)
+    missing = Deployed(root, run.name, "1" * 40, run.title, run.say)
+    with pytest.raises(RunError, match=r"neither in .* nor on its remotes.*git push"), run_folder(missing):
+        pass
+
+
+def test_folder_uses_the_cache_the_remotes_and_the_credentials_of_the_clone(root: Path, tmp_path: Path) -> None:
+    dvc(root, "remote", "add", "-d", "store", "../store")
+    dvc(root, "remote", "add", "cloud", "s3://bucket/prefix")
+    dvc(root, "remote", "modify", "--local", "cloud", "access_key_id", "key")
+    change(root, "other", "x")
+    with run_folder(deployed(root)) as folder:
+        assert dvc(folder, "cache", "dir").strip() == str(root / ".dvc/cache")
+        assert f"{tmp_path / 'store'} " in dvc(folder, "remote", "list")
+        local = (folder / ".dvc/config.local").read_text()
+        assert "key" in local
+        assert "bucket" not in local
+        dvc(folder, "repro", "count")
+    assert list((root / ".dvc/cache/files").rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["pictures", "inside/pictures"])
+def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, name: str) -> None:
+    (root / name).mkdir(parents=True)
+    (root / name / "a.jpg").write_text("a")
+    with run_folder(deployed(root)) as folder:
+        Place(folder, deployed(root)).reach(name)
+        assert (folder / name / "a.jpg").read_text() == "a"
+    assert (root / name / "a.jpg").read_text() == "a"
+
+
+def test_source_elsewhere_needs_no_link(root: Path, tmp_path: Path) -> None:
+    with run_folder(deployed(root)) as folder:
+        before = sorted(folder.iterdir())
+        for uri in ("digits", "s3://bucket/prefix", str(tmp_path)):
+            Place(folder, deployed(root)).reach(uri)
+        assert sorted(folder.iterdir()) == before

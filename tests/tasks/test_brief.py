@@ -1,0 +1,33 @@
+"""The program `brief` on a small evaluated workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import brief, evaluate
+from tasks.errors import IntegrityError
+from tests.tasks.test_evaluate import make_settings, make_workspace
+
+RIGHT = {"feature_extraction": {"test": 0.5}}
+
+
+def test_brief_shows_the_mistakes_of_the_workspace(tmp_path: Path) -> None:
+    evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
+    text = brief.run(tmp_path, {"Plan": "http://localhost/plan"})
+    assert text.count("data:image/jpeg") == 3
+    assert "**50.0\u00a0%** of 10 held-out pictures" in text
+    assert text.endswith("- Plan: [http://localhost/plan](http://localhost/plan)")
+    assert "SECRET" not in text
+
+
+def test_brief_without_an_evaluation_names_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="dvc repro evaluate"):
+        brief.run(tmp_path)
+
+
+def test_brief_goes_without_pictures_that_are_not_here(tmp_path: Path) -> None:
+    evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
+    (tmp_path / "data/prepared/shards").rename(tmp_path / "elsewhere")
+    assert "3 more are in the report." in brief.run(tmp_path)

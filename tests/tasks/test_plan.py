@@ -1,0 +1,102 @@
+"""The program `plan` on a real workspace: what the source holds against what was packed, and DVC's view of the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import ingest, plan
+from tasks.errors import SourceError
+from tasks.pictures.sources.listing import Listing
+from tasks.settings import Settings, load_settings
+from tests.conftest import PROJECT, contents, save_picture
+
+Change = Callable[..., Settings]
+
+
+@pytest.fixture
+def repository(workspace: Path) -> Path:
+    """A workspace that DVC knows, with the code that its stages depend on."""
+    (workspace / "tasks").symlink_to(PROJECT / "tasks")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=workspace, check=True)
+    return workspace
+
+
+def row(text: str, stage: str) -> list[str]:
+    """The cells of a stage's row, no-break spaces as spaces."""
+    line = next(line for line in text.replace("\u00a0", " ").splitlines() if line.startswith(f"| {stage} "))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source: Path, change: Change) -> None:
+    text = plan.run(change(f"source.uri={source}"), repository)
+    assert text.startswith(f"Source {source}: 24 pictures, 24 new, 0 gone.")
+    assert row(text, "ingest") == ["ingest", "runs", "24", "unknown", "unknown", "it has never run"]
+    assert row(text, "features") == ["features", "runs", "24", "unknown", "unknown", "it has never run"]
+    assert row(text, "export")[:3] == ["export", "runs", "-"]
+
+
+def test_limit_of_pictures_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
+    text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), repository)
+    assert row(text, "prepare")[2] == "10"
+
+
+def test_plan_after_ingest_tells_new_gone_and_what_must_be_read_again(
+    repository: Path, source: Path, change: Change
+) -> None:
+    settings = change(f"source.uri={source}")
+    ingest.run(settings, repository)
+    save_picture(source / "ant" / "900.png", "ant", 900)
+    (source / "bee" / "000.jpg").unlink()
+    found = plan.read_news(settings, repository)
+    assert found is not None
+    assert (found.total, found.new, found.gone, found.unversioned) == (24, 1, 1, 23)
+
+
+def test_pictures_that_are_in_the_cache_only_are_known(repository: Path, source: Path, change: Change) -> None:
+    settings = change(f"source.uri={source}")
+    ingest.run(settings, repository)
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=repository, check=True)
+    (repository / "data/raw").rename(repository / "away")
+    found = plan.read_news(settings, repository)
+    assert found is not None
+    assert (found.total, found.new, found.gone) == (24, 0, 0)
+
+
+def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "LISTING_LIMIT_S", 0.0)
+    stuck = threading.Event()
+
+    def wait(_uri: str) -> Listing:
+        stuck.wait(60)
+        return Listing(())
+
+    monkeypatch.setattr(plan, "discover", wait)
+    text = plan.run(change(), repository)
+    stuck.set()
+    assert text.startswith("The source was not listed.")
+    assert row(text, "ingest")[2] == "unknown"
+
+
+def test_source_that_would_be_downloaded_is_not_listed(repository: Path, change: Change) -> None:
+    assert plan.read_news(change("source.uri=tfds:mnist"), repository) is None
+
+
+def test_missing_source_is_told(repository: Path, change: Change) -> None:
+    with pytest.raises(SourceError, match="doesn't exist"):
+        plan.run(change("source.uri=/no/such/folder"), repository)
+
+
+def test_plan_changes_nothing(repository: Path, source: Path, change: Change) -> None:
+    settings = change(f"source.uri={source}")
+    ingest.run(settings, repository)
+    before = contents(repository / "data"), (repository / "params.yaml").read_bytes()
+    names = sorted(path.name for path in repository.iterdir())
+    plan.run(load_settings(repository), repository)
+    assert (contents(repository / "data"), (repository / "params.yaml").read_bytes()) == before
+    assert sorted(path.name for path in repository.iterdir()) == names
