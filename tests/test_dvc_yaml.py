@@ -172,6 +172,11 @@ def test_outputs_that_are_brought_in_line_are_not_deleted_first() -> None:
         assert all(options == {"persist": True} for out in stages()[name]["outs"] for options in out.values()), name
 
 
+def test_evaluation_is_never_restored_from_the_run_cache() -> None:
+    """It writes reports/metrics.json, which isn't in the lock: restored, the outputs would come without it."""
+    assert {"reports/evaluation.json": {"persist": True}} in stages()["evaluate"]["outs"]
+
+
 HEAVY = r"\| +(tensorflow|keras|prefect|ray|torch|ncnn|onnx)$"
 
 
