@@ -330,8 +330,19 @@ def _assign(document: Any, assignment: str) -> bool:
         raise SettingsError(f"There is no setting {'.'.join(keys)!r}. Known here: {known}")
     if _plain(block[keys[-1]]) == value:
         return False
-    block[keys[-1]] = value
+    block[keys[-1]] = _in_one_line(value)
     return True
+
+
+def _in_one_line(value: Any) -> Any:
+    """A list as it stands in params.yaml: [a, b]."""
+    from ruamel.yaml.comments import CommentedSeq
+
+    if not isinstance(value, list):
+        return value
+    written = CommentedSeq(value)
+    written.fa.set_flow_style()
+    return written
 
 
 def _write_null(representer: Any, _: None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tasks.settings import (
     load_settings,
     parse_strategies,
 )
+from tests.conftest import PROJECT
 
 
 def values(workspace: Path) -> dict[str, Any]:
@@ -208,3 +210,13 @@ def test_parse_strategies_lists_the_known_ones(text: str) -> None:
 def test_settings_can_not_be_changed_in_place(change: Callable[..., Settings]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         change().prepare.shard_size = 3  # type: ignore[misc]
+
+
+def test_lists_stay_in_one_line_and_keep_what_stands_around_them(
+    workspace: Path, change: Callable[..., Settings]
+) -> None:
+    change("strategies=[feature_extraction, progressive]")
+    text = (workspace / "params.yaml").read_text()
+    assert re.search(r"^strategies: \[feature_extraction, progressive\]  +# also", text, re.MULTILINE)
+    assert change("strategies=[feature_extraction]").strategies == ("feature_extraction",)
+    assert (workspace / "params.yaml").read_text() == (PROJECT / "params.yaml").read_text()

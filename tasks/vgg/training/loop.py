@@ -77,9 +77,8 @@ def descend(run: Run, begin: Classifier) -> Trained:
         print(f"Going on from the checkpoint at {_place(run, state)}.", flush=True)
     problem = None
     classifier = begin.replaced(state.group("start"))
-    total = sum(
-        phase.epochs * feed[1].steps(phase.batch_size) for phase, feed in zip(run.phases, run.feeds, strict=True)
-    )
+    plan = list(zip(run.phases, run.feeds, strict=True))
+    total = sum(phase.epochs * feed[1].steps(batch_size(phase, feed[1])) for phase, feed in plan)
     with _Stop() as stop, Progress("train", total, "steps", done=_steps_done(run, state)) as progress:
         while state.phase < len(run.phases) and problem is None:
             classifier, improved, problem = _Phase(run, state, classifier, stop, progress).train()
@@ -106,6 +105,7 @@ class _Phase:
                 classifier, start, self._train.reader.shape, self._phase.unfrozen, run.precision
             )
         self._steps = Steps(self._network, self._phase, run.devices, state.parts)
+        self._size = batch_size(self._phase, self._train)
         self._chance = chance_loss(self._train.labels, self._train.weights)
         for name, value in state.group("now").items():
             self._network.variables[name].assign(value)
@@ -137,7 +137,8 @@ class _Phase:
 
     def _epoch(self) -> None:
         state, phase = self._state, self._phase
-        size, steps = phase.batch_size, self._train.steps(phase.batch_size)
+        size = self._size
+        steps = self._train.steps(size)
         for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
             rate = rate_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
             loss, correct = self._steps.train(batch, rate)
@@ -180,7 +181,7 @@ class _Phase:
         return None
 
     def _measure(self) -> tuple[float, Floats]:
-        probabilities = self._steps.answer(self._validation.in_order(self._phase.batch_size))
+        probabilities = self._steps.answer(self._validation.in_order(self._size))
         return log_loss(probabilities, self._validation.labels), probabilities
 
     def _save(self) -> None:
@@ -193,6 +194,11 @@ class _Phase:
 
     def _seed(self) -> int:
         return self._run.seed + 1000 * self._state.phase
+
+
+def batch_size(phase: Phase, train: Feed) -> int:
+    """Pictures a step: never more than there are, since the rest of a batch would be padding."""
+    return min(phase.batch_size, len(train))
 
 
 class _Stop:
@@ -222,11 +228,11 @@ class _Stop:
 def _steps_done(run: Run, state: State) -> int:
     """Steps before the state's position, those that patience saved included."""
     phases = list(zip(run.phases, run.feeds, strict=True))
-    before = sum(phase.epochs * feed[1].steps(phase.batch_size) for phase, feed in phases[: state.phase])
+    before = sum(phase.epochs * feed[1].steps(batch_size(phase, feed[1])) for phase, feed in phases[: state.phase])
     if state.phase == len(phases):
         return before
     phase, feed = phases[state.phase]
-    return before + state.epoch * feed[1].steps(phase.batch_size) + state.step
+    return before + state.epoch * feed[1].steps(batch_size(phase, feed[1])) + state.step
 
 
 def _place(run: Run, state: State) -> str:

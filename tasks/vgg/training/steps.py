@@ -123,14 +123,15 @@ class Steps:
 
     def _run_logits(self, inputs: Array) -> Floats:
         parts = self._local(self._strategy.run(self._logits, args=(self._share(inputs),)))
-        return np.concatenate([part.numpy() for part in parts])
+        return np.concatenate([part.numpy() for part in parts])[: len(inputs)]
 
     def _share(self, array: Array) -> Any:
         """The array's equal parts, one for each device."""
         count = self._strategy.num_replicas_in_sync
         if count == 1:
             return tf.constant(array)
-        parts = np.split(array, count)
+        missing = -len(array) % count
+        parts = np.split(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]), count)
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )

@@ -156,7 +156,7 @@ def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
 
 
 def test_two_devices_give_what_one_gives(tiny: Settings, workspace: Path, change: Change) -> None:
-    change("train.precision=float32")
+    change("train.precision=float32", "train.modern.batch_size=5")  # not a multiple of the devices
     one, two = copies(workspace, 2)
     assert run_training(one, "progressive").returncode == 0
     ended = run_training(two, "progressive", "devices", "2")

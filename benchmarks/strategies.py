@@ -1,0 +1,75 @@
+"""All strategies, in both recipes, beside the usual way: `dvc repro` in a fresh workspace against a tutorial's script.
+
+    python -m benchmarks.strategies FOLDER [--recipes modern,tutorial] [--epochs 10]
+
+FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. Seconds of a
+strategy are those of its `train` stage; what all share (pictures, features, figures) has a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.extraction import read_costs
+from benchmarks.workspaces import PROJECT, make_workspace, run
+from tasks.settings import STRATEGIES, change_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--recipes", default="modern,tutorial")
+    parser.add_argument("--epochs", type=int, default=10, help="of the script")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    print("| recipe | strategy | validation | test (95 % interval) | seconds |\n|---|---|---:|---:|---:|")
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
+        workspace = make_workspace(Path(scratch) / "strategies")
+        for recipe in options.recipes.split(","):
+            figures[recipe] = measure(workspace, options.folder.resolve(), recipe)
+    script = json.loads(
+        run(PROJECT, "benchmarks.baseline", str(options.folder.resolve()), "--epochs", str(options.epochs))
+    )
+    figures["script"] = script
+    print(f"| script | feature extraction | {script['val_accuracy'][-1]:.3f} on val | | {script['seconds']:.0f} |")
+    for recipe, one in figures.items():
+        if recipe != "script":
+            print(
+                f"{recipe}: all strategies {one['seconds']:.0f} s, script / ours {script['seconds'] / one['seconds']:.2f}"
+            )
+    print(json.dumps(figures))
+
+
+def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
+    """One recipe, from pictures to figures; prints its rows."""
+    names = ", ".join(STRATEGIES)
+    change_settings(
+        workspace, [f"source.uri={json.dumps(str(folder))}", f"strategies=[{names}]", f"train.recipe={recipe}"]
+    )
+    start = time.perf_counter()
+    run(workspace, "dvc", "repro", "--quiet", "evaluate")
+    seconds = time.perf_counter() - start
+    metrics = json.loads((workspace / "reports/metrics.json").read_text())
+    trained = 0.0
+    for name, one in metrics["strategies"].items():
+        test, took = one["test"], read_costs(workspace, f"train@{name}")["seconds"]
+        low, high = test["accuracy_ci95"]
+        problem = json.loads((workspace / f"models/trained/{name}/model.json").read_text())["problem"]
+        shown = f"{name} (collapsed)" if problem else f"**{name}**" if name == metrics["champion"] else name
+        print(
+            f"| {recipe} | {shown} | {one['validation']['accuracy']:.3f} "
+            f"| {test['accuracy']:.3f} ({low:.3f} to {high:.3f}) | {took:.0f} |",
+            flush=True,
+        )
+        trained += took
+    print(f"| {recipe} | what all share | | | {seconds - trained:.0f} |", flush=True)
+    return {"seconds": round(seconds, 1), "champion": metrics["champion"], "strategies": metrics["strategies"]}
+
+
+if __name__ == "__main__":
+    main()
