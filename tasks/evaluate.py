@@ -41,7 +41,17 @@ from tasks.vgg.trained import TRAINED, Trained, load_all
 PREPARED = "data/prepared"
 FEATURES = "data/features"
 REPORTS = "reports"
-TOLD = ("candidates", "chosen", "history", "phases", "precision", "refitted_with_validation", "starts_from")
+TOLD = (
+    "candidates",
+    "chosen",
+    "history",
+    "phases",
+    "pooling",
+    "precision",
+    "refitted_with_validation",
+    "starts_from",
+    "validation_log_loss_by_pooling",
+)
 """What the report takes from a model's own summary: nothing there that differs between runs may come along."""
 
 Floats = npt.NDArray[np.floating[Any]]

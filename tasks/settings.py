@@ -134,6 +134,9 @@ class ModernRecipe(Block):
     inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="of the linear probe; validation picks"
     )
+    bilinear_up_to: int = Field(
+        ge=0, le=5000, description="pictures of train + validation up to which bilinear pooling is tried; 1 MB each"
+    )
     refit_with_validation: bool = Field(description="train the chosen linear probe once more on train + validation")
     batch_size: int = Field(ge=1, description="pictures a step")
     label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")

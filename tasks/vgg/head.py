@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 Floats = npt.NDArray[np.float32]
-Pooling = Literal["flatten", "average_maximum"]
+Pooling = Literal["flatten", "average_maximum", "bilinear"]
 Activation = Literal["relu", "softmax"]
 
 SMALLEST_NORM = 1e-6
@@ -39,7 +39,8 @@ class Head:
 
     Attributes:
         pooling: `flatten` ((n, h, w, c) -> (n, h*w*c)), or `average_maximum`: average-pooled and maximum-pooled
-            channels, each scaled to unit length, joined (n, 2c).
+            channels, each scaled to unit length, joined (n, 2c); or `bilinear`: square roots of the mean products of
+            all pairs of channels, scaled to unit length (n, c*c) (T.-Y. Lin et al., Bilinear CNN Models, 2015).
         layers: applied in order.
     """
 
@@ -122,6 +123,10 @@ def pool(features: npt.NDArray[Any], pooling: Pooling) -> Floats:
     values = features.astype(np.float32)
     if pooling == "flatten":
         return values.reshape(len(values), -1)
+    if pooling == "bilinear":
+        places = values.reshape(len(values), -1, values.shape[-1])
+        products = places.transpose(0, 2, 1) @ places / np.float32(places.shape[1])
+        return _unit_length(np.sqrt(np.maximum(products, 0)).reshape(len(values), -1))
     average, maximum = values.mean(axis=(1, 2)), values.max(axis=(1, 2))
     return np.concatenate([_unit_length(average), _unit_length(maximum)], axis=1)
 
@@ -132,6 +137,13 @@ def apply_pooling(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasT
 
     if pooling == "flatten":
         return keras.layers.Flatten(name="flatten")(features)
+    if pooling == "bilinear":
+        _, height, width, channels = features.shape
+        places = keras.layers.Reshape((height * width, channels), dtype="float32", name="places")(features)
+        products = keras.layers.Dot(axes=1, dtype="float32", name="products")([places, places])
+        roots = keras.ops.sqrt(keras.ops.relu(products / float(height * width)))
+        flat = keras.layers.Flatten(dtype="float32", name="flatten")(roots)
+        return keras.layers.UnitNormalization(name="pooled", dtype="float32")(flat)
     average = keras.layers.GlobalAveragePooling2D(name="average", dtype="float32")(features)
     maximum = keras.layers.GlobalMaxPooling2D(name="maximum", dtype="float32")(features)
     joined = [

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks.errors import ExportError
-from tasks.vgg.backbone import preprocess
+from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.head import SMALLEST_NORM, Floats, Head
 from tasks.vgg.weights import BLOCKS, Weights
 
@@ -115,14 +115,33 @@ def _add_pooling(graph: _Graph, features: str, head: Head) -> str:
     if head.pooling == "flatten":
         last = graph.add("Transpose", "channels_last", features, perm=[0, 2, 3, 1])
         return graph.add("Flatten", "flatten", last, axis=1)
-    smallest = graph.constant("smallest_norm", np.array([SMALLEST_NORM], np.float32))
+    if head.pooling == "bilinear":
+        return _add_unit_length(
+            graph, "products", graph.add("Flatten", "products_flat", _add_products(graph, features))
+        )
     joined = []
     for kind, operation in (("average", "GlobalAveragePool"), ("maximum", "GlobalMaxPool")):
         pooled = graph.add("Flatten", f"{kind}_flat", graph.add(operation, kind, features), axis=1)
-        norm = graph.add("ReduceL2", f"{kind}_norm", pooled, axes=[1], keepdims=1)
-        bounded = graph.add("Max", f"{kind}_bounded_norm", norm, smallest)
-        joined.append(graph.add("Div", f"{kind}_unit", pooled, bounded))
+        joined.append(_add_unit_length(graph, kind, pooled))
     return graph.add("Concat", "pooled", *joined, axis=1)
+
+
+def _add_products(graph: _Graph, features: str) -> str:
+    """Square roots of the mean products of all pairs of channels (n, c, c)."""
+    height, width, channels = boundary_shape(BOUNDARIES[-1])
+    graph.constants.append(numpy_helper.from_array(np.array([0, channels, height * width], np.int64), "places_shape"))
+    places = graph.add("Reshape", "places", features, "places_shape")
+    products = graph.add("MatMul", "products", places, graph.add("Transpose", "places_first", places, perm=[0, 2, 1]))
+    scale = graph.constant("products_scale", np.array([1 / (height * width)], np.float32))
+    return graph.add("Sqrt", "roots", graph.add("Mul", "mean_products", products, scale))
+
+
+def _add_unit_length(graph: _Graph, kind: str, values: str) -> str:
+    smallest = "smallest_norm"
+    if not any(constant.name == smallest for constant in graph.constants):
+        graph.constant(smallest, np.array([SMALLEST_NORM], np.float32))
+    norm = graph.add("ReduceL2", f"{kind}_norm", values, axes=[1], keepdims=1)
+    return graph.add("Div", f"{kind}_unit", values, graph.add("Max", f"{kind}_bounded_norm", norm, smallest))
 
 
 def _serialize(graph: _Graph, classes: Sequence[str]) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from tasks import features, prepare, train
 from tasks.errors import IntegrityError, TrainingError
@@ -270,3 +271,26 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     labels = np.array([0, 0, 0, 2], np.int32)
     np.testing.assert_allclose(example_weights(labels, "balanced"), [2 / 3] * 3 + [2])
     np.testing.assert_allclose(example_weights(labels, "none"), [1] * 4)
+
+
+def test_bilinear_probe_in_few_coordinates_is_the_one_on_all_inputs(workspace: Path, change: Change) -> None:
+    fill(workspace, noise=1.0)
+    examples = read_examples(workspace / prepare.PREPARED)
+    one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
+    rules = change("train.modern.inverse_regularization=[10.0]").train.modern
+    probe = fit_probe(rules, "none", 3, one, two, poolings=["bilinear"])
+    plain = LogisticRegression(C=10.0, max_iter=2000).fit(one.pooled("bilinear"), one.labels)
+    expected = plain.predict_proba(two.pooled("bilinear"))
+    np.testing.assert_allclose(probe.validation_probabilities, expected, atol=2e-3)
+    given = probe.head.probabilities(two.features.read(two.keys))
+    np.testing.assert_allclose(given, probe.validation_probabilities, atol=1e-5)
+
+
+def test_bilinear_pooling_is_tried_only_where_it_is_small(workspace: Path, change: Change) -> None:
+    fill(workspace)
+    for limit, tried in ((36, {"average_maximum", "bilinear"}), (35, {"average_maximum"})):
+        train.run(change(f"train.modern.bilinear_up_to={limit}"), workspace, STRATEGY)
+        summary = load_trained(workspace / TRAINED / STRATEGY).summary
+        losses = summary["validation_log_loss_by_pooling"]
+        assert set(losses) == tried
+        assert losses[summary["pooling"]] == min(losses.values())

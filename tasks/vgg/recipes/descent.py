@@ -110,7 +110,7 @@ def _probe(rules: Train, strategy: str, classes: int, train: Split, validation: 
     """What modern unfreezing begins with."""
     if rules.recipe == "tutorial" or strategy == "head_replacement":
         return None
-    return fit_probe(rules.modern, rules.class_weight, classes, train, validation)
+    return fit_probe(rules.modern, rules.class_weight, classes, train, validation, poolings=[POOLING])
 
 
 def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:

@@ -3,9 +3,10 @@
 It is all of `modern` feature extraction, and what `modern` fine-tuning begins with.
 
 Average and maximum pooling joined beat either alone, and unit length beats standardising, on small sets (K. Simonyan,
-A. Zisserman 2015, appendix B, use L2-normalised features; on ants/bees, 3x5 folds: 0.932 joined, 0.931 average alone).
-The strength of the regularisation is the one setting, chosen by the log loss on the validation split, which is steadier
-than accuracy. With `refit_with_validation` the chosen head is then trained once more on train + validation.
+A. Zisserman 2015, appendix B, use L2-normalised features). Bilinear pooling beats both where pictures are few: on
+ants/bees, 5x5 folds, 0.941 against 0.935, log loss 0.171 against 0.185. Pooling and strength of the regularisation are
+chosen by the log loss on the validation split, which is steadier than accuracy. With `refit_with_validation` the chosen
+head is then trained once more on train + validation.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from tasks.errors import TrainingError
 from tasks.progress import Progress
 from tasks.settings import ClassWeight, ModernRecipe
 from tasks.vgg.examples import Split
-from tasks.vgg.head import Dense, Floats, Head, softmax
+from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
+from tasks.vgg.recipes.coordinates import Coordinates, take_coordinates
 from tasks.vgg.recipes.outcome import accuracy, log_loss, log_step
 
 POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000
+_MAX_BILINEAR_CLASSES = 50
 
 
 @dataclass(frozen=True)
@@ -40,44 +43,79 @@ class Probe:
 
 
 def fit_probe(
-    rules: ModernRecipe, weight: ClassWeight, classes: int, train: Split, validation: Split, live: Live | None = None
+    rules: ModernRecipe,
+    weight: ClassWeight,
+    classes: int,
+    train: Split,
+    validation: Split,
+    live: Live | None = None,
+    poolings: Sequence[Pooling] | None = None,
 ) -> Probe:
     """Fit a head to the train split for every candidate; gives the best on validation.
+
+    Args:
+        rules: the candidates.
+        weight: of the classes.
+        classes: how many.
+        train: to fit.
+        validation: to choose by.
+        live: live metrics.
+        poolings: to choose from; None: those that so many examples and classes allow.
 
     Raises:
         TrainingError: a feature is not a finite number.
     """
-    inputs, held_out = train.pooled(POOLING), validation.pooled(POOLING)
-    broken = sum(int((~np.isfinite(values).all(axis=1)).sum()) for values in (inputs, held_out))
-    if broken:
-        raise TrainingError(
-            f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
-            "rm -r data/features && dvc repro --force --single-item features"
-        )
-    model = LogisticRegression(warm_start=True, **_options(weight))  # the next candidate starts from the last
-    tried: list[tuple[dict[str, float], Dense]] = []
-    with Progress("train", len(rules.inverse_regularization), "candidates") as progress:
-        for strength in sorted(rules.inverse_regularization):
-            layer = _fit(model.set_params(C=strength), inputs, train.labels, classes)
-            figures = _figures(layer, held_out, validation.labels)
-            tried.append(({"inverse_regularization": strength, **figures}, layer))
-            if live is not None:
-                log_step(live, tried[-1][0])
-            progress.advance(details=figures)
-    best, chosen = min(tried, key=lambda candidate: candidate[0]["validation_log_loss"])
-    summary = {
-        "candidates": [figures for figures, _ in tried],
-        "chosen": {"inverse_regularization": best["inverse_regularization"]},
+    tried: list[tuple[dict[str, float], Pooling, Dense, Floats]] = []
+    wanted = _poolings(rules, classes, len(train) + len(validation)) if poolings is None else poolings
+    with Progress("train", len(rules.inverse_regularization) * len(wanted), "candidates") as progress:
+        for pooling in wanted:
+            seen = take_coordinates(pooling, [train], [validation])
+            _require_finite(seen)
+            model = LogisticRegression(warm_start=True, **_options(weight))  # the next candidate starts from the last
+            for strength in sorted(rules.inverse_regularization):
+                layer = _fit(model.set_params(C=strength), seen.fitted, train.labels, classes)
+                probabilities = softmax(seen.measured @ layer.kernel + layer.bias)
+                figures = _figures(probabilities, validation.labels)
+                layer = Dense(seen.kernel(layer.kernel), layer.bias, "softmax")
+                tried.append(({"inverse_regularization": strength, **figures}, pooling, layer, probabilities))
+                if live is not None:
+                    log_step(live, tried[-1][0])
+                progress.advance(details=figures)
+    best, pooling, chosen, probabilities = min(tried, key=lambda candidate: candidate[0]["validation_log_loss"])
+    losses = {
+        name: min(figures["validation_log_loss"] for figures, other, *_ in tried if other == name) for name in wanted
     }
-    return Probe(Head(POOLING, (chosen,)), softmax(held_out @ chosen.kernel + chosen.bias), summary)
+    summary = {
+        "candidates": [figures for figures, other, *_ in tried if other == pooling],
+        "chosen": {"inverse_regularization": best["inverse_regularization"]},
+        "pooling": pooling,
+        "validation_log_loss_by_pooling": losses,
+    }
+    return Probe(Head(pooling, (chosen,)), probabilities, summary)
 
 
 def refit(probe: Probe, weight: ClassWeight, classes: int, splits: Sequence[Split]) -> Head:
     """The chosen head, fitted once more to several splits together."""
     strength = probe.summary["chosen"]["inverse_regularization"]
-    model = LogisticRegression(C=strength, **_options(weight))
-    inputs = np.concatenate([split.pooled(POOLING) for split in splits])
-    return Head(POOLING, (_fit(model, inputs, np.concatenate([split.labels for split in splits]), classes),))
+    seen = take_coordinates(probe.head.pooling, splits)
+    labels = np.concatenate([split.labels for split in splits])
+    layer = _fit(LogisticRegression(C=strength, **_options(weight)), seen.fitted, labels, classes)
+    return Head(probe.head.pooling, (Dense(seen.kernel(layer.kernel), layer.bias, "softmax"),))
+
+
+def _poolings(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
+    """Bilinear pooling takes 1 MB of memory an example, and 1 MB of the model a class: only where both are few."""
+    few = examples <= rules.bilinear_up_to and classes <= _MAX_BILINEAR_CLASSES
+    return (POOLING, "bilinear") if few else (POOLING,)
+
+
+def _require_finite(seen: Coordinates) -> None:
+    broken = sum(int((~np.isfinite(values).all(axis=1)).sum()) for values in (seen.fitted, seen.measured))
+    if broken:
+        raise TrainingError(
+            f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
+            "rm -r data/features && dvc repro --force --single-item features"
+        )
 
 
 def _options(weight: ClassWeight) -> dict[str, Any]:
@@ -96,8 +134,7 @@ def _fit(model: LogisticRegression, inputs: Floats, labels: npt.NDArray[np.int32
     return Dense(kernel, bias, "softmax")
 
 
-def _figures(layer: Dense, inputs: Floats, labels: npt.NDArray[np.int32]) -> dict[str, float]:
-    probabilities = softmax(inputs @ layer.kernel + layer.bias)
+def _figures(probabilities: Floats, labels: npt.NDArray[np.int32]) -> dict[str, float]:
     return {
         "validation_log_loss": round(log_loss(probabilities, labels), 6),
         "validation_accuracy": round(accuracy(probabilities, labels), 6),

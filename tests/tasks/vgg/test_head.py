@@ -18,13 +18,13 @@ FEATURES = RNG.gamma(1.0, 5.0, (6, 3, 3, 8)).astype(np.float16)
 
 
 def make_head(pooling: Pooling) -> Head:
-    inputs = 72 if pooling == "flatten" else 16
+    inputs = {"flatten": 72, "average_maximum": 16, "bilinear": 64}[pooling]
     hidden = Dense(RNG.normal(size=(inputs, 5)).astype(np.float32), np.ones(5, np.float32), "relu")
     classes = Dense(RNG.normal(size=(5, 3)).astype(np.float32), np.zeros(3, np.float32), "softmax")
     return Head(pooling, (hidden, classes))
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "average_maximum"])
+@pytest.mark.parametrize("pooling", ["flatten", "average_maximum", "bilinear"])
 def test_head_gives_probabilities(pooling: Pooling) -> None:
     found = make_head(pooling).probabilities(FEATURES)
     assert (found.shape, found.dtype) == ((6, 3), np.float32)
@@ -60,7 +60,7 @@ def test_softmax_never_overflows(values: np.ndarray) -> None:
     assert (found.argmax(axis=1) == values.argmax(axis=1)).all() or (np.diff(np.sort(found)) == 0).any()
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "average_maximum"])
+@pytest.mark.parametrize("pooling", ["flatten", "average_maximum", "bilinear"])
 def test_head_comes_back_from_its_outline_and_tensors(pooling: Pooling) -> None:
     head = make_head(pooling)
     again = restore(json.loads(json.dumps(head.outline())), load(save(head.tensors())))
@@ -68,7 +68,7 @@ def test_head_comes_back_from_its_outline_and_tensors(pooling: Pooling) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["flatten", "average_maximum"])
+@pytest.mark.parametrize("pooling", ["flatten", "average_maximum", "bilinear"])
 def test_head_in_keras_gives_the_same_probabilities(pooling: Pooling) -> None:
     import keras
 
@@ -78,3 +78,11 @@ def test_head_in_keras_gives_the_same_probabilities(pooling: Pooling) -> None:
     for batch in (FEATURES.astype(np.float32), np.zeros((2, 3, 3, 8), np.float32)):
         found = model(batch, training=False).numpy()
         np.testing.assert_allclose(found, head.probabilities(batch), atol=1e-6)
+
+
+def test_bilinear_pooling_is_the_root_of_the_mean_products() -> None:
+    pooled = pool(FEATURES, "bilinear").reshape(6, 8, 8)
+    places = FEATURES.astype(np.float64).reshape(6, 9, 8)
+    expected = np.sqrt(np.einsum("npc,npd->ncd", places, places) / 9)
+    expected /= np.sqrt((expected**2).sum(axis=(1, 2), keepdims=True))
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)

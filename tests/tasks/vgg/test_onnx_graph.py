@@ -34,7 +34,7 @@ def zero_weights() -> Weights:
 
 def random_head(pooling: Pooling) -> Head:
     rng = np.random.default_rng(0)
-    inputs = 1024 if pooling == "average_maximum" else 7 * 7 * 512
+    inputs = {"average_maximum": 1024, "flatten": 7 * 7 * 512, "bilinear": 512 * 512}[pooling]
     hidden = Dense(
         rng.normal(0, 0.05, (inputs, 16)).astype(np.float32), rng.normal(0, 1, 16).astype(np.float32), "relu"
     )
@@ -42,7 +42,7 @@ def random_head(pooling: Pooling) -> Head:
     return Head(pooling, (hidden, last))
 
 
-@pytest.mark.parametrize("pooling", ["average_maximum", "flatten"])
+@pytest.mark.parametrize("pooling", ["average_maximum", "flatten", "bilinear"])
 def test_onnx_answers_as_the_head_on_known_features(pooling: Pooling) -> None:
     cells = np.random.default_rng(1).uniform(0, 255, (2, 7, 7, 3)).astype(np.float32)  # one a feature
     pixels = np.kron(cells, np.ones((1, 32, 32, 1), np.float32))
