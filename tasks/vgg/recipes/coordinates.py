@@ -1,7 +1,7 @@
 """Pooled features of few examples as a linear classifier sees them: exact, and as small as there are examples.
 
 A bilinear pooling has 262,144 numbers an example, but n examples span n dimensions at most. A rotation into these
-changes no product of two examples, so a regularised linear classifier is the same there, and its kernel is rotated back.
+changes no product of two examples, so a regularised linear classifier is the same there; its kernel is rotated back.
 """
 
 from __future__ import annotations
