@@ -6,9 +6,9 @@ epochs; with VGG16's own preprocessing instead of 1/255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dvclive import Live
@@ -24,6 +24,10 @@ from tasks.vgg.recipes.outcome import Outcome, example_weights, log_step
 from tasks.vgg.recipes.probe import POOLING, Probe, fit_probe
 from tasks.vgg.strategies import Phase, plan_phases
 from tasks.vgg.weights import SHA256, load_weights
+
+if TYPE_CHECKING:
+    from tasks.vgg.training.loop import Run
+    from tasks.vgg.training.network import Classifier
 
 
 def train_by_descent(
@@ -53,13 +57,56 @@ def train_by_descent(
     Raises:
         TrainingError: the loss is no number any more, or the memory is too small.
     """
+    probe, run, begin = set_up(
+        settings,
+        strategy,
+        classes,
+        train,
+        validation,
+        sources,
+        kept,
+        checkpoints,
+        lambda figures: log_step(live, figures),
+    )
+    from tasks.vgg.training.loop import descend
+
+    trained = descend(run, begin)
+    changed = trained.classifier.tensors(run.phases[-1].unfrozen)
+    backbone = {name: value for name, value in changed.items() if name.startswith("block")}
+    head = trained.classifier.head
+    answers = answer(head, backbone, settings.train.flip_averaging, sources, validation.keys)
+    curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
+    summary = {
+        **(probe.summary if probe else {}),
+        "history": curves,
+        "phases": trained.notes,
+        "precision": run.precision,
+        "starts_from": [start or "pictures" for start, *_ in run.feeds],
+    }
+    outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
+    run.checkpoints.clear()
+    return outcome
+
+
+def set_up(
+    settings: Settings,
+    strategy: str,
+    classes: int,
+    train: Split,
+    validation: Split,
+    sources: Sources,
+    kept: Mapping[str, Any],
+    checkpoints: Path,
+    on_epoch: Callable[[Mapping[str, float]], None],
+) -> tuple[Probe | None, Run, Classifier]:
+    """All that a training is made of, and what it begins with; see `train_by_descent`."""
     rules = settings.train
     probe = _probe(rules, strategy, classes, train, validation)
     head = probe.head if probe else _untrained(rules, train.features.shape, classes)
-    _set_up(rules)
+    _start_tensorflow(rules)
     from tasks.vgg.training.checkpoints import Checkpoints
     from tasks.vgg.training.feeds import Feed, open_reader
-    from tasks.vgg.training.loop import Run, descend
+    from tasks.vgg.training.loop import Run
     from tasks.vgg.training.network import Classifier
     from tasks.vgg.training.steps import choose_devices
 
@@ -80,23 +127,8 @@ def train_by_descent(
     precision = training_precision(rules)
     identity = _identity(settings, strategy, phases, train, validation, kept, precision)
     keeper = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
-    run = Run(phases, feeds, rules.seed, precision, choose_devices(), keeper, lambda figures: log_step(live, figures))
-    trained = descend(run, Classifier(load_weights(), head))
-    changed = trained.classifier.tensors(phases[-1].unfrozen)
-    backbone = {name: value for name, value in changed.items() if name.startswith("block")}
-    head = trained.classifier.head
-    answers = answer(head, backbone, rules.flip_averaging, sources, validation.keys)
-    curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
-    summary = {
-        **(probe.summary if probe else {}),
-        "history": curves,
-        "phases": trained.notes,
-        "precision": precision,
-        "starts_from": [start or "pictures" for start, *_ in feeds],
-    }
-    outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
-    keeper.clear()
-    return outcome
+    run = Run(phases, feeds, rules.seed, precision, choose_devices(), keeper, on_epoch)
+    return probe, run, Classifier(load_weights(), head)
 
 
 def training_precision(rules: Train) -> str:
@@ -119,7 +151,7 @@ def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:
     return new_head(POOLING, shape, None, classes, rules.seed)
 
 
-def _set_up(rules: Train) -> None:
+def _start_tensorflow(rules: Train) -> None:
     load_tensorflow()
     import keras
     import tensorflow as tf

@@ -1,0 +1,104 @@
+"""Program `find_rate`: which learning rates suit these pictures; a plot and the settings to try.
+
+    python -m tasks.find_rate progressive [--steps 60]
+
+Reads what `features` left. Trains the strategy's first phase for some steps while all of its rates rise, and throws the
+weights away. Writes `reports/learning_rate.html`; prints the rates that it suggests. Changes no setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from tasks import features, prepare
+from tasks.errors import SettingsError
+from tasks.files import read_json, write_bytes
+from tasks.pictures.manifest import class_names, read_examples
+from tasks.pictures.shards import open_shards
+from tasks.program import run_program
+from tasks.progress import Progress
+from tasks.reports import charts
+from tasks.settings import STRATEGIES, Settings, load_settings
+from tasks.vgg.answers import Sources
+from tasks.vgg.boundaries import inputs_of
+from tasks.vgg.examples import make_split
+from tasks.vgg.strategies import Phase, plan_phases
+
+PAGE = "reports/learning_rate.html"
+SCRATCH = ".rootstock/find_rate"
+_TEMPLATE = Markup(
+    "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Learning rates</title>\n<style>{style}</style>\n"
+    "<main><h1>Learning rates of {strategy}</h1>\n<p>Loss while all rates of the first phase rise together; 1 is what "
+    "params.yaml says. The line marks what is suggested: a tenth of the factor at the lowest loss.</p>\n{chart}\n"
+    "<ul>{rates}</ul></main></html>\n"
+)
+
+
+def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[str, float]:
+    """Try rates; gives the suggested one of the head and of each unfrozen block.
+
+    Raises:
+        SettingsError: the strategy's recipe has no learning rate.
+        IntegrityError: an earlier stage's output is missing or damaged.
+    """
+    if not plan_phases(strategy, settings.train, settings.views):
+        raise SettingsError(f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no rate.")
+    from tasks.vgg.recipes.descent import set_up
+
+    examples = read_examples(workspace / prepare.PREPARED)
+    classes = class_names(examples)
+    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
+    shards = open_shards(sources.features / features.BOUNDARY)
+    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
+    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+    scratch = workspace / SCRATCH
+    _, training, begin = set_up(
+        settings, strategy, len(classes), train, validation, sources, kept, scratch, lambda _: None
+    )
+    from tasks.vgg.training.rates import suggest, try_rates
+
+    points = []
+    with Progress("find_rate", steps, "steps") as progress:
+        for factor, loss in try_rates(training, begin, steps):
+            points.append((factor, loss))
+            progress.advance(details={"factor": factor, "loss": loss})
+    curve = suggest(points)
+    phase = training.phases[0]
+    found = {name: rate * curve.suggested for name, rate in phase.rates.items()}
+    series = charts.Series("loss", curve.factors, curve.losses)
+    chart = charts.line_chart([series], "factor on the rates", "loss", log_x=True, marked_x=curve.suggested)
+    write_bytes(workspace / PAGE, _page(strategy, phase, chart, found).encode())
+    return found
+
+
+def _page(strategy: str, phase: Phase, chart: Markup, found: dict[str, float]) -> str:
+    style = Markup((Path(__file__).parent / "reports/page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
+    rates = Markup("").join(
+        Markup("<li>{}: {} now, {} suggested</li>").format(name, f"{phase.rates[name]:.2g}", f"{rate:.2g}")
+        for name, rate in found.items()
+    )
+    return str(_TEMPLATE.format(style=style, strategy=strategy, chart=chart, rates=rates))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tasks.find_rate", description="Which learning rates suit.")
+    parser.add_argument("strategy", choices=STRATEGIES)
+    parser.add_argument("--steps", type=int, default=60, help="of training, each with higher rates")
+    options = parser.parse_args(arguments)
+
+    def body() -> None:
+        workspace = Path.cwd()
+        found = run(load_settings(workspace), workspace, options.strategy, max(2, options.steps))
+        for name, rate in found.items():
+            print(f"{name}: {rate:.2g}")
+        print(f"See {PAGE}")
+
+    return run_program(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

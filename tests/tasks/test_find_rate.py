@@ -1,0 +1,47 @@
+"""The learning-rate finder: a plot, a suggestion, and nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import features, find_rate
+from tasks.errors import SettingsError
+from tasks.settings import Settings
+from tasks.vgg.training.rates import suggest
+from tests.conftest import contents, fill_source
+from tests.tasks.steps import run_prepare, settings_for
+from tests.tasks.vgg.training.miniature import QUICK, use_tiny_weights
+
+
+def test_suggestion_is_a_tenth_of_where_the_loss_is_lowest() -> None:
+    points = [(10.0**power, loss) for power, loss in zip(range(-3, 3), (0.7, 0.7, 0.5, 0.2, 0.9, 3.0), strict=True)]
+    curve = suggest(points)
+    assert curve.factors == tuple(factor for factor, _ in points)
+    assert curve.suggested == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_finder_writes_a_plot_and_leaves_everything_else_as_it_was(
+    workspace: Path, tmp_path: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_weights(monkeypatch.setattr)
+    settings = settings_for(change, fill_source(tmp_path / "source", 20), *QUICK, "strategies=[progressive]")
+    run_prepare(settings, workspace)
+    features.run(settings, workspace)
+    before = contents(workspace)
+    found = find_rate.run(settings, workspace, "progressive", 12)
+    assert set(found) == {"head", "block5"}
+    assert found["head"] / found["block5"] == pytest.approx(0.001 / 0.00003)
+    after = contents(workspace)
+    page = after.pop(find_rate.PAGE).decode()
+    assert after == before
+    assert "<svg" in page
+    assert "block5: 3e-05 now" in page
+
+
+def test_recipe_without_a_rate_is_told(workspace: Path, change: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsError, match="has no rate"):
+        find_rate.run(change(), workspace, "feature_extraction", 5)
