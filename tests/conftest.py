@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import prefect.main  # noqa: F401 - its logging closes the handlers there are; absl's would hold what pytest captures
 import pytest
 from PIL import Image
 
