@@ -77,7 +77,8 @@ def run(settings: Settings, workspace: Path) -> Summary:
     contents = by_content([row for row in discovered if not row.excluded])
 
     recipe = decoding.recipe(rules.background_rgb)
-    mark = fingerprint({**recipe, "likeness": likeness.VERSION, "quality": quality.VERSION})
+    versions = {"facts": decoding.FACTS_VERSION, "likeness": likeness.VERSION, "quality": quality.VERSION}
+    mark = fingerprint({**recipe, **versions})
     refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), rules)
     wanted = [key for key in contents.chosen if key not in contents.conflicts and key not in refusals]
     _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
