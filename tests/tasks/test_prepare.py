@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shutil
 import signal
 from collections import Counter
@@ -136,6 +139,22 @@ def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, sourc
     run_prepare(settings_for(change, source), workspace)
     assert codes(workspace) == {"ant/000.jpg": "label_conflict", "bee/twin.jpg": "label_conflict"}
     assert not {"ant/000.jpg", "bee/twin.jpg"} & splits(workspace).keys()
+
+
+def test_label_conflicts_of_the_same_bytes_are_shown_in_the_report(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
+    pixels, _ = decode((source / "ant" / "000.jpg").read_bytes())
+    run_prepare(settings_for(change, source), workspace)
+    page = (workspace / "reports/data.html").read_text()
+    rows = re.findall(r'<span class="thumb"><img src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(rows) == 2
+    for row in rows:
+        shown = Image.open(io.BytesIO(base64.b64decode(row)))
+        wanted = Image.fromarray(pixels).resize(shown.size, Image.Resampling.LANCZOS)
+        assert np.abs(np.asarray(shown, int) - np.asarray(wanted, int)).mean() < 6
+    assert run_prepare(settings_for(change, source), workspace).decoded == 0
 
 
 def test_duplicates_across_given_splits_stay_in_test_only(workspace: Path, tmp_path: Path, change: Change) -> None:
