@@ -18,7 +18,7 @@ from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.pictures.journal import Journal
 from tasks.pictures.manifest import Discovered, previous_discovered, write_discovered
 from tasks.pictures.packs import Place, index_pack, read_picture, verify_pack, write_packs
-from tasks.pictures.sources import Item, Listing, discover
+from tasks.pictures.sources import Item, Listing, Reach, discover
 from tasks.pictures.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -50,7 +50,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     Raises:
         SourceError: the source is missing, empty, not understood, or changes while it is read.
     """
-    listing = discover(settings.source.uri)
+    listing = discover(settings.source.uri, Reach.of(settings.source))
     within, beyond = _limit(listing, settings.source.limit_per_class)
     raw = workspace / RAW
     raw.mkdir(parents=True, exist_ok=True)

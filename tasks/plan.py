@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks import ingest
 from tasks.pictures.manifest import Discovered, previous_discovered
-from tasks.pictures.sources import Listing, discover
+from tasks.pictures.sources import Listing, Reach, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes
@@ -41,7 +41,7 @@ def run(settings: Settings, workspace: Path, history_folder: Path | None = None)
 
 def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
     """What the source holds against what was packed; None if listing it takes long."""
-    listing = _list_quickly(settings.source.uri)
+    listing = _list_quickly(settings.source.uri, Reach.of(settings.source))
     if listing is None:
         return None
     before = {row.path: row.version for row in _packed(workspace) if not row.excluded}
@@ -70,7 +70,7 @@ def _packed(workspace: Path) -> list[Discovered]:
         return previous_discovered(Path(scratch))
 
 
-def _list_quickly(uri: str) -> Listing | None:
+def _list_quickly(uri: str, reach: Reach) -> Listing | None:
     """The source's listing; None if it takes long."""
     if uri.startswith("tfds:"):
         return None  # it may have to be downloaded to be listed
@@ -78,7 +78,7 @@ def _list_quickly(uri: str) -> Listing | None:
 
     def look() -> None:
         try:
-            found.append(discover(uri))
+            found.append(discover(uri, reach))
         except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asked
             found.append(error)
 

@@ -77,9 +77,10 @@ def run(settings: Settings, workspace: Path) -> Summary:
     contents = by_content([row for row in discovered if not row.excluded])
 
     recipe = decoding.recipe(rules.background_rgb)
-    mark = fingerprint({**recipe, "likeness": likeness.VERSION, "quality": quality.VERSION})
+    versions = {"facts": decoding.FACTS_VERSION, "likeness": likeness.VERSION, "quality": quality.VERSION}
+    mark = fingerprint({**recipe, **versions})
     refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), rules)
-    wanted = [key for key in contents.chosen if key not in contents.conflicts and key not in refusals]
+    wanted = [key for key in contents.chosen if key not in refusals]  # those in conflict too: the report shows them
     _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
     state = reconcile(workspace / SHARDS, wanted, mark, rules.shard_size)
     new = _decode(workspace, state.missing, rules, mark, refusals)
@@ -90,7 +91,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     selection = select(
         discovered,
         contents,
-        [key for key in wanted if key in shards],
+        [key for key in wanted if key in shards and key not in contents.conflicts],
         refusals,
         lambda key: _with_issues(shards.row(key), rules),
         rules.near_duplicate_bits,

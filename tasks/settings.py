@@ -29,6 +29,8 @@ _YAML_END = "...\n"
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$")]
+Endpoint = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+/?$")]
 ColourValue = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -41,6 +43,8 @@ class Source(Block):
 
     uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
     limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class; null for all")
+    s3_buckets: tuple[Bucket, ...] = Field(description="buckets that a table may name besides its own")
+    s3_endpoints: tuple[Endpoint, ...] = Field(description="endpoints that may be asked; with none, any")
 
 
 class Ingest(Block):

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tasks.pictures.gif import has_frames
 from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,21 +35,13 @@ DRAFT_PX = 2 * IMAGE_SIZE_PX
 """A JPEG is decoded at the least of 1, 1/2, 1/4, 1/8 that leaves both sides so long: high frequencies are cheaper
 dropped than computed. The rest of the way, a half or less, is antialiased as always. How exact, docs/speed.md tells."""
 
+FACTS_VERSION = 1
+"""Part of the recipe of whatever stores Facts; to be raised when one of them changes, but no pixel does."""
+
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
 _SAMPLE_PX = 256
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
 
@@ -153,7 +146,7 @@ def decode(
         turned = picture.format == "TIFF" and _orientation(picture) != 1  # Pillow turns TIFF files as it loads them
         _load(picture, data)
         rgb = to_rgb(_upright(picture), background_rgb)
-        facts = _facts(picture, size_px, rgb, turned)
+        facts = _facts(picture, data, size_px, rgb, turned)
         judge(facts, policy)
     size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
     pixels = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
@@ -262,7 +255,7 @@ def _load(picture: Image.Image, data: bytes) -> None:
         raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
 
 
-def _facts(picture: Image.Image, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> Facts:
+def _facts(picture: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> Facts:
     sample = (min(rgb.width, _SAMPLE_PX), min(rgb.height, _SAMPLE_PX))
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
@@ -271,7 +264,8 @@ def _facts(picture: Image.Image, size_px: tuple[int, int], rgb: Image.Image, tur
     notes = []
     if turned or _orientation(picture) != 1:
         notes.append("exif_oriented")
-    if picture.format != "GIF" and getattr(picture, "is_animated", False):  # GIF would be read to the end
+    several = has_frames(data) if picture.format == "GIF" else getattr(picture, "is_animated", False)
+    if several:
         notes.append("first_frame_of_several")
     return Facts(*size_px, picture.format or "", round(entropy, 4), ",".join(notes))
 

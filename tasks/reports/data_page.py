@@ -7,9 +7,7 @@ the tables of `data/prepared/`.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +26,8 @@ from tasks.pictures.decoding import Code
 from tasks.pictures.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
 from tasks.pictures.selection import Selection
 from tasks.pictures.shards import Shards
-from tasks.reports.text import percent, visible, without_credentials
+from tasks.reports import html
+from tasks.reports.text import without_credentials
 
 LAYOUT = 1
 """Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""
@@ -130,22 +129,11 @@ def render_data_page(description: Mapping[str, Any], thumbnails: Mapping[str, Pi
     Returns:
         HTML, UTF-8 safe.
     """
-    import jinja2  # not for `import tasks.prepare`: it costs more than the rest of this module
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(visible=visible, percent=percent, css_share=lambda share: f"{100 * share:.1f}%")
-    return environment.get_template("data_page.html.jinja").render(
+    return html.render(
+        "data_page.html.jinja",
         data=description,
         splits=SPLITS,
-        style=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),  # noqa: S704 our own file
-        thumbnails={key: _data_uri(pixels) for key, pixels in thumbnails.items()},
+        thumbnails={key: html.data_uri(_thumbnail(pixels)) for key, pixels in thumbnails.items()},
     )
 
 
@@ -280,9 +268,5 @@ def _commonest(counts: Mapping[str, int]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _data_uri(pixels: Pixels) -> str:
-    """JPEG made from pixels alone, so no metadata of the original can come along."""
-    file = io.BytesIO()
-    small = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    small.save(file, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+def _thumbnail(pixels: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS))

@@ -6,21 +6,15 @@ gives the same bytes.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
-from PIL import Image
 
-from tasks.reports import charts, wording
+from tasks.reports import charts, html, wording
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
-from tasks.reports.text import percent, visible
+from tasks.reports.text import visible
 
 TABLE_MATRIX_CLASSES = 20
 """Up to so many classes the confusion matrix is a table with numbers; beyond, a picture in colours."""
@@ -41,20 +35,12 @@ def render_page(evaluation: Mapping[str, Any], pictures: Sequence[npt.NDArray[np
     Returns:
         HTML, UTF-8 safe.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(visible=visible, percent=percent, css_share=_css_share)
     champion = evaluation["strategies"][evaluation["champion"]]
-    return environment.get_template("page.html.jinja").render(
+    return html.render(
+        "page.html.jinja",
         evaluation=evaluation,
         classes=evaluation["classes"],
         test=champion["test"],
-        style=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),  # noqa: S704 our own file
         page=_view(evaluation, champion, pictures),
     )
 
@@ -69,7 +55,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], pictures: 
         "verdict": wording.verdict(test),
         "scale": charts.answer_scale(test["accuracy"], test["accuracy_ci95"], test["majority_accuracy"]),
         "mistakes": [
-            {**mistake, "picture": _data_uri(picture)}
+            {**mistake, "picture": html.data_uri(picture)}
             for mistake, picture in zip(evaluation["mistakes"], pictures, strict=True)
         ],
         "weakest_first": len(classes) > 12,
@@ -178,14 +164,3 @@ def _candidate_charts(
 def _finite_series(name: str, xs: Sequence[float], ys: Sequence[float | None]) -> charts.Series:
     points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if y is not None and np.isfinite(y)]
     return charts.Series(name, tuple(x for x, _ in points), tuple(y for _, y in points))
-
-
-def _css_share(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _data_uri(picture: npt.NDArray[np.uint8]) -> str:
-    """JPEG made from pixels alone, so no metadata of the original can come along."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=86)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -166,7 +166,7 @@ def test_known_versions_are_not_read_again(
 ) -> None:
     reads: list[str] = []
     found = versioned(ingest.discover(str(source)), reads)
-    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     ingest.run(settings, workspace)
     assert sorted(reads) == sorted(item.path for item in found.items)
@@ -178,7 +178,7 @@ def test_known_versions_are_not_read_again(
 
     first, *others = found.items
     again = dataclasses.replace(first, version="2")
-    monkeypatch.setattr(ingest, "discover", lambda _: Listing((again, *others), found.excluded))
+    monkeypatch.setattr(ingest, "discover", lambda *_: Listing((again, *others), found.excluded))
     ingest.run(settings, workspace)
     assert reads == [first.path]
 
@@ -189,15 +189,15 @@ def test_what_a_killed_run_packed_is_not_read_again(
 ) -> None:
     reads: list[str] = []
     found = versioned(ingest.discover(str(source)), reads)
-    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     last = found.items[-1]
     broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
-    monkeypatch.setattr(ingest, "discover", lambda _: Listing((*found.items[:-1], broken), found.excluded))
+    monkeypatch.setattr(ingest, "discover", lambda *_: Listing((*found.items[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
         ingest.run(settings, workspace)
     assert list((workspace / ingest.RAW).glob("*.tar"))
-    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
     reads.clear()
     ingest.run(settings, workspace)
     assert last.path in reads
@@ -216,7 +216,7 @@ def test_many_small_packs_are_joined(workspace: Path, source: Path, change: Chan
 
 def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     found = versioned(ingest.discover(str(source)), [])
-    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
     ingest.run(settings_for(change, source), workspace)
     about = json.loads((workspace / ingest.RAW / "source.json").read_text())
     assert about == {"name": "Insects", "licence": "CC0", "uri": str(source)}
@@ -226,7 +226,7 @@ def test_file_that_vanishes_is_named(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = ingest.discover(str(source))
-    monkeypatch.setattr(ingest, "discover", lambda _: found)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
     (source / "ant" / "004.jpg").unlink()
     with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):
         ingest.run(settings_for(change, source), workspace)

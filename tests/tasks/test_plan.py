@@ -72,7 +72,7 @@ def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch:
     monkeypatch.setattr(plan, "LISTING_LIMIT_S", 0.0)
     stuck = threading.Event()
 
-    def wait(_uri: str) -> Listing:
+    def wait(*_: object) -> Listing:
         stuck.wait(60)
         return Listing(())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shutil
 import signal
 from collections import Counter
@@ -22,7 +25,7 @@ from tasks.pictures.decoding import decode
 from tasks.pictures.manifest import Discovered, read_examples, read_quarantine
 from tasks.pictures.shards import open_shards, read_header
 from tests.conftest import contents, draw_picture, fill_source, save_picture
-from tests.tasks.pictures.encoding import encode
+from tests.tasks.pictures.encoding import encode, noise
 from tests.tasks.steps import Change, identities, run_prepare, settings_for, start_program
 
 
@@ -52,6 +55,21 @@ def test_prepare_accepts_and_decodes_every_good_picture(workspace: Path, source:
         assert example.key == sha256_hex(data)
         assert example.label == Path(example.path).parent.name
         assert np.array_equal(shards.read([example.key])[0], decode(data)[0])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_picture_of_several_frames_is_flagged_in_the_manifest_and_the_report(
+    kind: str, workspace: Path, source: Path, change: Change
+) -> None:
+    frames = [noise(seed=seed) for seed in range(2)]
+    (source / "ant/several").write_bytes(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+    run_prepare(settings_for(change, source), workspace)
+    notes = {row.path: row.notes.split(",") for row in read_examples(workspace / prepare.PREPARED) if row.notes}
+    flagged = [path for path, found in notes.items() if "first_frame_of_several" in found]
+    assert flagged == ["ant/several"]
+    report = read_json(workspace / "reports/data.json")["notes"]
+    [listed] = [note["pictures"] for note in report if note["note"] == "first_frame_of_several"]
+    assert [picture["path"] for picture in listed] == flagged
 
 
 def test_unchanged_pictures_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:
@@ -121,6 +139,22 @@ def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, sourc
     run_prepare(settings_for(change, source), workspace)
     assert codes(workspace) == {"ant/000.jpg": "label_conflict", "bee/twin.jpg": "label_conflict"}
     assert not {"ant/000.jpg", "bee/twin.jpg"} & splits(workspace).keys()
+
+
+def test_label_conflicts_of_the_same_bytes_are_shown_in_the_report(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
+    pixels, _ = decode((source / "ant" / "000.jpg").read_bytes())
+    run_prepare(settings_for(change, source), workspace)
+    page = (workspace / "reports/data.html").read_text()
+    rows = re.findall(r'<span class="thumb"><img src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(rows) == 2
+    for row in rows:
+        shown = Image.open(io.BytesIO(base64.b64decode(row)))
+        wanted = Image.fromarray(pixels).resize(shown.size, Image.Resampling.LANCZOS)
+        assert np.abs(np.asarray(shown, int) - np.asarray(wanted, int)).mean() < 6
+    assert run_prepare(settings_for(change, source), workspace).decoded == 0
 
 
 def test_duplicates_across_given_splits_stay_in_test_only(workspace: Path, tmp_path: Path, change: Change) -> None:

@@ -8,8 +8,9 @@ from typing import Protocol, cast
 
 from tasks.errors import SourceError
 from tasks.pictures.sources.listing import Excluded, Item, Listing
+from tasks.pictures.sources.reach import OWN, Reach
 
-__all__ = ["Excluded", "Item", "Listing", "check_source", "discover"]
+__all__ = ["Excluded", "Item", "Listing", "Reach", "check_source", "discover"]
 
 KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
@@ -23,27 +24,28 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 class _Source(Protocol):
     def check(self, uri: str) -> None: ...
 
-    def discover(self, uri: str) -> Listing: ...
+    def discover(self, uri: str, *reach: Reach) -> Listing: ...
 
 
-def check_source(uri: str) -> None:
+def check_source(uri: str, reach: Reach = OWN) -> None:
     """Find out, in a second or so, whether the source is there and looks usable.
 
     Raises:
-        SourceError: it is missing, empty, or of a kind that isn't known; says what would be right.
+        SourceError: it is missing, empty, out of reach, or of a kind that isn't known; says what would be right.
     """
-    _module(uri).check(uri)
+    _module(uri, reach).check(uri)
 
 
-def discover(uri: str) -> Listing:
+def discover(uri: str, reach: Reach = OWN) -> Listing:
     """List every picture of the source with its label, and its split where the source gives one.
 
     Raises:
         SourceError: as `check_source`, or the source holds fewer than two classes.
     """
-    source = _module(uri)
+    source = _module(uri, reach)
     source.check(uri)
-    listing = source.discover(uri)
+    further = (reach,) if _kind(uri) == "table" else ()  # all other kinds stay in their own bucket by their nature
+    listing = source.discover(uri, *further)
     classes = sorted({item.label for item in listing.items})
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no picture in a class folder"
@@ -54,8 +56,10 @@ def discover(uri: str) -> Listing:
     return listing
 
 
-def _module(uri: str) -> _Source:
+def _module(uri: str, reach: Reach) -> _Source:
     """The module for a kind of source; only the one that is used is imported (boto3 costs half a second)."""
+    if uri.startswith("s3://"):
+        reach.check_endpoint()
     module = importlib.import_module(f"tasks.pictures.sources.{_kind(uri)}")
     return cast("_Source", module)
 

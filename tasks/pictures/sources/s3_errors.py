@@ -87,11 +87,11 @@ def explained(what: str, endpoint: str | None) -> Iterator[None]:
     try:
         yield
     except boto.ClientError as error:
-        raise SourceError(f"{what}: {_refusal(error, _host(endpoint))}") from None
+        raise SourceError(f"{what}: {_refusal(error, host_of(endpoint))}") from None
     except boto.BotoCoreError as error:
-        raise SourceError(f"{what}: {_failure(error, _host(endpoint))}") from None
+        raise SourceError(f"{what}: {_failure(error, host_of(endpoint))}") from None
     except (ResponseParserError, KeyError, ValueError):
-        raise SourceError(f"{what}: {_no_store(_host(endpoint))}") from None
+        raise SourceError(f"{what}: {_no_store(host_of(endpoint))}") from None
 
 
 def status_of(error: boto.ClientError) -> int:
@@ -141,7 +141,7 @@ def _no_store(host: str) -> str:
     return f"what answers at {host} is no S3 store. Check AWS_ENDPOINT_URL: http://HOST:PORT or https://HOST."
 
 
-def _host(endpoint: str | None) -> str:
+def host_of(endpoint: str | None) -> str:
     """Host and port of an address; never what stands before an @ in it."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(endpoint or "")

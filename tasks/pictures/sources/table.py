@@ -1,10 +1,11 @@
 """A table of pictures: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, here or in S3.
 
-Paths are relative to the table's folder, or `s3://` objects; absolute ones and `..` are fine as long as they end inside
-that folder. CSV is UTF-8, parted by comma, semicolon or tab, whichever makes the header's names; a misspelt or unknown
-column is refused, because a lost `split` or `group` would leak. Splits are `train`, `val`/`valid`/`validation` and
-`test`, kept by the rule for folders. A path that is given twice with all the same is one picture, the second row
-excluded; with another class, split or group it is an error. All errors are told at once, with their rows.
+Paths are relative to the table's folder; absolute ones and `..` are fine as long as they end inside that folder. Or
+they are `s3://` objects, in the table's own bucket or in one that `source.s3_buckets` lists. CSV is UTF-8, parted by
+comma, semicolon or tab, whichever makes the header's names; a misspelt or unknown column is refused, because a lost
+`split` or `group` would leak. Splits are `train`, `val`/`valid`/`validation` and `test`, kept by the rule for folders.
+A path that is given twice with all the same is one picture, the second row excluded; with another class, split or
+group it is an error. All errors are told at once, with their rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from tasks.errors import SourceError
 from tasks.pictures.sources.layout import SPLIT_NAMES, class_name, kept_splits, printable
 from tasks.pictures.sources.listing import Excluded, Item, Listing
+from tasks.pictures.sources.reach import OWN, Reach
 from tasks.pictures.sources.rows import Problems, Row, brief, columns_of, read_rows
 
 SUFFIXES = (".csv", ".parquet")
@@ -41,6 +43,7 @@ class _Table:
 
     root: str
     problems: Problems
+    reach: Reach
     items: dict[str, tuple[Row, Item]] = field(default_factory=dict)
     excluded: list[Excluded] = field(default_factory=list)
 
@@ -65,7 +68,7 @@ def check(uri: str) -> None:
     columns_of(functools.partial(_head, path), uri)
 
 
-def discover(uri: str) -> Listing:
+def discover(uri: str, reach: Reach = OWN) -> Listing:
     """Every row, as a picture of a class or with the reason why not.
 
     Raises:
@@ -74,7 +77,7 @@ def discover(uri: str) -> Listing:
     if not uri.startswith(_S3):
         check(uri)
     root = uri.rpartition("/")[0] if uri.startswith(_S3) else os.path.realpath(Path(uri).parent)
-    table = _Table(root, Problems(uri))
+    table = _Table(root, Problems(uri), reach)
     rows = list(read_rows(_reader(uri), uri, table.problems))
     splits = kept_splits({row.split for row in rows})
     some_splits = any(row.split for row in rows)
@@ -149,6 +152,7 @@ def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
         return {}
     from tasks.pictures.sources import remote, s3
 
+    table.reach.check_endpoint()
     found = remote.locate(uri for uri in uris.values() if uri)
     places = {}
     for row, uri in uris.items():
@@ -166,12 +170,17 @@ def _address(row: Row, table: _Table) -> str | None:
     uri = row.path if row.path.startswith(_S3) else f"{table.root}/{row.path}"
     leaves = uri != row.path and (".." in row.path.split("/") or row.path.startswith("/"))
     try:
-        key = parse(uri).key
+        address = parse(uri)
     except SourceError as error:
         table.problems.add(row, str(error))
         return None
-    if leaves or not row.path or not key or key.endswith("/"):
+    if leaves or not row.path or not address.key or address.key.endswith("/"):
         table.problems.add(row, f"{brief(row.path)} is no object: s3://bucket/key, or a key below the table's prefix")
+        return None
+    own = parse(table.root + "/").bucket if table.root.startswith(_S3) else None
+    wrong = table.reach.wrong_with_bucket(address.bucket, own)
+    if wrong:
+        table.problems.add(row, wrong)
         return None
     return uri
 

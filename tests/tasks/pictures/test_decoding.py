@@ -15,9 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.MpoImagePlugin import MpoImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from sklearn.datasets import load_sample_image
 
 from tasks.pictures.decoding import PERMISSIVE, Code, Facts, Policy, Refused, decode, judge, recipe
+from tasks.pictures.gif import has_frames
 from tests.conftest import PROJECT
 from tests.tasks.pictures.encoding import FORMATS, chunk, encode, noise, png
 
@@ -169,12 +175,39 @@ def test_exif_that_points_at_itself_ends() -> None:
     assert code_of(encode(noise(), "JPEG", exif=loop)) is None
 
 
+def refuse_to_seek(*_: object) -> None:
+    raise AssertionError("another frame was looked for")
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_first_frame_of_several_is_taken(kind: str) -> None:
+def test_first_frame_of_several_is_taken_and_flagged_without_going_to_another(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = Image.new("RGB", (SIZE, SIZE), (200, 0, 0)), Image.new("RGB", (SIZE, SIZE), (0, 0, 200))
-    pixels, facts = decode(encode(first, kind, save_all=True, append_images=[second]))
+    several, one = encode(first, kind, save_all=True, append_images=[second]), encode(first, kind)
+    for plugin in (Image.Image, GifImageFile, MpoImageFile, PngImageFile, TiffImageFile, WebPImageFile):
+        monkeypatch.setattr(plugin, "seek", refuse_to_seek)
+    pixels, facts = decode(several)
     assert np.abs(pixels[100, 100].astype(int) - (200, 0, 0)).max() <= 3
-    assert facts.notes == ("" if kind == "GIF" else "first_frame_of_several")
+    assert facts.notes == "first_frame_of_several"
+    assert decode(one)[1].notes == ""
+
+
+def test_gif_of_several_frames_is_known_at_any_palette_and_with_comments() -> None:
+    frames = [noise(20, 10, seed) for seed in range(3)]
+    local = [frame.quantize(2 << seed) for seed, frame in enumerate(frames)]
+    for images in (frames, [frame.convert("L") for frame in frames], local):
+        several = encode(images[0], "GIF", save_all=True, append_images=images[1:], comment=b"x" * 600, duration=9)
+        assert has_frames(several)
+        assert not has_frames(encode(images[0], "GIF", comment=b",!" * 300))
+        begin = next(cut for cut in range(len(several)) if has_frames(several[:cut]))
+        assert begin > len(encode(images[0], "GIF")) - 1
+        assert all(has_frames(several[:cut]) for cut in range(begin, len(several)))
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_keep_the_search_for_frames_from_ending(junk: bytes) -> None:
+    assert has_frames(b"GIF89a" + junk) in (True, False)
 
 
 def test_trailing_junk_is_accepted() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import SourceError
 from tasks.pictures.sources import folder, remote, rows, table
+from tasks.pictures.sources.reach import OWN, Reach
 from tests.conftest import contents
 from tests.tasks.pictures.sources.conftest import Bucket
 from tests.tasks.pictures.sources.making import files_of, known, labels, make_csv, reasons, split_source
@@ -34,9 +35,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def problems(path: Path) -> list[str]:
+def problems(path: Path | str, reach: Reach = OWN) -> list[str]:
     with pytest.raises(SourceError) as caught:
-        table.discover(str(path))
+        table.discover(str(path), reach)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
@@ -261,7 +262,7 @@ def test_table_may_name_objects_in_s3_which_are_listed_and_not_asked_for_one_by_
     lines = [HEADER, *([bucket.uri(key), key[2]] for key in ("p/a/1", "p/a/2", "p/b/1", "p/b/ü 2")), ["ant/1", "ant"]]
     path = make_csv(root / "t.csv", lines)
     bucket.proxy.clear()
-    listing = table.discover(str(path))
+    listing = table.discover(str(path), Reach(buckets=(bucket.name,)))
     assert [seen.method for seen in bucket.proxy.requests()] == ["GET"]
     assert {item.path: item.read() for item in listing.items} == {
         "ant/1": b"ant/1",
@@ -284,7 +285,7 @@ def test_case_45_objects_that_are_missing_or_none_are_told_with_their_rows(root:
     bucket.put("p/a/1")
     wrong = ["p/a/2", "p/"]
     lines = [HEADER, *([bucket.uri(key), "a"] for key in ["p/a/1", *wrong]), ["s3://-/x", "a"], ["s3://me:pw@b/x", "a"]]
-    found = problems(make_csv(root / "t.csv", lines))
+    found = problems(make_csv(root / "t.csv", lines), Reach(buckets=(bucket.name,)))
     assert found[0] == f"row 3: {bucket.uri('p/a/2')} can't be read: there is no such object."
     assert "is no object: s3://bucket/key" in found[1]
     assert "'-' is no bucket" in found[2]
@@ -311,7 +312,7 @@ def test_objects_among_many_others_are_asked_for_one_by_one(bucket: Bucket, monk
 def test_object_that_changed_since_it_was_listed_is_not_read(root: Path, bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/a/2")
     lines = [HEADER, [bucket.uri("p/a/1"), "a"], [bucket.uri("p/a/2"), "a"]]
-    first, _ = table.discover(str(make_csv(root / "t.csv", lines))).items
+    first, _ = table.discover(str(make_csv(root / "t.csv", lines)), Reach(buckets=(bucket.name,))).items
     bucket.put("p/a/1", body=b"other")
     with pytest.raises(SourceError, match="it changed while it was read"):
         first.read()
