@@ -203,6 +203,7 @@ def assign(members: Sequence[Member], previous: Mapping[str, str], rules: Rules)
     _leave_out(together, placed, leaks)
     alone = [member for member in members if member.key not in placed and not _names(member)]
     placed.update(_draw_together(alone, rules))
+    _name_again(together, placed, leaks)
     splits = {key: split for key, split in placed.items() if key not in leaks}
     return Assignment(splits, leaks, {key: previous[key] for key in leaks if key in previous} | splits)
 
@@ -293,3 +294,16 @@ def _leave_out(members: Sequence[Member], placed: Mapping[str, str], leaks: dict
             found = [torn[name] for name in _names(member) if name in torn]
             if found:
                 leaks[member.key] = min(found)
+
+
+def _name_again(members: Sequence[Member], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
+    """Of those who keep a leak out, name the smallest of the most held-out split, whoever was met first."""
+    mates = _mates(members, placed, leaks)
+    for member in members:
+        if member.key not in leaks:
+            continue
+        for split in HELD_OUT:
+            found = [mates[name][split] for name in _names(member) if split in mates[name]]
+            if found:
+                leaks[member.key] = min(found)
+                break

@@ -263,6 +263,20 @@ def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_ke
     assert assignment.leaks == {"one": "other"}
 
 
+def test_who_keeps_a_picture_out_does_not_depend_on_who_was_met_first() -> None:
+    members = [
+        Member("a", look="x"),
+        Member("b", group="p", look="x"),
+        Member("q", group="p"),
+        Member("r", group="r"),
+        Member("z", group="r", look="x"),
+    ]
+    first = assign(members, {"q": "validation", "r": "test"}, RULES)
+    second = assign(members, first.memory, RULES)
+    assert second.leaks == {"b": "a"}
+    assert assign(members, second.memory, RULES).leaks == second.leaks
+
+
 def test_newcomer_that_the_source_keeps_from_its_likes_is_left_out() -> None:
     by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
     members = [Member("t", "test", look="x"), Member("new", "train", group="g", look="x"), Member("mate", group="g")]
@@ -276,7 +290,7 @@ def test_of_looks_that_merged_the_held_out_side_stays() -> None:
     previous = {"a": "train", "b": "validation", "c": "test"}
     assignment = assign(members, previous, RULES)
     assert assignment.splits == {"c": "test", "bridge": "test"}
-    assert assignment.leaks == {"a": "c", "b": "c"}
+    assert assignment.leaks == {"a": "bridge", "b": "bridge"}
 
 
 def test_picture_left_out_for_a_while_comes_back_to_its_split() -> None:
