@@ -60,7 +60,7 @@ class Shards:
             for number, header in reversed(list(enumerate(self.headers)))
             for place, row in enumerate(header.rows)
         }
-        self._arrays: dict[int, Array] = {}
+        self._known_good: set[int] = set()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,8 +96,19 @@ class Shards:
             IntegrityError: a key is in no shard, or a shard's bytes have changed.
         """
         self._require(keys)
-        rows = [self._array(number)[place] for number, place in map(self._places.__getitem__, keys)]
-        return np.stack(rows) if rows else np.empty((0, *self.shape), self.dtype)
+        rows = np.empty((len(keys), *self.shape), self.dtype)
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for row, key in enumerate(keys):
+            number, place = self._places[key]
+            wanted.setdefault(number, []).append((row, place))
+        for number, places in wanted.items():
+            # Read, not mapped: pages of a map count as this process' memory, and grow to all that training has seen.
+            with self._verified(number).path.open("rb", buffering=0) as file:
+                for row, place in places:
+                    file.seek(self.headers[number].offset + place * rows[row].nbytes)
+                    if file.readinto(rows[row].data.cast("B")) != rows[row].nbytes:
+                        raise _changed(self.headers[number].path)
+        return rows
 
     def _require(self, keys: Sequence[str]) -> None:
         missing = [key for key in keys if key not in self._places]
@@ -107,16 +118,20 @@ class Shards:
                 "Run `dvc repro` from the start: an earlier stage is behind."
             )
 
-    def _array(self, number: int) -> Array:
-        if number not in self._arrays:
-            header = self.headers[number]
+    def _verified(self, number: int) -> Header:
+        header = self.headers[number]
+        if number not in self._known_good:
             if not verify_shard(header.path):
-                raise IntegrityError(
-                    f"The bytes of the shard {header.path} have changed since they were written. "
-                    f"Delete it and run again, only its rows are made anew: rm {header.path} && dvc repro"
-                )
-            self._arrays[number] = header.array()
-        return self._arrays[number]
+                raise _changed(header.path)
+            self._known_good.add(number)
+        return header
+
+
+def _changed(path: Path) -> IntegrityError:
+    return IntegrityError(
+        f"The bytes of the shard {path} have changed since they were written. "
+        f"Delete it and run again, only its rows are made anew: rm {path} && dvc repro"
+    )
 
 
 def open_shards(folder: Path) -> Shards:
