@@ -17,7 +17,7 @@ ARGUMENTS = $(if $(SOURCE),--source $(call quote,$(SOURCE))) $(if $(STRATEGY),--
   $(if $(SET),--set $(call quote,$(SET)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test lint format typecheck bench ui lock clean
+.PHONY: help setup run plan repro test lint format typecheck bench ui worker alerts lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ repro: .venv/ready ## the same work by DVC alone
 
 ui: .venv/ready ## a served Prefect with the deployments, until Ctrl-C; prints its address
 	@python -m flows.ui
+
+worker: .venv/ready ## runs deployments here for the Prefect server of PREFECT_API_URL; POOL=local
+	@prefect worker start --pool $(call quote,$(or $(POOL),local))
+
+alerts: .venv/ready ## make the alerts on the Prefect server of PREFECT_API_URL; they go to ROOTSTOCK_ALERT_WEBHOOK
+	@python -m flows.alerts
 
 test: .venv/ready-dev ## all tests that this machine can run
 	@python -m pytest $(TESTS)

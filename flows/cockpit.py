@@ -11,9 +11,12 @@ from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
+from flows.alerts import ACCURACY_DROPPED
 from tasks import brief, plan
 from tasks.runs.costs import append_history, costs_table, read_history
+from tasks.runs.drops import describe_drop, read_metrics
 from tasks.runs.worktrees import Place
 from tasks.settings import Settings
 
@@ -40,6 +43,18 @@ def showing_costs(place: Place) -> Iterator[None]:
         if place.deployed is not None:  # its folder goes; what was learnt stays
             append_history(_home(place), new)
         _show("costs", "What this run cost.", lambda: costs_table(new))
+
+
+@contextlib.contextmanager
+def watching_accuracy(place: Place) -> Iterator[None]:
+    """The event that `flows.alerts` waits for, if the champion after the block is clearly worse than the one before."""
+    before = read_metrics(place.folder)
+    yield
+    drop = describe_drop(before, read_metrics(place.folder))
+    if drop:
+        get_run_logger().warning("%s", drop)
+        resource = {"prefect.resource.id": "rootstock.champion", "prefect.resource.name": "champion"}
+        emit_event(ACCURACY_DROPPED, resource, payload={"text": drop})
 
 
 def _home(place: Place) -> Path:

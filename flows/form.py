@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypeVar, get_origin
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, get_origin
 
 import typing_extensions  # pydantic wants its TypedDict before Python 3.12
 from annotated_types import MinLen
@@ -79,7 +79,9 @@ def _optional(model: type[BaseModel], present: Mapping[str, Any]) -> Any:
     hints = {}
     for name, field in model.model_fields.items():
         inner = _block(field)
-        kind = _optional(inner, present.get(name, {})) if inner else field.annotation
+        kind: Any = _optional(inner, present.get(name, {})) if inner else field.annotation
+        if kind is bool:
+            kind = Literal[True, False]  # a dropdown that can be left alone; a switch always shows on or off
         shown = Field(title=name, description=_help(name, field, present))
         hints[name] = NotRequired[Annotated[(kind, shown, *field.metadata)]]
     made = _TypedDict(model.__name__, hints, total=False)

@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.choices import METRICS, choose
-from flows.cockpit import show_plan, show_report, showing_costs
+from flows.cockpit import show_plan, show_report, showing_costs, watching_accuracy
 from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
 from flows.workplace import workplace
@@ -33,7 +33,7 @@ def pipeline(**changes: Any) -> None:
         changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
     """
     shorten_errors()
-    with workplace() as place, showing_costs(place):
+    with workplace() as place, showing_costs(place), watching_accuracy(place):
         chosen = choose(place, to_assignments(changes))
         show_plan(place, chosen)
         run(ingest, chosen.run, place)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks import ingest
@@ -18,9 +20,9 @@ from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes
 from tasks.runs.costs import read_history
 from tasks.runs.plan import SourceNews, make_plan, plan_text
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings, Source, load_settings
 
-LISTING_LIMIT_S = 5.0
+LISTING_LIMIT_S = 10.0
 
 
 def run(settings: Settings, workspace: Path, history_folder: Path | None = None) -> str:
@@ -34,14 +36,19 @@ def run(settings: Settings, workspace: Path, history_folder: Path | None = None)
     Raises:
         SourceError: the source is missing, empty or not understood.
     """
-    source = read_news(settings, workspace)
-    steps = make_plan(read_changes(workspace), source, read_history(history_folder or workspace))
+    listing = _start_listing(settings.source)
+    changes = read_changes(workspace)
+    source = _news(settings, workspace, listing())
+    steps = make_plan(changes, source, read_history(history_folder or workspace))
     return plan_text(steps, source, workspace)
 
 
 def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
     """What the source holds against what was packed; None if listing it takes long."""
-    listing = _list_quickly(settings.source.uri, Reach.of(settings.source))
+    return _news(settings, workspace, _start_listing(settings.source)())
+
+
+def _news(settings: Settings, workspace: Path, listing: Listing | None) -> SourceNews | None:
     if listing is None:
         return None
     before = {row.path: row.version for row in _packed(workspace) if not row.excluded}
@@ -70,26 +77,29 @@ def _packed(workspace: Path) -> list[Discovered]:
         return previous_discovered(Path(scratch))
 
 
-def _list_quickly(uri: str, reach: Reach) -> Listing | None:
-    """The source's listing; None if it takes long."""
-    if uri.startswith("tfds:"):
-        return None  # it may have to be downloaded to be listed
+def _start_listing(source: Source) -> Callable[[], Listing | None]:
+    """List the source meanwhile; the answer waits for it, and is None if it takes long."""
+    if source.uri.startswith("tfds:"):
+        return lambda: None  # it may have to be downloaded to be listed
     found: list[Listing | BaseException] = []
 
     def look() -> None:
         try:
-            found.append(discover(uri, reach))
-        except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asked
+            found.append(discover(source.uri, Reach.of(source)))
+        except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asks
             found.append(error)
 
+    def answer() -> Listing | None:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        outcome = found[0] if found else None
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    deadline = time.monotonic() + LISTING_LIMIT_S
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(LISTING_LIMIT_S)
-    if not found:
-        return None
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+    return answer
 
 
 def _within_limit(listing: Listing, per_class: int | None) -> int:

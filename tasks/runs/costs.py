@@ -22,6 +22,7 @@ _HISTORY = f"{COSTS_FOLDER}/history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
 """Under one of these names a stage's summary says how many pictures it computed; `reused` goes with it."""
 _RECENT = 5
+_ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 
 Costs = dict[str, Any]
 
@@ -88,31 +89,32 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
 
 
 def costs_table(entries: Sequence[Costs]) -> str:
-    """What the stages of one run cost, in Markdown: one row each, and the sums."""
+    """What the stages of one run cost, in Markdown: one row each, and the sums. What none measured has no column."""
     if not entries:
         return "No stage had anything to compute."
-    heads = ["stage", "time", "CPU", "GPU", "computed", "reused", "peak memory", "energy"]
     rows = [_row(entry["stage"], entry) for entry in entries]
     if len(entries) > 1:
         rows.append(_row("all", _sum(entries)))
-    note = _note(entries)
-    return markdown_table(heads, rows, right=heads[1:]) + f"\n\n{note}"
+    absent = [head for head, name in _ONLY_IF_MEASURED.items() if all(entry.get(name) is None for entry in entries)]
+    heads = [head for head in rows[0] if head not in absent]
+    table = markdown_table(heads, [[row[head] for head in heads] for row in rows], right=heads[1:])
+    return f"{table}\n\n{_note(entries)}"
 
 
-def _row(name: str, costs: Mapping[str, Any]) -> list[str]:
+def _row(name: str, costs: Mapping[str, Any]) -> dict[str, str]:
     done = computed(costs)
     energy = costs.get("energy_j")
     gpu = costs.get("gpu_seconds")
-    return [
-        name,
-        duration(costs["seconds"]),
-        _hours(costs.get("cpu_seconds")),
-        "-" if gpu is None else _hours(gpu),
-        "-" if done is None else f"{done:,}",
-        f"{costs['reused']:,}" if "reused" in costs else "-",
-        size(costs.get("peak_memory_mb")),
-        "not\u00a0measured" if energy is None else f"{energy / 3600:.2f}\u00a0Wh",
-    ]
+    return {
+        "stage": name,
+        "time": duration(costs["seconds"]),
+        "CPU": _hours(costs.get("cpu_seconds")),
+        "GPU": "-" if gpu is None else _hours(gpu),
+        "computed": "-" if done is None else f"{done:,}",
+        "reused": f"{costs['reused']:,}" if "reused" in costs else "-",
+        "peak memory": size(costs.get("peak_memory_mb")),
+        "energy": "not\u00a0measured" if energy is None else f"{energy / 3600:.2f}\u00a0Wh",
+    }
 
 
 def _sum(entries: Sequence[Costs]) -> Costs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,13 @@ def project(tmp_path: Path) -> Project:
 def served_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
     """A project with `python -m flows.ui` running in it: server, deployment and worker."""
     folder = tmp_path_factory.mktemp("served")
-    project = make_project(folder / "project")
+    with serve(make_project(folder / "project"), folder) as api:
+        yield api
+
+
+@contextlib.contextmanager
+def serve(project: Project, folder: Path) -> Iterator[tuple[Project, Api]]:
+    """Run `python -m flows.ui` in a project; its log goes to `folder`."""
     port = free_port()
     process = project.command("-m", "flows.ui", "--port", str(port), output=folder / "ui.log")
     try:

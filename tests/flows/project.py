@@ -157,6 +157,9 @@ class Api:
     def post(self, path: str, **body: Any) -> Any:
         return self._send("POST", path, json.dumps(body).encode())
 
+    def post_list(self, path: str, body: list[Any]) -> None:
+        self._send("POST", path, json.dumps(body).encode())
+
     def start_run(self, **changes: Any) -> str:
         """Start the deployment as a click in the UI does; gives the flow run's id."""
         deployment = self.get("/deployments/name/pipeline/manual")["id"]
@@ -174,4 +177,4 @@ class Api:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, body, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")

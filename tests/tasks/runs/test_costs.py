@@ -85,5 +85,11 @@ def test_table_says_what_was_not_measured() -> None:
     assert "Energy is not measured" in costs_table([entry()])
 
 
+def test_what_no_stage_measured_has_no_column() -> None:
+    assert costs_table([entry()]).splitlines()[0].split()[-3:] == ["peak", "memory", "|"]
+    assert "GPU" not in costs_table([entry()]).splitlines()[0]
+    assert "GPU" in costs_table([entry(), entry(gpu_seconds=1.0)]).splitlines()[0]
+
+
 def test_table_of_nothing_says_so() -> None:
     assert costs_table([]) == "No stage had anything to compute."

@@ -1,0 +1,186 @@
+"""Alerts as code: automations of the Prefect server that PREFECT_API_URL names. `make alerts` makes them.
+
+Where they go is the secret in ROOTSTOCK_ALERT_WEBHOOK, an address that takes a POST of `{"text": "..."}` as Slack's and
+Mattermost's do; the server keeps it encrypted. Without one, an alert is an event in the server's feed and no more.
+Running the program again changes what is there and adds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tasks.errors import RootstockError, SettingsError
+from tasks.program import MENDABLE
+
+if TYPE_CHECKING:
+    from prefect.events.actions import ActionTypes
+    from prefect.events.schemas.automations import AutomationCore
+
+WEBHOOK_VARIABLE = "ROOTSTOCK_ALERT_WEBHOOK"
+BLOCK = "rootstock-alerts"
+FLOWS = ("pipeline", "stage")
+ACCURACY_DROPPED = "rootstock.accuracy.dropped"
+"""The event that a run emits when the new champion is clearly worse than the one before."""
+_HEARTBEAT_S = 30  # as prefect.yaml asks of deployed runs
+_MISSED = 3
+_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+_ADDRESS = "{{ flow_run | ui_url or '' }}"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One automation.
+
+    Attributes:
+        name: it is found again by it.
+        description: for people.
+        expect: the events that raise it, or that keep it quiet if `silence_s` is given.
+        after: with `silence_s`, the events that arm it.
+        silence_s: raise it when nothing of `expect` has come for so long.
+        text: Jinja template of what the webhook gets.
+        of_runs: whether the events belong to runs of the project's flows.
+        crashes: whether the run is set to Crashed, which frees its slot.
+    """
+
+    name: str
+    description: str
+    expect: tuple[str, ...]
+    text: str
+    after: tuple[str, ...] = ()
+    silence_s: float | None = None
+    of_runs: bool = True
+    crashes: bool = False
+
+
+def _runs(*states: str) -> tuple[str, ...]:
+    return tuple(f"prefect.flow-run.{state}" for state in states)
+
+
+ALERTS = (
+    Alert(
+        "rootstock: a run failed",
+        "A run failed, crashed, or took too long.",
+        _runs("Failed", "Crashed", "TimedOut"),
+        "{{ flow.name }} / {{ flow_run.name }} ended as {{ flow_run.state.name }}: "
+        "{{ flow_run.state.message or 'no reason was given' }} " + _ADDRESS,
+    ),
+    Alert(
+        "rootstock: a run vanished",
+        "A running run sends no heartbeat any more: its machine or process is gone. It is set to Crashed.",
+        (*_runs("heartbeat"), *_runs(*_ENDS)),
+        "{{ flow.name }} / {{ flow_run.name }} vanished: no heartbeat any more. It counts as crashed. " + _ADDRESS,
+        after=_runs("heartbeat"),
+        silence_s=_MISSED * _HEARTBEAT_S + 10,
+        crashes=True,
+    ),
+    Alert(
+        "rootstock: a run is late",
+        "A run should have started and hasn't: no worker takes it.",
+        _runs("Late"),
+        "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. " + _ADDRESS,
+    ),
+    Alert(
+        "rootstock: the accuracy dropped",
+        "The new champion is clearly worse on held-out pictures than the one before.",
+        (ACCURACY_DROPPED,),
+        "{{ event.payload.text }}",
+        of_runs=False,
+    ),
+)
+
+
+def main() -> int:
+    """Make the server's automations as they are here. Gives the exit code."""
+    try:
+        for line in ensure_alerts(os.environ.get(WEBHOOK_VARIABLE)):
+            print(line)
+    except RootstockError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return MENDABLE
+    return 0
+
+
+def ensure_alerts(webhook: str | None) -> list[str]:
+    """Make every automation of `ALERTS`, or bring it up to date; tells what was done, a line each.
+
+    Args:
+        webhook: the secret address; None for no messages.
+
+    Raises:
+        SettingsError: the address is no http(s) address, or no server is named.
+    """
+    if webhook is not None and not webhook.startswith(("https://", "http://")):
+        raise SettingsError(f"{WEBHOOK_VARIABLE} must be an http(s) address. It isn't shown here, as it is a secret.")
+    if "PREFECT_API_URL" not in os.environ:
+        raise SettingsError("PREFECT_API_URL must name the Prefect server, such as http://127.0.0.1:4200/api")
+    from prefect import get_client  # reads the environment when it is imported
+
+    block = _ensure_block(webhook) if webhook else None
+    lines = []
+    with get_client(sync_client=True) as client:
+        for alert in ALERTS:
+            wanted = _automation(alert, block)
+            found = client.read_automations_by_name(alert.name)
+            for one in found[1:]:
+                client.delete_automation(one.id)
+            if found:
+                client.update_automation(found[0].id, wanted)
+            else:
+                client.create_automation(wanted)
+            lines.append(f"{'brought up to date' if found else 'made'}: {alert.name}")
+    told = "messages go to the webhook" if block else f"no messages: {WEBHOOK_VARIABLE} is not set"
+    return [*lines, told]
+
+
+def _ensure_block(webhook: str) -> UUID:
+    from prefect.blocks.fields import SecretDict
+    from prefect.blocks.webhook import Webhook
+    from pydantic import SecretStr
+
+    headers = SecretDict({"Content-Type": "application/json"})
+    block = Webhook(method="POST", url=SecretStr(webhook), headers=headers)
+    saved = block.save(BLOCK, overwrite=True, _sync=True)  # type: ignore[call-arg]
+    assert isinstance(saved, UUID)
+    return saved
+
+
+def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import CallWebhook, ChangeFlowRunState, DoNothing
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    related = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
+    trigger = EventTrigger(
+        after=set(alert.after),
+        expect=set(alert.expect),
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"} if alert.of_runs else {}),
+        match_related=ResourceSpecification(related if alert.of_runs else {}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive if alert.silence_s is None else Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=alert.silence_s or 0),
+    )
+    actions: list[ActionTypes] = []
+    if alert.crashes:
+        reason = "It sends no heartbeat any more: its machine or its process is gone."
+        actions.append(ChangeFlowRunState(state=StateType.CRASHED, message=reason))
+    if block:
+        actions.append(CallWebhook(block_document_id=block, payload=_json(alert.text)))
+    return AutomationCore(
+        name=alert.name, description=alert.description, trigger=trigger, actions=actions or [DoNothing()]
+    )
+
+
+def _json(text: str) -> str:
+    """A template that renders to `{"text": <the rendered text as a JSON string>}`."""
+    return "{% set text %}" + text + '{% endset %}{"text": {{ text | tojson }}}'
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

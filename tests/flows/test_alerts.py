@@ -1,0 +1,146 @@
+"""Alerts on a real Prefect server: made once, and what happens there reaches a webhook in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.alerts import ACCURACY_DROPPED, ALERTS, WEBHOOK_VARIABLE
+from flows.server import free_port, served
+from tests.conftest import PROJECT
+from tests.flows.project import Api, wait_until
+from tests.servers.receiver import Receiver, receiver
+
+CANARY = "canary-8b1f"
+QUICKER = """
+import dataclasses, sys
+from flows import alerts
+alerts.ALERTS = tuple(dataclasses.replace(one, silence_s=one.silence_s and 10.0) for one in alerts.ALERTS)
+sys.exit(alerts.main())
+"""
+"""The least that Prefect allows for a silence, instead of minutes."""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[Receiver]:
+    with receiver(f"/hooks/{CANARY}") as taken:
+        yield taken
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with served(tmp_path_factory.mktemp("server"), free_port()) as server:
+        server.wait_until_ready()
+        yield Api(server.api_url)
+
+
+def make_alerts(api: Api, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PREFECT_API_URL": api.url, **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def told(api: Api, chat: Receiver) -> list[str]:
+    """What the program says when it has made the alerts twice."""
+    runs = [make_alerts(api, "-c", QUICKER, **{WEBHOOK_VARIABLE: chat.address}) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    return [run.stdout + run.stderr for run in runs]
+
+
+def start_run(api: Api, name: str, flow: str = "pipeline") -> dict[str, Any]:
+    """A run that claims to work, as a worker would tell the server of it."""
+    flow_id = api.post("/flows/", name=flow)["id"]
+    run: dict[str, Any] = api.post("/flow_runs/", flow_id=flow_id, name=name, state={"type": "RUNNING"})
+    return run
+
+
+def end(api: Api, run: dict[str, Any], kind: str, **state: Any) -> None:
+    api.post(f"/flow_runs/{run['id']}/set_state", state={"type": kind, **state}, force=True)
+
+
+def emit(api: Api, event: str, resource: dict[str, str], **more: Any) -> None:
+    when = {"occurred": datetime.now(UTC).isoformat(), "id": str(uuid.uuid4())}
+    api.post_list("/events", [{"event": event, "resource": resource, **when, **more}])
+
+
+def wait_for(chat: Receiver, part: str, patience_s: float = 60.0) -> str:
+    wait_until(lambda: any(part in text for text in chat.texts()), f"a message with {part!r}", patience_s)
+    return next(text for text in chat.texts() if part in text)
+
+
+def test_alerts_are_made_once_however_often_they_are_asked_for(api: Api, told: list[str]) -> None:
+    assert [line.split(":")[0] for line in told[0].splitlines()[:-1]] == ["made"] * len(ALERTS)
+    assert [line.split(":")[0] for line in told[1].splitlines()[:-1]] == ["brought up to date"] * len(ALERTS)
+    names = [one["name"] for one in api.post("/automations/filter")]
+    assert sorted(names) == sorted(alert.name for alert in ALERTS)
+
+
+def test_address_of_the_webhook_is_told_nowhere(api: Api, told: list[str]) -> None:
+    shown = [*told, str(api.post("/automations/filter")), str(api.post("/block_documents/filter"))]
+    assert "rootstock-alerts" in shown[-1]
+    assert not any(CANARY in text for text in shown)
+
+
+@pytest.mark.parametrize(("kind", "state"), [("FAILED", "Failed"), ("CRASHED", "Crashed")])
+def test_failed_run_is_told_with_its_reason(api: Api, told: list[str], chat: Receiver, kind: str, state: str) -> None:
+    run = start_run(api, f"run-{kind}")
+    end(api, run, kind, message='the disk is "full"\nreally')
+    text = wait_for(chat, f"run-{kind}")
+    assert text.startswith(f'pipeline / run-{kind} ended as {state}: the disk is "full"\nreally')
+    assert run["id"] in text
+
+
+def test_run_of_another_flow_is_not_told(api: Api, told: list[str], chat: Receiver) -> None:
+    end(api, start_run(api, "foreign", flow="something else"), "FAILED")
+    end(api, start_run(api, "ours"), "FAILED")
+    wait_for(chat, "ours")
+    assert not any("foreign" in text for text in chat.texts())
+
+
+def test_late_run_is_told(api: Api, told: list[str], chat: Receiver) -> None:
+    end(api, start_run(api, "tardy"), "SCHEDULED", name="Late")
+    assert "no worker has taken it" in wait_for(chat, "tardy")
+
+
+def test_dropped_accuracy_is_told(api: Api, told: list[str], chat: Receiver) -> None:
+    emit(api, ACCURACY_DROPPED, {"prefect.resource.id": "rootstock.champion"}, payload={"text": 'from "0.9" to 0.5'})
+    assert wait_for(chat, "to 0.5") == 'from "0.9" to 0.5'
+
+
+def test_run_without_heartbeats_is_set_to_crashed_and_told(api: Api, told: list[str], chat: Receiver) -> None:
+    run = start_run(api, "vanishing")
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "vanishing"}
+    flow = {
+        "prefect.resource.id": f"prefect.flow.{run['flow_id']}",
+        "prefect.resource.role": "flow",
+        "prefect.resource.name": "pipeline",
+    }
+    emit(api, "prefect.flow-run.heartbeat", resource, related=[flow])
+    wait_until(lambda: api.state(run["id"]) == "CRASHED", "the run to be set to crashed", 90)
+    assert "vanished: no heartbeat any more" in wait_for(chat, "vanishing")
+
+
+@pytest.mark.parametrize("address", ["ftp://x/canary-8b1f", "canary-8b1f"])
+def test_wrong_address_is_refused_without_showing_it(api: Api, address: str) -> None:
+    refused = make_alerts(api, "-m", "flows.alerts", **{WEBHOOK_VARIABLE: address})
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"SettingsError: {WEBHOOK_VARIABLE} must be")
+    assert CANARY not in refused.stderr
+
+
+def test_missing_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    command = [sys.executable, "-m", "flows.alerts"]
+    run = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 2
+    assert "PREFECT_API_URL must name" in run.stderr
