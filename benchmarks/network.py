@@ -1,7 +1,7 @@
 """The network's own rate: pictures that are in memory, through an engine, nothing else.
 
     python -m benchmarks.network WORKSPACE             # the engine that the `features` stage takes
-    python -m benchmarks.network WORKSPACE --compare   # ncnn against TensorFlow in float32
+    python -m benchmarks.network WORKSPACE --compare   # all engines against TensorFlow in float32, the usual way
 
 WORKSPACE holds prepared pictures. Prints one JSON line.
 """
@@ -19,6 +19,7 @@ from tasks import features, prepare
 from tasks.pictures.shards import open_shards
 from tasks.settings import load_settings
 from tasks.vgg.engines import Engine, Pixels, build_extractor, choose_engine
+from tasks.vgg.quantized import measure_ranges
 from tasks.vgg.weights import Weights, load_weights
 
 BATCHES = 6
@@ -38,19 +39,23 @@ def main() -> None:
         engine = choose_engine(settings, weights)
         print(json.dumps({"engine": str(engine), "pictures_per_s": round(rate(engine, weights, batch)[0], 2)}))
         return
-    ncnn, fast = rate(Engine("ncnn", "float32"), weights, batch)
-    tensorflow, exact = rate(Engine("tensorflow", "float32"), weights, batch)
-    error = np.linalg.norm(fast - exact) / np.linalg.norm(exact)
-    print(
-        json.dumps(
-            {
-                "ncnn_pictures_per_s": round(ncnn, 2),
-                "tensorflow_pictures_per_s": round(tensorflow, 2),
-                "ratio": round(ncnn / tensorflow, 2),
-                "relative_error": float(f"{error:.1e}"),
-            }
-        )
-    )
+    ranges = measure_ranges(weights, batch)
+    exact = None
+    found = {}
+    for engine in (
+        Engine("tensorflow", "float32"),  # the usual way
+        Engine("tensorflow", "bfloat16"),
+        Engine("ncnn", "float32"),
+        Engine("onnxruntime", "int8", ranges),
+    ):
+        speed, outputs = rate(engine, weights, batch)
+        exact = outputs if exact is None else exact
+        cosine = (exact * outputs).sum() / (np.linalg.norm(exact) * np.linalg.norm(outputs))
+        found[str(engine)] = {"pictures_per_s": round(speed, 2), "cosine": round(float(cosine), 5)}
+    usual = found["tensorflow in float32"]["pictures_per_s"]
+    for about in found.values():
+        about["ratio"] = round(about["pictures_per_s"] / usual, 2)
+    print(json.dumps(found))
 
 
 def rate(engine: Engine, weights: Weights, batch: Pixels):

@@ -16,12 +16,14 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tasks import prepare
 from tasks.files import fingerprint, read_json, sync_file, write_json
@@ -34,6 +36,7 @@ from tasks.settings import Features, Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, check_preprocessing
 from tasks.vgg.boundaries import (
     BOTTLENECK,
+    Cells,
     Decision,
     Rates,
     boundary_of,
@@ -44,7 +47,10 @@ from tasks.vgg.boundaries import (
     inputs_of,
     wanted_rows,
 )
-from tasks.vgg.engines import Engine, Halves, Pixels, choose_engine, measure_rate
+from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_calibration, save_calibration
+from tasks.vgg.calibration import FILE as CALIBRATION
+from tasks.vgg.engines import Engine, Halves, Pixels, choose_engine, has_fast_int8, measure_rate
+from tasks.vgg.head import pool
 from tasks.vgg.weights import SHA256, Weights, load_weights
 
 FEATURES = "data/features"
@@ -53,6 +59,8 @@ RECIPE = "recipe.json"
 _VERSION = 2
 _SHARD_BYTES = 64 << 20
 _PROBE_BYTES = 32 << 20
+_WORTH_CHECKING = 2_000
+"""Training rows to be computed for which `auto` looks at int8: it saves some 30 ms each, looking costs 30 s."""
 
 Outputs = Iterator[tuple[str, tuple[Halves, ...]]]
 Network = Callable[[Sequence[str], Iterable[tuple[str, Pixels]]], Outputs]
@@ -72,6 +80,15 @@ class Summary:
         return f"{self.extracted} pictures and views extracted{rate}, {self.reused} reused{also}"
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of each folder that one engine computes, and all that they depend on but the picture, in words."""
+
+    engine: Engine
+    recipe: dict[str, Any]
+    cells: Cells
+
+
 def run(settings: Settings, workspace: Path) -> Summary:
     """Bring `data/features` in line with `data/prepared`.
 
@@ -85,76 +102,161 @@ def run(settings: Settings, workspace: Path) -> Summary:
     pictures = open_shards(workspace / prepare.SHARDS)
     place = {key: number for number, key in enumerate(pictures.order({example.key for example in examples}))}
     examples.sort(key=lambda example: place[example.key])
-    decoder = read_json(workspace / prepare.PREPARED / "summary.json")["fingerprint"]
+    base = _base(read_json(workspace / prepare.PREPARED / "summary.json")["fingerprint"])
     engine = choose_engine(settings.features, weights)
-    recipe = _recipe(decoder, engine)
-
+    recipe = base | _about(engine)
     folder = workspace / FEATURES
-    decisions = _decide(settings, examples, folder, engine, weights, recipe)
+    calibration = _calibration(settings.features, folder, base, examples, pictures, weights)
+
+    quick = calibration.engine if calibration else engine
+    decisions = _decide(settings, examples, folder, quick, weights, base | _about(quick))
     kept = [(decision.strategy, decision.boundary) for decision in decisions if decision.kept]
     cells = wanted_rows(examples, settings, kept)
-    marks = {name: _mark(recipe, name, settings) for name in cells}
     _drop_others(folder, cells, settings.strategies)
-    missing = {
-        name: reconcile(folder / name, rows, marks[name], _shard_size(pictures, name)).missing
-        for name, rows in cells.items()
-    }
-    network = _network(settings.features, engine, weights)
-    extracted, rate = _extract(folder, _Pictures(pictures, settings.views), missing, marks, network, cells)
+    held_out = _Part(engine, recipe, _choose(cells, {one.key for one in examples if one.split != "train"}))
+    work = _Work(settings, folder, pictures, weights)
+    if calibration is None and _is_worth_checking(settings, engine, folder, examples, cells, recipe):
+        work.bring([held_out])
+        calibration = _check(examples, work)
+    if calibration is None:
+        (folder / BOTTLENECK / CALIBRATION).unlink(missing_ok=True)
+        work.bring([_Part(engine, recipe, cells)])
+    else:
+        recipe = recipe | {f"training_{name}": value for name, value in _about(calibration.engine).items()}
+        save_calibration(folder / BOTTLENECK, calibration, fingerprint(base))
+        train = _choose(cells, {one.key for one in examples if one.split == "train"})
+        quick = calibration.engine
+        work.bring([held_out, _Part(quick, base | _about(quick), train)])
     write_json(folder / BOTTLENECK / RECIPE, recipe)
     for strategy in settings.strategies:
         boundaries = [boundary for name, boundary in kept if name == strategy]
         about = {**recipe, "views": views.recipe(settings.views), "kept": boundaries}
         write_json(folder / inputs_of(strategy) / RECIPE, about)
     total = len({row for rows in cells.values() for row in rows})
-    return Summary(extracted, total - extracted, round(rate, 2), str(engine), tuple(boundary for _, boundary in kept))
+    by = f"{engine}, training pictures by {quick}" if calibration else str(engine)
+    rate = work.extracted / work.seconds if work.extracted else 0.0
+    return Summary(work.extracted, total - work.extracted, round(rate, 2), by, tuple(boundary for _, boundary in kept))
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Prepared pictures, read by view id."""
+class _Work:
+    """Computes rows that are missing, and counts them and the seconds that they took."""
 
-    shards: Shards
-    rules: Any
+    def __init__(self, settings: Settings, folder: Path, pictures: Shards, weights: Weights) -> None:
+        self.settings, self.folder, self.pictures, self.weights = settings, folder, pictures, weights
+        self.extracted, self.seconds = 0, 0.0
 
     def read(self, row: str) -> Pixels:
+        """A prepared picture, or a view of it."""
         key, number = views.parse_view_id(row)
-        return views.make_view(self.shards.read([key])[0], key, number, self.rules)
+        return views.make_view(self.pictures.read([key])[0], key, number, self.settings.views)
 
+    def bring(self, parts: Sequence[_Part]) -> None:
+        """Bring every folder in line: each part's rows, by its engine."""
+        marks = [{name: _mark(part.recipe, name, self.settings) for name in part.cells} for part in parts]
+        missing = [
+            {
+                name: reconcile(
+                    self.folder / name,
+                    rows,
+                    mine[name],
+                    self._shard_size(name),
+                    others=[other[name] for other in marks if other is not mine],
+                ).missing
+                for name, rows in part.cells.items()
+            }
+            for part, mine in zip(parts, marks, strict=True)
+        ]
+        total = len({row for part in parts for rows in part.cells.values() for row in rows})
+        lacking = len({row for folders in missing for rows in folders.values() for row in rows})
+        if not lacking:
+            return
+        start = time.monotonic()
+        with Progress("features", total, "pictures", done=total - lacking) as progress:
+            for part, mine, rows in zip(parts, marks, missing, strict=True):
+                self._extract(part.engine, mine, rows, progress)
+        self.extracted += lacking
+        self.seconds += time.monotonic() - start
 
-def _extract(
-    folder: Path,
-    pictures: _Pictures,
-    missing: Mapping[str, Sequence[str]],
-    marks: Mapping[str, str],
-    network: Network,
-    cells: Mapping[str, Sequence[str]],
-) -> tuple[int, float]:
-    """Compute what is missing; gives the number of pictures and views, and how many of them a second.
-
-    Rows that lack the same boundaries go through the network together, up to the last boundary that one of them lacks.
-    """
-    lacking: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(missing, key=lambda one: BOUNDARIES.index(boundary_of(one))):
-        for row in missing[name]:
-            lacking[row].append(name)
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for row, folders in lacking.items():
-        groups[tuple(folders)].append(row)
-    total = len({row for rows in cells.values() for row in rows})
-    if not groups:
-        return 0, 0.0
-    with Progress("features", total, "pictures", done=total - len(lacking)) as progress:
+    def _extract(
+        self, engine: Engine, marks: Mapping[str, str], missing: Mapping[str, Sequence[str]], progress: Progress
+    ) -> None:
+        """Rows that lack the same boundaries go through the network together, up to the last one that is lacking."""
+        lacking: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(missing, key=lambda one: BOUNDARIES.index(boundary_of(one))):
+            for row in missing[name]:
+                lacking[row].append(name)
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for row, folders in lacking.items():
+            groups[tuple(folders)].append(row)
+        network = _network(self.settings.features, engine, self.weights)
         for names, rows in groups.items():
-            writers = [Writer(folder / name, marks[name], _shard_size(pictures.shards, name)) for name in names]
+            writers = [Writer(self.folder / name, marks[name], self._shard_size(name)) for name in names]
             boundaries = [boundary_of(name) for name in names]
-            for row, outputs in network(boundaries, ((row, pictures.read(row)) for row in rows)):
+            for row, outputs in network(boundaries, ((row, self.read(row)) for row in rows)):
                 for writer, features in zip(writers, outputs, strict=True):
                     writer.add({"key": row}, features)
                 progress.advance()
             for writer in writers:
                 writer.close()
-        return len(lacking), progress.rate
+
+    def _shard_size(self, name: str) -> int:
+        """Rows a shard: as many as the shards of pictures have, but no more bytes than are easily held in memory."""
+        most = max((len(header.rows) for header in self.pictures.headers), default=1)
+        return max(1, min(most, _SHARD_BYTES // (2 * prod(boundary_shape(boundary_of(name))))))
+
+
+def _choose(cells: Cells, keys: Collection[str]) -> Cells:
+    """The rows of these pictures, and of their views."""
+    return {name: tuple(row for row in rows if views.parse_view_id(row)[0] in keys) for name, rows in cells.items()}
+
+
+def _calibration(
+    wanted: Features,
+    folder: Path,
+    base: Mapping[str, Any],
+    examples: Sequence[Example],
+    pictures: Shards,
+    weights: Weights,
+) -> Calibration | None:
+    """How training pictures go through the network in int8: as before, or as is asked for now."""
+    if wanted.precision not in ("auto", "int8"):
+        return None
+    before = load_calibration(folder / BOTTLENECK, fingerprint(base))
+    if before or wanted.precision == "auto":
+        return before
+    return calibrate(weights, [one.key for one in examples if one.split == "train"], pictures.read)
+
+
+def _is_worth_checking(
+    settings: Settings,
+    engine: Engine,
+    folder: Path,
+    examples: Sequence[Example],
+    cells: Cells,
+    recipe: Mapping[str, Any],
+) -> bool:
+    """Whether `auto` looks at int8: where it is fast, much is to be computed, and no training picture has been yet."""
+    if settings.features.precision != "auto" or engine.name != "ncnn" or not has_fast_int8():
+        return False
+    train = {one.key for one in examples if one.split == "train"}
+    there = usable_headers(folder / BOTTLENECK, _mark(recipe, BOTTLENECK, settings))
+    if any(row["key"] in train for header in there for row in header.rows):
+        return False
+    return len({row for rows in _choose(cells, train).values() for row in rows}) >= _WORTH_CHECKING
+
+
+def _check(examples: Sequence[Example], work: _Work) -> Calibration | None:
+    """A new calibration, if validation sees no loss by it; says what it saw."""
+    calibration = calibrate(work.weights, [one.key for one in examples if one.split == "train"], work.pictures.read)
+    chosen = sorted((one for one in examples if one.split == "validation"), key=lambda one: one.key)[:CHECKED]
+    keys = [one.key for one in chosen]
+    extract = _network(work.settings.features, calibration.engine, work.weights)
+    quantized = [outputs[0] for _, outputs in extract([BOTTLENECK], ((key, work.read(key)) for key in keys))]
+    plain = open_shards(work.folder / BOTTLENECK).read(keys)
+    pooled = (pool(plain, "average_maximum"), pool(np.asarray(quantized), "average_maximum"))
+    verdict = check(*pooled, [one.label for one in chosen])
+    print(f"features: int8 for training pictures: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
+    return calibration if verdict.passed else None
 
 
 def _decide(
@@ -207,12 +309,6 @@ def _drop_others(folder: Path, cells: Mapping[str, Sequence[str]], strategies: S
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _shard_size(pictures: Shards, name: str) -> int:
-    """Rows a shard: as many as the shards of pictures have, but no more bytes than are easily held in memory."""
-    most = max((len(header.rows) for header in pictures.headers), default=1)
-    return max(1, min(most, _SHARD_BYTES // (2 * prod(boundary_shape(boundary_of(name))))))
-
-
 def _disk_rate(folder: Path) -> float:
     """Bytes/s that the disk takes."""
     file = _existing(folder) / f".{os.getpid()}.partial"
@@ -237,15 +333,14 @@ def _mark(recipe: Mapping[str, Any], name: str, settings: Settings) -> str:
     return fingerprint({**recipe, "boundary": boundary_of(name), "views": rules})
 
 
-def _recipe(decoder: str, engine: Engine) -> dict[str, Any]:
-    """All that the features depend on, in words that a report can show."""
-    return {
-        "version": _VERSION,
-        "decoder": decoder,
-        "weights_sha256": SHA256,
-        "engine": engine.name,
-        "precision": engine.precision,
-    }
+def _base(decoder: str) -> dict[str, Any]:
+    """What all features depend on, in words that a report can show."""
+    return {"version": _VERSION, "decoder": decoder, "weights_sha256": SHA256}
+
+
+def _about(engine: Engine) -> dict[str, Any]:
+    about = {"engine": engine.name, "precision": engine.precision}
+    return about | ({"ranges_sha256": fingerprint(list(engine.ranges))} if engine.ranges else {})
 
 
 def main() -> int:

@@ -83,7 +83,9 @@ class Features(Block):
     """How the frozen network runs."""
 
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations")
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        description="of the activations; int8: of training pictures only"
+    )
     batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
     boundary_cache: Literal["auto", "always", "never"] = Field(

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,20 +207,25 @@ class Reconciled:
     dropped: int
 
 
-def reconcile(folder: Path, wanted: Sequence[str], fingerprint: str, shard_size: int) -> Reconciled:
+def reconcile(
+    folder: Path, wanted: Sequence[str], fingerprint: str, shard_size: int, others: Collection[str] = ()
+) -> Reconciled:
     """Bring a folder of shards in line with the wanted keys: keep whole shards, drop the rest.
 
     A shard stays untouched if its recipe is the wanted one, its bytes verify and all of its rows are wanted. Of one
     with rows that are wanted no more, the wanted rows are copied to a new shard before it goes, so that what was
     removed at the source is really gone. Shards of another recipe, and damaged ones, go: their rows are missing then.
-    When small additions have left too many small shards, these are joined.
+    When small additions have left too many small shards, these are joined. Shards of the recipes `others`, which hold
+    other keys, are left alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)
     still_wanted = set(wanted)
     kept: list[Header] = []
     dropped = 0
-    found = [(path, _usable(path, fingerprint)) for path in sorted(folder.glob("*.safetensors"))]
+    left_alone = {header.path for other in others for header in usable_headers(folder, other)}
+    paths = [path for path in sorted(folder.glob("*.safetensors")) if path not in left_alone]
+    found = [(path, _usable(path, fingerprint)) for path in paths]
     # The largest first: what a killed run had joined wins over the shards that it was joined from.
     for path, header in sorted(found, key=lambda entry: -len(entry[1].rows) if entry[1] else 0):
         if any(path == other.path for other in kept):

@@ -1,5 +1,7 @@
 """What runs the frozen network over pictures: ncnn on CPUs, TensorFlow on GPUs and on CPUs with matrix units.
 
+For pictures that are trained on there is int8 as well, by ONNX Runtime (`quantized.py`).
+
 Measured on two AVX2 cores: ncnn 13.8 pictures/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
 agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See
 `benchmarks/network.py`.
@@ -32,8 +34,8 @@ Halves = npt.NDArray[np.float16]
 Extract = Callable[[Pixels], tuple[Halves, ...]]
 """Pictures (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c) float16."""
 
-Name = Literal["ncnn", "tensorflow"]
-Precision = Literal["float32", "bfloat16"]
+Name = Literal["ncnn", "tensorflow", "onnxruntime"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 _BATCHES_UNDER_WAY = 2
 _FASTER_BY = 1.2
@@ -42,24 +44,31 @@ _FASTER_BY = 1.2
 
 @dataclass(frozen=True)
 class Engine:
-    """A choice that features depend on; part of their fingerprint."""
+    """A choice that features depend on; part of their fingerprint.
+
+    Attributes:
+        name: what runs the network.
+        precision: of the activations.
+        ranges: int8 only: the largest output of each convolution; see `quantized.measure_ranges`.
+    """
 
     name: Name
     precision: Precision
+    ranges: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
 
 
 def choose_engine(wanted: Features, weights: Weights) -> Engine:
-    """Settle what `auto` stands for on this machine.
+    """Settle what `auto` stands for on this machine, for pictures that are not trained on: never int8.
 
     Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16 and exact.
     With them a short probe, one batch through each, decides.
     """
     if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not has_gpu()):
         return Engine("ncnn", "float32")
-    if wanted.precision != "auto":
+    if wanted.precision == "float32" or wanted.precision == "bfloat16":
         return Engine("tensorflow", wanted.precision)
     if wanted.engine == "tensorflow":
         return Engine("tensorflow", "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32")
@@ -75,10 +84,14 @@ def build_extractor(
 ) -> Extract:
     """The network as a function on batches that gives the outputs at `boundaries` (from the input to the output).
 
-    `cores` (ncnn only) is all that may be used by default.
+    `cores` (not for TensorFlow) is all that may be used by default.
     """
     if engine.name == "ncnn":
-        return _ncnn_extractor(weights, boundaries, cores or usable_cores())
+        return _one_a_core(_ncnn_network(weights, boundaries), cores or usable_cores())
+    if engine.name == "onnxruntime":
+        from tasks.vgg.quantized import QuantizedNetwork
+
+        return _one_a_core(QuantizedNetwork(weights, engine.ranges, boundaries), cores or usable_cores())
     return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision)
 
 
@@ -126,17 +139,26 @@ def by_picture(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tup
     return zip(keys, zip(*outputs, strict=True), strict=True)
 
 
-def _ncnn_extractor(weights: Weights, boundaries: Sequence[str], cores: int) -> Extract:
+def _one_a_core(extract_one: Callable[[Pixels], list[Halves]], cores: int) -> Extract:
+    """Pictures side by side, each on one core: faster than all cores on one picture."""
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="picture")
+
+    def extract(batch: Pixels) -> tuple[Halves, ...]:
+        return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_one, batch), strict=True))
+
+    return extract
+
+
+def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixels], list[Halves]]:
     import ncnn
 
     network = ncnn.Net()
-    network.opt.num_threads = 1  # one picture a core is faster than all cores on one picture
+    network.opt.num_threads = 1
     network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
     network.opt.use_bf16_storage = False
-    layers, blob = _ncnn_network(weights, boundaries[-1])
+    layers, blob = _ncnn_files(weights, boundaries[-1])
     if network.load_param_mem(layers) != 0 or not _load_ncnn_weights(network, blob):
         raise WeightsError("ncnn could not load the network. Use features.engine=tensorflow.")
-    pool = ThreadPoolExecutor(cores, thread_name_prefix="ncnn")
 
     def extract_one(pixels: Pixels) -> list[Halves]:
         planes = np.ascontiguousarray(preprocess(pixels.astype(np.float32)).transpose(2, 0, 1))
@@ -150,13 +172,10 @@ def _ncnn_extractor(weights: Weights, boundaries: Sequence[str], cores: int) -> 
             outputs.append(np.array(output).transpose(1, 2, 0).astype(np.float16))
         return outputs
 
-    def extract(batch: Pixels) -> tuple[Halves, ...]:
-        return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_one, batch), strict=True))
-
-    return extract
+    return extract_one
 
 
-def _ncnn_network(weights: Weights, boundary: str) -> tuple[str, bytes]:
+def _ncnn_files(weights: Weights, boundary: str) -> tuple[str, bytes]:
     """The network in ncnn's own text and binary formats (ncnn wiki: param and model file structure)."""
     lines = ["Input pictures 0 1 pictures"]
     blob = bytearray()
@@ -227,6 +246,11 @@ def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU is there and may be used."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
+
+
+def has_fast_int8() -> bool:
+    """Whether the CPU multiplies 8-bit integers faster than floats (VNNI)."""
+    return not has_gpu() and cpu_has("avx512_vnni", "avx_vnni")
 
 
 def cpu_has(*flags: str) -> bool:

@@ -18,6 +18,8 @@ from tasks.vgg.head import SMALLEST_NORM, Floats, Head
 from tasks.vgg.weights import BLOCKS, Weights
 
 INPUT, OUTPUT = "pixels", "probabilities"
+PLANES = "planes"
+"""Input of the backbone alone: preprocessed, channels first."""
 _OPSET, _IR_VERSION = 17, 8  # of 2022: read by every onnxruntime since 1.12
 
 
@@ -59,6 +61,15 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights, flip_averag
     if flip_averaging:
         _add_mean(graph, answers)
     return _serialize(graph, classes)
+
+
+def backbone_model(weights: Weights, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The backbone alone: `planes` (n, 3, 224, 224), float32, preprocessed -> outputs of its layers, channels first."""
+    graph = _Graph()
+    _add_backbone(graph, PLANES, weights)
+    given = helper.make_tensor_value_info(PLANES, TensorProto.FLOAT, ["n", 3, 224, 224])
+    wanted = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return _make_model(helper.make_graph(graph.nodes, "vgg16", [given], wanted, graph.constants))
 
 
 def colour_matrix() -> tuple[Floats, Floats]:
@@ -145,18 +156,14 @@ def _add_unit_length(graph: _Graph, kind: str, values: str) -> str:
 
 
 def _serialize(graph: _Graph, classes: Sequence[str]) -> bytes:
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "rootstock",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])],
-            graph.constants,
-        ),
-        producer_name="rootstock",
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-    )
+    given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])
+    answers = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])
+    model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], [answers], graph.constants))
     helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    opset = helper.make_opsetid("", _OPSET)
+    return helper.make_model(graph, producer_name="rootstock", opset_imports=[opset], ir_version=_IR_VERSION)

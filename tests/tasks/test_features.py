@@ -15,7 +15,7 @@ from tasks.errors import IntegrityError, WeightsError
 from tasks.files import read_json
 from tasks.pictures.manifest import read_examples
 from tasks.pictures.shards import open_shards, read_header
-from tasks.vgg import backbone
+from tasks.vgg import backbone, calibration, quantized
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
 from tests.conftest import contents, save_picture
@@ -147,6 +147,101 @@ def test_recipe_says_what_features_were_made_of(
     features.run(wanted, workspace)
     recipe = read_json(workspace / FOLDER / features.RECIPE)
     assert (recipe["weights_sha256"], recipe["engine"], recipe["precision"]) == (SHA256, "ncnn", "float32")
+
+
+@pytest.fixture
+def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the pictures that calibrations looked at."""
+    looked: list[int] = []
+
+    def measure(_: object, pictures: np.ndarray) -> tuple[float, ...]:
+        looked.append(len(pictures))
+        return (float(pictures.mean()),)
+
+    monkeypatch.setattr(quantized, "measure_ranges", measure)
+    return looked
+
+
+def computed_in_int8(workspace: Path) -> set[str]:
+    """Splits of the pictures whose features the tiny extractor has made in int8."""
+    pictures, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    splits: dict[bool, set[str]] = {True: set(), False: set()}
+    for example in read_examples(workspace / prepare.PREPARED):
+        means = pictures.read([example.key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
+        splits[not np.array_equal(found.read([example.key]), means)].add(example.split)
+    assert not splits[True] & splits[False]
+    return splits[True]
+
+
+def test_int8_is_for_training_pictures_only_and_keeps_its_calibration(
+    workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int]
+) -> None:
+    wanted = settings_for(change, source, "features.precision=int8")
+    run_prepare(wanted, workspace)
+    assert str(features.run(wanted, workspace)).count("training pictures by onnxruntime in int8") == 1
+    assert computed_in_int8(workspace) == {"train"}
+    recipe = read_json(workspace / FOLDER / features.RECIPE)
+    assert (recipe["precision"], recipe["training_precision"]) == ("float32", "int8")
+    kept = read_json(workspace / FOLDER / features.CALIBRATION)
+    train = {one.key for one in read_examples(workspace / prepare.PREPARED) if one.split == "train"}
+    assert set(kept["pictures"]) <= train
+    assert calibrations == [len(kept["pictures"])]
+    for number in range(99, 105):
+        save_picture(source / "ant" / f"{number}.png", "ant", number)
+    run_prepare(wanted, workspace)
+    assert features.run(wanted, workspace).extracted == 6
+    assert computed_in_int8(workspace) == {"train"}
+    assert len(calibrations) == 1
+    assert read_json(workspace / FOLDER / features.CALIBRATION) == kept
+
+
+def test_int8_switched_off_computes_training_pictures_anew_and_nothing_else(
+    workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int]
+) -> None:
+    run_prepare(settings_for(change, source), workspace)
+    features.run(change("features.precision=float32"), workspace)
+    before = contents(workspace / features.FEATURES)
+    train = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
+    assert features.run(change("features.precision=int8"), workspace).extracted == train
+    assert features.run(change("features.precision=float32"), workspace).extracted == train
+    assert computed_in_int8(workspace) == set()
+    assert not (workspace / FOLDER / features.CALIBRATION).exists()
+    assert contents(workspace / features.FEATURES).keys() >= {f"block5_pool/{features.RECIPE}"}
+    assert {name: value for name, value in before.items() if name.endswith(".json")} == {
+        name: value for name, value in contents(workspace / features.FEATURES).items() if name.endswith(".json")
+    }
+
+
+@pytest.mark.parametrize(("passed", "splits"), [(True, {"train"}), (False, set())])
+def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
+    workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passed: bool, splits: set[str],
+) -> None:  # fmt: skip
+    checked: list[int] = []
+
+    def check(plain: np.ndarray, quantized: np.ndarray, labels: list[str]) -> calibration.Verdict:
+        checked.append(len(labels))
+        assert not np.array_equal(plain, quantized)
+        return calibration.Verdict(passed, "because")
+
+    monkeypatch.setattr(features, "has_fast_int8", lambda: True)
+    monkeypatch.setattr(features, "check", check)
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    assert checked == []  # too little to compute
+    shutil.rmtree(workspace / features.FEATURES)
+    monkeypatch.setattr(features, "_WORTH_CHECKING", 5)
+    features.run(wanted, workspace)
+    validation = sum(one.split == "validation" for one in read_examples(workspace / prepare.PREPARED))
+    assert checked == [validation]
+    assert f"int8 for training pictures: {'yes' if passed else 'no'}, because" in capsys.readouterr().out
+    assert computed_in_int8(workspace) == splits
+    save_picture(source / "ant" / "new.png", "ant", 99)
+    run_prepare(wanted, workspace)
+    assert features.run(wanted, workspace).extracted == 1
+    assert computed_in_int8(workspace) == splits
+    assert len(checked) == 1
 
 
 def test_damaged_pictures_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:

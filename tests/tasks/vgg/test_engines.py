@@ -13,6 +13,7 @@ from tasks.settings import Features
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, extract_here, in_batches
+from tasks.vgg.quantized import measure_ranges
 from tasks.vgg.weights import load_weights
 from tests.conftest import PROJECT
 from tests.tasks.vgg.small_weights import random_weights
@@ -69,6 +70,7 @@ def test_probe_decides_on_machines_with_matrix_units_and_not_by_chance(
         ("tensorflow", "float32", Engine("tensorflow", "float32")),
         ("tensorflow", "bfloat16", Engine("tensorflow", "bfloat16")),
         ("auto", "bfloat16", Engine("tensorflow", "bfloat16")),
+        ("ncnn", "int8", NCNN),
     ],
 )
 def test_what_is_asked_for_is_taken(
@@ -141,6 +143,16 @@ def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engin
         assert relative_error(found, alone) < 1e-3
 
 
+@pytest.mark.parametrize("boundary", ["block1_pool", "block5_pool"])
+def test_int8_gives_every_boundary_in_keras_layout_the_same_each_time(boundary: str) -> None:
+    batch, weights = pictures(3), random_weights()
+    engine = Engine("onnxruntime", "int8", measure_ranges(weights, batch))
+    (features,) = build_extractor(engine, weights, (boundary,), 3)(batch)
+    assert (features.shape, features.dtype) == ((3, *boundary_shape(boundary)), np.float16)
+    (again,) = build_extractor(engine, weights, (boundary,), 1)(batch[2:])
+    assert np.array_equal(again[0], features[2])
+
+
 @pytest.fixture(scope="module")
 def published() -> tuple[np.ndarray, Extract]:
     """Four pictures, and ncnn with the published weights."""
@@ -161,6 +173,18 @@ def test_ncnn_agrees_with_vgg16_of_keras(published: tuple[np.ndarray, Extract]) 
     cosine = (found * expected).sum() / (np.linalg.norm(found) * np.linalg.norm(expected))
     assert relative_error(found, expected) <= 1e-3
     assert cosine >= 1 - 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_int8_agrees_with_float_on_pictures_it_was_not_calibrated_on(published: tuple[np.ndarray, Extract]) -> None:
+    batch, extract = published
+    weights = load_weights()
+    engine = Engine("onnxruntime", "int8", measure_ranges(weights, batch[:2]))
+    wanted = extract(batch[2:])[0].astype(np.float32)
+    found = build_extractor(engine, weights, ("block5_pool",), 4)(batch[2:])[0].astype(np.float32)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other)) >= 0.99
 
 
 @pytest.mark.slow

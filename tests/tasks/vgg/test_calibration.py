@@ -1,0 +1,72 @@
+"""What int8 stands on: a check that sees harm and doesn't invent it, and a calibration that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tasks.vgg import calibration, quantized
+from tasks.vgg.calibration import Calibration, calibrate, check, load_calibration, save_calibration
+
+
+def some_features(count: int = 200) -> tuple[np.ndarray, list[str]]:
+    """Two classes that overlap a little."""
+    rng = np.random.default_rng(3)
+    labels = ["ant", "bee"] * (count // 2)
+    centres = np.where(np.array(labels) == "ant", 0.3, -0.3)
+    return (centres[:, np.newaxis] + rng.normal(size=(count, 16))).astype(np.float32), labels
+
+
+def test_small_rounding_passes_and_says_how_sure_that_is() -> None:
+    features, labels = some_features()
+    verdict = check(features, np.round(features * 64) / 64, labels)
+    assert verdict.passed
+    assert "of 200 validation pictures" in verdict.reason
+    assert "log loss higher by" in verdict.reason
+
+
+def test_harm_is_seen() -> None:
+    features, labels = some_features()
+    noise = np.random.default_rng(4).normal(scale=2, size=features.shape).astype(np.float32)
+    assert not check(features, features + noise, labels).passed
+    assert not check(features, -features, labels).passed
+
+
+def test_few_pictures_tell_nothing() -> None:
+    features, labels = some_features(98)
+    verdict = check(features, features, labels)
+    assert not verdict.passed
+    assert verdict.reason == "98 validation pictures are too few to tell whether int8 costs accuracy"
+    assert not check(features[:0], features[:0], []).passed
+    assert not check(np.tile(features, (2, 1)), np.tile(features, (2, 1)), ["ant"] * 196).passed
+
+
+def test_classes_of_less_than_a_picture_a_fold_are_left_out() -> None:
+    features, labels = some_features()
+    rare = ["cat"] * 4
+    verdict = check(np.vstack([features, features[:4]]), np.vstack([features, features[:4]]), labels + rare)
+    assert "of 200 validation pictures" in verdict.reason
+    assert verdict.passed
+
+
+def test_calibration_looks_at_the_same_pictures_whatever_their_order(monkeypatch) -> None:
+    monkeypatch.setattr(quantized, "measure_ranges", lambda _, pictures: (float(pictures.sum()),))
+    monkeypatch.setattr(calibration, "PICTURES", 2)
+
+    def read(keys: tuple[str, ...]) -> np.ndarray:
+        return np.array([int(key) for key in keys])
+
+    assert (
+        calibrate({}, ["3", "1", "2"], read) == calibrate({}, ["1", "2", "3"], read) == Calibration(("1", "2"), (3.0,))
+    )
+
+
+def test_calibration_is_kept_for_its_recipe_only(tmp_path: Path) -> None:
+    kept = Calibration(("a", "b"), (1.5, 0.1))
+    save_calibration(tmp_path, kept, "recipe")
+    assert load_calibration(tmp_path, "recipe") == kept
+    assert load_calibration(tmp_path, "other") is None
+    (tmp_path / calibration.FILE).write_text("{")
+    assert load_calibration(tmp_path, "recipe") is None
+    assert load_calibration(tmp_path / "none", "recipe") is None
