@@ -235,12 +235,19 @@ def _heat_labels(name: str, number: int, cell: int, left: int, top: int) -> Mark
     )
 
 
+_MOST_LABELS = 12
+"""That fit below the axis."""
+
+
 def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
     values = sorted(set(xs))
+    if log_x and len(values) > _MOST_LABELS:
+        powers = [
+            10.0**power for power in range(math.ceil(math.log10(values[0])), math.floor(math.log10(values[-1])) + 1)
+        ]
+        values = powers[:: max(1, math.ceil(len(powers) / _MOST_LABELS))] or [values[0], values[-1]]
     if log_x:
-        # Twelve labels fit; the ends always stay.
-        step = max(1, math.ceil(len(values) / 12))
-        return [(value, f"{value:g}") for value in values[::step]]
+        return [(value, f"{value:g}") for value in values]
     step = max(1, math.ceil((values[-1] - values[0]) / 8))
     return [(value, f"{value:g}") for value in values if (value - values[0]) % step == 0]
 

@@ -66,7 +66,7 @@ def fit_probe(
         TrainingError: a feature is not a finite number.
     """
     tried: list[tuple[dict[str, float], Pooling, Dense, Floats]] = []
-    wanted = _poolings(rules, classes, len(train) + len(validation)) if poolings is None else poolings
+    wanted = poolings_for(rules, classes, len(train) + len(validation)) if poolings is None else poolings
     with Progress("train", len(rules.inverse_regularization) * len(wanted), "candidates") as progress:
         for pooling in wanted:
             seen = take_coordinates(pooling, [train], [validation])
@@ -99,11 +99,11 @@ def refit(probe: Probe, weight: ClassWeight, classes: int, splits: Sequence[Spli
     strength = probe.summary["chosen"]["inverse_regularization"]
     seen = take_coordinates(probe.head.pooling, splits)
     labels = np.concatenate([split.labels for split in splits])
-    layer = _fit(LogisticRegression(C=strength, **_options(weight)), seen.fitted, labels, classes)
+    layer = fit_layer(strength, weight, seen.fitted, labels, classes)
     return Head(probe.head.pooling, (Dense(seen.kernel(layer.kernel), layer.bias, "softmax"),))
 
 
-def _poolings(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
+def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
     """Bilinear pooling takes 1 MB of memory an example, and 1 MB of the model a class: only where both are few."""
     few = examples <= rules.bilinear_up_to and classes <= _MAX_BILINEAR_CLASSES
     return (POOLING, "bilinear") if few else (POOLING,)
@@ -120,6 +120,21 @@ def _require_finite(seen: Coordinates) -> None:
 
 def _options(weight: ClassWeight) -> dict[str, Any]:
     return {"max_iter": _MAX_ITERATIONS, "class_weight": None if weight == "none" else weight}
+
+
+def fit_layer(
+    strength: float, weight: ClassWeight, inputs: Floats, labels: npt.NDArray[np.int32], classes: int
+) -> Dense:
+    """Logistic regression on inputs (n, c) as a dense layer.
+
+    Args:
+        strength: inverse of the regularisation's, as scikit-learn's C.
+        weight: of the classes.
+        inputs: of the examples.
+        labels: class indices (n,).
+        classes: how many.
+    """
+    return _fit(LogisticRegression(C=strength, **_options(weight)), inputs, labels, classes)
 
 
 def _fit(model: LogisticRegression, inputs: Floats, labels: npt.NDArray[np.int32], classes: int) -> Dense:

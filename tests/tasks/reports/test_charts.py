@@ -75,3 +75,11 @@ def test_reliability_diagram_has_a_dot_for_each_bin() -> None:
 def test_charts_are_deterministic() -> None:
     assert reliability_diagram(BINS) == reliability_diagram(BINS)
     assert heat_map([[1, 2], [3, 4]], ["a", "b"]) == heat_map([[1, 2], [3, 4]], ["a", "b"])
+
+
+def test_logarithmic_axis_of_many_points_is_labelled_by_powers_of_ten() -> None:
+    strengths = tuple(10 ** (number / 10) for number in range(-15, 25))
+    root = ElementTree.fromstring(line_chart([Series("loss", strengths, strengths)], "strength", "loss", log_x=True))
+    texts = ["".join(text.itertext()) for text in root.iter("text")]
+    assert {"0.1", "1", "10", "100"} <= set(texts)
+    assert len(texts) < 16

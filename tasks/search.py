@@ -1,0 +1,191 @@
+"""Program `search`: which head suits these pictures best, by cross-validation on kept features, within a time budget.
+
+    python -m tasks.search [--minutes 2] [--trials 100] [--write]
+
+Reads what `prepare` and `features` left; no picture goes through the network. Tries linear probes (pooling, strength of
+the regularisation, class weights) with Optuna, each by stratified folds over train and validation, near duplicates and
+groups kept together. Test is not looked at. Prints the best settings, beside what params.yaml says now; `--write` puts
+them there. Writes `reports/search.html`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import features, prepare
+from tasks.errors import SettingsError
+from tasks.files import write_bytes
+from tasks.pictures.manifest import class_names, read_duplicates, read_examples
+from tasks.pictures.shards import open_shards
+from tasks.pictures.splits import assign_folds
+from tasks.program import run_program
+from tasks.progress import Progress
+from tasks.reports import charts
+from tasks.reports.html import render
+from tasks.settings import ClassWeight, Settings, change_settings, load_settings
+from tasks.vgg.examples import Split, make_split
+from tasks.vgg.head import Floats, Pooling, softmax
+from tasks.vgg.recipes.coordinates import take_coordinates
+from tasks.vgg.recipes.outcome import accuracy, log_loss
+from tasks.vgg.recipes.probe import fit_layer, poolings_for
+
+PAGE = "reports/search.html"
+FOLDS = 5
+_STRENGTHS = (1e-2, 1e4)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A linear probe: what params.yaml can say of it."""
+
+    pooling: Pooling
+    strength: float
+    class_weight: ClassWeight
+
+    def assignments(self, rules: Settings) -> list[str]:
+        """What makes `train` fit this probe and no other."""
+        up_to = rules.train.modern.bilinear_up_to if self.pooling == "bilinear" else 0
+        return [
+            f"train.modern.inverse_regularization=[{self.strength:.3g}]",
+            f"train.modern.bilinear_up_to={up_to}",
+            f"train.class_weight={self.class_weight}",
+        ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate's figures on the held-out folds: log loss in nats, and accuracy."""
+
+    candidate: Candidate
+    log_loss: float
+    accuracy: float
+
+
+class Folds:
+    """The examples of train and validation, pooled once, and the fold in which each is held out."""
+
+    def __init__(self, settings: Settings, workspace: Path) -> None:
+        prepared = workspace / prepare.PREPARED
+        examples = [one for one in read_examples(prepared) if one.split != "test"]
+        self.classes = class_names(examples)
+        shards = open_shards(workspace / features.FEATURES / features.BOUNDARY)
+        train, validation = (make_split(examples, split, self.classes, shards) for split in ("train", "validation"))
+        self.labels = np.concatenate([train.labels, validation.labels])
+        self.poolings = poolings_for(settings.train.modern, len(self.classes), len(self.labels))
+        self.inputs = {pooling: _inputs(pooling, train, validation) for pooling in self.poolings}
+        try:
+            fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed)
+        except ValueError as error:
+            raise SettingsError(f"There are too few pictures for {FOLDS} folds. {error}") from None
+        self.fold = np.array([fold_of[key] for key in (*train.keys, *validation.keys)])
+
+    def measure(self, candidate: Candidate) -> Found:
+        """Fit to all folds but one, and answer for that one; for each."""
+        probabilities = np.empty((len(self.labels), len(self.classes)), np.float32)
+        for fold in range(FOLDS):
+            outside = self.fold == fold
+            inputs = self.inputs[candidate.pooling]
+            layer = fit_layer(
+                candidate.strength, candidate.class_weight, inputs[~outside], self.labels[~outside], len(self.classes)
+            )
+            probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
+        return Found(candidate, log_loss(probabilities, self.labels), accuracy(probabilities, self.labels))
+
+
+def run(settings: Settings, workspace: Path, minutes: float, trials: int) -> tuple[Found, list[Found]]:
+    """Search; gives the best of what params.yaml says now, and all candidates, the best first.
+
+    Args:
+        settings: of the workspace.
+        workspace: with the outputs of `prepare` and `features`.
+        minutes: after which no further candidate is tried.
+        trials: candidates at most, beside those that params.yaml names.
+
+    Raises:
+        IntegrityError: an earlier stage's output is missing or damaged.
+        SettingsError: there are fewer pictures of a class than folds.
+    """
+    import optuna
+
+    folds = Folds(settings, workspace)
+    rules = settings.train
+    now = [
+        Candidate(pooling, strength, rules.class_weight)
+        for pooling in folds.poolings
+        for strength in rules.modern.inverse_regularization
+    ]
+    known = {candidate: folds.measure(candidate) for candidate in now}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=rules.seed))
+    with Progress("search", trials, "candidates") as progress:
+
+        def objective(trial: Any) -> float:
+            candidate = Candidate(
+                trial.suggest_categorical("pooling", list(folds.poolings)),
+                float(f"{trial.suggest_float('strength', *_STRENGTHS, log=True):.3g}"),
+                trial.suggest_categorical("class_weight", ["none", "balanced"]),
+            )
+            if candidate not in known:
+                known[candidate] = folds.measure(candidate)
+            progress.advance(details={"log_loss": known[candidate].log_loss})
+            return known[candidate].log_loss
+
+        study.optimize(objective, n_trials=trials, timeout=60 * minutes)
+    ranked = sorted(known.values(), key=lambda found: found.log_loss)
+    best_now = min((known[candidate] for candidate in now), key=lambda found: found.log_loss)
+    write_bytes(workspace / PAGE, _page(best_now, ranked).encode())
+    return best_now, ranked
+
+
+def _inputs(pooling: Pooling, train: Split, validation: Split) -> Floats:
+    """Both splits in the coordinates that they span: a rotation, which tells a fold nothing of another."""
+    return take_coordinates(pooling, [train, validation]).fitted
+
+
+def _page(now: Found, ranked: Sequence[Found]) -> str:
+    best = ranked[0].candidate
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for one in ranked:
+        if one.candidate.class_weight == best.class_weight:
+            lines.setdefault(one.candidate.pooling, []).append((one.candidate.strength, one.log_loss))
+    series = []
+    for name, points in sorted(lines.items()):
+        strengths, losses = zip(*sorted(points), strict=True)
+        series.append(charts.Series(name, strengths, losses))
+    chart = charts.line_chart(series, "inverse regularisation", "log loss", log_x=True, marked_x=best.strength)
+    names = [one.name for one in series]
+    return render("search.html.jinja", now=now, ranked=ranked, tried=len(ranked), folds=FOLDS, chart=chart, names=names)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which head suits these pictures.")
+    parser.add_argument("--minutes", type=float, default=2, help="after which no further candidate is tried")
+    parser.add_argument("--trials", type=int, default=100, help="candidates at most")
+    parser.add_argument("--write", action="store_true", help="put the best settings into params.yaml")
+    options = parser.parse_args(arguments)
+
+    def body() -> None:
+        workspace = Path.cwd()
+        settings = load_settings(workspace)
+        now, ranked = run(settings, workspace, options.minutes, max(1, options.trials))
+        best = ranked[0]
+        print(f"params.yaml now: log loss {now.log_loss:.4f}, accuracy {now.accuracy:.3f}")
+        print(f"best of {len(ranked)}: log loss {best.log_loss:.4f}, accuracy {best.accuracy:.3f}")
+        assignments = best.candidate.assignments(settings)
+        for assignment in assignments:
+            print(f"  {assignment}")
+        if options.write:
+            change_settings(workspace, assignments)
+        print(f"See {PAGE}")
+
+    return run_program(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""The search for a head: what it finds is better or the same, test is never read, and nothing changes unless asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import features, search, train
+from tasks.errors import SettingsError
+from tasks.files import read_json
+from tasks.settings import Settings, load_settings
+from tests.conftest import contents, fill_source
+from tests.tasks.steps import run_prepare, settings_for, use_tiny_extractor
+
+Change = Callable[..., Settings]
+
+
+@pytest.fixture
+def settings(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    use_tiny_extractor(monkeypatch)
+    source = fill_source(tmp_path / "pictures", 30)
+    for number in range(0, 30, 4):  # labels that are wrong, so that there is something to choose
+        one = sorted((source / "ant").iterdir())[number % 7]
+        shutil.move(one, source / "bee" / f"wrong{number}{one.suffix}")
+    wanted = settings_for(change, source, "train.modern.inverse_regularization=[1e-4]")
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    return wanted
+
+
+def test_search_finds_a_better_head_and_changes_nothing(workspace: Path, settings: Settings) -> None:
+    before = contents(workspace)
+    now, ranked = search.run(settings, workspace, minutes=5, trials=12)
+    assert [found.log_loss for found in ranked] == sorted(found.log_loss for found in ranked)
+    assert ranked[0].log_loss < now.log_loss
+    assert now in ranked
+    assert {found.candidate.pooling for found in ranked} == {"average_maximum", "bilinear"}
+    after = contents(workspace)
+    page = after.pop(search.PAGE).decode()
+    assert after == before
+    assert page.count("<polyline") + page.count("<path") >= 2
+    again, same = search.run(settings, workspace, minutes=5, trials=12)
+    assert (again, same) == (now, ranked)
+
+
+def test_search_stops_when_time_is_up(workspace: Path, settings: Settings) -> None:
+    _, ranked = search.run(settings, workspace, minutes=0, trials=10_000)
+    assert len(ranked) <= 3  # what params.yaml names, and the one that was under way
+
+
+def test_what_is_written_is_what_training_then_takes(
+    workspace: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    assert search.main(["--trials", "12", "--write"]) == 0
+    printed = capsys.readouterr().out
+    _, ranked = search.run(settings, workspace, minutes=5, trials=12)
+    best = ranked[0].candidate
+    assert all(assignment in printed for assignment in best.assignments(settings))
+    written = load_settings(workspace)
+    train.run(written, workspace)
+    summary = read_json(workspace / "models/trained/feature_extraction/model.json")["summary"]
+    assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.strength, rel=1e-2)
+    assert best.pooling in summary["validation_log_loss_by_pooling"]
+    assert written.train.class_weight == best.class_weight
+
+
+def test_too_few_pictures_are_told(
+    workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_extractor(monkeypatch)
+    wanted = settings_for(change, fill_source(tmp_path / "few", 4))
+    run_prepare(wanted, workspace)
+    features.run(wanted, workspace)
+    with pytest.raises(SettingsError, match="too few pictures for 5 folds"):
+        search.run(wanted, workspace, minutes=1, trials=1)
