@@ -122,16 +122,11 @@ class HeadRates(Block):
 
 
 class BlockRates(HeadRates):
-    """How long and how fast unfrozen blocks learn."""
+    """How many blocks are unfrozen, and how long and how fast they learn."""
 
+    blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top")
     block_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
     block_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
-
-
-class ProgressiveRates(BlockRates):
-    """How long and how fast blocks learn that are unfrozen one after the other."""
-
-    blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top, as long as each helps")
 
 
 class ModernRecipe(Block):
@@ -152,7 +147,7 @@ class ModernRecipe(Block):
     patience: int = Field(ge=1, description="epochs without a lower validation loss that end a phase")
     head_replacement: HeadRates
     fine_tuning: BlockRates
-    progressive: ProgressiveRates
+    progressive: BlockRates
 
 
 class Train(Block):

@@ -67,7 +67,7 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
     kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
     folder = workspace / TRAINED / strategy
     checkpoints = workspace / CHECKPOINTS / strategy
-    outcome = _train(settings, strategy, len(classes), train, validation, sources, kept, checkpoints, folder)
+    outcome = fit(settings, strategy, len(classes), train, validation, sources, kept, checkpoints, folder)
     backbone = {name: value for name, value in kept.items() if name not in ("views", "kept")}
     save_trained(
         folder,
@@ -90,7 +90,7 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
     return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6), bool(outcome.problem))
 
 
-def _train(
+def fit(
     settings: Settings,
     strategy: str,
     classes: int,
@@ -101,6 +101,22 @@ def _train(
     checkpoints: Path,
     folder: Path,
 ) -> Outcome:
+    """Train a classifier on two splits.
+
+    Args:
+        settings: recipe and rules.
+        strategy: to train by.
+        classes: how many.
+        train: to learn from.
+        validation: to choose by.
+        sources: of pictures and features.
+        kept: the recipe of the strategy's own features.
+        checkpoints: the folder where the position is kept.
+        folder: gets live metrics.
+
+    Raises:
+        TrainingError: training diverged.
+    """
     rules = settings.train
     with _live(folder / "live") as live:
         if plan_phases(strategy, rules, settings.views):

@@ -1,9 +1,10 @@
 """What each strategy does, phase by phase, in both recipes: the one place that turns settings into plans.
 
 `feature_extraction` trains a head on features that are computed once. `head_replacement` trains one in the whole graph,
-the base frozen. `fine_tuning` trains everything. `progressive` unfreezes from the top. `modern` begins the last two
-with a linear probe, so that no random head sends large gradients into the base (A. Kumar et al., Fine-Tuning can
-Distort Pretrained Features, 2022), lets lower blocks learn slower, and keeps the weights of the best epoch.
+the base frozen. `fine_tuning` trains all of its blocks at once. `progressive` unfreezes them one by one, from the top.
+`modern` begins the last two with a linear probe, so that no random head sends large gradients into the base (A. Kumar
+et al., Fine-Tuning can Distort Pretrained Features, 2022), lets lower blocks learn slower, and keeps the weights of the
+best epoch.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def _modern(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
         head = recipe.head_replacement
         return (phase("head", (), head.epochs, {"head": head.head_rate}),)
     if strategy == "fine_tuning":
-        return (phase("all", BLOCK_NAMES, recipe.fine_tuning.epochs, layer_rates(recipe.fine_tuning, BLOCK_NAMES)),)
+        blocks = recipe.fine_tuning
+        unfrozen = BLOCK_NAMES[-blocks.blocks :]
+        return (phase("blocks", unfrozen, blocks.epochs, layer_rates(blocks, unfrozen)),)
     if strategy == "progressive":
         found = []
         for number in range(1, recipe.progressive.blocks + 1):

@@ -57,5 +57,5 @@ def require_finite(loss: float, phase: Phase, epoch: int, step: int) -> None:
 def _rate_setting(phase: Phase) -> str:
     if phase.schedule == "constant":
         return "train.tutorial.learning_rate"
-    strategy = {"head": "head_replacement", "all": "fine_tuning"}.get(phase.name, "progressive")
+    strategy = {"head": "head_replacement", "blocks": "fine_tuning"}.get(phase.name, "progressive")
     return f"train.modern.{strategy}.{'head_rate' if phase.name == 'head' else 'block_rate'}"

@@ -33,6 +33,7 @@ def test_strategies_start_from_the_boundary_below_what_they_unfreeze(change: Cal
     asked = candidates(change(ALL))
     assert set(asked) == {
         ("head_replacement", "block5_pool"),
+        ("fine_tuning", "block2_pool"),
         ("progressive", "block4_pool"),
         ("progressive", "block3_pool"),
     }
@@ -84,10 +85,14 @@ def test_rows_are_the_pictures_and_the_views_that_training_reads(change: Callabl
 def test_modern_rates_fall_from_the_head_down(change: Callable[..., Settings]) -> None:
     settings = change("train.modern.fine_tuning.block_decay=0.5")
     [phase] = plan_phases("fine_tuning", settings.train, settings.views)
-    rates = [phase.rates[name] for name in ("head", *reversed(BLOCK_NAMES))]
+    assert phase.unfrozen == ("block3", "block4", "block5")
+    assert phase.boundary == "block2_pool"
+    rates = [phase.rates[name] for name in ("head", *reversed(phase.unfrozen))]
     assert rates == sorted(rates, reverse=True)
     assert phase.rates["block4"] == pytest.approx(phase.rates["block5"] / 2)
-    assert phase.boundary is None
+    everything = change("train.modern.fine_tuning.blocks=5")
+    [phase] = plan_phases("fine_tuning", everything.train, everything.views)
+    assert (phase.unfrozen, phase.boundary) == (BLOCK_NAMES, None)
 
 
 def test_tutorial_is_what_tutorials_print(change: Callable[..., Settings]) -> None:

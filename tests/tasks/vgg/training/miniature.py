@@ -30,6 +30,7 @@ QUICK = (
     "train.modern.batch_size=6",
     "train.modern.patience=2",
     "train.modern.head_replacement.epochs=2",
+    "train.modern.fine_tuning.blocks=5",
     "train.modern.fine_tuning.epochs=2",
     "train.modern.progressive.epochs=2",
 )
