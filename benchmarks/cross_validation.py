@@ -1,0 +1,147 @@
+"""All strategies by stratified cross-validation over all pictures, beside one another on the same folds.
+
+    python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--set key=value]
+
+FOLDER holds train/<class>/* and val/<class>/*, which are put together. Each fold is held out once; of the others, one
+picture in seven is the validation that choices are made on. `feature_extraction` is repeated with other folds, the
+others are measured on the first ones. Folds keep near duplicates together. Nothing is chosen by what is reported.
+Prints a row for each strategy (accuracy and its standard deviation over repeats, log loss, and the paired difference to
+`feature_extraction` with its 95 % interval over pictures), and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.workspaces import make_workspace, run
+from tasks import features, prepare, train
+from tasks.files import read_json
+from tasks.pictures.manifest import class_names, read_duplicates, read_examples
+from tasks.pictures.shards import open_shards
+from tasks.pictures.splits import assign_folds
+from tasks.settings import STRATEGIES, change_settings, load_settings
+from tasks.vgg.answers import Sources, answer
+from tasks.vgg.boundaries import inputs_of
+from tasks.vgg.examples import make_split
+
+FOLDS = 5
+VALIDATION_FOLDS = 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--strategies", default="all")
+    parser.add_argument("--recipe", default="modern")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], help="settings, as block.key=value")
+    options = parser.parse_args()
+    strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
+        workspace = make_workspace(Path(scratch) / "folds")
+        together = put_together(options.folder.resolve(), Path(scratch) / "pictures")
+        # all are training pictures as far as `features` is concerned, so that each has its views
+        rules = ["prepare.validation_fraction=0", "prepare.test_fraction=0", f"train.recipe={options.recipe}"]
+        named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
+        change_settings(workspace, [*named, *rules, *options.set])
+        run(workspace, "dvc", "repro", "--quiet", "features")
+        measure(workspace, strategies, options.repeats)
+
+
+def put_together(folder: Path, target: Path) -> Path:
+    """All pictures of a class in one folder."""
+    for picture in sorted(folder.glob("*/*/*")):
+        place = target / picture.parent.name / f"{picture.parent.parent.name}-{picture.name}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, place)
+    return target
+
+
+def measure(workspace: Path, strategies: tuple[str, ...], repeats: int) -> None:
+    settings = load_settings(workspace)
+    examples = read_examples(workspace / prepare.PREPARED)
+    duplicates = read_duplicates(workspace / prepare.PREPARED)
+    classes = class_names(examples)
+    labels = {one.key: classes.index(one.label) for one in examples}
+    right: dict[str, list[dict[str, bool]]] = {strategy: [] for strategy in strategies}
+    figures = {}
+    print("| strategy | accuracy | over repeats | log loss | beside feature_extraction | seconds |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for strategy in strategies:
+        losses, start = [], time.perf_counter()
+        for repeat in range(repeats if strategy == "feature_extraction" else 1):
+            fold_of = assign_folds(examples, duplicates, FOLDS, repeat)
+            found: dict[str, bool] = {}
+            for fold in range(FOLDS):
+                about = (settings, workspace, strategy, examples, duplicates, fold_of, fold, classes)
+                for key, probabilities in held_out(*about):
+                    found[key] = int(probabilities.argmax()) == labels[key]
+                    losses.append(-np.log(max(float(probabilities[labels[key]]), 1e-7)))
+            right[strategy].append(found)
+        accuracies = [float(np.mean(list(found.values()))) for found in right[strategy]]
+        figures[strategy] = {
+            "accuracy": round(float(np.mean(accuracies)), 4),
+            "accuracies": [round(one, 4) for one in accuracies],
+            "log_loss": round(float(np.mean(losses)), 4),
+            "seconds": round(time.perf_counter() - start, 1),
+            **beside(right, strategy),
+        }
+        show(strategy, figures[strategy])
+    print(json.dumps(figures))
+
+
+def held_out(settings, workspace, strategy, examples, duplicates, fold_of, fold, classes):
+    """Train without a fold; gives (key, probabilities (classes,)) for each of its pictures."""
+    rest = assign_folds([one for one in examples if fold_of[one.key] != fold], duplicates, VALIDATION_FOLDS, 0)
+    splits = {key: "validation" if number == 0 else "train" for key, number in rest.items()}
+    named = [replace(one, split=splits.get(one.key, "test")) for one in examples]
+    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
+    shards = open_shards(sources.features / features.BOUNDARY)
+    parts = {split: make_split(named, split, classes, shards) for split in ("train", "validation", "test")}
+    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+    with tempfile.TemporaryDirectory() as scratch:
+        outcome = train.fit(
+            settings,
+            strategy,
+            len(classes),
+            parts["train"],
+            parts["validation"],
+            sources,
+            kept,
+            Path(scratch) / "checkpoints",
+            Path(scratch),
+        )
+    if outcome.problem:
+        print(f"  fold {fold}: {outcome.problem}", flush=True)
+    keys = parts["test"].keys
+    answers = answer(outcome.head, outcome.backbone, settings.train.flip_averaging, sources, keys)
+    return zip(keys, np.concatenate(list(answers)), strict=True)
+
+
+def beside(right, strategy):
+    """Mean paired difference to feature extraction on its first folds, and the 95 % interval over pictures."""
+    if strategy == "feature_extraction" or "feature_extraction" not in right:
+        return {}
+    ours, theirs = right[strategy][0], right["feature_extraction"][0]
+    differences = np.array([float(ours[key]) - float(theirs[key]) for key in ours])
+    half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
+    return {"difference": round(float(differences.mean()), 4), "half_interval": round(float(half), 4)}
+
+
+def show(strategy, one) -> None:
+    spread = f"{np.std(one['accuracies'], ddof=1):.4f}" if len(one["accuracies"]) > 1 else ""
+    paired = f"{one['difference']:+.4f} ± {one['half_interval']:.4f}" if "difference" in one else ""
+    row = f"| {strategy} | {one['accuracy']:.4f} | {spread} | {one['log_loss']:.4f} | {paired} | {one['seconds']:.0f} |"
+    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
