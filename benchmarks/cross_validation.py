@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, prepare, train
 from tasks.files import read_json
-from tasks.pictures.manifest import class_names, read_duplicates, read_examples
+from tasks.pictures.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.pictures.shards import open_shards
 from tasks.pictures.splits import assign_folds
 from tasks.settings import STRATEGIES, change_settings, load_settings
@@ -48,11 +48,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
         workspace = make_workspace(Path(scratch) / "folds")
         together = put_together(options.folder.resolve(), Path(scratch) / "pictures")
-        # all are training pictures as far as `features` is concerned, so that each has its views
-        rules = ["prepare.validation_fraction=0", "prepare.test_fraction=0", f"train.recipe={options.recipe}"]
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
-        change_settings(workspace, [*named, *rules, *options.set])
-        run(workspace, "dvc", "repro", "--quiet", "features")
+        settings = change_settings(workspace, [*named, f"train.recipe={options.recipe}", *options.set])
+        run(workspace, "dvc", "repro", "--quiet", "prepare")
+        prepared = workspace / prepare.PREPARED
+        # as far as `features` is concerned all are to be trained on, so that each has its views
+        write_examples(prepared, [replace(one, split="train") for one in read_examples(prepared)])
+        print(features.run(settings, workspace), flush=True)
         measure(workspace, strategies, options.repeats)
 
 
