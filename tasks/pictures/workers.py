@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.cores import usable_cores
 from tasks.errors import IntegrityError
 from tasks.pictures import likeness, quality
 from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
@@ -69,11 +70,6 @@ class _Job:
 
 _slots: Pixels | None = None
 """In a worker: the shared memory (slots, pictures a message, 224, 224, 3)."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(

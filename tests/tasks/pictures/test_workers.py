@@ -18,7 +18,7 @@ from tasks.files import sha256_hex
 from tasks.pictures import workers
 from tasks.pictures.decoding import PERMISSIVE, WHITE, Code, Refused, decode
 from tasks.pictures.packs import Place, index_packs, write_packs
-from tasks.pictures.workers import decode_all, usable_cores
+from tasks.pictures.workers import decode_all
 from tests.conftest import PROJECT, draw_picture
 from tests.tasks.pictures.encoding import encode
 
@@ -144,7 +144,3 @@ def test_workers_end_when_the_reader_stops_early(tmp_path: Path) -> None:
     running.close()
     names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     assert not [name for name in names if "spawn_main" in name]
-
-
-def test_usable_cores_are_those_that_the_process_may_use() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
