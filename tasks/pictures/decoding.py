@@ -250,7 +250,7 @@ def _facts(picture: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Ima
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
     shares = shares[shares > 0]
-    entropy = float(-(shares * np.log2(shares)).sum())
+    entropy = float((shares * np.log2(1 / shares)).sum())  # of one colour 0, and not -0
     notes = []
     if turned or _orientation(picture) != 1:
         notes.append("exif_oriented")

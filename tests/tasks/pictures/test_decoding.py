@@ -258,6 +258,11 @@ def test_entropy_of_a_large_picture_is_known_from_a_sample() -> None:
     assert abs(decode(encode(photograph()))[1].entropy_bits - exact) < 0.05
 
 
+def test_picture_of_one_colour_has_an_entropy_of_zero_without_a_sign() -> None:
+    with pytest.raises(Refused, match=r"entropy 0\.00 bits"):
+        decode(encode(Image.new("RGB", (30, 30), "white")), STRICT)
+
+
 def test_jpeg_without_jfif_header_is_accepted() -> None:
     data = encode(noise(), "JPEG")
     length = int.from_bytes(data[4:6], "big")
