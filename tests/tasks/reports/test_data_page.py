@@ -239,7 +239,10 @@ EXCLUDED = [
 def test_every_reason_has_its_meaning_beside_it(reason: str) -> None:
     kind = "quarantined_by_code" if reason in set(Code) else "excluded"
     description = Found(plain()).describe() | {kind: {reason: 1}, "quarantined": 1}
-    [meaning] = re.findall(rf"<bdi>{reason}</bdi></th><td>\w+</td><td class=\"text\">(.*?)</td>", render(description))
+    [meaning] = re.findall(
+        rf"<bdi>{reason}</bdi></th><td class=\"number\">1</td><td>\w+</td><td class=\"text\">(.*?)</td>",
+        render(description),
+    )
     assert len(meaning) > 5
 
 
