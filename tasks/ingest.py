@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.cores import on_all_cores
 from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.pictures.journal import Journal
 from tasks.pictures.manifest import Discovered, previous_discovered, write_discovered
@@ -81,8 +82,9 @@ def run(settings: Settings, workspace: Path) -> Summary:
 def _whole_packs(raw: Path) -> dict[Path, dict[str, Place]]:
     """The packs whose bytes are those that were written, and what is in them; damaged ones go."""
     packs = {}
-    for pack in sorted(raw.glob("*.tar")):
-        if verify_pack(pack):
+    found = sorted(raw.glob("*.tar"))
+    for pack, whole in zip(found, on_all_cores(verify_pack, found), strict=True):
+        if whole:
             packs[pack] = index_pack(pack)
         else:
             pack.unlink()

@@ -185,6 +185,8 @@ def _with_issues(row: Row, rules: Prepare) -> Row:
 
 def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals) -> list[Header]:
     """Decode the missing pictures into new shards; what is refused is added to `refusals`."""
+    if not missing:
+        return []
     places: dict[str, Place] = {}
     for members in index_packs(workspace / ingest.RAW).values():
         places.update(members)

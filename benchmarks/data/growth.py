@@ -2,8 +2,9 @@
 
     python -m benchmarks.data.growth [--pictures 10000] [--small 1000]
 
-Prints one JSON object: pictures decoded and seconds of the first run and of the run after 5 % were added; peak memory
-of `prepare` (its main process) with the small set and with the large one.
+Prints one JSON object: pictures decoded and seconds of the first run, of a run with nothing new (what it costs to start
+two programs, and to look through what is there: every file's checksum and every byte of the shards), and of the run
+after 5 % were added; peak memory of `prepare` (its main process) with the small set and with the large one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def measure(scratch: Path, pictures: int, small: int) -> dict[str, float]:
     many = workspace_of(scratch / "many", source)
     first = stages(many)
     whole = read_costs(many, "prepare")
+    idle = stages(many)
     write_pictures(source, range(pictures, pictures + pictures // 20))
     grown = stages(many)
     added = read_costs(many, "prepare")
@@ -42,10 +44,12 @@ def measure(scratch: Path, pictures: int, small: int) -> dict[str, float]:
         "pictures": pictures,
         "first_decoded": whole["decoded"],
         "first_s": round(first, 1),
+        "nothing_new_s": round(idle, 1),
         "added": pictures // 20,
         "then_decoded": added["decoded"],
         "then_s": round(grown, 1),
         "ratio": round(first / grown, 1),
+        "ratio_beyond_nothing_new": round((first - idle) / (grown - idle), 1),
         f"peak_memory_mb_{small}": read_costs(few, "prepare")["peak_memory_mb"],
         f"peak_memory_mb_{pictures}": whole["peak_memory_mb"],
     }

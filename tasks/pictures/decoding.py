@@ -1,7 +1,8 @@
 """The one decoder: encoded bytes -> 224x224x3 uint8 RGB, the same for training and scoring.
 
 The rules, in order:
-- The format is read from the bytes; names say nothing. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame).
+- The format is read from the bytes; names say nothing. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame). RAW
+  files are refused, also those that are TIFF files with a preview in front.
 - Limits are checked in the header, before any pixel is decoded.
 - A JPEG of 896 pixels and more on both sides is decoded at 1/2, 1/4 or 1/8, as small as leaves 448 (DRAFT_PX).
 - EXIF orientation is applied. Colour profiles are ignored.
@@ -18,13 +19,14 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tasks.pictures.formats import is_cut, is_raw
 from tasks.pictures.gif import has_frames
 from tasks.settings import IMAGE_SIZE_PX
 
@@ -35,12 +37,16 @@ DRAFT_PX = 2 * IMAGE_SIZE_PX
 """A JPEG is decoded at the least of 1, 1/2, 1/4, 1/8 that leaves both sides so long: high frequencies are cheaper
 dropped than computed. The rest of the way, a half or less, is antialiased as always. How exact, docs/speed.md tells."""
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 """Part of the recipe of whatever stores Facts; to be raised when one of them changes, but no pixel does."""
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
 _SAMPLE_PX = 256
+_ISO_MEDIA = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # the last is Canon's RAW
+_OTHER_FORMATS = (b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"icns", b"\xff\x0a", b"\x00\x00\x00\x0cjP  ")
+_RAW_FILES = (b"FUJIFILM", b"IIRO", b"IIRS", b"MMOR", b"IIU\x00")
+
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
@@ -199,48 +205,32 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise Refused(Code.EMPTY_FILE, "0 bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        raw = is_raw(picture, data)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except _BROKEN as error:
-        raise Refused(Code.TRUNCATED if _is_cut(data) else Code.CORRUPT, _words(error)) from None
+        raise Refused(Code.TRUNCATED if is_cut(data) else Code.CORRUPT, _words(error)) from None
+    if raw:
+        raise Refused(Code.UNSUPPORTED_FORMAT, "RAW of a camera; convert it to JPEG or PNG")
+    return picture
 
 
 def _unidentified(data: bytes) -> Refused:
     head = data[:512]
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"):
+    if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
         return Refused(Code.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} picture; convert it to JPEG or PNG")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in head.lower():
         return Refused(Code.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
-    if head.startswith((b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"\xff\x0a", b"FUJIFILM", b"II*\x00\x10\x00\x00\x00CR")):
-        return Refused(Code.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG XL or RAW; convert it to JPEG or PNG")
+    if head.startswith((*_OTHER_FORMATS, *_RAW_FILES)):
+        return Refused(Code.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG 2000 or XL, or RAW; convert it to JPEG or PNG")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
         return Refused(Code.NOT_A_PICTURE, "a web page or other text")
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
-        code = Code.TRUNCATED if _is_cut(data) else Code.CORRUPT
+        code = Code.TRUNCATED if is_cut(data) else Code.CORRUPT
         return Refused(code, "starts as a picture, but its header can't be read")
     return Refused(Code.NOT_A_PICTURE, f"unknown content, starts with {head[:8].hex(' ')}")
-
-
-def _is_cut(data: bytes) -> bool:
-    """Whether a picture that can't be read ends before its own marks say it should."""
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if data.startswith(b"GIF8"):
-        return not data.endswith(b";")
-    if data.startswith(b"RIFF"):
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if data.startswith(b"BM"):
-        return len(data) < int.from_bytes(data[2:6], "little")
-    if data.startswith((b"II*\x00", b"MM\x00*")):
-        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-        directory = int.from_bytes(data[4:8], order)
-        entries = int.from_bytes(data[directory : directory + 2], order)
-        return len(data) < directory + 2 + 12 * entries + 4
-    return False
 
 
 def _load(picture: Image.Image, data: bytes) -> None:
@@ -251,7 +241,7 @@ def _load(picture: Image.Image, data: bytes) -> None:
     except _BROKEN as error:
         words = _words(error)
         hints = ("truncated", "not enough", "unexpected end", "incomplete")
-        cut = any(hint in words.lower() for hint in hints) or _is_cut(data)
+        cut = any(hint in words.lower() for hint in hints) or is_cut(data)
         raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
 
 
@@ -260,7 +250,7 @@ def _facts(picture: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Ima
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
     shares = shares[shares > 0]
-    entropy = float(-(shares * np.log2(shares)).sum())
+    entropy = float((shares * np.log2(1 / shares)).sum())  # of one colour 0, and not -0
     notes = []
     if turned or _orientation(picture) != 1:
         notes.append("exif_oriented")

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from tasks.pictures.likeness import Thumbnails, are_alike, are_plain
 
@@ -109,6 +107,11 @@ def equal_pairs(digests: Sequence[str]) -> Pairs:
 
 def groups(n: int, pairs: Pairs) -> Places:
     """Connected components of n things under pairs (m, 2): for each the smallest member of its group (n,) int64."""
+    if not len(pairs):
+        return np.arange(n, dtype=np.int64)
+    from scipy.sparse import coo_array  # half a second, for nothing where no picture is like another
+    from scipy.sparse.csgraph import connected_components
+
     matrix = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     _, labels = connected_components(matrix, directed=False)
     first = np.full(n, n, np.int64)
@@ -139,6 +142,9 @@ class _Forest:
         apart = ends[0] != ends[1]
         if not apart.any():
             return
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
         _, first = np.unique(ends[0, apart] * len(self._parent) + ends[1, apart], return_index=True)
         chosen = np.flatnonzero(apart)[first]
         nodes, local = np.unique(ends[:, chosen], return_inverse=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.cores import on_all_cores
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
 from tasks.pictures.columns import Columns
@@ -225,7 +226,7 @@ def reconcile(
     dropped = 0
     left_alone = {header.path for other in others for header in usable_headers(folder, other)}
     paths = [path for path in sorted(folder.glob("*.safetensors")) if path not in left_alone]
-    found = [(path, _usable(path, fingerprint)) for path in paths]
+    found = list(zip(paths, on_all_cores(lambda path: _usable(path, fingerprint), paths), strict=True))
     # The largest first: what a killed run had joined wins over the shards that it was joined from.
     for path, header in sorted(found, key=lambda entry: -len(entry[1].rows) if entry[1] else 0):
         if any(path == other.path for other in kept):

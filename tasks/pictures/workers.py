@@ -7,6 +7,7 @@ of its own, and the one that fails there too is refused.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import resource
 import signal
@@ -19,23 +20,35 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
+from typing import Any
 
+import numpy as np
+
+from tasks.cores import usable_cores
 from tasks.errors import IntegrityError
 from tasks.pictures import likeness, quality
 from tasks.pictures.decoding import Code, Facts, Pixels, Policy, Refused, decode
 from tasks.pictures.packs import Place, read_picture
+from tasks.settings import IMAGE_SIZE_PX
 
 Result = tuple[Pixels, Facts] | Refused
 _Unreadable = IntegrityError | OSError
+_Decoded = list[Result | Facts | _Unreadable]
+"""Results of a message; facts alone where the pixels are in the message's slot."""
+
+_PICTURE = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
 
 _AT_ONCE = 8
 """Pictures a message: sending one by one costs as much as describing them."""
 
 _WAITING, _WAITING_PER_WORKER = 32, 3
 """So many messages of decoded pictures (1.2 MB each) wait to be fetched, or so many for each worker if that is more:
-it bounds the memory, and lets the workers go on while a shard is written."""
+it bounds the memory, and lets the workers go on while a shard is written. Each has a slot for its pixels in memory that
+the workers share with this process: to send them would cost as much as a tenth of the decoding."""
 
 TIME_LIMIT_S = 60
 """A picture of 100 million pixels takes two seconds."""
@@ -51,11 +64,12 @@ class _Job:
     background_rgb: tuple[int, int, int]
     time_limit_s: int
     describe: bool
+    slot: int | None = None
+    """Where the pixels go in the memory that the workers share with this process; None to send them."""
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_slots: Pixels | None = None
+"""In a worker: the shared memory (slots, pictures a message, 224, 224, 3)."""
 
 
 def decode_all(
@@ -69,24 +83,27 @@ def decode_all(
     """Decode pictures from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
     workers = usable_cores()
     ahead = max(_WAITING, workers * _WAITING_PER_WORKER)
-    waiting: deque[tuple[_Job, Future[list[Result | _Unreadable]]]] = deque()
-    pool, lonely = _start(workers, memory_limit_mb), _Lonely(memory_limit_mb)
+    shape = (ahead, _AT_ONCE, *_PICTURE)
+    memory = _context().RawArray("B", math.prod(shape))
+    slots = np.frombuffer(memory, np.uint8).reshape(shape)
+    waiting: deque[tuple[_Job, Future[_Decoded]]] = deque()
+    pool, lonely = _Pool(workers, memory_limit_mb, memory), _Lonely(memory_limit_mb)
     try:
-        for pictures in _several(work):
-            job = _Job(pictures, policy, background_rgb, time_limit_s, describe)
+        for number, pictures in enumerate(_several(work)):
+            if len(waiting) == ahead:
+                yield from _fetch(*waiting.popleft(), slots, lonely)
+            job = _Job(pictures, policy, background_rgb, time_limit_s, describe, slot=number % ahead)
             try:
-                future = pool.submit(_decode, job)
+                future = pool.submit(job)
             except BrokenProcessPool:
-                pool.shutdown()
-                pool = _start(workers, memory_limit_mb)
-                future = pool.submit(_decode, job)
+                pool.shutdown()  # waits until no worker is left that could still write into the slots
+                pool = _Pool(workers, memory_limit_mb, memory)
+                future = pool.submit(job)
             waiting.append((job, future))
-            if len(waiting) >= ahead:
-                yield from _fetch(*waiting.popleft(), lonely)
         while waiting:
-            yield from _fetch(*waiting.popleft(), lonely)
+            yield from _fetch(*waiting.popleft(), slots, lonely)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         lonely.shutdown()
 
 
@@ -96,11 +113,39 @@ def _several(work: Iterable[tuple[str, Place]]) -> Iterator[tuple[tuple[str, Pla
         yield several
 
 
-def _start(workers: int, memory_limit_mb: int) -> ProcessPoolExecutor:
-    context = get_context("forkserver" if os.name == "posix" else "spawn")
-    if os.name == "posix":
-        context.set_forkserver_preload([__name__])  # once, instead of in every worker
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_limits, initargs=(memory_limit_mb,))
+def _context() -> ForkServerContext | SpawnContext:
+    return get_context("forkserver") if os.name == "posix" else get_context("spawn")
+
+
+class _Pool:
+    """Worker processes that know this module, and not the program's: importing that would take each half a second."""
+
+    def __init__(self, workers: int, memory_limit_mb: int, memory: Any = None) -> None:
+        context = _context()
+        if os.name == "posix":
+            context.set_forkserver_preload([__name__])  # once, instead of in every worker
+        self._executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_prepare_worker, initargs=(memory_limit_mb, memory)
+        )
+
+    def submit(self, job: _Job) -> Future[_Decoded]:
+        """Hand out a job; a worker is started for it if none is idle."""
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # a new worker imports what stands here
+        try:
+            return self._executor.submit(_decode, job)
+        finally:
+            sys.modules["__main__"] = program
+
+    def shutdown(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _prepare_worker(memory_limit_mb: int, memory: Any) -> None:
+    global _slots
+    if memory is not None:
+        _slots = np.frombuffer(memory, np.uint8).reshape(-1, _AT_ONCE, *_PICTURE)
+    _set_limits(memory_limit_mb)
 
 
 def _set_limits(memory_limit_mb: int) -> None:
@@ -120,17 +165,17 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _fetch(job: _Job, future: Future[list[Result | _Unreadable]], lonely: _Lonely) -> Iterator[tuple[str, Result]]:
+def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, lonely: _Lonely) -> Iterator[tuple[str, Result]]:
     try:
         results = future.result()
     except BrokenProcessPool:  # the fault of one of these pictures, or of one that was decoded at the same time
         for picture in job.pictures:
-            yield picture[0], lonely.decode(replace(job, pictures=(picture,)))
+            yield picture[0], lonely.decode(replace(job, pictures=(picture,), slot=None))
     else:
-        for (key, _), result in zip(job.pictures, results, strict=False):
+        for place, ((key, _), result) in enumerate(zip(job.pictures, results, strict=False)):
             if isinstance(result, _Unreadable):
                 raise result
-            yield key, result
+            yield key, (slots[job.slot, place].copy(), result) if isinstance(result, Facts) else result
 
 
 class _Lonely:
@@ -138,17 +183,18 @@ class _Lonely:
 
     def __init__(self, memory_limit_mb: int) -> None:
         self._memory_limit_mb = memory_limit_mb
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: _Pool | None = None
 
     def decode(self, job: _Job) -> Result:
-        self._pool = self._pool or _start(1, self._memory_limit_mb)
+        self._pool = self._pool or _Pool(1, self._memory_limit_mb)
         try:
-            [result] = self._pool.submit(_decode, job).result()
+            [result] = self._pool.submit(job).result()
         except BrokenProcessPool:
             self.shutdown()
             return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
         if isinstance(result, _Unreadable):
             raise result
+        assert not isinstance(result, Facts)  # there is no slot
         return result
 
     def shutdown(self) -> None:
@@ -157,14 +203,19 @@ class _Lonely:
         self._pool = None
 
 
-def _decode(job: _Job) -> list[Result | _Unreadable]:
+def _decode(job: _Job) -> _Decoded:
     """The results, up to the first picture that can't be read; what is wrong there comes last."""
-    results: list[Result | _Unreadable] = []
+    results: _Decoded = []
     for key, place in job.pictures:
         try:
-            results.append(_decode_one(job, key, place))
+            result = _decode_one(job, key, place)
         except (IntegrityError, OSError) as error:
             return [*results, error]
+        if _slots is not None and job.slot is not None and not isinstance(result, Refused):
+            _slots[job.slot, len(results)] = result[0]
+            results.append(result[1])
+        else:
+            results.append(result)
     return results
 
 

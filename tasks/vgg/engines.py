@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tasks.cores import usable_cores
 from tasks.errors import WeightsError
-from tasks.pictures.workers import usable_cores
 from tasks.settings import Features
 from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.quiet import load_tensorflow

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tasks.pictures.workers import usable_cores
+from tasks.cores import usable_cores
 from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.graph_decoding import decode_batch
 from tasks.vgg.head import Head

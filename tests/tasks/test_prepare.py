@@ -22,7 +22,7 @@ from tasks import ingest, prepare
 from tasks.errors import DataError, IntegrityError
 from tasks.files import read_json, sha256_hex
 from tasks.pictures.decoding import decode
-from tasks.pictures.manifest import Discovered, read_examples, read_quarantine
+from tasks.pictures.manifest import Discovered, read_duplicates, read_examples, read_quarantine
 from tasks.pictures.shards import open_shards, read_header
 from tests.conftest import contents, draw_picture, fill_source, save_picture
 from tests.tasks.pictures.encoding import encode, noise
@@ -70,6 +70,56 @@ def test_picture_of_several_frames_is_flagged_in_the_manifest_and_the_report(
     report = read_json(workspace / "reports/data.json")["notes"]
     [listed] = [note["pictures"] for note in report if note["note"] == "first_frame_of_several"]
     assert [picture["path"] for picture in listed] == flagged
+
+
+def test_names_say_nothing_about_formats(workspace: Path, source: Path, change: Change) -> None:
+    named = {
+        "gif.jpg": "GIF",
+        "png.jpg": "PNG",
+        "webp.jpg": "WEBP",
+        "CAPITALS.JPG": "JPEG",
+        "none": "PNG",
+        "x.txt": "BMP",
+    }
+    for seed, (name, kind) in enumerate(named.items()):
+        (source / "ant" / name).write_bytes(encode(noise(seed=seed), kind))
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert (summary.accepted, summary.quarantined) == (24 + len(named), 0)
+    noted = {row.path: row.format for row in read_examples(workspace / prepare.PREPARED)}
+    assert {name: noted[f"ant/{name}"] for name in named} == named
+
+
+def test_placeholder_under_many_names_is_kept_once_and_listed(workspace: Path, source: Path, change: Change) -> None:
+    names = [f"ant/not-found-{number}.jpg" for number in range(5)]
+    for name in names:
+        (source / name).write_bytes(encode(noise(seed=9), "JPEG"))
+    summary = run_prepare(settings_for(change, source), workspace)
+    assert (summary.accepted, summary.excluded) == (25, 4)
+    found = read_duplicates(workspace / prepare.PREPARED)
+    assert [(row.path, row.of_path, row.kind) for row in found] == [
+        (name, names[0], "same_bytes") for name in names[1:]
+    ]
+
+
+def test_personal_metadata_stays_in_the_packs(
+    workspace: Path, source: Path, change: Change, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif.get_ifd(0x8825)[29] = "canary-5e1c", "canary-5e1c"  # the camera; GPS date
+    for name in ("ant/own.jpg", "bee/copy.jpg"):  # quarantined, and so shown in the report
+        (source / name).write_bytes(encode(noise(seed=7), "JPEG", exif=exif, comment=b"canary-5e1c"))
+    (source / "ant/cut.jpg").write_bytes((source / "ant/own.jpg").read_bytes()[:-200])
+    run_prepare(settings_for(change, source), workspace)
+    assert codes(workspace)["ant/own.jpg"] == "label_conflict"
+    written = prepared(workspace) | contents(workspace / "reports")
+    assert len(written) > 6
+    assert not [name for name, data in written.items() if b"canary-5e1c" in data]
+    page = (workspace / "reports/data.html").read_text()
+    thumbnails = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert thumbnails
+    assert not [data for data in thumbnails if b"canary" in base64.b64decode(data)]
+    output = capfd.readouterr()
+    assert "canary" not in output.out + output.err
 
 
 def test_unchanged_pictures_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:

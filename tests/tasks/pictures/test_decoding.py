@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.GifImagePlugin import GifImageFile
 from PIL.MpoImagePlugin import MpoImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -162,6 +163,15 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     assert facts.notes == ("" if orientation == 1 else "exif_oriented")
 
 
+def test_jpeg_as_ycck_keeps_its_colours() -> None:
+    # What Pillow stores as CMYK are the values from 255 downwards; this mark makes luma and chroma of the first three.
+    data = encode(Image.new("CMYK", (SIZE, SIZE), (255 - 76, 255 - 85, 255 - 255, 0)), "JPEG", quality=100)
+    mark = data.index(b"Adobe") + 11
+    assert data[mark] == 0
+    pixels, _ = decode(data[:mark] + b"\x02" + data[mark + 1 :])
+    assert np.abs(pixels[100, 100].astype(int) - (1, 255, 255)).max() <= 2
+
+
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + os.urandom(300)])
 def test_metadata_that_can_not_be_read_does_not_cost_the_picture(exif: bytes) -> None:
     plain, _ = decode(encode(noise(), "JPEG"))
@@ -248,12 +258,24 @@ def test_entropy_of_a_large_picture_is_known_from_a_sample() -> None:
     assert abs(decode(encode(photograph()))[1].entropy_bits - exact) < 0.05
 
 
+def test_picture_of_one_colour_has_an_entropy_of_zero_without_a_sign() -> None:
+    with pytest.raises(Refused, match=r"entropy 0\.00 bits"):
+        decode(encode(Image.new("RGB", (30, 30), "white")), STRICT)
+
+
 def test_jpeg_without_jfif_header_is_accepted() -> None:
     data = encode(noise(), "JPEG")
     length = int.from_bytes(data[4:6], "big")
     bare = data[:2] + data[4 + length :]
     assert data[6:10] == b"JFIF"
     assert np.array_equal(decode(bare)[0], decode(data)[0])
+
+
+@pytest.mark.parametrize("odd", [b"\x09\x09\0\0\0\0\0\0\0", b"\x01\x01\x07\xff\xff\xff\xff\0\0", b"\0" * 9])
+def test_jpeg_with_an_odd_jfif_header_is_accepted(odd: bytes) -> None:
+    data = encode(noise(), "JPEG")
+    place = data.index(b"JFIF\0") + 5  # version, unit, density, thumbnail
+    assert np.array_equal(decode(data[:place] + odd + data[place + 9 :])[0], decode(data)[0])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -280,6 +302,21 @@ def test_jpeg_is_truncated_also_without_its_last_byte() -> None:
     assert code_of(data[:-1]) == Code.TRUNCATED
 
 
+def tagged_tiff(tag: int, value: int | bytes) -> bytes:
+    """A TIFF file that Pillow decodes, with one more tag."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag] = value
+    return encode(noise(), "TIFF", tiffinfo=tags)
+
+
+def canon_raw() -> bytes:
+    """A CR2 file: a TIFF file with a mark behind its header, and a preview as its first picture."""
+    data = encode(noise(), "TIFF")
+    order = "<" if data.startswith(b"II") else ">"
+    [directory] = struct.unpack_from(f"{order}I", data, 4)
+    return data[:4] + struct.pack(f"{order}I", len(data)) + b"CR\x02\0" + data[12:] + data[directory:]
+
+
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 REFUSED = {
     "0 bytes": (b"", Code.EMPTY_FILE),
@@ -295,6 +332,16 @@ REFUSED = {
     "PSD": (b"8BPS\0\1" + bytes(50), Code.UNSUPPORTED_FORMAT),
     "PDF": (b"%PDF-1.7\n", Code.UNSUPPORTED_FORMAT),
     "ICO": (b"\0\0\1\0\1\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "ICNS": (b"icns" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "JPEG XL": (b"\xff\x0a" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "RAW of Canon (CR2)": (canon_raw(), Code.UNSUPPORTED_FORMAT),
+    "RAW of Canon (CR3)": (HEIC.replace(b"heic", b"crx "), Code.UNSUPPORTED_FORMAT),
+    "RAW of Nikon and Sony": (tagged_tiff(254, 1), Code.UNSUPPORTED_FORMAT),
+    "RAW of Adobe": (tagged_tiff(50706, b"\1\4\0\0"), Code.UNSUPPORTED_FORMAT),
+    "RAW of Fujifilm": (b"FUJIFILMCCD-RAW 0201" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "RAW of Olympus": (b"IIRO\x08\0\0\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
+    "RAW of Panasonic": (b"IIU\0\x18\0\0\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
     "a PNG without sense": (b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9 + b"IEND", Code.CORRUPT),
     "a JPEG without sense": (b"\xff\xd8\xff\xe0" + b"\0" * 50 + b"\xff\xd9", Code.CORRUPT),
     "a flipped bit in a PNG": (encode(noise())[:300] + b"?" + encode(noise())[301:], Code.CORRUPT),

@@ -131,3 +131,11 @@ def test_small_originals_are_not_called_blurred() -> None:
 def test_handwritten_digits_have_no_issue() -> None:
     for item in digits.discover().items[::20]:
         assert judge(decode(item.read())[0], 8) == ()
+
+
+def test_luminance_is_the_rounded_sum_of_whole_numbers() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    pixels[:, :112] = np.arange(224 * 112).reshape(224, 112, 1) % 256  # greys, which come out as they are
+    thousandths = pixels.astype(np.int64) @ np.array([299, 587, 114])
+    expected = float(((thousandths + 500) // 1000).mean()) / 255
+    assert scores(pixels)["light"] == round(expected, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from PIL import Image
 
 from tasks.errors import IntegrityError
 from tasks.files import sha256_hex
+from tasks.pictures import workers
 from tasks.pictures.decoding import PERMISSIVE, WHITE, Code, Refused, decode
 from tasks.pictures.packs import Place, index_packs, write_packs
-from tasks.pictures.workers import decode_all, usable_cores
-from tests.conftest import draw_picture
+from tasks.pictures.workers import decode_all
+from tests.conftest import PROJECT, draw_picture
 from tests.tasks.pictures.encoding import encode
 
 Work = list[tuple[str, Place]]
@@ -53,6 +55,42 @@ def test_decode_all_gives_what_decode_gives_in_order(tmp_path: Path) -> None:
     last = results[-1][1]
     assert isinstance(last, Refused)
     assert last.code == Code.NOT_A_PICTURE
+
+
+def test_pictures_stay_as_they_are_when_their_place_in_the_shared_memory_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_WAITING", 2)
+    monkeypatch.setattr(workers, "_WAITING_PER_WORKER", 0)
+    data = pictures(50)
+    results = list(decode_all(make_work(tmp_path, data), PERMISSIVE, WHITE))
+    for entry, (_, result) in zip(data, results, strict=True):
+        assert not isinstance(result, Refused)
+        assert np.array_equal(result[0], decode(entry)[0])
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+with open("started", "a") as file:
+    print(__name__, file=file)
+if __name__ == "__main__":
+    from tasks.pictures.decoding import PERMISSIVE, WHITE
+    from tasks.pictures.packs import index_packs
+    from tasks.pictures.workers import decode_all
+    [places] = index_packs(Path(".")).values()
+    print(len(list(decode_all(places.items(), PERMISSIVE, WHITE))))
+"""
+
+
+@pytest.mark.parametrize("how", [["program.py"], ["-m", "program"]])
+def test_workers_do_not_import_the_program_that_started_them(tmp_path: Path, how: list[str]) -> None:
+    make_work(tmp_path, pictures(20))
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    output = subprocess.check_output([sys.executable, *how], cwd=tmp_path, env=environment, text=True)
+    assert output == "20\n"
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "__main__\n"
 
 
 def test_decode_all_stops_at_a_damaged_pack(tmp_path: Path) -> None:
@@ -106,7 +144,3 @@ def test_workers_end_when_the_reader_stops_early(tmp_path: Path) -> None:
     running.close()
     names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     assert not [name for name in names if "spawn_main" in name]
-
-
-def test_usable_cores_are_those_that_the_process_may_use() -> None:
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -19,6 +19,7 @@ from tasks.pictures.selection import Selection
 from tasks.pictures.shards import Shards, read_header, write_shard
 from tasks.reports import data_page
 from tasks.reports.data_page import Previous, describe_data, read_previous, render_data_page, thumbnail_keys
+from tests.conftest import PROJECT
 from tests.tasks.reports.test_page import ATTRIBUTES, ELEMENTS, HOSTILE, Page
 
 
@@ -205,6 +206,52 @@ def test_planted_trouble_is_listed_and_nothing_else() -> None:
     names = "ant/0 ant/1 ant/3 ant/copy ant/leak ant/cut ant/both bee/both bee/else bee/dim"
     assert set(re.findall(r"((?:ant|bee)/\w+)\.jpg", text)) == set(names.split())
     assert "They look the same: the first is left out, because the second is held out." in text
+
+
+EXCLUDED = [
+    "absolute_path",
+    "duplicate",
+    "duplicate_member",
+    "duplicate_row",
+    "empty_folder",
+    "encrypted",
+    "folder_marker",
+    "invalid_name",
+    "leak",
+    "link",
+    "link_out_of_source",
+    "link_to_no_file",
+    "no_label",
+    "not_a_regular_file",
+    "outside_class_folders",
+    "outside_split_folders",
+    "over_limit",
+    "path_out_of_archive",
+    "sparse_file",
+    "system_file",
+    "too_large",
+    "unknown_split",
+    "unsupported_compression",
+]
+
+
+@pytest.mark.parametrize("reason", [*Code, *EXCLUDED])
+def test_every_reason_has_its_meaning_beside_it(reason: str) -> None:
+    kind = "quarantined_by_code" if reason in set(Code) else "excluded"
+    description = Found(plain()).describe() | {kind: {reason: 1}, "quarantined": 1}
+    [meaning] = re.findall(
+        rf"<bdi>{reason}</bdi></th><td class=\"number\">1</td><td>\w+</td><td class=\"text\">(.*?)</td>",
+        render(description),
+    )
+    assert len(meaning) > 5
+
+
+def test_excluded_reasons_are_those_that_the_sources_give() -> None:
+    texts = "".join(path.read_text("utf-8") for path in (PROJECT / "tasks/pictures").rglob("*.py"))
+    texts += (PROJECT / "tasks/ingest.py").read_text("utf-8")
+    assert [reason for reason in EXCLUDED if f'"{reason}"' not in texts] == []
+    given = re.findall(r'return (?:[\w() ,]+, )?"([a-z]+_[a-z_]+)"', texts) + re.findall(r'reason ?= ?"(\w+)"', texts)
+    assert {"outside_class_folders", "invalid_name", "duplicate_member"} <= set(given) <= set(EXCLUDED)
 
 
 def test_clean_pictures_show_nothing() -> None:
