@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.errors import RunError
 from tasks.files import write_bytes
 
@@ -92,13 +90,15 @@ def inputs(workspace: Path, name: str) -> list[str]:
 
 
 def read_entry(workspace: Path, stage: str) -> Entry:
-    """A stage's entry in dvc.lock, as plain values.
+    """A stage's entry in dvc.lock, as plain values; read as DVC reads it: `1e-05` is a number, to PyYAML it isn't.
 
     Raises:
         RunError: there is none.
     """
+    from dvc.utils.serialize import load_yaml
+
     path = workspace / LOCK_FILE
-    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}).get("stages", {})
+    stages = (load_yaml(str(path)) if path.exists() else {}).get("stages", {})
     if stage not in stages:
         raise RunError(f"{path} has no entry for {stage}: the stage hasn't run there.")
     return dict(stages[stage])
