@@ -38,8 +38,8 @@ repro: .venv/ready ## the same work by DVC alone
 ui: .venv/ready ## a served Prefect with the deployments, until Ctrl-C; prints its address
 	@python -m flows.ui
 
-worker: .venv/ready ## runs deployments here for the Prefect server of PREFECT_API_URL; POOL=local
-	@prefect worker start --pool $(call quote,$(or $(POOL),local))
+worker: .venv/ready ## a worker here for the Prefect server of PREFECT_API_URL, one run at a time; POOL=local|gpu
+	@python -m prefect worker start --pool $(call quote,$(or $(POOL),local)) --type process --limit 1
 
 alerts: .venv/ready ## make the alerts on the Prefect server of PREFECT_API_URL; they go to ROOTSTOCK_ALERT_WEBHOOK
 	@python -m flows.alerts

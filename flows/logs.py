@@ -22,6 +22,12 @@ def hide_links() -> None:
     logging.getLogger(_FLOWS).addFilter(_is_no_link)
 
 
+def send_logs() -> None:
+    """Send what was logged to the server now: a process that a signal ends would take it along."""
+    for handler in logging.getLogger(_FLOWS).handlers:
+        handler.flush()
+
+
 def _is_no_link(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("View at ")
 

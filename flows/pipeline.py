@@ -19,6 +19,7 @@ from flows.choices import METRICS, choose
 from flows.cockpit import show_plan, show_report, showing_costs, watching_accuracy
 from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
+from flows.placement import carry_out, check_placement
 from flows.workplace import workplace
 from tasks.files import read_json
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
@@ -35,13 +36,13 @@ def pipeline(**changes: Any) -> None:
     shorten_errors()
     with workplace() as place, showing_costs(place), watching_accuracy(place):
         chosen = choose(place, to_assignments(changes))
+        check_placement(chosen.run, place)
         show_plan(place, chosen)
         run(ingest, chosen.run, place)
         if not is_finished(place):
-            run(prepare, chosen.run, place)
-            run(features, chosen.run, place)
-            for strategy in chosen.strategies:
-                run(train, chosen.run, place, strategy)
+            carry_out(prepare, chosen.run, place)
+            carry_out(features, chosen.run, place)
+            carry_out(train, chosen.run, place, chosen.strategies)
             run(evaluate, chosen.run, place)
             run(export, chosen.run, place)
             show_report(place)

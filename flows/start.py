@@ -1,6 +1,7 @@
 """What a worker starts for a run: the deployed commit's code, whatever the working tree holds, then Prefect's engine.
 
-A worker is started in a clone of the repository (`make worker`). The clone's `.rootstock` holds what runs need.
+A worker is started in a clone of the repository (`make worker`). The clone's `.rootstock` holds what runs need. This
+file and the three that it imports are all that is used of the clone's working tree.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.errors import RootstockError
-from tasks.program import MENDABLE
 from tasks.runs.code import unpack
 
 COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
@@ -26,7 +26,7 @@ def main() -> NoReturn:
         code = unpack(root, os.environ[COMMIT_VARIABLE])
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(MENDABLE) from None
+        raise SystemExit(2) from None
     os.environ[ROOT_VARIABLE] = str(root)
     os.chdir(code)
     os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606 - this interpreter, no shell

@@ -54,6 +54,7 @@ def _serve(workspace: Path, port: int) -> None:
         server.wait_until_ready()
         environment = child_environment(prefect_environment(workspace, os.environ))
         environment["PREFECT_API_URL"] = server.api_url
+        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # 10 would make a click wait
         os.environ.update(environment)
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)

@@ -20,7 +20,8 @@ from prefect.exceptions import PrefectException
 
 _EVERY_S = 2.0
 _LONGEST_COURSE = 200
-_SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
+SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
+"""What a call of the server raises when it is away or refuses."""
 
 
 class LiveArtifacts:
@@ -56,7 +57,7 @@ class LiveArtifacts:
         try:
             self._send_bar(state)
             self._send_course()
-        except _SERVER_TROUBLE as error:  # must not end hours of work
+        except SERVER_TROUBLE as error:  # must not end hours of work
             get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
         self._sent_at = time.monotonic()  # after the calls: a slow server is asked less often
 

@@ -19,6 +19,7 @@ from tasks.files import write_bytes
 
 PARAMS_FILE = "params.yaml"
 IMAGE_SIZE_PX = 224
+HERE = "here"
 
 Strategy = Literal["feature_extraction", "head_replacement", "fine_tuning", "progressive"]
 Recipe = Literal["modern", "tutorial"]
@@ -178,11 +179,21 @@ class Export(Block):
     probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
 
 
+class Placement(Block):
+    """Where a deployed run carries its heavy stages out: a work pool's name, or `here`, beside the rest."""
+
+    prepare: str = Field(min_length=1, description="work pool, or `here`")
+    features: str = Field(min_length=1, description="work pool, or `here`")
+    train: str = Field(min_length=1, description="work pool, or `here`; several strategies train side by side")
+
+
 class Run(Block):
-    """How long a stage may take, and how often it is tried again."""
+    """How long a stage may take, how often it is tried again, and where."""
 
     stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
     stage_retries: int = Field(ge=0, le=10, description="how often a stage that crashed is tried again")
+    placement: Placement
+    lost_after_s: float = Field(ge=1, description="a worker that gives no sign of life so long is given up, seconds")
 
 
 class Settings(Block):
@@ -268,6 +279,8 @@ def change_settings(
     path = workspace / PARAMS_FILE
     editor = YAML()
     editor.width = 4096
+    # A class of its own, as it is the class that learns it: with ruamel's, DVC writes dvc.lock in this process.
+    editor.Representer = type("Representer", (editor.Representer,), {})
     editor.representer.add_representer(type(None), _write_null)
     document = editor.load(path.read_text(encoding="utf-8"))
     changed = False

@@ -70,17 +70,18 @@ def _define(name: str) -> StageTask:
         retry_condition_fn=_retry_can_help,
     )
     def supervise(stage: str, place: Place, limit_s: float) -> None:
-        if place.deployed is not None and not make_ready(stage, place.folder, limit_s=limit_s, on_line=_log):
+        if place.deployed is not None and not make_ready(stage, place.folder, limit_s=limit_s, on_line=log):
             get_run_logger().info("Stage %s didn't change.", stage)
             return
         progress = LiveArtifacts(stage)
-        run_stage(stage, place.folder, limit_s=limit_s, on_line=_log, on_progress=progress.show)
+        run_stage(stage, place.folder, limit_s=limit_s, on_line=log, on_progress=progress.show)
         progress.finish()
 
     return supervise
 
 
-def _log(line: str) -> None:
+def log(line: str) -> None:
+    """Send a line of a child's output to the log of the task or flow that runs, at its level."""
     level = next((level for pattern, level in _LEVELS if pattern.match(line)), logging.INFO)
     get_run_logger().log(level, "%s", line)
 
@@ -91,3 +92,5 @@ features = _define("features")
 train = _define("train")
 evaluate = _define("evaluate")
 export = _define("export")
+
+BY_NAME: dict[str, StageTask] = {one.name: one for one in (ingest, prepare, features, train, evaluate, export)}

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.errors import RunError
 from tasks.files import write_bytes
 
@@ -33,12 +31,14 @@ class Outlook:
         undecided: DVC can say it only when what is missing is there: several stages fill a folder that it reads.
         cached: what it reads of other stages, or keeps from run to run, that isn't in the workspace, but in the cache.
         remote: the same, for what isn't in the cache either.
+        parted: outputs of other stages of which it reads, and lacks, only a part.
     """
 
     would_run: bool
     undecided: bool
     cached: list[str]
     remote: list[str]
+    parted: list[str]
 
 
 def outlook(workspace: Path, name: str) -> Outlook:
@@ -52,13 +52,15 @@ def outlook(workspace: Path, name: str) -> Outlook:
         stage = _find(repository, name)
         read, gathered = _read_by(repository, stage)
         kept = [out for out in stage.outs if out.persist and out.hash_info and not out.exists]
-        lacking = [out for out in [*read, *gathered] if not out.exists or out.changed_checksum()]
-        wanted = {out.def_path: out for out in [*lacking, *(out for out in kept if _can_be_had(repository, out))]}
+        lacking = [one for one in [*read, *gathered] if one.is_lacking()]
+        wanted = {one.path: one.out for one in lacking}
+        wanted |= {out.def_path: out for out in kept if _can_be_had(repository, out)}
         return Outlook(
             would_run=_would_run(repository, stage),
-            undecided=any(not out.exists for out in gathered),
+            undecided=any(not one.out.exists for one in gathered),
             cached=[path for path, out in wanted.items() if not out.changed_cache()],
             remote=[path for path, out in wanted.items() if out.changed_cache()],
+            parted=[one.out.def_path for one in lacking if one.is_part],
         )
 
 
@@ -83,18 +85,20 @@ def inputs(workspace: Path, name: str) -> list[str]:
     with _repository(workspace) as repository:
         stage = _find(repository, name)
         read, gathered = _read_by(repository, stage)
-        wanted = [*read, *gathered, *(out for out in stage.outs if out.persist and out.hash_info)]
+        wanted = [one.out for one in [*read, *gathered]] + [o for o in stage.outs if o.persist and o.hash_info]
         return list(dict.fromkeys(out.def_path for out in wanted if not out.changed_cache()))
 
 
 def read_entry(workspace: Path, stage: str) -> Entry:
-    """A stage's entry in dvc.lock, as plain values.
+    """A stage's entry in dvc.lock, as plain values; read as DVC reads it: `1e-05` is a number, to PyYAML it isn't.
 
     Raises:
         RunError: there is none.
     """
+    from dvc.utils.serialize import load_yaml
+
     path = workspace / LOCK_FILE
-    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}).get("stages", {})
+    stages = (load_yaml(str(path)) if path.exists() else {}).get("stages", {})
     if stage not in stages:
         raise RunError(f"{path} has no entry for {stage}: the stage hasn't run there.")
     return dict(stages[stage])
@@ -151,8 +155,11 @@ def _would_run(repository: Any, stage: Any) -> bool:
 
 
 def _changed(repository: Any, stage: Any) -> bool:
-    """DVC's own word; what is missing counts as unchanged."""
-    return bool(stage.changed(True, list(repository.index.graph.successors(stage))))
+    """DVC's own word; what is missing counts as unchanged, unless dvc.lock tells otherwise."""
+    if stage.changed(True, list(repository.index.graph.successors(stage))):
+        return True
+    read, _ = _read_by(repository, stage)
+    return any(one.hash_info() != one.dep.hash_info for one in read if one.is_part and not one.dep.exists)
 
 
 def _can_be_had(repository: Any, out: Any) -> bool:
@@ -160,15 +167,45 @@ def _can_be_had(repository: Any, out: Any) -> bool:
     return bool(repository.config["core"].get("remote") or out.exists or not out.changed_cache())
 
 
-def _read_by(repository: Any, stage: Any) -> tuple[list[Any], list[Any]]:
-    """The outputs that a stage reads whole, or a part of; and those that it reads as parts of a folder."""
+@dataclass(frozen=True)
+class _Read:
+    """What a stage reads of one output: all of it, or only what lies at the dependency's path."""
+
+    dep: Any
+    out: Any
+
+    @property
+    def is_part(self) -> bool:
+        return Path(self.out.fs_path) in Path(self.dep.fs_path).parents
+
+    @property
+    def path(self) -> str:
+        return str(self.dep.def_path if self.is_part else self.out.def_path)
+
+    def hash_info(self) -> Any:
+        """The hash that dvc.lock gives it; of a part None if it isn't there or its folder's listing can't be had."""
+        if not self.is_part:
+            return self.out.hash_info
+        if self.out.get_dir_cache() is None:  # asks the remote for the listing if need be, not for the files
+            return None
+        part = self.out.get_obj(filter_info=self.dep.fs_path)
+        return part and part.hash_info
+
+    def is_lacking(self) -> bool:
+        if not self.is_part:
+            return bool(not self.out.exists or self.out.changed_checksum())
+        return bool(not self.dep.exists or self.dep.get_hash() != self.hash_info())
+
+
+def _read_by(repository: Any, stage: Any) -> tuple[list[_Read], list[_Read]]:
+    """The outputs that a stage reads, whole or a part of each; and those that it reads as parts of a folder."""
     made = [out for other in repository.index.graph for out in other.outs if out.hash_info]
-    whole, parts = [], []
+    single, gathered = [], []
     for dep in stage.deps:
         path = Path(dep.fs_path)
-        whole += [out for out in made if Path(out.fs_path) in (path, *path.parents)]
-        parts += [out for out in made if path in Path(out.fs_path).parents]
-    return whole, parts
+        single += [_Read(dep, out) for out in made if Path(out.fs_path) in (path, *path.parents)]
+        gathered += [_Read(dep, out) for out in made if path in Path(out.fs_path).parents]
+    return single, gathered
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import IO, Any
 from tasks.errors import RunError
 from tasks.files import write_bytes, write_json
 from tasks.runs.git import NO_COMMIT, git, is_ancestor, need_commit, read_blob, succeeds, tip
+from tasks.runs.materials import remove_parted
 from tasks.runs.orphans import stop_orphans
 
 RUNS = ".rootstock/runs"
@@ -124,6 +125,7 @@ def check_out(root: Path, folder: Path, commit: str, say: Say) -> None:
     if stopped := stop_orphans(folder):
         say(f"Stopped {stopped} processes that a killed run had left in {folder}.")
     if is_worktree(folder):
+        remove_parted(folder)
         for name in RESULTS:  # git would leave those that the commit doesn't hold
             (folder / name).unlink(missing_ok=True)
         Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index.lock")).unlink(missing_ok=True)

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,41 @@ import psutil
 
 PROJECT = Path(__file__).parents[2]
 STAGES = ("ingest", "prepare", "features", "train@feature_extraction", "evaluate", "export")
-_INPUTS = {
-    "ingest": [],
-    "prepare": ["ingest"],
-    "features": ["prepare"],
-    "train@feature_extraction": ["prepare", "features"],
-    "evaluate": ["prepare", "train@feature_extraction"],
-    "export": ["evaluate"],
-}
+_DVC_YAML = """
+stages:
+  ingest:
+    cmd: python stand_in.py ingest out/ingest
+    deps: [stand_in.py]
+    params: [source, ingest]
+    outs: [out/ingest: {persist: true}]
+  prepare:
+    cmd: python stand_in.py prepare out/prepare out/ingest
+    deps: [stand_in.py, out/ingest]
+    outs: [out/prepare: {persist: true}]
+  features:
+    cmd: python stand_in.py features out/features out/prepare
+    deps: [stand_in.py, out/prepare]
+    params: [features, strategies]
+    outs: [out/features: {persist: true}]
+  train:
+    matrix:
+      strategy: ${strategies}
+    cmd: >-
+      python stand_in.py train@${item.strategy} out/trained/${item.strategy} out/prepare out/features/block5_pool
+      out/features/for/${item.strategy}
+    deps: [stand_in.py, out/prepare, out/features/block5_pool, "out/features/for/${item.strategy}"]
+    params: [train]
+    outs: ["out/trained/${item.strategy}"]
+  evaluate:
+    cmd: python stand_in.py evaluate out/evaluation out/prepare out/features/block5_pool out/trained
+    deps: [stand_in.py, out/prepare, out/features/block5_pool, out/trained]
+    params: [strategies]
+    outs: [out/evaluation: {persist: true}]
+  export:
+    cmd: python stand_in.py export out/export out/evaluation
+    deps: [stand_in.py, out/evaluation]
+    outs: [out/export]
+"""
 
 
 class Project:
@@ -50,10 +79,23 @@ class Project:
         )
         return result.stdout.removesuffix("\n")
 
+    def dvc(self, *arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=self.folder, env=self.environment, check=True)
+
     def behave(self, stage: str, how: str) -> None:
-        """`mend`, `crash once` or `hang`: what the stage does the next time."""
+        """`mend`, `crash once`, `hang`, or `wait` until told otherwise: what the stage does the next time."""
         (self.folder / "behave").mkdir(exist_ok=True)
-        (self.folder / "behave" / stage).write_text(how)
+        (self.folder / "behave" / f"{stage}.waits").unlink(missing_ok=True)
+        written = self.folder / "behave" / f"{stage}.new"
+        written.write_text(how)
+        written.replace(self.folder / "behave" / stage)
+
+    def waits(self, stage: str) -> bool:
+        """Whether a stage has begun that was told to wait."""
+        return (self.folder / "behave" / f"{stage}.waits").exists()
+
+    def wait_for(self, stage: str) -> None:
+        wait_until(lambda: self.waits(stage), f"{stage} to begin")
 
     def ran(self) -> list[str]:
         """The stages that ran since the last call, in their order."""
@@ -101,7 +143,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def is_running(process_id: int) -> bool:
@@ -118,31 +160,16 @@ def make_project(folder: Path) -> Project:
     for name in ("params.yaml", "prefect.yaml"):
         shutil.copy(PROJECT / name, folder)
     shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
-    (folder / "dvc.yaml").write_text(_dvc_yaml())
+    (folder / "dvc.yaml").write_text(_DVC_YAML)
     (folder / ".gitignore").write_text(
         "ran.txt\nbehave\nprocesses.*\ncommand.log\nout\n.rootstock\n__pycache__\nreports/*\n!reports/metrics.json\n"
     )
     project = Project(folder)
     project.git("init", "-q", "-b", "main")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, env=project.environment, check=True)
+    project.dvc("init", "-q")
     project.git("add", ".")
     project.git("commit", "-q", "-m", "The project")
     return project
-
-
-def _dvc_yaml() -> str:
-    text = "stages:\n"
-    for stage, inputs in _INPUTS.items():
-        name, _, item = stage.partition("@")
-        files = [f"out/{other}" for other in inputs]
-        body = f"cmd: python stand_in.py {stage} {' '.join(files)}\n"
-        body += f"deps: [{', '.join(['stand_in.py', *files])}]\nouts: [out/{stage}]\n"
-        if stage == "ingest":
-            body += "params: [source, ingest]\n"
-        indent = 4 if not item else 6
-        text += f"  {name}:\n" + (f"    foreach: [{item}]\n    do:\n" if item else "")
-        text += "".join(f"{' ' * indent}{line}\n" for line in body.splitlines())
-    return text
 
 
 class Api:
@@ -160,9 +187,9 @@ class Api:
     def post_list(self, path: str, body: list[Any]) -> None:
         self._send("POST", path, json.dumps(body).encode())
 
-    def start_run(self, **changes: Any) -> str:
-        """Start the deployment as a click in the UI does; gives the flow run's id."""
-        deployment = self.get("/deployments/name/pipeline/manual")["id"]
+    def start_run(self, name: str = "manual", **changes: Any) -> str:
+        """Start a deployment of the pipeline as a click in the UI does; gives the flow run's id."""
+        deployment = self.get(f"/deployments/name/pipeline/{name}")["id"]
         run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters=changes)["id"]
         return run_id
 
@@ -170,11 +197,42 @@ class Api:
         state: str = self.get(f"/flow_runs/{run_id}")["state"]["type"]
         return state
 
+    def seconds(self, run_id: str) -> float:
+        """From the moment at which a run was due to its end."""
+        run = self.get(f"/flow_runs/{run_id}")
+        due, ended = (datetime.fromisoformat(run[key]) for key in ("expected_start_time", "end_time"))
+        return (ended - due).total_seconds()
+
+    def log(self, run_id: str) -> str:
+        """What a run has logged, once no more comes."""
+        time.sleep(2.5)  # Prefect sends logs every two seconds
+        wanted = {"flow_run_id": {"any_": [run_id]}}
+        logs = self.post("/logs/filter", logs=wanted, sort="TIMESTAMP_ASC")
+        return "\n".join(line["message"] for line in logs)
+
+    def answers(self) -> bool:
+        try:
+            self.get("/health")
+        except OSError:
+            return False
+        return True
+
+    def patch(self, path: str, **body: Any) -> None:
+        self._send("PATCH", path, json.dumps(body).encode())
+
     def artifact(self, key: str) -> Any:
         return self.get(f"/artifacts/{key}/latest")
 
     def _send(self, method: str, path: str, body: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        for pause_s in (1, 2, 4, 8, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    text = answer.read()
+                break
+            except urllib.error.HTTPError as refusal:
+                if refusal.code != 503 or not pause_s:  # the database was busy
+                    raise
+                time.sleep(pause_s)
+        return json.loads(text) if text else None

@@ -46,7 +46,7 @@ def test_pipeline_runs_the_stages_in_order_and_nothing_when_nothing_changed(fini
 
 
 def test_pipeline_shows_each_line_of_a_stage_once(finished: tuple[Project, str]) -> None:
-    assert finished[1].count("> python stand_in.py prepare out/ingest") == 1
+    assert finished[1].count("> python stand_in.py prepare out/prepare out/ingest") == 1
 
 
 def test_arguments_are_written_into_params(finished: tuple[Project, str]) -> None:
@@ -71,9 +71,10 @@ def test_command_repro_and_deployment_give_one_lock(
     finished: tuple[Project, str], served_project: tuple[Project, Api], tmp_path: Path
 ) -> None:
     by_repro = make_project(tmp_path / "repro")
+    (by_repro.folder / "params.yaml").write_bytes((finished[0].folder / "params.yaml").read_bytes())
     assert by_repro.run("-m", "dvc", "repro")[0] == 0
     deployed, api = served_project
-    run_id = api.start_run()
+    run_id = api.start_run(train={"seed": 7})
     wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
     assert api.state(run_id) == "COMPLETED"
     assert by_repro.lock() == finished[0].lock() == deployed.lock("runs/manual")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from tasks.errors import SettingsError
 from tasks.settings import (
@@ -186,6 +188,13 @@ def test_change_settings_leaves_the_file_as_it_was_on_an_error(workspace: Path, 
         change_settings(workspace, ["source.uri=elsewhere", assignment])
     assert said in str(caught.value)
     assert (workspace / PARAMS_FILE).read_bytes() == before
+
+
+def test_change_leaves_the_yaml_of_others_alone(workspace: Path) -> None:
+    change_settings(workspace, ["train.seed=1"])
+    text = io.StringIO()
+    YAML().dump({"nothing": None}, text)  # as DVC writes dvc.lock
+    assert text.getvalue() == "nothing:\n"
 
 
 def test_change_settings_does_not_write_what_is_so_already(workspace: Path) -> None:

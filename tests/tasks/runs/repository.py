@@ -40,6 +40,28 @@ output.parent.mkdir(parents=True, exist_ok=True)
 output.write_text(sys.argv[1] + Path('params.yaml').read_text() + ''.join(Path(n).read_text() for n in sys.argv[2:]))
 """
 
+PARTS = """
+stages:
+  both:
+    cmd: python both.py
+    deps: [both.py]
+    params: [a, b]
+    outs: [out/both: {persist: true}]
+  use:
+    foreach: [a, b]
+    do:
+      cmd: cp out/both/${item}/file out/${item}
+      deps: ["out/both/${item}"]
+      outs: ["out/${item}"]
+"""
+BOTH = """
+from pathlib import Path
+for line in Path('params.yaml').read_text().splitlines():
+    folder = Path('out/both') / line[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'file').write_text(line)
+"""
+
 
 def git(folder: Path, *arguments: str) -> str:
     author = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -75,6 +97,15 @@ def make_repository(folder: Path) -> Path:
     (folder / ".gitignore").write_text("out\n.rootstock\n")
     commit(folder, "The project")
     return folder
+
+
+def make_parts(folder: Path) -> Path:
+    """A repository whose stages read parts of one output; everything has run."""
+    root = make_repository(folder)
+    for name, text in {"dvc.yaml": PARTS, "both.py": BOTH, "params.yaml": "a: 1\nb: 1\n"}.items():
+        (root / name).write_text(text)
+    dvc(root, "repro")
+    return root
 
 
 def commit(folder: Path, message: str) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from tasks.errors import RunError
 from tasks.runs.ledger import begin_attempt, inputs, is_up_to_date, merge_entry, outlook, outputs, read_entry
-from tests.tasks.runs.repository import dvc, make_repository
+from tests.tasks.runs.repository import dvc, make_parts, make_repository
 
 # DVC 3.67 with pygtrie 2.5; nothing of this project.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
@@ -33,7 +33,7 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def factor(folder: Path, value: int) -> None:
+def factor(folder: Path, value: float) -> None:
     (folder / "params.yaml").write_text(f"factor: {value}\n")
 
 
@@ -106,7 +106,7 @@ def elsewhere(folder: Path, tmp_path: Path) -> Path:
     dvc(folder, "remote", "add", "-d", "store", str(tmp_path / "store"))
     shutil.copytree(folder, tmp_path / "elsewhere")
     for place in (folder, tmp_path / "elsewhere"):
-        factor(place, 2)
+        factor(place, 0.00001)
     dvc(tmp_path / "elsewhere", "checkout", "out/count")
     dvc(tmp_path / "elsewhere", "repro", "-s", "double")
     return tmp_path / "elsewhere"
@@ -162,3 +162,58 @@ def test_what_gathers_is_asked_again_after_a_part_was_made_elsewhere(folder: Pat
     begin_attempt(folder, "fit@a", "1")
     merge_entry(folder, "fit@a", read_entry(folder, "fit@a"), "1")
     assert not is_up_to_date(folder)
+
+
+@pytest.fixture(scope="module")
+def parts_finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose stages read parts of one output; everything has run, and is on a remote too."""
+    root = make_parts(tmp_path_factory.mktemp("parts") / "finished")
+    dvc(root, "remote", "add", "-d", "store", str(root.parent / "store"))
+    dvc(root, "push")
+    return root
+
+
+@pytest.fixture
+def parts(parts_finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(parts_finished, tmp_path / "folder", ignore=shutil.ignore_patterns("out", "tmp"))
+    return tmp_path / "folder"
+
+
+def make_elsewhere(folder: Path, params: str) -> None:
+    """Merge what another machine, with a cache of its own, makes of other settings."""
+    (folder / "params.yaml").write_text(params)
+    other = folder.parent / "elsewhere"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("cache", "out"))
+    dvc(other, "pull", "out/both")
+    dvc(other, "repro", "-s", "both")
+    dvc(other, "push", "out/both")
+    begin_attempt(folder, "both", "1")
+    merge_entry(folder, "both", read_entry(other, "both"), "1")
+
+
+def test_part_made_anew_elsewhere_makes_its_reader_run_and_no_other(parts: Path) -> None:
+    make_elsewhere(parts, "a: 1\nb: 2\n")
+    assert not (parts / "out/both").exists()
+    assert not outlook(parts, "use@a").would_run
+    assert outlook(parts, "use@b").would_run
+
+
+def test_only_the_part_that_is_read_is_brought(parts: Path) -> None:
+    make_elsewhere(parts, "a: 1\nb: 2\n")
+    ahead = outlook(parts, "use@b")
+    assert ([*ahead.cached, *ahead.remote], ahead.parted) == (["out/both/b"], ["out/both"])
+    dvc(parts, "pull", *ahead.remote)
+    assert [path.name for path in (parts / "out/both").iterdir()] == ["b"]
+    assert not outlook(parts, "use@b").remote
+    assert outlook(parts, "use@b").would_run
+
+
+def test_part_that_differs_from_the_lock_is_brought_and_its_neighbours_stay(parts: Path) -> None:
+    (parts / "out/both/a").mkdir(parents=True)
+    (parts / "out/both/a/file").write_text("of another run")
+    dvc(parts, "checkout", "out/both/b")
+    ahead = outlook(parts, "use@a")
+    assert ahead.cached == ["out/both/a"]
+    dvc(parts, "checkout", "--force", *ahead.cached)
+    assert [(parts / f"out/both/{name}/file").read_text() for name in "ab"] == ["a: 1", "b: 1"]
+    assert not outlook(parts, "use@a").cached

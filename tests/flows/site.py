@@ -1,0 +1,102 @@
+"""A served Prefect as docs/prefect.md sets it up: a server, the deployments, workers; each can be killed alone."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.server import free_port, prefect_environment
+from tests.flows.project import STAGES, Api, Project, wait_until
+
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Site:
+    """A server and a worker of the pool `local` in a project.
+
+    Attributes:
+        api: the server's.
+        server: its process.
+    """
+
+    def __init__(self, folder: Path, project: Project) -> None:
+        self.folder, self.project, self._port = folder, project, free_port()
+        self.api = Api(f"http://127.0.0.1:{self._port}/api")
+        project.environment |= {
+            **prefect_environment(project.folder, project.environment),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_API_URL": self.api.url,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+        self._worker: subprocess.Popen[bytes] | None = None
+        self.start_server()
+
+    def open(self) -> None:
+        for pool in ("local", "gpu"):
+            self.api.post("/work_pools/", name=pool, type="process", concurrency_limit=1 if pool == "local" else None)
+        self.prefect("deploy", "--all")
+        self._worker = start_worker(self.project, "local", self.folder / "worker.log")
+
+    def start_server(self) -> None:
+        arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+        self.server = self.project.command(*arguments, output=self.folder / f"server-{time.monotonic_ns()}.log")
+        wait_until(self.api.answers, "the server to answer", 120)
+
+    def restart_server(self) -> None:
+        """Kill it, and start it again with the same database."""
+        self.server.kill()
+        self.server.wait()
+        self.start_server()
+
+    def close(self) -> None:
+        for process in (self._worker, self.server):
+            if process is not None:
+                process.terminate()
+                process.wait(60)
+
+    def prefect(self, *arguments: str) -> None:
+        code, text = self.project.run("-m", "prefect", "--no-prompt", *arguments)
+        assert code == 0, text
+
+    def finish(self, run_id: str, state: str = "COMPLETED") -> None:
+        """Wait for a run's end, which must be the state."""
+        wait_until(lambda: self.api.state(run_id) in ENDED, f"run {run_id} to end", 300)
+        assert self.api.state(run_id) == state, self.api.log(run_id)
+
+    def history(self, branch: str = "runs/manual") -> list[str]:
+        """The commits that runs have made, the latest first."""
+        if branch not in self.project.git("branch", "--format=%(refname:short)").split():
+            return []
+        return self.project.git("log", "--first-parent", "--format=%H", f"main..{branch}").split()
+
+    def params(self, commit: str) -> Any:
+        return yaml.safe_load(self.project.git("show", f"{commit}:params.yaml"))
+
+    def assert_nothing_to_do(self, branch: str = "runs/manual") -> None:
+        """Who takes over what the branch holds has nothing left to run by `dvc repro`; no folder of a run is left."""
+        project = self.project
+        assert len(project.git("worktree", "list").splitlines()) == 1
+        taken = Project(self.folder / f"taken-{time.monotonic_ns()}")
+        taken.environment = {**project.environment, "STAND_IN": str(taken.folder)}
+        project.git("worktree", "add", "-q", "--detach", str(taken.folder), branch)
+        try:
+            (taken.folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.folder / '.dvc/cache'}\n")
+            remote = (taken.folder / ".dvc/config").read_text()
+            taken.dvc(*(["pull", "-q"] if remote else ["checkout", "-q"]))
+            code, text = taken.run("-m", "dvc", "repro")
+            assert (code, taken.ran()) == (0, []), text
+            assert text.count("didn't change, skipping") >= len(STAGES)
+        finally:
+            project.git("worktree", "remove", "--force", str(taken.folder))
+
+
+def start_worker(project: Project, pool: str, log: Path) -> subprocess.Popen[bytes]:
+    """A worker, as `make worker` starts it."""
+    arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
+    process = project.command(*arguments, output=log)
+    wait_until(lambda: "Worker '" in log.read_text(), "the worker to start", 120)
+    return process

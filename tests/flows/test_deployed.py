@@ -1,0 +1,209 @@
+"""Deployed runs: on schedule, one after the other, cancelled and resumed, across a server that restarts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.flows.project import Api, Project, is_running, make_project, wait_until
+from tests.flows.site import ENDED, Site
+
+pytestmark = pytest.mark.slow
+TRAIN = "train@feature_extraction"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("deployed")
+    site = Site(folder, make_project(folder / "project"))
+    try:
+        site.open()
+        yield site
+    finally:
+        site.close()
+    assert site.project.left_over() == []
+
+
+@pytest.fixture
+def project(site: Site) -> Project:
+    site.project.ran()
+    (site.project.folder / "processes.txt").unlink(missing_ok=True)
+    return site.project
+
+
+@pytest.fixture
+def api(site: Site) -> Api:
+    return site.api
+
+
+@pytest.fixture(scope="module")
+def whole(site: Site) -> str:
+    """A run of `nightly` for which everything was new."""
+    run_id = site.api.start_run("nightly")
+    site.finish(run_id)
+    return run_id
+
+
+def test_run_commits_on_its_branch_and_leaves_the_persons_folder_alone(
+    site: Site, project: Project, whole: str
+) -> None:
+    assert project.git("status", "--short") == ""
+    assert project.git("rev-parse", "--abbrev-ref", "HEAD") == "main"
+    names = project.git("diff", "--name-only", "main", "runs/nightly").split()
+    assert names == ["dvc.lock", "reports/metrics.json"]
+    (commit,) = site.history("runs/nightly")
+    assert f"({whole})" in project.git("log", "-1", "--format=%B", commit)
+    site.assert_nothing_to_do("runs/nightly")
+
+
+@pytest.mark.usefixtures("whole")
+def test_half_finished_edits_reach_no_deployed_run(site: Site, project: Project) -> None:
+    edited = [project.folder / name for name in ("flows/choices.py", "tasks/settings.py", "params.yaml", "stand_in.py")]
+    before = {path: path.read_bytes() for path in edited}
+    try:
+        for path in edited:
+            path.write_text("half-finished(")
+        site.finish(site.api.start_run("nightly"))
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert project.ran() == []
+
+
+def test_schedule_of_one_minute_fires_and_an_unchanged_source_computes_nothing(
+    site: Site, project: Project, api: Api, whole: str
+) -> None:
+    before = site.history("runs/nightly")
+    deployed = (project.folder / "prefect.yaml").read_text()
+    (project.folder / "prefect.yaml").write_text(deployed.replace('cron: "0 3 * * *"', 'cron: "* * * * *"'))
+    try:
+        site.prefect("deploy", "--name", "nightly")
+    finally:
+        (project.folder / "prefect.yaml").write_text(deployed)
+    deployment = api.get("/deployments/name/pipeline/nightly")
+    assert deployment["version"] == project.git("rev-parse", "HEAD")
+    (schedule,) = deployment["schedules"]
+    assert (schedule["active"], schedule["schedule"]["timezone"]) == (True, "Etc/UTC")
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    try:
+        run = _first_scheduled(api, deployment["id"])
+    finally:
+        api.patch(f"/deployments/{deployment['id']}", paused=True)  # as the switch in the UI does
+    assert run["state"]["type"] == "COMPLETED"
+    assert project.ran() == []
+    assert site.history("runs/nightly") == before
+    full, nothing = api.seconds(whole), api.seconds(run["id"])
+    print(f"\nfrom due to end: {nothing:.1f} s with nothing new, {full:.1f} s with all new, ratio {nothing / full:.2f}")
+    site.assert_nothing_to_do("runs/nightly")
+
+
+def _first_scheduled(api: Api, deployment: str) -> dict[str, Any]:
+    """The first run that the schedule has started, once it has ended."""
+    wanted = {"state": {"type": {"any_": list(ENDED)}}, "tags": {"all_": ["auto-scheduled"]}}
+
+    def ended() -> list[dict[str, Any]]:
+        ours = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        runs: list[dict[str, Any]] = api.post("/flow_runs/filter", **ours, flow_runs=wanted)
+        return runs
+
+    wait_until(lambda: bool(ended()), "the schedule to fire", 240)
+    return ended()[0]
+
+
+def test_ten_triggers_at_once_queue_up_and_give_one_history(site: Site, project: Project, api: Api) -> None:
+    before = site.history()
+    runs = [api.start_run(train={"seed": 100 + number}) for number in range(10)]
+    running = _most_at_once(api, runs)
+    assert [api.state(one) for one in runs] == ["COMPLETED"] * 10
+    assert running == 1
+    new = site.history()[: -len(before) or None]
+    assert len(new) == 10
+    seeds = [site.params(commit)["train"]["seed"] for commit in new]
+    assert sorted(seeds) == [100 + number for number in range(10)]
+    for commit, seed in zip(new, seeds, strict=True):  # what the commit says is what it was made with
+        assert f"seed: {seed}\n" in project.git("show", f"{commit}:dvc.lock")
+        assert len(project.git("rev-parse", f"{commit}^@").split()) == 1
+    assert project.ran().count(TRAIN) == 10
+    site.assert_nothing_to_do()
+
+
+def _most_at_once(api: Api, runs: list[str]) -> int:
+    most, deadline = 0, time.monotonic() + 900
+    while any((states := [api.state(one) for one in runs]).count(name) for name in ("SCHEDULED", "PENDING", "RUNNING")):
+        most = max(most, states.count("RUNNING"))
+        assert time.monotonic() < deadline, states
+        time.sleep(0.5)
+    return most
+
+
+def hang(project: Project, api: Api, seed: int) -> tuple[str, list[int]]:
+    """A run whose training hangs, and the processes of its stage."""
+    project.behave(TRAIN, "hang")
+    run_id = api.start_run(train={"seed": seed})
+    processes = project.processes()
+    project.behave(TRAIN, "")
+    assert all(is_running(number) for number in processes)
+    return run_id, processes
+
+
+def test_cancelled_training_leaves_no_process_and_the_next_run_resumes_and_says_so(
+    site: Site, project: Project, api: Api
+) -> None:
+    before = site.history()
+    run_id, processes = hang(project, api, 7)
+    api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
+    asked = time.monotonic()
+    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
+    print(f"\ncancelled: no process of the stage is left after {time.monotonic() - asked:.1f} s")
+    site.finish(run_id, "CANCELLED")
+    assert site.history() == before
+    folder = project.folder / ".rootstock/runs/manual"
+    assert json.loads((folder / ".rootstock/run.json").read_text())["ended"] == "it was stopped"
+    project.ran()
+
+    resumed = api.start_run(train={"seed": 7})
+    site.finish(resumed)
+    log = api.log(resumed)
+    assert "Resumes the unfinished run" in log
+    assert "(it was stopped): what it finished is kept." in log
+    assert f"{TRAIN}: resumes after epoch 1" in log
+    assert project.ran()[0] == TRAIN
+    assert len(site.history()) == len(before) + 1
+    site.assert_nothing_to_do()
+
+
+def test_killed_run_leaves_no_process_and_the_next_one_resumes(site: Site, project: Project, api: Api) -> None:
+    run_id, processes = hang(project, api, 8)
+    engine = next(one for one in psutil.Process(processes[1]).parents() if "prefect.engine" in " ".join(one.cmdline()))
+    engine.kill()
+    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
+    site.finish(run_id, "CRASHED")
+    resumed = api.start_run(train={"seed": 8})
+    site.finish(resumed)
+    log = api.log(resumed)
+    assert "(it was killed): what it finished is kept." in log
+    assert f"{TRAIN}: resumes after epoch 1" in log
+    site.assert_nothing_to_do()
+
+
+def test_run_survives_a_server_that_is_killed_and_started_again(site: Site, project: Project, api: Api) -> None:
+    project.behave(TRAIN, "wait")
+    run_id = api.start_run(train={"seed": 9})
+    project.wait_for(TRAIN)
+    site.restart_server()
+    assert api.state(run_id) == "RUNNING"
+    project.behave(TRAIN, "")
+    site.finish(run_id)
+    wait_until(lambda: set(_task_states(api, run_id).values()) == {"COMPLETED"}, "the tasks' states", 60)
+    site.assert_nothing_to_do()
+    site.finish(api.start_run(train={"seed": 10}))  # the slot is free again
+
+
+def _task_states(api: Api, run_id: str) -> dict[str, str]:
+    found = api.post("/task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+    return {run["name"]: run["state"]["type"] for run in found}

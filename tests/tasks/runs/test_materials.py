@@ -1,0 +1,43 @@
+"""What a stage reads is brought, of a folder only the part that it reads; no later run takes a part for the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.runs.materials import make_ready
+from tasks.runs.worktrees import check_out
+from tests.tasks.runs.repository import commit, dvc, git, make_parts
+
+# DVC 3.67 with pygtrie 2.5; nothing of this project.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = make_parts(tmp_path / "clone")
+    commit(root, "The project has run")
+    return root
+
+
+def test_part_is_brought_for_its_reader_and_goes_before_the_next_run(root: Path, tmp_path: Path) -> None:
+    folder, code = tmp_path / "run", git(root, "rev-parse", "HEAD")
+    check_out(root, folder, code, print)
+    assert not make_ready("use@a", folder, limit_s=60, on_line=print)
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("cp out", "cp -p out"))
+    assert make_ready("use@a", folder, limit_s=60, on_line=print)
+    assert [path.name for path in (folder / "out/both").iterdir()] == ["a"]
+
+    check_out(root, folder, code, print)
+    assert not (folder / "out/both").exists()
+
+
+def test_what_its_own_stage_made_in_the_folder_stays(root: Path, tmp_path: Path) -> None:
+    folder, code = tmp_path / "run", git(root, "rev-parse", "HEAD")
+    check_out(root, folder, code, print)
+    (folder / "params.yaml").write_text("a: 2\nb: 2\n")
+    dvc(folder, "repro", "-s", "both")
+    assert make_ready("use@a", folder, limit_s=60, on_line=print)
+    check_out(root, folder, code, print)
+    assert sorted(path.name for path in (folder / "out/both").iterdir()) == ["a", "b"]
