@@ -44,13 +44,14 @@ REPORTS = "reports"
 TOLD = (
     "candidates",
     "chosen",
+    "chosen_on",
     "history",
+    "log_loss_by_pooling",
     "phases",
     "pooling",
     "precision",
     "refitted_with_validation",
     "starts_from",
-    "validation_log_loss_by_pooling",
 )
 """What the report takes from a model's own summary: nothing there that differs between runs may come along."""
 

@@ -139,6 +139,11 @@ class ModernRecipe(Block):
     bilinear_up_to: int = Field(
         ge=0, le=5000, description="pictures of train + validation up to which bilinear pooling is tried; 1 MB each"
     )
+    folds_up_to: int = Field(
+        ge=0,
+        le=5000,
+        description="pictures of train + validation up to which 5 folds of them choose, not validation",
+    )
     refit_with_validation: bool = Field(description="train the chosen linear probe once more on train + validation")
     batch_size: int = Field(ge=1, description="pictures a step")
     label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")

@@ -122,7 +122,7 @@ def _training_charts(training: Mapping[str, Any]) -> list[dict[str, Any]]:
     history, candidates = training.get("history"), training.get("candidates")
     if history:
         return _history_charts(history)
-    return _candidate_charts(candidates, training.get("chosen")) if candidates else []
+    return _candidate_charts(candidates, training.get("chosen"), training["chosen_on"]) if candidates else []
 
 
 def _history_charts(history: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
@@ -143,21 +143,21 @@ def _history_charts(history: Mapping[str, Sequence[float]]) -> list[dict[str, An
 
 
 def _candidate_charts(
-    candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None
+    candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None, chosen_on: str
 ) -> list[dict[str, Any]]:
     strengths = [one["inverse_regularization"] for one in candidates]
     picked = (chosen or {}).get("inverse_regularization")
     drawn = []
     for column, y_label, caption in (
-        ("validation_log_loss", "log loss", "Log loss on validation at each candidate strength; lower is better."),
-        ("validation_accuracy", "share right", "Share of right answers on validation at each candidate strength."),
+        ("log_loss", "log loss", f"Log loss on {chosen_on} at each candidate strength; lower is better."),
+        ("accuracy", "share right", f"Share of right answers on {chosen_on} at each candidate strength."),
     ):
         values = [one.get(column) for one in candidates]
-        line = _finite_series("validation", strengths, values)
+        line = _finite_series("held out", strengths, values)
         drawing = charts.line_chart([line], "inverse regularisation", y_label, log_x=True, marked_x=picked)
         if drawing:
             told = f"{caption} The dashed line is the one that was chosen." if picked is not None else caption
-            drawn.append({"drawing": drawing, "names": ["validation"], "caption": told})
+            drawn.append({"drawing": drawing, "names": [line.name], "caption": told})
     return drawn
 
 

@@ -114,12 +114,42 @@ def test_training_keeps_the_validation_answers_of_the_head_that_never_saw_them(w
     np.testing.assert_allclose(given, plain.validation_probabilities, atol=1e-6)
 
 
-def test_modern_chooses_the_smallest_validation_loss(workspace: Path, change: Change) -> None:
-    train.run(change(), fill(workspace), STRATEGY)
+@pytest.mark.parametrize(("up_to", "chosen_on"), [(35, "validation"), (36, "5 folds of train and validation")])
+def test_modern_chooses_the_smallest_held_out_loss(workspace: Path, change: Change, up_to: int, chosen_on: str) -> None:
+    train.run(change(f"train.modern.folds_up_to={up_to}"), fill(workspace), STRATEGY)
     trained = load_trained(workspace / TRAINED / STRATEGY)
-    losses = {one["inverse_regularization"]: one["validation_log_loss"] for one in trained.summary["candidates"]}
+    losses = {one["inverse_regularization"]: one["log_loss"] for one in trained.summary["candidates"]}
     assert set(losses) == {0.3, 1, 3, 10, 30, 100, 300}
     assert losses[trained.summary["chosen"]["inverse_regularization"]] == min(losses.values())
+    assert trained.summary["chosen_on"] == chosen_on
+
+
+def test_figures_of_a_candidate_are_those_of_its_round(workspace: Path, change: Change) -> None:
+    fill(workspace, noise=1.0)
+    examples = read_examples(workspace / prepare.PREPARED)
+    one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
+    rules = change("train.modern.inverse_regularization=[10.0]", "train.modern.folds_up_to=0").train.modern
+    probe = fit_probe(rules, "none", 3, one, two)
+    [figures] = probe.summary["candidates"]
+    assert figures["log_loss"] == pytest.approx(log_loss(probe.validation_probabilities, two.labels), abs=2e-3)
+    assert figures["accuracy"] == pytest.approx(accuracy(probe.validation_probabilities, two.labels), abs=1e-6)
+
+
+def test_folds_don_t_depend_on_the_order_of_the_pictures(workspace: Path, change: Change) -> None:
+    fill(workspace, noise=1.0)
+    examples = read_examples(workspace / prepare.PREPARED)
+    one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
+    turned = Split(one.features, one.keys[::-1], one.labels[::-1])
+    rules = change().train.modern
+    first, second = (fit_probe(rules, "none", 3, split, two).summary for split in (one, turned))
+    assert first["chosen"] == second["chosen"]
+    for theirs, ours in zip(first["candidates"], second["candidates"], strict=True):
+        assert theirs == pytest.approx(ours, abs=5e-3)
+
+
+def test_classes_of_fewer_pictures_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
+    train.run(change(), fill(workspace, a_split=6), STRATEGY)
+    assert load_trained(workspace / TRAINED / STRATEGY).summary["chosen_on"] == "validation"
 
 
 def test_test_split_changes_nothing(workspace: Path, change: Change) -> None:
@@ -291,6 +321,6 @@ def test_bilinear_pooling_is_tried_only_where_it_is_small(workspace: Path, chang
     for limit, tried in ((36, {"average_maximum", "bilinear"}), (35, {"average_maximum"})):
         train.run(change(f"train.modern.bilinear_up_to={limit}"), workspace, STRATEGY)
         summary = load_trained(workspace / TRAINED / STRATEGY).summary
-        losses = summary["validation_log_loss_by_pooling"]
+        losses = summary["log_loss_by_pooling"]
         assert set(losses) == tried
         assert losses[summary["pooling"]] == min(losses.values())

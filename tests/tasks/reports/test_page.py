@@ -79,7 +79,8 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         logits[np.arange(n), labels] += 2 - number
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         figures = measure(probabilities, labels, classes)
-        training = {"candidates": [{"inverse_regularization": 0.1, "validation_log_loss": 0.3}], "chosen": {"C": 0.1}}
+        training = {"candidates": [{"inverse_regularization": 0.1, "log_loss": 0.3}], "chosen": {"C": 0.1}}
+        training["chosen_on"] = "validation"
         named[f"strategy_{number}"] = {
             "recipe": "modern",
             "problem": None,
