@@ -3,7 +3,8 @@
     python -m benchmarks.strategies FOLDER [--recipes modern,tutorial] [--epochs 10]
 
 FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. Seconds of a
-strategy are those of its `train` stage; what all share (pictures, features, figures) has a line of its own.
+strategy are those of its `train` stage; what all share (pictures, features, figures) has a line of its own. Pictures/s
+are those that training saw, epoch after epoch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import PROJECT, make_workspace, run
+from tasks import prepare
+from tasks.pictures.manifest import read_examples
 from tasks.settings import STRATEGIES, change_settings
 
 
@@ -26,20 +29,20 @@ def main() -> None:
     parser.add_argument("--recipes", default="modern,tutorial")
     parser.add_argument("--epochs", type=int, default=10, help="of the script")
     options = parser.parse_args()
-    figures: dict[str, Any] = {}
-    print("| recipe | strategy | validation | test (95 % interval) | seconds |\n|---|---|---:|---:|---:|")
+    print("| recipe | strategy | validation | test (95 % interval) | seconds | pictures/s |")
+    print("|---|---|---:|---:|---:|---:|", flush=True)
+    folder = options.folder.resolve()
+    script = json.loads(run(PROJECT, "benchmarks.baseline", str(folder), "--epochs", str(options.epochs)))
+    figures: dict[str, Any] = {"script": script}
+    seen = options.epochs * sum(1 for _ in (folder / "train").glob("*/*.*"))
+    took, right = script["seconds"], script["val_accuracy"][-1]
+    print(f"| script | extraction | | {right:.3f} | {took:.0f} | {seen / took:.1f} |", flush=True)
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
         workspace = make_workspace(Path(scratch) / "strategies")
         for recipe in options.recipes.split(","):
-            figures[recipe] = measure(workspace, options.folder.resolve(), recipe)
-    script = json.loads(
-        run(PROJECT, "benchmarks.baseline", str(options.folder.resolve()), "--epochs", str(options.epochs))
-    )
-    figures["script"] = script
-    print(f"| script | feature extraction | {script['val_accuracy'][-1]:.3f} on val | | {script['seconds']:.0f} |")
-    for recipe in options.recipes.split(","):
-        ours = figures[recipe]["seconds"]
-        print(f"{recipe}: all strategies {ours:.0f} s, script / ours {script['seconds'] / ours:.2f}")
+            figures[recipe] = measure(workspace, folder, recipe)
+            ratio = took / figures[recipe]["seconds"]
+            print(f"{recipe}: all strategies {figures[recipe]['seconds']:.0f} s, script / ours {ratio:.2f}", flush=True)
     print(json.dumps(figures))
 
 
@@ -53,19 +56,22 @@ def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
     run(workspace, "dvc", "repro", "--quiet", "evaluate")
     seconds = time.perf_counter() - start
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
+    pictures = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
     trained = 0.0
     for name, one in metrics["strategies"].items():
         test, took = one["test"], read_costs(workspace, f"train@{name}")["seconds"]
         low, high = test["accuracy_ci95"]
-        problem = json.loads((workspace / f"models/trained/{name}/model.json").read_text())["problem"]
-        shown = f"{name} (collapsed)" if problem else f"**{name}**" if name == metrics["champion"] else name
+        model = json.loads((workspace / f"models/trained/{name}/model.json").read_text())
+        epochs = len(model["summary"].get("history", {}).get("loss", []))
+        rate = f"{epochs * pictures / took:.1f}" if epochs else ""
+        shown = f"{name} (collapsed)" if model["problem"] else f"**{name}**" if name == metrics["champion"] else name
         print(
             f"| {recipe} | {shown} | {one['validation']['accuracy']:.3f} "
-            f"| {test['accuracy']:.3f} ({low:.3f} to {high:.3f}) | {took:.0f} |",
+            f"| {test['accuracy']:.3f} ({low:.3f} to {high:.3f}) | {took:.0f} | {rate} |",
             flush=True,
         )
         trained += took
-    print(f"| {recipe} | what all share | | | {seconds - trained:.0f} |", flush=True)
+    print(f"| {recipe} | what all share | | | {seconds - trained:.0f} | |", flush=True)
     return {"seconds": round(seconds, 1), "champion": metrics["champion"], "strategies": metrics["strategies"]}
 
 
