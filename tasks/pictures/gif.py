@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 _SIGNATURE_BYTES, _SCREEN_BYTES, _IMAGE_BYTES = 6, 7, 10
 _IMAGE, _EXTENSION = 0x2C, 0x21
 _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07
@@ -13,7 +15,7 @@ def has_frames(data: bytes) -> bool:
     Source: GIF89a specification, appendix B: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
     """
     frames = 0
-    try:
+    with contextlib.suppress(IndexError):  # what was counted before the end of a cut file counts
         position = _SIGNATURE_BYTES + _SCREEN_BYTES + _palette_bytes(data[_SIGNATURE_BYTES + 4])
         while frames < 2:
             if data[position] == _IMAGE:
@@ -24,8 +26,6 @@ def has_frames(data: bytes) -> bool:
                 position = _after_blocks(data, position + 2)
             else:
                 break  # the trailer, or junk
-    except IndexError:
-        pass  # cut off
     return frames > 1
 
 
