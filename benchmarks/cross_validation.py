@@ -30,7 +30,7 @@ from tasks.pictures.splits import assign_folds
 from tasks.settings import STRATEGIES, change_settings, load_settings
 from tasks.vgg.answers import Sources, answer
 from tasks.vgg.boundaries import inputs_of
-from tasks.vgg.examples import make_split
+from tasks.vgg.examples import Material, make_split
 
 FOLDS = 5
 VALIDATION_FOLDS = 7
@@ -110,17 +110,8 @@ def held_out(settings, workspace, strategy, examples, duplicates, fold_of, fold,
     parts = {split: make_split(named, split, classes, shards) for split in ("train", "validation", "test")}
     kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
     with tempfile.TemporaryDirectory() as scratch:
-        outcome = train.fit(
-            settings,
-            strategy,
-            len(classes),
-            parts["train"],
-            parts["validation"],
-            sources,
-            kept,
-            Path(scratch) / "checkpoints",
-            Path(scratch),
-        )
+        material = Material(strategy, classes, parts["train"], parts["validation"], sources, kept)
+        outcome = train.fit(settings, material, Path(scratch) / "checkpoints", Path(scratch))
     if outcome.problem:
         print(f"  fold {fold}: {outcome.problem}", flush=True)
     keys = parts["test"].keys

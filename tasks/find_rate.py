@@ -14,18 +14,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from tasks import features, prepare
 from tasks.errors import SettingsError
-from tasks.files import read_json, write_bytes
-from tasks.pictures.manifest import class_names, read_examples
-from tasks.pictures.shards import open_shards
+from tasks.files import write_bytes
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.settings import STRATEGIES, Settings, load_settings
-from tasks.vgg.answers import Sources
-from tasks.vgg.boundaries import inputs_of
-from tasks.vgg.examples import make_split
+from tasks.train import read_material
 from tasks.vgg.strategies import Phase, plan_phases
 
 PAGE = "reports/learning_rate.html"
@@ -49,16 +44,8 @@ def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[
         raise SettingsError(f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no rate.")
     from tasks.vgg.recipes.descent import set_up
 
-    examples = read_examples(workspace / prepare.PREPARED)
-    classes = class_names(examples)
-    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
-    shards = open_shards(sources.features / features.BOUNDARY)
-    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
-    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
-    scratch = workspace / SCRATCH
-    _, training, begin = set_up(
-        settings, strategy, len(classes), train, validation, sources, kept, scratch, lambda _: None
-    )
+    material = read_material(workspace, strategy)
+    _, training, begin = set_up(settings, material, workspace / SCRATCH, lambda _: None)
     from tasks.vgg.training.rates import suggest, try_rates
 
     points = []

@@ -26,7 +26,7 @@ from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.answers import Sources, answer
 from tasks.vgg.boundaries import inputs_of
-from tasks.vgg.examples import Split, make_split
+from tasks.vgg.examples import Material, make_split
 from tasks.vgg.recipes.outcome import Outcome, accuracy
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained import TRAINED, Trained, save_trained
@@ -59,15 +59,10 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
         TrainingError: training diverged.
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    examples = read_examples(workspace / prepare.PREPARED)
-    classes = class_names(examples)
-    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
-    shards = open_shards(sources.features / features.BOUNDARY)
-    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
-    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+    material = read_material(workspace, strategy)
     folder = workspace / TRAINED / strategy
-    checkpoints = workspace / CHECKPOINTS / strategy
-    outcome = fit(settings, strategy, len(classes), train, validation, sources, kept, checkpoints, folder)
+    outcome = fit(settings, material, workspace / CHECKPOINTS / strategy, folder)
+    train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
     backbone = {name: value for name, value in kept.items() if name not in ("views", "kept")}
     save_trained(
         folder,
@@ -90,27 +85,27 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
     return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6), bool(outcome.problem))
 
 
-def fit(
-    settings: Settings,
-    strategy: str,
-    classes: int,
-    train: Split,
-    validation: Split,
-    sources: Sources,
-    kept: dict[str, Any],
-    checkpoints: Path,
-    folder: Path,
-) -> Outcome:
-    """Train a classifier on two splits.
+def read_material(workspace: Path, strategy: str) -> Material:
+    """What earlier stages left for a strategy.
+
+    Raises:
+        IntegrityError: an earlier stage's output is missing or damaged.
+    """
+    examples = read_examples(workspace / prepare.PREPARED)
+    classes = class_names(examples)
+    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
+    shards = open_shards(sources.features / features.BOUNDARY)
+    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
+    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+    return Material(strategy, classes, train, validation, sources, kept)
+
+
+def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path) -> Outcome:
+    """Train a classifier.
 
     Args:
         settings: recipe and rules.
-        strategy: to train by.
-        classes: how many.
-        train: to learn from.
-        validation: to choose by.
-        sources: of pictures and features.
-        kept: the recipe of the strategy's own features.
+        material: to train on.
         checkpoints: the folder where the position is kept.
         folder: gets live metrics.
 
@@ -119,16 +114,17 @@ def fit(
     """
     rules = settings.train
     with _live(folder / "live") as live:
-        if plan_phases(strategy, rules, settings.views):
+        if plan_phases(material.strategy, rules, settings.views):
             from tasks.vgg.recipes.descent import train_by_descent
 
-            return train_by_descent(settings, strategy, classes, train, validation, sources, kept, checkpoints, live)
+            return train_by_descent(settings, material, checkpoints, live)
+        train, validation, classes = material.train, material.validation, len(material.classes)
         from tasks.vgg.recipes.probe import fit_probe, refit
 
         probe = fit_probe(rules.modern, rules.class_weight, classes, train, validation, live)
         answers = probe.validation_probabilities
         if rules.flip_averaging:
-            answers = np.concatenate(list(answer(probe.head, {}, True, sources, validation.keys)))
+            answers = np.concatenate(list(answer(probe.head, {}, True, material.sources, validation.keys)))
         again = rules.modern.refit_with_validation
         head = refit(probe, rules.class_weight, classes, (train, validation)) if again else probe.head
         return Outcome(head, {}, answers, {**probe.summary, "refitted_with_validation": again})

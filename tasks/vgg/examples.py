@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.pictures.manifest import Example
 from tasks.pictures.shards import Shards
+from tasks.vgg.answers import Sources
 from tasks.vgg.head import Floats, Pooling, pool
 
 _ROWS = 256
@@ -34,6 +36,27 @@ class Split:
     def chunks(self) -> Iterator[tuple[str, ...]]:
         for start in range(0, len(self.keys), _ROWS):
             yield self.keys[start : start + _ROWS]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one strategy is trained on.
+
+    Attributes:
+        strategy: its name.
+        classes: names, in the order of the probabilities.
+        train: the split to learn from, with bottleneck features.
+        validation: the split to choose by.
+        sources: of pictures and features.
+        kept: the recipe of the strategy's own features; its `kept` names the boundaries that training can start from.
+    """
+
+    strategy: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    sources: Sources
+    kept: dict[str, Any]
 
 
 def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], features: Shards) -> Split:

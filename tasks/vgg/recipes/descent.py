@@ -15,9 +15,9 @@ from dvclive import Live
 
 from tasks.files import fingerprint
 from tasks.settings import Settings, Train
-from tasks.vgg.answers import Sources, answer
+from tasks.vgg.answers import answer
 from tasks.vgg.engines import cpu_has, has_gpu
-from tasks.vgg.examples import Split
+from tasks.vgg.examples import Material, Split
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.recipes.outcome import Outcome, example_weights, log_step
@@ -30,51 +30,26 @@ if TYPE_CHECKING:
     from tasks.vgg.training.network import Classifier
 
 
-def train_by_descent(
-    settings: Settings,
-    strategy: str,
-    classes: int,
-    train: Split,
-    validation: Split,
-    sources: Sources,
-    kept: Mapping[str, Any],
-    checkpoints: Path,
-    live: Live,
-) -> Outcome:
+def train_by_descent(settings: Settings, material: Material, checkpoints: Path, live: Live) -> Outcome:
     """Train through the strategy's phases, going on from a checkpoint where there is one.
 
     Args:
         settings: all.
-        strategy: its name.
-        classes: how many.
-        train: the train split, with bottleneck features.
-        validation: the validation split.
-        sources: of pictures and features.
-        kept: the recipe of the features; its `kept` names the boundaries that training can start from.
+        material: to train on.
         checkpoints: the folder for them.
         live: live metrics.
 
     Raises:
         TrainingError: the loss is no number any more, or the memory is too small.
     """
-    probe, run, begin = set_up(
-        settings,
-        strategy,
-        classes,
-        train,
-        validation,
-        sources,
-        kept,
-        checkpoints,
-        lambda figures: log_step(live, figures),
-    )
+    probe, run, begin = set_up(settings, material, checkpoints, lambda figures: log_step(live, figures))
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
     changed = trained.classifier.tensors(run.phases[-1].unfrozen)
     backbone = {name: value for name, value in changed.items() if name.startswith("block")}
     head = trained.classifier.head
-    answers = answer(head, backbone, settings.train.flip_averaging, sources, validation.keys)
+    answers = answer(head, backbone, settings.train.flip_averaging, material.sources, material.validation.keys)
     curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
     summary = {
         **(probe.summary if probe else {}),
@@ -89,18 +64,12 @@ def train_by_descent(
 
 
 def set_up(
-    settings: Settings,
-    strategy: str,
-    classes: int,
-    train: Split,
-    validation: Split,
-    sources: Sources,
-    kept: Mapping[str, Any],
-    checkpoints: Path,
-    on_epoch: Callable[[Mapping[str, float]], None],
+    settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], None]
 ) -> tuple[Probe | None, Run, Classifier]:
     """All that a training is made of, and what it begins with; see `train_by_descent`."""
     rules = settings.train
+    strategy, classes, sources, kept = material.strategy, len(material.classes), material.sources, material.kept
+    train, validation = material.train, material.validation
     probe = _probe(rules, strategy, classes, train, validation)
     head = probe.head if probe else _untrained(rules, train.features.shape, classes)
     _start_tensorflow(rules)
