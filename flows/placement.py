@@ -6,6 +6,7 @@ frees the slot; the next attempt gets another token, and a result that carries a
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ class _Pool:
                 for attempt in attempts:
                     if attempt.entry is None:
                         self._cancel(client, attempt.flow_run)
+                        with contextlib.suppress(*SERVER_TROUBLE):
+                            _receive(client, attempt)  # it has just ended well
                 self._merge(attempts)  # those that were quicker than one that failed
 
     def _watch(self, client: Any, attempts: list[_Attempt]) -> None:
@@ -147,17 +150,16 @@ class _Pool:
     def _look(self, client: Any, attempt: _Attempt) -> _Attempt:
         """The attempt as it is now, or the next one in its place."""
         try:
-            state = client.read_flow_run(attempt.flow_run).state
-            report = read_report(client, attempt.flow_run)
+            state, report = _receive(client, attempt)
         except SERVER_TROUBLE as error:
             self._logger.warning("Prefect's server doesn't answer (%s); nothing is lost.", type(error).__name__)
             attempt.pulse.forgive()  # who can't be heard isn't silent
             return attempt
-        if state.is_completed() and "entry" in report:
-            attempt.entry, attempt.costs = report["entry"], report["costs"]
-        elif state.is_final():
+        if attempt.entry is not None:
+            return attempt
+        if state.is_final():
             return self._again(client, attempt, _failure(attempt, state, report))
-        elif state.is_scheduled():
+        if state.is_scheduled():
             self._tell_that_it_waits(attempt)
             attempt.pulse.forgive()
         elif attempt.pulse.is_lost(f"{state.type} {report}", limit_s := self._patience_s(report)):
@@ -220,6 +222,15 @@ class _Pool:
             client.set_flow_run_state(attempt, Cancelling())  # what has ended meanwhile stays as it is
         except SERVER_TROUBLE as error:  # the next run ends it
             self._logger.warning("Flow run %s could not be cancelled: %s: %s", attempt, type(error).__name__, error)
+
+
+def _receive(client: Any, attempt: _Attempt) -> tuple[State[Any], dict[str, Any]]:
+    """The attempt's state and what it has told last; its result is taken if it has ended well."""
+    state = client.read_flow_run(attempt.flow_run).state
+    report = read_report(client, attempt.flow_run)
+    if state.is_completed() and "entry" in report:
+        attempt.entry, attempt.costs = report["entry"], report["costs"]
+    return state, report
 
 
 def _failure(attempt: _Attempt, state: State[Any], report: dict[str, Any]) -> StageFailed:
