@@ -21,10 +21,22 @@ from tasks.runs.worktrees import Place
 from tasks.settings import Settings
 
 
-def show_plan(place: Place, settings: Settings) -> None:
-    """The artifact `plan`: what will run, why, how many pictures are new, how long it will take."""
-    experience = _home(place)
-    _show("plan", "What this run would do, before it began.", lambda: plan.run(settings, place.folder, experience))
+def show_plan(place: Place, settings: Settings) -> bool:
+    """The artifact `plan`: what will run, why, how many pictures are new, how long it will take.
+
+    Returns:
+        Whether it found that the source is what was packed, so that the stage `ingest` would change nothing.
+    """
+    known = False
+
+    def make() -> str:
+        nonlocal known
+        found = plan.run(settings, place.folder, _home(place))
+        known = found.source_is_known
+        return found.text
+
+    _show("plan", "What this run would do, before it began.", make)
+    return known
 
 
 def show_report(place: Place) -> None:

@@ -22,6 +22,8 @@ from flows.logs import shorten_errors
 from flows.placement import carry_out, check_placement
 from flows.workplace import workplace
 from tasks.files import read_json
+from tasks.runs.worktrees import Place
+from tasks.settings import Settings
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
 
 
@@ -37,16 +39,20 @@ def pipeline(**changes: Any) -> None:
     with workplace() as place, showing_costs(place), watching_accuracy(place):
         chosen = choose(place, to_assignments(changes))
         check_placement(chosen.run, place)
-        show_plan(place, chosen)
-        run(ingest, chosen.run, place)
-        if not is_finished(place):
-            carry_out(prepare, chosen.run, place)
-            carry_out(features, chosen.run, place)
-            carry_out(train, chosen.run, place, chosen.strategies)
-            run(evaluate, chosen.run, place)
-            run(export, chosen.run, place)
-            show_report(place)
+        if not (show_plan(place, chosen) and is_finished(place)):
+            _bring_up_to_date(place, chosen)
         create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(place.folder / METRICS)))
+
+
+def _bring_up_to_date(place: Place, chosen: Settings) -> None:
+    run(ingest, chosen.run, place)
+    if not is_finished(place):
+        carry_out(prepare, chosen.run, place)
+        carry_out(features, chosen.run, place)
+        carry_out(train, chosen.run, place, chosen.strategies)
+        run(evaluate, chosen.run, place)
+        run(export, chosen.run, place)
+        show_report(place)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.cores import on_all_cores
@@ -77,6 +77,16 @@ def run(settings: Settings, workspace: Path) -> Summary:
     discovered = len(listing.items) + len(listing.excluded)
     reused = len(set(keys.values())) - packed
     return Summary(discovered, len(listing.excluded) + len(beyond), packed, reused)
+
+
+def is_listed_alike(listing: Listing, per_class: int | None, before: list[Discovered]) -> bool:
+    """Whether `run` would write the table `before` again, if all bytes are what they were."""
+
+    def without_bytes(rows: list[Discovered]) -> list[Discovered]:
+        return [replace(row, key="", version=None) for row in rows]
+
+    _, beyond = _limit(listing, per_class)
+    return without_bytes(_rows(listing, {}, beyond)) == without_bytes(before)
 
 
 def _whole_packs(raw: Path) -> dict[Path, dict[str, Place]]:

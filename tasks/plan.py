@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import ingest
@@ -25,8 +26,21 @@ from tasks.settings import Settings, Source, load_settings
 LISTING_LIMIT_S = 10.0
 
 
-def run(settings: Settings, workspace: Path, history_folder: Path | None = None) -> str:
-    """The plan for the workspace as it is, in Markdown.
+@dataclass(frozen=True)
+class Plan:
+    """What the next run would do.
+
+    Attributes:
+        text: in Markdown.
+        source_is_known: the source was listed, and the stage `ingest` would leave everything as it is.
+    """
+
+    text: str
+    source_is_known: bool
+
+
+def run(settings: Settings, workspace: Path, history_folder: Path | None = None) -> Plan:
+    """The plan for the workspace as it is.
 
     Args:
         settings: of the workspace.
@@ -40,7 +54,8 @@ def run(settings: Settings, workspace: Path, history_folder: Path | None = None)
     changes = read_changes(workspace)
     source = _news(settings, workspace, listing())
     steps = make_plan(changes, source, read_history(history_folder or workspace))
-    return plan_text(steps, source, workspace)
+    sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
+    return Plan(plan_text(steps, source, workspace), sure)
 
 
 def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
@@ -51,7 +66,8 @@ def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
 def _news(settings: Settings, workspace: Path, listing: Listing | None) -> SourceNews | None:
     if listing is None:
         return None
-    before = {row.path: row.version for row in _packed(workspace) if not row.excluded}
+    packed = _packed(workspace)
+    before = {row.path: row.version for row in packed if not row.excluded}
     here = {item.path for item in listing.items}
     known = before.keys() & here
     changed = sum(
@@ -63,6 +79,7 @@ def _news(settings: Settings, workspace: Path, listing: Listing | None) -> Sourc
         total=total,
         new=max(0, total - len(known)) + changed,
         gone=len(before.keys() - here),
+        rearranged=not ingest.is_listed_alike(listing, settings.source.limit_per_class, packed),
         unversioned=sum(item.version is None and item.path in known for item in listing.items),
     )
 
@@ -110,7 +127,7 @@ def _within_limit(listing: Listing, per_class: int | None) -> int:
 def main() -> int:
     def body() -> None:
         workspace = Path.cwd()
-        print(run(load_settings(workspace), workspace), flush=True)
+        print(run(load_settings(workspace), workspace).text, flush=True)
 
     return run_program(body)
 

@@ -26,6 +26,7 @@ class SourceNews:
         total: pictures at the source.
         new: pictures that were not there before, or whose version changed.
         gone: pictures that are no longer there.
+        rearranged: the table of what is there differs, be it in labels, splits or groups only.
         unversioned: known pictures that have to be read again, because only their bytes tell whether they changed.
     """
 
@@ -33,11 +34,12 @@ class SourceNews:
     total: int
     new: int
     gone: int
+    rearranged: bool
     unversioned: int
 
     @property
     def changed(self) -> bool:
-        return bool(self.new or self.gone)
+        return bool(self.new or self.gone or self.rearranged)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict
     else:
         told += [f"{source.new:,} new"] if source.new else []
         told += [f"{source.gone:,} gone"] if source.gone else []
+        if source.rearranged and not (source.new or source.gone):
+            told.append("labels, splits, groups, or what is left out are others")
         if source.unversioned:
             told.append(f"{source.unversioned:,} known pictures are read again: only their bytes tell")
     if one.reasons or (source and source.changed):

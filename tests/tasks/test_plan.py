@@ -34,7 +34,7 @@ def row(text: str, stage: str) -> list[str]:
 
 
 def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source: Path, change: Change) -> None:
-    text = plan.run(change(f"source.uri={source}"), repository)
+    text = plan.run(change(f"source.uri={source}"), repository).text
     assert text.startswith(f"Source {source}: 24 pictures, 24 new, 0 gone.")
     assert row(text, "ingest") == ["ingest", "runs", "24", "unknown", "unknown", "it has never run"]
     assert row(text, "features") == ["features", "runs", "24", "unknown", "unknown", "it has never run"]
@@ -42,7 +42,7 @@ def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source
 
 
 def test_limit_of_pictures_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
-    text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), repository)
+    text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), repository).text
     assert row(text, "prepare")[2] == "10"
 
 
@@ -68,6 +68,37 @@ def test_pictures_that_are_in_the_cache_only_are_known(repository: Path, source:
     assert (found.total, found.new, found.gone) == (24, 0, 0)
 
 
+def test_source_is_known_only_if_ingest_would_change_nothing(repository: Path, change: Change) -> None:
+    settings = change("source.uri=digits", "source.limit_per_class=5")
+    assert not plan.run(settings, repository).source_is_known
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
+    known = plan.run(settings, repository)
+    assert known.source_is_known
+    assert row(known.text, "ingest")[1] == "-"
+    assert not plan.run(change("source.limit_per_class=6"), repository).source_is_known
+
+
+def test_source_whose_bytes_alone_tell_is_not_known(repository: Path, source: Path, change: Change) -> None:
+    settings = change(f"source.uri={source}")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
+    assert not plan.run(settings, repository).source_is_known
+
+
+def test_label_that_was_changed_in_a_table_is_seen(repository: Path, source: Path, change: Change) -> None:
+    table = source.parent / "pictures.csv"
+    lines = [f"{path.relative_to(source.parent)},{path.parent.name}" for path in sorted(source.rglob("*.*"))]
+    table.write_text("\n".join(["path,label", *lines]))
+    settings = change(f"source.uri={table}")
+    ingest.run(settings, repository)
+    found = plan.read_news(settings, repository)
+    assert found is not None
+    assert not found.rearranged
+    table.write_text("\n".join(["path,label", lines[0].replace(",ant", ",bee"), *lines[1:]]))
+    found = plan.read_news(settings, repository)
+    assert found is not None
+    assert (found.new, found.gone, found.rearranged) == (0, 0, True)
+
+
 def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "LISTING_LIMIT_S", 0.0)
     stuck = threading.Event()
@@ -77,7 +108,7 @@ def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch:
         return Listing(())
 
     monkeypatch.setattr(plan, "discover", wait)
-    text = plan.run(change(), repository)
+    text = plan.run(change(), repository).text
     stuck.set()
     assert text.startswith("The source was not listed.")
     assert row(text, "ingest")[2] == "unknown"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import io
+from importlib import metadata
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.files import sha256_hex
 from tasks.pictures.sources.listing import Item, Listing
 
 URI = "digits"
@@ -27,7 +29,7 @@ def discover(_uri: str = URI) -> Listing:
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype("uint8")
     items = [
-        Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels))
+        Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels), _version(pixels))
         for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
     ]
     about = {
@@ -37,6 +39,10 @@ def discover(_uri: str = URI) -> Listing:
         "homepage": "https://archive.ics.uci.edu/dataset/80",
     }
     return Listing(tuple(sorted(items, key=lambda item: item.path)), about=about)
+
+
+def _version(pixels: npt.NDArray[np.uint8]) -> str:
+    return f"{sha256_hex(pixels.tobytes())}, {metadata.version('pillow')}"  # Pillow makes the bytes of them
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -11,7 +11,7 @@ from tasks.runs.changes import StageChanges
 from tasks.runs.plan import SourceNews, Step, make_plan, plan_text
 
 CHAIN = ("ingest", "prepare", "features", "train@x", "evaluate")
-SAME = SourceNews("here", total=100, new=0, gone=0, unversioned=0)
+SAME = SourceNews("here", total=100, new=0, gone=0, rearranged=False, unversioned=0)
 
 
 def graph(**reasons: tuple[str, ...]) -> list[StageChanges]:
@@ -46,7 +46,7 @@ def test_nothing_runs_when_nothing_changed() -> None:
 
 
 def test_new_pictures_run_everything_for_the_new_ones_only() -> None:
-    source = SourceNews("here", total=110, new=10, gone=0, unversioned=0)
+    source = SourceNews("here", total=110, new=10, gone=0, rearranged=True, unversioned=0)
     steps = make_plan(graph(), source, history())
     assert verdicts(steps) == ["runs"] * 5
     assert steps[0].why == "10 new"
@@ -56,7 +56,7 @@ def test_new_pictures_run_everything_for_the_new_ones_only() -> None:
 
 
 def test_pictures_that_are_gone_run_everything_but_compute_no_picture() -> None:
-    steps = make_plan(graph(), SourceNews("here", 90, 0, 10, 0), history())
+    steps = make_plan(graph(), SourceNews("here", 90, 0, 10, True, 0), history())
     assert verdicts(steps) == ["runs"] * 5
     assert [step.new for step in steps[:3]] == [0, 0, 0]
 
@@ -75,10 +75,17 @@ def test_changed_code_may_concern_every_picture() -> None:
 
 
 def test_source_whose_bytes_alone_tell_makes_no_promise() -> None:
-    steps = make_plan(graph(), SourceNews("here", 100, 0, 0, unversioned=100), history())
+    steps = make_plan(graph(), SourceNews("here", 100, 0, 0, False, unversioned=100), history())
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
-    text = plan_text(steps, SourceNews("here", 100, 0, 0, 100), Path("/")).replace("\u00a0", " ")
+    text = plan_text(steps, SourceNews("here", 100, 0, 0, False, 100), Path("/")).replace("\u00a0", " ")
     assert "if all that may run does" in text
+
+
+def test_other_labels_of_the_same_pictures_run_everything_but_compute_no_picture() -> None:
+    steps = make_plan(graph(), SourceNews("here", 100, 0, 0, True, 0), history())
+    assert verdicts(steps) == ["runs"] * 5
+    assert steps[0].why == "labels, splits, groups, or what is left out are others"
+    assert [step.new for step in steps[:3]] == [0, 0, 0]
 
 
 def test_source_that_was_not_listed_leaves_the_pictures_unknown() -> None:
@@ -91,7 +98,7 @@ def test_source_that_was_not_listed_leaves_the_pictures_unknown() -> None:
 
 def test_first_run_without_history_knows_the_pictures_but_no_time() -> None:
     never = [StageChanges(one.stage, one.after, one.always, True, ("it has never run",), None) for one in graph()]
-    steps = make_plan(never, SourceNews("here", 100, 100, 0, 0), [])
+    steps = make_plan(never, SourceNews("here", 100, 100, 0, True, 0), [])
     assert verdicts(steps) == ["runs"] * 5
     assert [step.new for step in steps[:3]] == [100] * 3
     assert [(step.seconds, step.disk_mb) for step in steps] == [(None, None)] * 5
