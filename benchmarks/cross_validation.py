@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -112,8 +113,8 @@ def held_out(settings, workspace, strategy, examples, duplicates, fold_of, fold,
     with tempfile.TemporaryDirectory() as scratch:
         material = Material(strategy, classes, parts["train"], parts["validation"], sources, kept)
         outcome = train.fit(settings, material, Path(scratch) / "checkpoints", Path(scratch))
-    if outcome.problem:
-        print(f"  fold {fold}: {outcome.problem}", flush=True)
+    best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
+    print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
     keys = parts["test"].keys
     answers = answer(outcome.head, outcome.backbone, settings.train.flip_averaging, sources, keys)
     return zip(keys, np.concatenate(list(answers)), strict=True)

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tasks import features, prepare
 from tasks.files import read_json
 from tasks.pictures.manifest import class_names, read_examples
 from tasks.pictures.shards import open_shards
 from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
-from tasks.vgg.answers import Sources, answer
+from tasks.vgg.answers import Sources
 from tasks.vgg.boundaries import inputs_of
 from tasks.vgg.examples import Material, make_split
 from tasks.vgg.recipes.outcome import Outcome, accuracy
@@ -119,15 +117,10 @@ def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path)
 
             return train_by_descent(settings, material, checkpoints, live)
         train, validation, classes = material.train, material.validation, len(material.classes)
-        from tasks.vgg.recipes.probe import fit_probe, refit
+        from tasks.vgg.recipes.probe import conclude, fit_probe
 
         probe = fit_probe(rules.modern, rules.class_weight, classes, train, validation, live)
-        answers = probe.validation_probabilities
-        if rules.flip_averaging:
-            answers = np.concatenate(list(answer(probe.head, {}, True, material.sources, validation.keys)))
-        again = rules.modern.refit_with_validation
-        head = refit(probe, rules.class_weight, classes, (train, validation)) if again else probe.head
-        return Outcome(head, {}, answers, {**probe.summary, "refitted_with_validation": again})
+        return conclude(probe, rules, material)
 
 
 def _live(folder: Path) -> Any:

@@ -22,6 +22,8 @@ Pooling = Literal["flatten", "average_maximum", "bilinear"]
 Activation = Literal["relu", "softmax"]
 
 SMALLEST_NORM = 1e-6
+_SMALLEST_PRODUCT = 1e-6
+"""Channels never active together have the product 0, where a root's slope is infinite and training would give NaN."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def apply_pooling(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasT
         _, height, width, channels = features.shape
         places = keras.layers.Reshape((height * width, channels), dtype="float32", name="places")(features)
         products = keras.layers.Dot(axes=1, dtype="float32", name="products")([places, places])
-        roots = keras.ops.sqrt(keras.ops.relu(products / float(height * width)))
+        means = keras.ops.relu(products / float(height * width))
+        roots = means / keras.ops.sqrt(means + _SMALLEST_PRODUCT)
         flat = keras.layers.Flatten(dtype="float32", name="flatten")(roots)
         return keras.layers.UnitNormalization(name="pooled", dtype="float32")(flat)
     average = keras.layers.GlobalAveragePooling2D(name="average", dtype="float32")(features)

@@ -6,7 +6,9 @@ epochs; with VGG16's own preprocessing instead of 1/255.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from tasks.vgg.examples import Material, Split
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.recipes.outcome import Outcome, example_weights, log_step
-from tasks.vgg.recipes.probe import POOLING, Probe, fit_probe
+from tasks.vgg.recipes.probe import POOLING, Probe, conclude, fit_probe
 from tasks.vgg.strategies import Phase, plan_phases
 from tasks.vgg.weights import SHA256, load_weights
 
@@ -46,10 +48,6 @@ def train_by_descent(settings: Settings, material: Material, checkpoints: Path, 
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
-    changed = trained.classifier.tensors(run.phases[-1].unfrozen)
-    backbone = {name: value for name, value in changed.items() if name.startswith("block")}
-    head = trained.classifier.head
-    answers = answer(head, backbone, settings.train.flip_averaging, material.sources, material.validation.keys)
     curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
     summary = {
         **(probe.summary if probe else {}),
@@ -58,7 +56,15 @@ def train_by_descent(settings: Settings, material: Material, checkpoints: Path, 
         "precision": run.precision,
         "starts_from": [start or "pictures" for start, *_ in run.feeds],
     }
-    outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
+    if probe and not any(note["best_epoch"] for note in trained.notes):  # nothing was better than the beginning
+        outcome = conclude(probe, settings.train, material)
+        outcome = replace(outcome, summary={**outcome.summary, **summary}, problem=trained.problem)
+    else:
+        changed = trained.classifier.tensors(run.phases[-1].unfrozen)
+        backbone = {name: value for name, value in changed.items() if name.startswith("block")}
+        head = trained.classifier.head
+        answers = answer(head, backbone, settings.train.flip_averaging, material.sources, material.validation.keys)
+        outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
     run.checkpoints.clear()
     return outcome
 
@@ -79,7 +85,9 @@ def set_up(
     from tasks.vgg.training.network import Classifier
     from tasks.vgg.training.steps import choose_devices
 
-    phases = plan_phases(strategy, rules, settings.views)
+    phases = tuple(
+        for_head(phase, head, train.features.shape) for phase in plan_phases(strategy, rules, settings.views)
+    )
     weights = example_weights(train.labels, rules.class_weight)
     feeds = []
     for phase in phases:
@@ -111,7 +119,18 @@ def _probe(rules: Train, strategy: str, classes: int, train: Split, validation: 
     """What modern unfreezing begins with."""
     if rules.recipe == "tutorial" or strategy == "head_replacement":
         return None
-    return fit_probe(rules.modern, rules.class_weight, classes, train, validation, poolings=[POOLING])
+    return fit_probe(rules.modern, rules.class_weight, classes, train, validation)
+
+
+def for_head(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:
+    """The phase with a lower rate of the head where pooling is bilinear.
+
+    Adam moves all of a kernel's weights by about the rate. Inputs of unit length in c * c dimensions instead of 2 * c
+    add up to sqrt(c / 2) times as much.
+    """
+    if head.pooling != "bilinear":
+        return phase
+    return replace(phase, rates={**phase.rates, "head": phase.rates["head"] / math.sqrt(shape[-1] / 2)})
 
 
 def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:

@@ -24,11 +24,12 @@ from sklearn.linear_model import LogisticRegression
 from tasks.errors import TrainingError
 from tasks.pictures.splits import draw
 from tasks.progress import Progress
-from tasks.settings import ClassWeight, ModernRecipe
-from tasks.vgg.examples import Split
+from tasks.settings import ClassWeight, ModernRecipe, Train
+from tasks.vgg.answers import answer
+from tasks.vgg.examples import Material, Split
 from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.recipes.coordinates import Coordinates, take_coordinates
-from tasks.vgg.recipes.outcome import accuracy, log_loss, log_step
+from tasks.vgg.recipes.outcome import Outcome, accuracy, log_loss, log_step
 
 POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000
@@ -101,6 +102,17 @@ def fit_probe(
         },
     }
     return Probe(Head(pooling, (Dense(seen.kernel(layer.kernel), layer.bias, "softmax"),)), probabilities, summary)
+
+
+def conclude(probe: Probe, rules: Train, material: Material) -> Outcome:
+    """The classifier that a probe is, as the settings want it."""
+    answers = probe.validation_probabilities
+    if rules.flip_averaging:
+        answers = np.concatenate(list(answer(probe.head, {}, True, material.sources, material.validation.keys)))
+    again = rules.modern.refit_with_validation
+    splits = (material.train, material.validation)
+    head = refit(probe, rules.class_weight, len(material.classes), splits) if again else probe.head
+    return Outcome(head, {}, answers, {**probe.summary, "refitted_with_validation": again})
 
 
 def refit(probe: Probe, weight: ClassWeight, classes: int, splits: Sequence[Split]) -> Head:

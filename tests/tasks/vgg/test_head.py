@@ -80,6 +80,23 @@ def test_head_in_keras_gives_the_same_probabilities(pooling: Pooling) -> None:
         np.testing.assert_allclose(found, head.probabilities(batch), atol=1e-6)
 
 
+@pytest.mark.slow
+def test_bilinear_pooling_has_a_slope_where_channels_are_never_active_together() -> None:
+    import keras
+    import tensorflow as tf
+
+    features = keras.Input(FEATURES.shape[1:])
+    model = keras.Model(features, make_head("bilinear").apply_keras(features))
+    apart = FEATURES.astype(np.float32)
+    apart[..., 0], apart[:, :, 1:, 1], apart[:, :, :1, 2] = 0, 0, 0
+    with tf.GradientTape() as tape:
+        tape.watch(inputs := tf.constant(apart))
+        loss = tf.reduce_sum(model(inputs, training=True)[:, 0])
+    slope = tape.gradient(loss, inputs).numpy()
+    assert np.isfinite(slope).all()
+    assert np.abs(slope[..., 3]).max() > 0
+
+
 def test_bilinear_pooling_is_the_root_of_the_mean_products() -> None:
     pooled = pool(FEATURES, "bilinear").reshape(6, 8, 8)
     places = FEATURES.astype(np.float64).reshape(6, 9, 8)

@@ -10,6 +10,9 @@ import pytest
 
 from tasks import features, train
 from tasks.settings import Settings
+from tasks.vgg.head import Dense, Head
+from tasks.vgg.recipes.descent import for_head
+from tasks.vgg.strategies import Phase
 from tasks.vgg.trained import TRAINED, load_trained
 from tests.conftest import contents, fill_source
 from tests.tasks.steps import Change, run_prepare, settings_for
@@ -23,7 +26,7 @@ def tiny(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.Mo
     """A workspace with features of a miniature VGG for all strategies."""
     use_tiny_weights(monkeypatch.setattr)
     source = fill_source(tmp_path / "source", 20)
-    settings = settings_for(change, source, *QUICK, "strategies=[head_replacement, fine_tuning, progressive]")
+    settings = settings_for(change, source, *QUICK, f"strategies=[feature_extraction, {', '.join(STRATEGIES)}]")
     run_prepare(settings, workspace)
     features.run(settings, workspace)
     return settings
@@ -128,6 +131,30 @@ def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(tiny: Setting
     assert changed["head_replacement"] == set()
     assert changed["fine_tuning"] == {f"block{number}" for number in range(1, 6)}
     assert changed["progressive"] == {"block4", "block5"}
+
+
+@pytest.mark.parametrize("strategy", ["fine_tuning", "progressive"])
+def test_unfreezing_that_betters_nothing_is_feature_extraction(
+    tiny: Settings, workspace: Path, change: Change, strategy: str
+) -> None:
+    settings = change(f"train.modern.{strategy}.head_rate=1.0", f"train.modern.{strategy}.block_rate=0.1")
+    for name in (strategy, "feature_extraction"):
+        train.run(settings, workspace, name)
+    tried, probe = (load_trained(workspace / TRAINED / name) for name in (strategy, "feature_extraction"))
+    assert [note["best_epoch"] for note in tried.summary["phases"]] == [0]
+    assert tried.summary["refitted_with_validation"]
+    assert tried.backbone == {}
+    assert tried.head.outline() == probe.head.outline()
+    for name, tensor in tried.head.tensors().items():
+        np.testing.assert_array_equal(tensor, probe.head.tensors()[name])
+    np.testing.assert_array_equal(tried.validation_probabilities, probe.validation_probabilities)
+
+
+def test_rate_of_a_bilinear_head_is_lower() -> None:
+    phase = Phase("block5", ("block5",), 1, 1, {"head": 1.0, "block5": 2.0})
+    layers = (Dense(np.zeros((4, 2), np.float32), np.zeros(2, np.float32), "softmax"),)
+    assert for_head(phase, Head("average_maximum", layers), (7, 7, 512)) == phase
+    assert for_head(phase, Head("bilinear", layers), (7, 7, 512)).rates == {"head": 1 / 16, "block5": 2.0}
 
 
 def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
