@@ -40,7 +40,8 @@ def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[
         SettingsError: the strategy's recipe has no learning rate.
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    if not plan_phases(strategy, settings.train, settings.views):
+    phases = plan_phases(strategy, settings.train, settings.views)
+    if not phases:
         raise SettingsError(f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no rate.")
     from tasks.vgg.recipes.descent import set_up
 
@@ -54,7 +55,7 @@ def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[
             points.append((factor, loss))
             progress.advance(details={"factor": factor, "loss": loss})
     curve = suggest(points)
-    phase = training.phases[0]
+    phase = phases[0]  # the rates as params.yaml means them
     found = {name: rate * curve.suggested for name, rate in phase.rates.items()}
     series = charts.Series("loss", curve.factors, curve.losses)
     chart = charts.line_chart([series], "factor on the rates", "loss", log_x=True, marked_x=curve.suggested)
