@@ -83,6 +83,7 @@ class Scored:
     probabilities: Floats
     labels: npt.NDArray[np.int64]
     validation: dict[str, Any]
+    validation_losses: dict[str, float]
     test: dict[str, Any]
 
     @property
@@ -103,7 +104,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     test = [example for example in examples if example.split == "test"]
     models = load_all(workspace / TRAINED, settings.strategies)
     scored = _score(models, examples, test, Sources(workspace / PREPARED / "shards", workspace / FEATURES))
-    champion = metrics.choose_champion(_usable(scored))
+    champion = metrics.choose_champion(_usable(scored), {name: one.validation_losses for name, one in scored.items()})
     mistakes = worst_mistakes(scored[champion], test, settings.evaluate.worst_mistakes)
     evaluation = _evaluation(champion, scored, mistakes, _data(workspace / PREPARED, examples))
     _write(workspace, evaluation, scored[champion])
@@ -174,11 +175,12 @@ def _score(
             probabilities = np.concatenate(answers)
             truth = _indices(model, [example.label for example in test])
             figures = metrics.rounded(metrics.measure(probabilities, truth, model.classes))
-            scored[name] = Scored(model, probabilities, truth, validation[name], figures)
+            scored[name] = Scored(model, probabilities, truth, *validation[name], figures)
     return scored
 
 
-def _measure_validation(model: Trained, labels: Mapping[str, str]) -> dict[str, Any]:
+def _measure_validation(model: Trained, labels: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Figures, and the log loss of each picture."""
     _require("validation", model.validation_keys)
     unknown = [key for key in model.validation_keys if key not in labels]
     if unknown:
@@ -188,7 +190,8 @@ def _measure_validation(model: Trained, labels: Mapping[str, str]) -> dict[str, 
         )
     truth = _indices(model, [labels[key] for key in model.validation_keys])
     figures: dict[str, Any] = metrics.rounded(metrics.measure(model.validation_probabilities, truth, model.classes))
-    return figures
+    losses = metrics.log_losses(model.validation_probabilities, truth)
+    return figures, dict(zip(model.validation_keys, losses.tolist(), strict=True))
 
 
 def _require(split: str, pictures: Sequence[object]) -> None:

@@ -22,7 +22,8 @@ SMALLEST_PROBABILITY = 1e-7
 DECIMALS = 6
 """What is stored is rounded: the last bits differ between processors."""
 CHAMPION_RULE = (
-    "highest accuracy on validation; of equals the lowest validation log loss, then the first in params.yaml"
+    "highest accuracy on validation; of equals the first in params.yaml whose validation log loss isn't higher than "
+    "the lowest one by more than a standard error of the difference"
 )
 TRUST_LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
@@ -53,13 +54,12 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
     matrix = confusion_matrix(labels, predict(probabilities), len(classes))
     correct = int(np.trace(matrix))
     per_class = {name: _class_figures(matrix, index) for index, name in enumerate(classes)}
-    truth = probabilities[np.arange(n), labels].astype(np.float64)
     return {
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
         "accuracy_ci95": list(wilson_interval(correct, n)),
-        "log_loss": max(0.0, float(-np.log(np.maximum(truth, SMALLEST_PROBABILITY)).mean())),
+        "log_loss": max(0.0, float(log_losses(probabilities, labels).mean())),
         "macro_f1": _mean([figures["f1"] for figures in per_class.values()]),
         "balanced_accuracy": _mean([figures["recall"] for figures in per_class.values()]),
         "expected_calibration_error": expected_calibration_error(calibration(probabilities, labels)),
@@ -173,9 +173,30 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     return sorted(pairs, key=lambda pair: -pair["n"])
 
 
-def choose_champion(validation: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name by `CHAMPION_RULE`; the mapping's order is that of params.yaml."""
-    return min(validation, key=lambda name: (-validation[name]["accuracy"], validation[name]["log_loss"]))
+def log_losses(probabilities: Floats, labels: Integers) -> Floats:
+    """Log loss of each example (n,), nats: probabilities (n, classes), class indices (n,)."""
+    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return -np.log(np.maximum(truth, SMALLEST_PROBABILITY))
+
+
+def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:
+    """The name by `CHAMPION_RULE` (one-standard-error rule: L. Breiman et al., 1984).
+
+    Who stops early has already chosen an epoch by this very log loss, so a slightly lower one means nothing.
+
+    Args:
+        validation: figures by name, in the order of params.yaml.
+        losses: the log loss of each validation picture, nats, by name and key.
+    """
+    best = max(figures["accuracy"] for figures in validation.values())
+    equals = [name for name, figures in validation.items() if figures["accuracy"] == best]
+    lowest = min(equals, key=lambda name: validation[name]["log_loss"])
+    return next(name for name in equals if _is_as_low(losses[name], losses[lowest]))
+
+
+def _is_as_low(one: Mapping[str, float], lowest: Mapping[str, float]) -> bool:
+    differences = np.array([one[key] - lowest[key] for key in sorted(one.keys() & lowest.keys())])
+    return bool(differences.mean() <= differences.std() / np.sqrt(len(differences)))
 
 
 def rounded(value: Any) -> Any:
