@@ -82,7 +82,8 @@ ALERTS = (
         "rootstock: a run is late",
         "A run should have started and hasn't: no worker takes it.",
         _runs("Late"),
-        "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. " + _ADDRESS,
+        "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. Either none is there, or all are busy "
+        "with other runs. " + _ADDRESS,
     ),
     Alert(
         "rootstock: the accuracy dropped",

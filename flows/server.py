@@ -31,6 +31,15 @@ _ALWAYS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
+SERVED = {
+    # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # After 15 s, the default, every run that only queues is called late. On SQLite these writes fail one another, and a
+    # queue of thirty runs was seen to keep the server from answering anybody for a minute.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
+}
+"""What any server needs that serves schedules and a queue; `server/compose.yaml` and docs/prefect.md say the same."""
 _NOT_NEEDED_FOR_ONE_RUN = (
     "CANCELLATION_CLEANUP",
     "CLEANUP_RECONCILER",
@@ -111,6 +120,11 @@ def prefect_environment(workspace: Path, environment: Mapping[str, str]) -> dict
     return chosen
 
 
+def served_environment(workspace: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a server that serves schedules and a queue of runs."""
+    return {**SERVED, **prefect_environment(workspace, environment)}
+
+
 @contextlib.contextmanager
 def temporary_server(workspace: Path) -> Iterator[Server]:
     """A server without UI, schedules and triggers, for one run. The runs' history stays in the workspace."""
@@ -132,9 +146,7 @@ def temporary_server(workspace: Path) -> Iterator[Server]:
 def served(workspace: Path, port: int) -> Iterator[Server]:
     """A whole server with its UI."""
     environment = {
-        **prefect_environment(workspace, os.environ),
-        # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        **served_environment(workspace, os.environ),
         # Without it the UI asks port 4200, wherever the server listens.
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_UI_URL": f"http://{HOST}:{port}",  # for the links in messages

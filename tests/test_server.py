@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.server import HOST, free_port
+from flows.server import HOST, SERVED, free_port
 from tasks.runs.guarded import Guarded
 from tests.conftest import PROJECT
 from tests.flows.project import wait_until
@@ -44,6 +44,10 @@ def test_every_variable_is_a_setting_of_the_locked_prefect() -> None:
 
     known = {*_get_settings_fields(Settings), "DO_NOT_TRACK"}
     assert [name for name in ENVIRONMENT if name not in known] == []
+
+
+def test_team_has_what_make_ui_has() -> None:
+    assert SERVED.items() <= ENVIRONMENT.items()
 
 
 def test_image_is_the_prefect_that_is_locked() -> None:

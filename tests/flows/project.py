@@ -197,6 +197,11 @@ class Api:
         state: str = self.get(f"/flow_runs/{run_id}")["state"]["type"]
         return state
 
+    def states(self, run_id: str) -> list[dict[str, Any]]:
+        """All states that a run has had."""
+        found: list[dict[str, Any]] = self.get(f"/flow_run_states/?flow_run_id={run_id}")
+        return found
+
     def seconds(self, run_id: str) -> float:
         """From the moment at which a run was due to its end."""
         run = self.get(f"/flow_runs/{run_id}")

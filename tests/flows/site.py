@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flows.server import free_port, prefect_environment
+from flows.server import free_port, served_environment
 from tests.flows.project import STAGES, Api, Project, wait_until
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -27,8 +27,7 @@ class Site:
         self.folder, self.project, self._port = folder, project, free_port()
         self.api = Api(f"http://127.0.0.1:{self._port}/api")
         project.environment |= {
-            **prefect_environment(project.folder, project.environment),
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            **served_environment(project.folder, project.environment),
             "PREFECT_API_URL": self.api.url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }

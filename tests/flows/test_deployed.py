@@ -121,6 +121,7 @@ def test_ten_triggers_at_once_queue_up_and_give_one_history(site: Site, project:
     running = _most_at_once(api, runs)
     assert [api.state(one) for one in runs] == ["COMPLETED"] * 10
     assert running == 1
+    assert not any(state["name"] == "Late" for run in runs for state in api.states(run))  # who queues isn't late
     new = site.history()[: -len(before) or None]
     assert len(new) == 10
     seeds = [site.params(commit)["train"]["seed"] for commit in new]
