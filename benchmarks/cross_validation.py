@@ -1,6 +1,7 @@
 """All strategies by stratified cross-validation over all pictures, beside one another on the same folds.
 
-    python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--set key=value]
+    python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--learning-curve]
+                                       [--set key=value]
 
 FOLDER holds train/<class>/* and val/<class>/*, which are put together. Each fold is held out once; of the others, one
 picture in seven is the validation that choices are made on. `feature_extraction` is repeated with other folds, the
@@ -35,6 +36,7 @@ from tasks.vgg.examples import Material, make_split
 
 FOLDS = 5
 VALIDATION_FOLDS = 7
+SHARES = 4
 
 
 def main() -> None:
@@ -43,9 +45,11 @@ def main() -> None:
     parser.add_argument("--strategies", default="all")
     parser.add_argument("--recipe", default="modern")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--learning-curve", action="store_true", help="feature extraction on fewer pictures instead")
     parser.add_argument("--set", action="append", default=[], help="settings, as block.key=value")
     options = parser.parse_args()
     strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
+    strategies = ("feature_extraction",) if options.learning_curve else strategies
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
         workspace = make_workspace(Path(scratch) / "folds")
         together = put_together(options.folder.resolve(), Path(scratch) / "pictures")
@@ -56,7 +60,10 @@ def main() -> None:
         # as far as `features` is concerned all are to be trained on, so that each has its views
         write_examples(prepared, [replace(one, split="train") for one in read_examples(prepared)])
         print(features.run(settings, workspace), flush=True)
-        measure(workspace, strategies, options.repeats)
+        if options.learning_curve:
+            learning_curve(Folds(workspace), options.repeats)
+        else:
+            compare(Folds(workspace), strategies, options.repeats)
 
 
 def put_together(folder: Path, target: Path) -> Path:
@@ -68,32 +75,61 @@ def put_together(folder: Path, target: Path) -> Path:
     return target
 
 
-def measure(workspace: Path, strategies: tuple[str, ...], repeats: int) -> None:
-    settings = load_settings(workspace)
-    examples = read_examples(workspace / prepare.PREPARED)
-    duplicates = read_duplicates(workspace / prepare.PREPARED)
-    classes = class_names(examples)
-    labels = {one.key: classes.index(one.label) for one in examples}
-    right: dict[str, list[dict[str, bool]]] = {strategy: [] for strategy in strategies}
+class Folds:
+    """The pictures of a workspace, of which each fold is held out once."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace, self.settings = workspace, load_settings(workspace)
+        self.examples = read_examples(workspace / prepare.PREPARED)
+        self.duplicates = read_duplicates(workspace / prepare.PREPARED)
+        self.classes = class_names(self.examples)
+        self.labels = {one.key: self.classes.index(one.label) for one in self.examples}
+
+    def measure(self, strategy, repeat, share=1.0):
+        """Which pictures are answered rightly, and the loss of each answer; `share` of the other folds is used."""
+        fold_of = assign_folds(self.examples, self.duplicates, FOLDS, repeat)
+        found: dict[str, bool] = {}
+        losses: list[float] = []
+        for fold in range(FOLDS):
+            for key, probabilities in self.held_out(strategy, fold_of, fold, share):
+                found[key] = int(probabilities.argmax()) == self.labels[key]
+                losses.append(-np.log(max(float(probabilities[self.labels[key]]), 1e-7)))
+        return found, losses
+
+    def held_out(self, strategy, fold_of, fold, share):
+        """Train without a fold; gives (key, probabilities (classes,)) for each of its pictures."""
+        others = [one for one in self.examples if fold_of[one.key] != fold]
+        parts_of = assign_folds(others, self.duplicates, SHARES, 1)
+        others = [one for one in others if parts_of[one.key] < share * SHARES]
+        rest = assign_folds(others, self.duplicates, VALIDATION_FOLDS, 0)
+        splits = {key: "validation" if number == 0 else "train" for key, number in rest.items()}
+        splits |= {one.key: "test" for one in self.examples if fold_of[one.key] == fold}
+        named = [replace(one, split=splits[one.key]) for one in self.examples if one.key in splits]
+        sources = Sources(self.workspace / prepare.SHARDS, self.workspace / features.FEATURES)
+        shards = open_shards(sources.features / features.BOUNDARY)
+        parts = {split: make_split(named, split, self.classes, shards) for split in ("train", "validation", "test")}
+        kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+        with tempfile.TemporaryDirectory() as scratch:
+            material = Material(strategy, self.classes, parts["train"], parts["validation"], sources, kept)
+            outcome = train.fit(self.settings, material, Path(scratch) / "checkpoints", Path(scratch))
+        best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
+        print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
+        keys = parts["test"].keys
+        answers = answer(outcome.head, outcome.backbone, self.settings.train.flip_averaging, sources, keys)
+        return zip(keys, np.concatenate(list(answers)), strict=True)
+
+
+def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
+    right: dict[str, list[dict[str, bool]]] = {}
     figures = {}
     print("| strategy | accuracy | over repeats | log loss | beside feature_extraction | seconds |")
     print("|---|---:|---:|---:|---:|---:|")
     for strategy in strategies:
-        losses, start = [], time.perf_counter()
-        for repeat in range(repeats if strategy == "feature_extraction" else 1):
-            fold_of = assign_folds(examples, duplicates, FOLDS, repeat)
-            found: dict[str, bool] = {}
-            for fold in range(FOLDS):
-                about = (settings, workspace, strategy, examples, duplicates, fold_of, fold, classes)
-                for key, probabilities in held_out(*about):
-                    found[key] = int(probabilities.argmax()) == labels[key]
-                    losses.append(-np.log(max(float(probabilities[labels[key]]), 1e-7)))
-            right[strategy].append(found)
-        accuracies = [float(np.mean(list(found.values()))) for found in right[strategy]]
+        start = time.perf_counter()
+        measured = [folds.measure(strategy, one) for one in range(repeats if strategy == "feature_extraction" else 1)]
+        right[strategy] = [found for found, _ in measured]
         figures[strategy] = {
-            "accuracy": round(float(np.mean(accuracies)), 4),
-            "accuracies": [round(one, 4) for one in accuracies],
-            "log_loss": round(float(np.mean(losses)), 4),
+            **summary(measured),
             "seconds": round(time.perf_counter() - start, 1),
             **beside(right, strategy),
         }
@@ -101,23 +137,30 @@ def measure(workspace: Path, strategies: tuple[str, ...], repeats: int) -> None:
     print(json.dumps(figures))
 
 
-def held_out(settings, workspace, strategy, examples, duplicates, fold_of, fold, classes):
-    """Train without a fold; gives (key, probabilities (classes,)) for each of its pictures."""
-    rest = assign_folds([one for one in examples if fold_of[one.key] != fold], duplicates, VALIDATION_FOLDS, 0)
-    splits = {key: "validation" if number == 0 else "train" for key, number in rest.items()}
-    named = [replace(one, split=splits.get(one.key, "test")) for one in examples]
-    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
-    shards = open_shards(sources.features / features.BOUNDARY)
-    parts = {split: make_split(named, split, classes, shards) for split in ("train", "validation", "test")}
-    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
-    with tempfile.TemporaryDirectory() as scratch:
-        material = Material(strategy, classes, parts["train"], parts["validation"], sources, kept)
-        outcome = train.fit(settings, material, Path(scratch) / "checkpoints", Path(scratch))
-    best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
-    print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
-    keys = parts["test"].keys
-    answers = answer(outcome.head, outcome.backbone, settings.train.flip_averaging, sources, keys)
-    return zip(keys, np.concatenate(list(answers)), strict=True)
+def summary(measured):
+    """Mean accuracy, its values over repeats, and the mean log loss."""
+    accuracies = [float(np.mean(list(found.values()))) for found, _ in measured]
+    return {
+        "accuracy": round(float(np.mean(accuracies)), 4),
+        "accuracies": [round(one, 4) for one in accuracies],
+        "log_loss": round(float(np.mean([losses for _, losses in measured])), 4),
+    }
+
+
+def learning_curve(folds: Folds, repeats: int) -> None:
+    """What more pictures bring to feature extraction: the other folds' share that it learns from rises."""
+    figures = {}
+    print("| share of the other folds | pictures | accuracy | over repeats | log loss |")
+    print("|---|---:|---:|---:|---:|")
+    for part in range(1, SHARES + 1):
+        share = part / SHARES
+        one = summary([folds.measure("feature_extraction", repeat, share) for repeat in range(repeats)])
+        figures[share] = one
+        pictures = len(folds.examples) * (FOLDS - 1) / FOLDS * share
+        spread = f"{np.std(one['accuracies'], ddof=1):.4f}" if repeats > 1 else ""
+        row = f"| {share:.0%} | {pictures:.0f} | {one['accuracy']:.4f} | {spread} | {one['log_loss']:.4f} |"
+        print(row, flush=True)
+    print(json.dumps(figures))
 
 
 def beside(right, strategy):
