@@ -34,8 +34,7 @@ _ALWAYS = {
 SERVED = {
     # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # After 15 s, the default, every run that only queues is called late. On SQLite these writes fail one another, and a
-    # queue of thirty runs was seen to keep the server from answering anybody for a minute.
+    # After 15 s, the default, every run that only queues is called late.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
 }
@@ -125,6 +124,11 @@ def served_environment(workspace: Path, environment: Mapping[str, str]) -> dict[
     return {**SERVED, **prefect_environment(workspace, environment)}
 
 
+def server_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module that is a server; works in any folder."""
+    return [sys.executable, "-P", str(Path(__file__).with_name("sqlite.py")), module, *arguments]
+
+
 @contextlib.contextmanager
 def temporary_server(workspace: Path) -> Iterator[Server]:
     """A server without UI, schedules and triggers, for one run. The runs' history stays in the workspace."""
@@ -137,7 +141,7 @@ def temporary_server(workspace: Path) -> Iterator[Server]:
     }
     # What `prefect server start` runs, without the seconds that its command line takes to import.
     arguments = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port)]
-    command = [sys.executable, "-m", "uvicorn", *arguments, "--log-level", "error", "--timeout-graceful-shutdown", "2"]
+    command = server_command("uvicorn", *arguments, "--log-level", "error", "--timeout-graceful-shutdown", "2")
     with _started(command, workspace, environment, port) as server:
         yield server
 
@@ -152,7 +156,7 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
         "PREFECT_UI_URL": f"http://{HOST}:{port}",  # for the links in messages
     }
     environment.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = server_command("prefect", "server", "start", "--host", HOST, "--port", str(port))
     with _started(command, workspace, environment, port) as server:
         yield server
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flows.server import free_port, served_environment
+from flows.server import HOST, free_port, served_environment, server_command
 from tests.flows.project import STAGES, Api, Project, wait_until
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -41,7 +41,7 @@ class Site:
         self._worker = start_worker(self.project, "local", self.folder / "worker.log")
 
     def start_server(self) -> None:
-        arguments = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+        _, *arguments = server_command("prefect", "server", "start", "--host", HOST, "--port", str(self._port))
         self.server = self.project.command(*arguments, output=self.folder / f"server-{time.monotonic_ns()}.log")
         wait_until(self.api.answers, "the server to answer", 120)
 

@@ -1,0 +1,61 @@
+"""SQLite below Prefect's server: transactions that read and then write wait for one another, and none for long."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.sqlite import BUSY_TIMEOUT_MS
+from tests.conftest import PROJECT
+
+SERVER = """
+import asyncio, sys
+from sqlalchemy import text
+from flows.sqlite import be_kind_to_sqlite
+if sys.argv[1] == "kind":
+    be_kind_to_sqlite()
+from prefect.server.database import provide_database_interface
+
+async def add_one(db):
+    async with db.session_context(begin_transaction=True) as session:
+        (number,) = (await session.execute(text("SELECT n FROM t"))).one()
+        await asyncio.sleep(0.3)
+        await session.execute(text("UPDATE t SET n = :n"), {"n": number + 1})
+
+async def main():
+    db = provide_database_interface()
+    async with db.session_context(begin_transaction=True) as session:
+        await session.execute(text("CREATE TABLE t AS SELECT 0 AS n"))
+    ends = await asyncio.gather(*(add_one(db) for _ in range(3)), return_exceptions=True)
+    async with db.session_context() as session:
+        n = (await session.execute(text("SELECT n FROM t"))).scalar()
+        wait_ms = (await session.execute(text("PRAGMA busy_timeout"))).scalar()
+    print(n, sum(isinstance(end, Exception) for end in ends), wait_ms)
+
+asyncio.run(main())
+"""
+
+
+def ends(folder: Path, how: str) -> list[int]:
+    """What is counted, how many of three that count fail, and how long one waits at most, in ms."""
+    settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db"}
+    environment = {"PREFECT_HOME": str(folder), "PATH": "", **settings}
+    command = [sys.executable, "-c", SERVER, how]
+    run = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return [int(number) for number in run.stdout.split()]
+
+
+def test_who_reads_before_writing_waits_for_the_others_and_not_for_long(tmp_path: Path) -> None:
+    assert ends(tmp_path, "kind") == [3, 0, BUSY_TIMEOUT_MS]
+
+
+def test_prefect_alone_fails_there(tmp_path: Path) -> None:
+    """When this one fails, `flows/sqlite.py` may have become needless."""
+    counted, failed, wait_ms = ends(tmp_path, "as it is")
+    assert counted < 3
+    assert failed > 0
+    assert wait_ms > BUSY_TIMEOUT_MS
