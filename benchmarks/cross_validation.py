@@ -55,10 +55,13 @@ def main() -> None:
         together = put_together(options.folder.resolve(), Path(scratch) / "pictures")
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
         settings = change_settings(workspace, [*named, f"train.recipe={options.recipe}", *options.set])
+        if settings.train.flip_averaging and strategies != ("feature_extraction",):
+            parser.error("train.flip_averaging can be measured for feature_extraction only: the others need views")
         run(workspace, "dvc", "repro", "--quiet", "prepare")
         prepared = workspace / prepare.PREPARED
-        # as far as `features` is concerned all are to be trained on, so that each has its views
-        write_examples(prepared, [replace(one, split="train") for one in read_examples(prepared)])
+        # `features` gives views to what is trained on, and mirror images to the rest
+        split = "validation" if settings.train.flip_averaging else "train"
+        write_examples(prepared, [replace(one, split=split) for one in read_examples(prepared)])
         print(features.run(settings, workspace), flush=True)
         if options.learning_curve:
             learning_curve(Folds(workspace), options.repeats)
@@ -138,12 +141,14 @@ def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
 
 
 def summary(measured):
-    """Mean accuracy, its values over repeats, and the mean log loss."""
-    accuracies = [float(np.mean(list(found.values()))) for found, _ in measured]
+    """Mean accuracy, its values over repeats, the mean log loss, and how many pictures no repeat answers rightly."""
+    answered = [found for found, _ in measured]
+    accuracies = [float(np.mean(list(found.values()))) for found in answered]
     return {
         "accuracy": round(float(np.mean(accuracies)), 4),
         "accuracies": [round(one, 4) for one in accuracies],
         "log_loss": round(float(np.mean([losses for _, losses in measured])), 4),
+        "never_right": sum(not any(found[key] for found in answered) for key in answered[0]),
     }
 
 
