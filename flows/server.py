@@ -141,8 +141,8 @@ def temporary_server(workspace: Path) -> Iterator[Server]:
     }
     # What `prefect server start` runs, without the seconds that its command line takes to import.
     arguments = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port)]
-    command = server_command("uvicorn", *arguments, "--log-level", "error", "--timeout-graceful-shutdown", "2")
-    with _started(command, workspace, environment, port) as server:
+    arguments += ["--log-level", "error", "--timeout-graceful-shutdown", "2"]
+    with _started(server_command("uvicorn", *arguments), workspace, environment, port) as server:
         yield server
 
 

@@ -48,6 +48,8 @@ def test_every_variable_is_a_setting_of_the_locked_prefect() -> None:
 
 def test_team_has_what_make_ui_has() -> None:
     assert SERVED.items() <= ENVIRONMENT.items()
+    told = (PROJECT / "docs/prefect.md").read_text()
+    assert [name for name, value in SERVED.items() if f"    {name}={value}\n" not in told] == []
 
 
 def test_image_is_the_prefect_that_is_locked() -> None:

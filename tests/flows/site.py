@@ -25,7 +25,7 @@ class Site:
 
     def __init__(self, folder: Path, project: Project) -> None:
         self.folder, self.project, self._port = folder, project, free_port()
-        self.api = Api(f"http://127.0.0.1:{self._port}/api")
+        self.api = Api(f"http://{HOST}:{self._port}/api")
         project.environment |= {
             **served_environment(project.folder, project.environment),
             "PREFECT_API_URL": self.api.url,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from flows.sqlite import BUSY_TIMEOUT_MS
-from tests.conftest import PROJECT
+import psutil
+import pytest
 
-SERVER = """
-import asyncio, sys
+from flows.server import Server, free_port, served, server_command, temporary_server
+from flows.sqlite import BUSY_TIMEOUT_MS
+
+COUNTING = """
+import asyncio
 from sqlalchemy import text
-from flows.sqlite import be_kind_to_sqlite
-if sys.argv[1] == "kind":
-    be_kind_to_sqlite()
 from prefect.server.database import provide_database_interface
 
 async def add_one(db):
@@ -37,25 +39,37 @@ asyncio.run(main())
 """
 
 
-def ends(folder: Path, how: str) -> list[int]:
+def ends(folder: Path, *command: str) -> list[int]:
     """What is counted, how many of three that count fail, and how long one waits at most, in ms."""
-    settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db"}
-    environment = {"PREFECT_HOME": str(folder), "PATH": "", **settings}
-    command = [sys.executable, "-c", SERVER, how]
-    run = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    (folder / "counting.py").write_text(COUNTING)
+    database = f"sqlite+aiosqlite:///{folder}/prefect.db"
+    environment = {
+        "PATH": "",
+        "PYTHONPATH": str(folder),
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+    }
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     return [int(number) for number in run.stdout.split()]
 
 
 def test_who_reads_before_writing_waits_for_the_others_and_not_for_long(tmp_path: Path) -> None:
-    assert ends(tmp_path, "kind") == [3, 0, BUSY_TIMEOUT_MS]
+    assert ends(tmp_path, *server_command("counting")) == [3, 0, BUSY_TIMEOUT_MS]
 
 
 def test_prefect_alone_fails_there(tmp_path: Path) -> None:
     """When this one fails, `flows/sqlite.py` may have become needless."""
-    counted, failed, wait_ms = ends(tmp_path, "as it is")
+    counted, failed, wait_ms = ends(tmp_path, sys.executable, "-m", "counting")
     assert counted < 3
     assert failed > 0
     assert wait_ms > BUSY_TIMEOUT_MS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [temporary_server, lambda folder: served(folder, free_port())], ids=["one run", "ui"])
+def test_servers_are_started_so(start: Callable[[Path], AbstractContextManager[Server]], tmp_path: Path) -> None:
+    with start(tmp_path) as server:
+        server.wait_until_ready()
+        commands = [one.cmdline() for one in psutil.Process().children(recursive=True)]
+    assert [one for one in commands if server_command("x")[1:3] == one[1:3]]
