@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json
 from tasks.pictures.shards import open_shards
 from tasks.program import run_program
 from tasks.reports.brief import render_brief
+from tasks.runs.changes import fetch_output
 
+EVALUATION = "reports/evaluation.json"
 FILES = {
     "Report": "reports/report.html",
     "Data report": "reports/data.html",
@@ -23,20 +27,28 @@ def run(workspace: Path, links: Mapping[str, str] | None = None) -> str:
     """The brief of the last evaluation.
 
     Args:
-        workspace: folder with `reports/evaluation.json`, and `data/prepared` for the pictures.
+        workspace: folder with `reports/evaluation.json`, or with a dvc.lock that knows it, and `data/prepared` for the
+            pictures.
         links: what else to name at the end, name -> address.
 
     Raises:
         IntegrityError: nothing was evaluated here.
     """
-    try:
-        evaluation = read_json(workspace / "reports/evaluation.json")
-    except FileNotFoundError:
-        raise IntegrityError("There is no reports/evaluation.json. Make it: dvc repro evaluate") from None
+    evaluation = _read_evaluation(workspace)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
     shards = workspace / "data/prepared/shards"
     pictures = list(open_shards(shards).read(keys)) if keys and shards.is_dir() else []
     return render_brief(evaluation, pictures, {**FILES, **(links or {})})
+
+
+def _read_evaluation(workspace: Path) -> Any:
+    file = workspace / EVALUATION
+    if file.exists():
+        return read_json(file)
+    with tempfile.TemporaryDirectory() as scratch:  # a run's own folder lacks what its stages found unchanged
+        if fetch_output(workspace, EVALUATION, Path(scratch)):
+            return read_json(Path(scratch) / file.name)
+    raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")
 
 
 def main() -> int:

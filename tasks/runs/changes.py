@@ -46,20 +46,21 @@ def fetch_output(workspace: Path, path: str, folder: Path) -> bool:
     """Write a file of a stage's output, as dvc.lock knows it, into `folder`, from DVC's cache or remote.
 
     Args:
-        workspace: folder with dvc.lock; the output itself needn't be there.
+        workspace: folder with dvc.lock; the output itself needn't be there, nor need it be DVC's.
         path: of the file, relative to the workspace.
         folder: where it goes, under its own name.
 
     Returns:
         Whether it could be had.
     """
+    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
-    with Repo(str(workspace)) as repository:
-        try:
+    try:
+        with Repo(str(workspace)) as repository:
             repository.dvcfs.get_file(f"/{path}", str(folder / Path(path).name))
-        except OSError:
-            return False
+    except (OSError, NotDvcRepoError):
+        return False
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,17 @@ def test_brief_shows_the_mistakes_of_the_workspace(tmp_path: Path) -> None:
 def test_brief_without_an_evaluation_names_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="dvc repro evaluate"):
         brief.run(tmp_path)
+
+
+def test_brief_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_path: Path) -> None:
+    evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
+    stage = "stages: {evaluate: {cmd: 'true', outs: [reports/evaluation.json: {persist: true}]}}"
+    (tmp_path / "dvc.yaml").write_text(stage)
+    for arguments in (["init", "--no-scm"], ["commit", "--force"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], cwd=tmp_path, check=True)
+    text = brief.run(tmp_path)
+    (tmp_path / "reports/evaluation.json").unlink()
+    assert brief.run(tmp_path) == text
 
 
 def test_brief_goes_without_pictures_that_are_not_here(tmp_path: Path) -> None:
