@@ -74,7 +74,8 @@ def test_help_tells_what_params_yaml_says() -> None:
     shown = schema("train", pipeline_function())["properties"]
     assert shown["recipe"]["description"].endswith(f"(params.yaml: {settings.train.recipe})")
     limit = schema("source", pipeline_function())["properties"]["limit_per_class"]
-    assert limit["description"].endswith("(params.yaml: null)")
+    shown_limit = "null" if settings.source.limit_per_class is None else settings.source.limit_per_class
+    assert limit["description"].endswith(f"(params.yaml: {shown_limit})")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from flows import placement
 from tasks.runs.endings import StageFailed
 from tasks.runs.worktrees import Deployed, Place
 from tasks.settings import load_settings
-from tests.flows.project import PROJECT
+from tests.conftest import PARAMS
 
 FAST, BROKEN = "train@head_replacement", "train@feature_extraction"
 
@@ -86,7 +86,7 @@ def test_result_that_came_just_before_another_stage_failed_is_kept(
     monkeypatch.setattr(placement, "merge_entry", lambda _folder, stage, *_: merged.append(stage))
     (tmp_path / "params.yaml").touch()
     place = Place(tmp_path, Deployed(tmp_path, "manual", "0" * 40, "test", print))
-    pool = placement._Pool("gpu", load_settings(PROJECT).run, place)
+    pool = placement._Pool("gpu", load_settings(PARAMS.parent).run, place)
     with pytest.raises(StageFailed, match="no pictures"):
         pool.run([FAST, BROKEN])
     assert merged == [FAST]

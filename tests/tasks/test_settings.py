@@ -22,7 +22,7 @@ from tasks.settings import (
     load_settings,
     parse_strategies,
 )
-from tests.conftest import PROJECT
+from tests.conftest import PARAMS
 
 
 def values(workspace: Path) -> dict[str, Any]:
@@ -228,5 +228,5 @@ def test_lists_stay_in_one_line_and_keep_what_stands_around_them(
     text = (workspace / "params.yaml").read_text()
     assert re.search(r"^strategies: \[feature_extraction, progressive\] *# also", text, re.MULTILINE)
     assert change("strategies=[feature_extraction]").strategies == ("feature_extraction",)
-    written, original = ((folder / "params.yaml").read_text().split() for folder in (workspace, PROJECT))
+    written, original = ((folder / "params.yaml").read_text().split() for folder in (workspace, PARAMS.parent))
     assert written == original

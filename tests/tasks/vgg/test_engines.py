@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from onnx import TensorProto, numpy_helper
 
 from tasks.settings import Features
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, extract_here, in_batches
-from tasks.vgg.quantized import measure_ranges
+from tasks.vgg.onnx_graph import backbone_model
+from tasks.vgg.quantized import measure_ranges, quantize
 from tasks.vgg.weights import load_weights
-from tests.conftest import PROJECT
+from tests.conftest import PARAMS
 from tests.tasks.vgg.small_weights import random_weights
 
 NCNN = Engine("ncnn", "float32")
@@ -41,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
 
 
 def choose(engine: str = "auto", precision: str = "auto") -> Engine:
-    values = yaml.safe_load((PROJECT / "params.yaml").read_text())["features"]
+    values = yaml.safe_load(PARAMS.read_text())["features"]
     return choose_engine(Features(**{**values, "engine": engine, "precision": precision, "batch_size": 2}), {})
 
 
@@ -151,6 +153,15 @@ def test_int8_gives_every_boundary_in_keras_layout_the_same_each_time(boundary: 
     assert (features.shape, features.dtype) == ((3, *boundary_shape(boundary)), np.float16)
     (again,) = build_extractor(engine, weights, (boundary,), 1)(batch[2:])
     assert np.array_equal(again[0], features[2])
+
+
+def test_int8_products_of_two_cannot_pass_16_bits() -> None:
+    """CPUs without VNNI add them so, with saturation: onnxruntime.ai, "Quantize ONNX models", on U8S8."""
+    model = quantize(backbone_model(random_weights(), ("block2_pool",)), measure_ranges(random_weights(), pictures(1)))
+    kernels = [numpy_helper.to_array(one) for one in model.graph.initializer if one.data_type == TensorProto.INT8]
+    largest = max(int(np.abs(kernel.astype(np.int16)).max()) for kernel in kernels)
+    assert largest > 32
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
 
 
 @pytest.fixture(scope="module")
