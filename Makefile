@@ -6,6 +6,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 BIN := .venv/bin
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without its cache Python compiles Prefect and TensorFlow anew in every child, which takes longer than to import them.
+unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
@@ -16,8 +18,11 @@ quote = '$(subst ','\'',$(1))'
 ARGUMENTS = $(if $(SOURCE),--source $(call quote,$(SOURCE))) $(if $(STRATEGY),--strategy $(call quote,$(STRATEGY))) \
   $(if $(SET),--set $(call quote,$(SET)))
 
+# A module's tests stay together, on one of two to four processes, the longest modules first.
+PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test lint format typecheck bench ui worker alerts lock clean
+.PHONY: help setup run plan repro test quick lint format typecheck bench ui worker alerts lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +49,12 @@ worker: .venv/ready ## a worker here for the Prefect server of PREFECT_API_URL, 
 alerts: .venv/ready ## make the alerts on the Prefect server of PREFECT_API_URL; they go to ROOTSTOCK_ALERT_WEBHOOK
 	@python -m flows.alerts
 
-test: .venv/ready-dev ## all tests that this machine can run
-	@python -m pytest $(TESTS)
+test: .venv/ready-dev ## all tests; what a skipped one lacks is listed; TESTS="-n 0 tests/test_params.py" for some
+	@$(PYTEST) $(TESTS)
+
+quick: .venv/ready-dev ## within minutes: style, types, the tests without a marker, one run of a stand-in pipeline
+	@$(MAKE) --no-print-directory lint typecheck
+	@$(PYTEST) -m "quick or not (slow or weights or browser)" $(TESTS)
 
 lint: .venv/ready-dev ## ruff: style and format
 	@ruff check .

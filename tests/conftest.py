@@ -1,15 +1,19 @@
 """What many tests stand on: a workspace, small pictures of learnable classes, and an environment that leaks nothing.
 
-Nothing here depends on what a person may have changed in the clone: tests/settings/params.yaml holds the settings of the tests.
+Nothing here depends on what a person may have changed in the clone: the tests' own settings are in
+tests/settings/params.yaml.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
@@ -21,10 +25,20 @@ from tasks.settings import Settings, change_settings, load_settings
 
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
-_PERSONAL = ("AWS_", "CI", "DVC_", "GIT_", "KERAS_", "PREFECT", "PYTHON", "ROOTSTOCK_", "TFDS_", "XDG_")
+UNMARKED_LIMIT_S = 5.0
+"""How long a test may take that has no marker `slow` or `browser`; `make quick` runs those without any marker."""
+LONGEST_FIRST: tuple[str, ...] = ()
+"""Modules that take longest: begun last, one of them would keep a single worker busy at the end."""
+_PERSONAL = ("AWS_", "CI", "DVC_", "GIT_", "KERAS_", "PREFECT", "PYTHON", "RAY_", "ROOTSTOCK_", "TFDS_", "XDG_")
 """How variables begin that a person's shell may have and no test may see."""
+_PERSONAL_NAMES = ("ALL_PROXY", "FORCE_COLOR", "HTTP_PROXY", "HTTPS_PROXY", "NO_COLOR", "PYTEST_ADDOPTS")
 _BACKGROUND: dict[str, tempfile.TemporaryDirectory[str]] = {}
+_BEGAN = pytest.StashKey[float]()
 COLOURS = {"ant": (150, 60, 40), "bee": (60, 150, 40), "cat": (40, 60, 150)}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--forbid-skips", action="store_true", help="a test that is skipped fails, with the reason")
 
 
 def pytest_configure() -> None:
@@ -44,13 +58,49 @@ def pytest_unconfigure() -> None:
     _BACKGROUND.pop("home").cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"tests/{name}": number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[_BEGAN] = _undisturbed_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a test fail that takes longer than its markers say, and one that is skipped where nothing may be."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--forbid-skips"):
+        report.outcome, report.longrepr = "failed", f"skipped, though --forbid-skips was given: {report.longrepr}"
+    took = _undisturbed_seconds() - item.stash[_BEGAN]
+    marked = any(item.get_closest_marker(name) for name in ("slow", "browser"))
+    if call.when == "call" and report.passed and took > UNMARKED_LIMIT_S and not marked:
+        report.outcome = "failed"
+        report.longrepr = f"took {took:.1f} s, set-up included: make it faster, or mark it: @pytest.mark.slow"
+    return report
+
+
+def _undisturbed_seconds() -> float:
+    """Monotonic seconds, less those in which anything on this machine waited for a core (Linux tells)."""
+    try:
+        waited = re.search(r"some .*total=(\d+)", Path("/proc/pressure/cpu").read_text())
+    except OSError:
+        waited = None
+    return time.monotonic() - (int(waited[1]) / 1e6 if waited else 0.0)
+
+
 def isolate_environment(home: Path) -> None:
     """No telemetry, no file of the user's home, no variable of the shell that started the tests, here and in children.
 
     Python caches bytecode also where the shell forbids it: children would compile TensorFlow again each time.
     """
     for name in list(os.environ):
-        if name.startswith(_PERSONAL):
+        if name.startswith(_PERSONAL) or name.upper() in _PERSONAL_NAMES:
             del os.environ[name]
     os.environ |= {
         "AWS_CONFIG_FILE": str(home / "aws/config"),
@@ -68,6 +118,26 @@ def isolate_environment(home: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder of a name by a function, once for all processes that run the tests; who changes it, copies it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name: str, function: Callable[[Path], None]) -> Path:
+        folder, unfinished = shared / name, shared / f"{name}.unfinished"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                function(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture

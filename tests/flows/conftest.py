@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.server import free_port
-from tests.flows.project import Api, Project, make_project, wait_until
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return make_project(tmp_path / "project")
+from tests.flows.project import Api, Project, copy_project, make_template, wait_until
 
 
 @pytest.fixture(scope="session")
-def served_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
-    """A project with `python -m flows.ui` running in it: server, deployment and worker."""
-    folder = tmp_path_factory.mktemp("served")
-    with serve(make_project(folder / "project"), folder) as api:
-        yield api
+def template(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A stand-in project that nobody changes."""
+    return made_once("stand-in", make_template)
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Project:
+    return copy_project(template, tmp_path / "project")
 
 
 @contextlib.contextmanager
@@ -38,10 +36,3 @@ def serve(project: Project, folder: Path) -> Iterator[tuple[Project, Api]]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0, (folder / "ui.log").read_text()
     assert project.left_over() == []
-
-
-@pytest.fixture
-def api(served_project: tuple[Project, Api], project: Project) -> Api:
-    """The served Prefect; the `project`'s runs are told to it."""
-    project.environment["PREFECT_API_URL"] = served_project[1].url
-    return served_project[1]

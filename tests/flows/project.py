@@ -17,8 +17,13 @@ from typing import Any
 
 import psutil
 
-PROJECT = Path(__file__).parents[2]
+from flows.server import HOME
+from tests.conftest import PARAMS, PROJECT
+
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 STAGES = ("ingest", "prepare", "features", "train@feature_extraction", "evaluate", "export")
+NIGHTLY = 'cron: "0 3 * * *"'
+"""The schedule in prefect.yaml."""
 _DVC_YAML = """
 stages:
   ingest:
@@ -64,9 +69,9 @@ class Project:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "DVC_NO_ANALYTICS": "1",
             "STAND_IN": str(folder),
-            "GIT_CONFIG_GLOBAL": os.devnull,
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # seconds; the tests wait for lines of the log
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "GIT_AUTHOR_NAME": "t",
             "GIT_AUTHOR_EMAIL": "t@example.org",
             "GIT_COMMITTER_NAME": "t",
@@ -83,7 +88,7 @@ class Project:
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=self.folder, env=self.environment, check=True)
 
     def behave(self, stage: str, how: str) -> None:
-        """`mend`, `crash once`, `hang`, or `wait` until told otherwise: what the stage does the next time."""
+        """`mend`, `crash once`, `hang`, `worse`, or `wait` until told otherwise: what the stage does the next time."""
         (self.folder / "behave").mkdir(exist_ok=True)
         (self.folder / "behave" / f"{stage}.waits").unlink(missing_ok=True)
         written = self.folder / "behave" / f"{stage}.new"
@@ -132,6 +137,24 @@ class Project:
                 continue
         return found
 
+    def make(self, *arguments: str) -> tuple[int, str]:
+        """Run `make` in the project's folder, with the environment that runs the tests; gives exit code and output."""
+        shutil.copy(PROJECT / "Makefile", self.folder)
+        if not (self.folder / ".venv").exists():
+            (self.folder / ".venv").symlink_to(sys.prefix)
+        command = ["make", "--old-file=.venv/ready", *arguments]
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return result.returncode, result.stdout
+
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run Python in the project's folder; gives its exit code and its output."""
         with self.command(*arguments) as process:
@@ -139,11 +162,11 @@ class Project:
         return code, (self.folder / "command.log").read_text()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0, pause_s: float = 0.2) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
-        time.sleep(0.2)
+        time.sleep(pause_s)
 
 
 def is_running(process_id: int) -> bool:
@@ -153,12 +176,12 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-def make_project(folder: Path) -> Project:
-    folder.mkdir()
+def make_template(folder: Path) -> None:
+    """Fill a folder with a stand-in project, committed, compiled, and with the database of a Prefect that never ran."""
     for name in ("flows", "tasks"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "prefect.yaml"):
-        shutil.copy(PROJECT / name, folder)
+    shutil.copy(PARAMS, folder)
+    write_deployments(folder)
     shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
     (folder / "dvc.yaml").write_text(_DVC_YAML)
     (folder / ".gitignore").write_text(
@@ -169,6 +192,30 @@ def make_project(folder: Path) -> Project:
     project.dvc("init", "-q")
     project.git("add", ".")
     project.git("commit", "-q", "-m", "The project")
+    assert project.run("-m", "compileall", "-q", "flows", "tasks", "stand_in.py")[0] == 0
+    make_prefect_home(folder / HOME)
+
+
+def make_prefect_home(folder: Path) -> None:
+    """Make a database as Prefect's server does at its first start, in which it then finds nothing to migrate."""
+    folder.mkdir(parents=True)
+    environment = {**os.environ, "PREFECT_HOME": str(folder)}
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+
+
+def write_deployments(folder: Path) -> None:
+    """The project's prefect.yaml with a schedule that never fires by itself, whatever the time of the day."""
+    text = (PROJECT / "prefect.yaml").read_text()
+    assert text.count(NIGHTLY) == 1
+    (folder / "prefect.yaml").write_text(text.replace(NIGHTLY, f"{NIGHTLY}\n        active: false"))
+
+
+def copy_project(template: Path, folder: Path) -> Project:
+    """A stand-in project of its own."""
+    shutil.copytree(template, folder, symlinks=True)
+    project = Project(folder)
+    project.git("update-index", "-q", "--refresh")  # git knows its files by their inodes too
     return project
 
 
@@ -208,12 +255,32 @@ class Api:
         due, ended = (datetime.fromisoformat(run[key]) for key in ("expected_start_time", "end_time"))
         return (ended - due).total_seconds()
 
+    def ended(self, run_id: str) -> bool:
+        return self.state(run_id) in ENDED
+
+    def finish(self, run_id: str, state: str = "COMPLETED", patience_s: float = 300.0) -> None:
+        """Wait for a run's end, which must be the state."""
+        wait_until(lambda: self.ended(run_id), f"run {run_id} to end", patience_s)
+        assert self.state(run_id) == state, self.log(run_id)
+
+    def wait_for_log(self, run_id: str, *parts: str) -> None:
+        """Wait until a run has logged what is looked for: logs come after the state."""
+        for part in parts:
+            wait_until(lambda part=part: part in self.log(run_id), f"{part!r} in the log of the run", 60)  # type: ignore[misc]
+
     def log(self, run_id: str) -> str:
-        """What a run has logged, once no more comes."""
-        time.sleep(2.5)  # Prefect sends logs every two seconds
+        """What a run has logged until now."""
         wanted = {"flow_run_id": {"any_": [run_id]}}
-        logs = self.post("/logs/filter", logs=wanted, sort="TIMESTAMP_ASC")
-        return "\n".join(line["message"] for line in logs)
+        lines: list[str] = []
+        while logs := self.post("/logs/filter", logs=wanted, sort="TIMESTAMP_ASC", offset=len(lines)):
+            lines += [line["message"] for line in logs]
+        return "\n".join(lines)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The latest events of a name."""
+        wanted = {"event": {"name": [name]}}
+        found: list[dict[str, Any]] = self.post("/events/filter", filter=wanted)["events"]
+        return found
 
     def answers(self) -> bool:
         try:

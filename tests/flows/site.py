@@ -12,11 +12,9 @@ import yaml
 from flows.server import HOST, free_port, served_environment, server_command
 from tests.flows.project import STAGES, Api, Project, wait_until
 
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
 
 class Site:
-    """A server and a worker of the pool `local` in a project.
+    """A server and a worker of the pool `local` in a project. Neither pool nor worker limits how many runs it has.
 
     Attributes:
         api: the server's.
@@ -29,16 +27,17 @@ class Site:
         project.environment |= {
             **served_environment(project.folder, project.environment),
             "PREFECT_API_URL": self.api.url,
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # How long a run that waits for its deployment's slot sleeps; Prefect's 30 s would only make the tests wait.
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
         }
         self._worker: subprocess.Popen[bytes] | None = None
         self.start_server()
 
     def open(self) -> None:
         for pool in ("local", "gpu"):
-            self.api.post("/work_pools/", name=pool, type="process", concurrency_limit=1 if pool == "local" else None)
+            self.api.post("/work_pools/", name=pool, type="process")
         self.prefect("deploy", "--all")
-        self._worker = start_worker(self.project, "local", self.folder / "worker.log")
+        self._worker = start_worker(self.project, "local", self.folder / "worker.log", limit=20)
 
     def start_server(self) -> None:
         _, *arguments = server_command("prefect", "server", "start", "--host", HOST, "--port", str(self._port))
@@ -60,11 +59,6 @@ class Site:
     def prefect(self, *arguments: str) -> None:
         code, text = self.project.run("-m", "prefect", "--no-prompt", *arguments)
         assert code == 0, text
-
-    def finish(self, run_id: str, state: str = "COMPLETED") -> None:
-        """Wait for a run's end, which must be the state."""
-        wait_until(lambda: self.api.state(run_id) in ENDED, f"run {run_id} to end", 300)
-        assert self.api.state(run_id) == state, self.api.log(run_id)
 
     def history(self, branch: str = "runs/manual") -> list[str]:
         """The commits that runs have made, the latest first."""
@@ -93,9 +87,9 @@ class Site:
             project.git("worktree", "remove", "--force", str(taken.folder))
 
 
-def start_worker(project: Project, pool: str, log: Path) -> subprocess.Popen[bytes]:
-    """A worker, as `make worker` starts it."""
-    arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
+def start_worker(project: Project, pool: str, log: Path, limit: int = 1) -> subprocess.Popen[bytes]:
+    """A worker, as `make worker` starts it but for the limit."""
+    arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     process = project.command(*arguments, output=log)
     wait_until(lambda: "Worker '" in log.read_text(), "the worker to start", 120)
     return process

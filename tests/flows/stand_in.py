@@ -5,12 +5,14 @@ The file is no dependency of the stage, so asking for trouble changes nothing fo
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +24,7 @@ HOME = Path(os.environ.get("STAND_IN", "."))
 SIZES = {"ingest": 50_000, "prepare": 10_000, "features": 5_000, "for": 4_000}
 """How often a stage writes its name: so it can be counted whose bytes travel."""
 LEAF_SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-METRICS = {
+METRICS: dict[str, Any] = {
     "champion": "feature_extraction",
     "strategies": {
         "feature_extraction": {
@@ -69,9 +71,15 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     checkpoint.unlink()
     keep_costs(Path(), stage, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0})
     if stage == "evaluate":
-        Path("reports").mkdir(exist_ok=True)
-        Path("reports/metrics.json").write_text(json.dumps(METRICS))
+        write(Path("reports/metrics.json"), json.dumps(worse(METRICS) if behaviour == "worse" else METRICS))
     return 0
+
+
+def worse(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with a test accuracy whose interval lies below that of the others."""
+    changed = copy.deepcopy(metrics)
+    changed["strategies"]["feature_extraction"]["test"] |= {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}
+    return changed
 
 
 def read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.alerts import ACCURACY_DROPPED, ALERTS, WEBHOOK_VARIABLE
-from flows.server import free_port, served
+from flows.server import HOME, free_port, served
 from tests.conftest import PROJECT
-from tests.flows.project import Api, wait_until
+from tests.flows.project import Api, Project, wait_until
 from tests.servers.receiver import Receiver, receiver
 
 CANARY = "canary-8b1f"
+HEARTBEATS = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 QUICKER = """
 import dataclasses, sys
 from flows import alerts
@@ -37,8 +40,10 @@ def chat() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with served(tmp_path_factory.mktemp("server"), free_port()) as server:
+def api(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(template / HOME, folder / HOME)
+    with served(folder, free_port()) as server:
         server.wait_until_ready()
         yield Api(server.api_url)
 
@@ -113,21 +118,30 @@ def test_late_run_is_told(api: Api, told: list[str], chat: Receiver) -> None:
 
 
 def test_dropped_accuracy_is_told(api: Api, told: list[str], chat: Receiver) -> None:
+    """That a run emits this event: tests/flows/test_pipeline.py."""
     emit(api, ACCURACY_DROPPED, {"prefect.resource.id": "rootstock.champion"}, payload={"text": 'from "0.9" to 0.5'})
     assert wait_for(chat, "to 0.5") == 'from "0.9" to 0.5'
 
 
-def test_run_without_heartbeats_is_set_to_crashed_and_told(api: Api, told: list[str], chat: Receiver) -> None:
-    run = start_run(api, "vanishing")
-    resource = {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "vanishing"}
-    flow = {
-        "prefect.resource.id": f"prefect.flow.{run['flow_id']}",
-        "prefect.resource.role": "flow",
-        "prefect.resource.name": "pipeline",
-    }
-    emit(api, "prefect.flow-run.heartbeat", resource, related=[flow])
-    wait_until(lambda: api.state(run["id"]) == "CRASHED", "the run to be set to crashed", 90)
-    assert "vanished: no heartbeat any more" in wait_for(chat, "vanishing")
+def test_killed_run_sends_no_heartbeat_any_more_and_is_set_to_crashed_and_told(
+    api: Api, told: list[str], chat: Receiver, project: Project
+) -> None:
+    deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["definitions"]["job"]["env"]
+    project.environment |= {"PREFECT_API_URL": api.url, HEARTBEATS: deployed[HEARTBEATS]}
+    project.behave("ingest", "hang")
+    with project.command("-m", "flows.pipeline") as run:
+        project.processes()
+        run.kill()
+    running = {"state": {"type": {"any_": ["RUNNING"]}}, "parent_flow_run_id": {"is_null_": True}}
+    (gone,) = [one for one in api.post("/flow_runs/filter", flow_runs=running) if one["parameters"]]
+    api.finish(gone["id"], "CRASHED", 90)
+    assert "vanished: no heartbeat any more" in wait_for(chat, gone["name"])
+
+
+def test_heartbeats_come_as_often_as_the_alert_expects() -> None:
+    deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["definitions"]["job"]["env"]
+    (silence,) = [one.silence_s for one in ALERTS if one.silence_s]
+    assert silence >= 3 * float(deployed[HEARTBEATS])
 
 
 @pytest.mark.parametrize("address", ["ftp://x/canary-8b1f", "canary-8b1f"])

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +14,10 @@ import pytest
 
 from tasks.runs.costs import read_history
 from tasks.settings import change_settings
-from tests.conftest import PROJECT
+from tests.conftest import PARAMS, PROJECT
 from tests.flows.browser import PROGRAM, Page, browser
 from tests.flows.conftest import serve
-from tests.flows.project import Api, Project, wait_until
+from tests.flows.project import Api, Project, wait_until, write_deployments
 
 SCREENSHOTS = PROJECT / ".cache/screenshots"
 STAGES_WITH_PICTURES = ("ingest", "prepare", "features")
@@ -40,13 +38,15 @@ def cockpit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project,
     project = Project(folder / "project")
     for name in ("flows", "tasks"):
         shutil.copytree(PROJECT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(PROJECT / name, project.folder)
+    shutil.copy(PARAMS, project.folder)
+    write_deployments(project.folder)
     change_settings(
         project.folder, ["source.limit_per_class=12", "views.count=1", "export.formats=[saved_model, onnx]"]
     )
     project.git("init", "-q", "-b", "main")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=project.folder, env=project.environment, check=True)
+    project.dvc("init", "-q")
     project.git("add", ".")
     project.git("commit", "-q", "-m", "The project")
     secrets = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "ROOTSTOCK_ALERT_WEBHOOK", "RAY_AUTH_TOKEN")
@@ -118,7 +118,7 @@ def run_id(cockpit: tuple[Project, Api], page: Page) -> str:
     wait_until(lambda: newest_run(api) is not None, "the run")
     run: str = newest_run(api)["id"]
     page.open(f"{api.url.removesuffix('/api')}/v2/runs/flow-run/{run}")
-    wait_until(lambda: api.state(run) in ("COMPLETED", "FAILED", "CRASHED"), "the run's end", 1200)
+    api.finish(run, patience_s=1200)
     page.wait("find('span', 'Completed').length", "the run to be shown as completed")
     page.picture(SCREENSHOTS / "run.png")
     return run
@@ -197,8 +197,7 @@ def test_same_choices_again_compute_nothing(cockpit: tuple[Project, Api], run_id
     project, api = cockpit
     before, commit = len(read_history(project.folder)), project.git("rev-parse", "runs/manual")
     again = api.start_run(**api.get(f"/flow_runs/{run_id}")["parameters"])
-    wait_until(lambda: api.state(again) in ("COMPLETED", "FAILED", "CRASHED"), "the run's end", 600)
-    assert api.state(again) == "COMPLETED"
+    api.finish(again, patience_s=600)
     assert read_history(project.folder)[before:] == []  # not even ingest: the plan has listed the source
     assert project.git("rev-parse", "runs/manual") == commit
     full, nothing = api.seconds(run_id), api.seconds(again)

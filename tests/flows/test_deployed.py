@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.flows.project import Api, Project, is_running, make_project, wait_until
-from tests.flows.site import ENDED, Site
+from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project, is_running, wait_until
+from tests.flows.site import Site
 
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("deployed")
-    site = Site(folder, make_project(folder / "project"))
+    site = Site(folder, copy_project(template, folder / "project"))
     try:
         site.open()
         yield site
@@ -45,7 +48,7 @@ def api(site: Site) -> Api:
 def whole(site: Site) -> str:
     """A run of `nightly` for which everything was new."""
     run_id = site.api.start_run("nightly")
-    site.finish(run_id)
+    site.api.finish(run_id)
     return run_id
 
 
@@ -68,7 +71,7 @@ def test_half_finished_edits_reach_no_deployed_run(site: Site, project: Project)
     try:
         for path in edited:
             path.write_text("half-finished(")
-        site.finish(site.api.start_run("nightly"))
+        site.api.finish(site.api.start_run("nightly"))
     finally:
         for path, content in before.items():
             path.write_bytes(content)
@@ -80,7 +83,9 @@ def test_schedule_of_one_minute_fires_and_an_unchanged_source_computes_nothing(
 ) -> None:
     before = site.history("runs/nightly")
     deployed = (project.folder / "prefect.yaml").read_text()
-    (project.folder / "prefect.yaml").write_text(deployed.replace('cron: "0 3 * * *"', 'cron: "* * * * *"'))
+    every_minute = deployed.replace(f"{NIGHTLY}\n        active: false", 'cron: "* * * * *"')
+    assert every_minute != deployed
+    (project.folder / "prefect.yaml").write_text(every_minute)
     try:
         site.prefect("deploy", "--name", "nightly")
     finally:
@@ -118,9 +123,10 @@ def _first_scheduled(api: Api, deployment: str) -> dict[str, Any]:
 def test_ten_triggers_at_once_queue_up_and_give_one_history(site: Site, project: Project, api: Api) -> None:
     before = site.history()
     runs = [api.start_run(train={"seed": 100 + number}) for number in range(10)]
-    running = _most_at_once(api, runs)
+    wait_until(lambda: all(map(api.ended, runs)), "ten runs to end", 900, pause_s=2)
     assert [api.state(one) for one in runs] == ["COMPLETED"] * 10
-    assert running == 1
+    spans = sorted(_span(api, one) for one in runs)
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), spans
     assert not any(state["name"] == "Late" for run in runs for state in api.states(run))  # who queues isn't late
     new = site.history()[: -len(before) or None]
     assert len(new) == 10
@@ -133,13 +139,10 @@ def test_ten_triggers_at_once_queue_up_and_give_one_history(site: Site, project:
     site.assert_nothing_to_do()
 
 
-def _most_at_once(api: Api, runs: list[str]) -> int:
-    most, deadline = 0, time.monotonic() + 900
-    while any((states := [api.state(one) for one in runs]).count(name) for name in ("SCHEDULED", "PENDING", "RUNNING")):
-        most = max(most, states.count("RUNNING"))
-        assert time.monotonic() < deadline, states
-        time.sleep(0.5)
-    return most
+def _span(api: Api, run_id: str) -> tuple[datetime, datetime]:
+    """When a run began to run, and when it ended."""
+    times = {state["type"]: datetime.fromisoformat(state["timestamp"]) for state in api.states(run_id)}
+    return times["RUNNING"], times["COMPLETED"]
 
 
 def hang(project: Project, api: Api, seed: int) -> tuple[str, list[int]]:
@@ -161,18 +164,20 @@ def test_cancelled_training_leaves_no_process_and_the_next_run_resumes_and_says_
     asked = time.monotonic()
     wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
     print(f"\ncancelled: no process of the stage is left after {time.monotonic() - asked:.1f} s")
-    site.finish(run_id, "CANCELLED")
+    site.api.finish(run_id, "CANCELLED")
     assert site.history() == before
     folder = project.folder / ".rootstock/runs/manual"
     assert json.loads((folder / ".rootstock/run.json").read_text())["ended"] == "it was stopped"
     project.ran()
 
     resumed = api.start_run(train={"seed": 7})
-    site.finish(resumed)
-    log = api.log(resumed)
-    assert "Resumes the unfinished run" in log
-    assert "(it was stopped): what it finished is kept." in log
-    assert f"{TRAIN}: resumes after epoch 1" in log
+    site.api.finish(resumed)
+    api.wait_for_log(
+        resumed,
+        "Resumes the unfinished run",
+        "(it was stopped): what it finished is kept.",
+        f"{TRAIN}: resumes after epoch 1",
+    )
     assert project.ran()[0] == TRAIN
     assert len(site.history()) == len(before) + 1
     site.assert_nothing_to_do()
@@ -183,12 +188,10 @@ def test_killed_run_leaves_no_process_and_the_next_one_resumes(site: Site, proje
     engine = next(one for one in psutil.Process(processes[1]).parents() if "prefect.engine" in " ".join(one.cmdline()))
     engine.kill()
     wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
-    site.finish(run_id, "CRASHED")
+    site.api.finish(run_id, "CRASHED")
     resumed = api.start_run(train={"seed": 8})
-    site.finish(resumed)
-    log = api.log(resumed)
-    assert "(it was killed): what it finished is kept." in log
-    assert f"{TRAIN}: resumes after epoch 1" in log
+    site.api.finish(resumed)
+    api.wait_for_log(resumed, "(it was killed): what it finished is kept.", f"{TRAIN}: resumes after epoch 1")
     site.assert_nothing_to_do()
 
 
@@ -199,10 +202,10 @@ def test_run_survives_a_server_that_is_killed_and_started_again(site: Site, proj
     site.restart_server()
     assert api.state(run_id) == "RUNNING"
     project.behave(TRAIN, "")
-    site.finish(run_id)
+    site.api.finish(run_id)
     wait_until(lambda: set(_task_states(api, run_id).values()) == {"COMPLETED"}, "the tasks' states", 60)
     site.assert_nothing_to_do()
-    site.finish(api.start_run(train={"seed": 10}))  # the slot is free again
+    site.api.finish(api.start_run(train={"seed": 10}))  # the slot is free again
 
 
 def _task_states(api: Api, run_id: str) -> dict[str, str]:

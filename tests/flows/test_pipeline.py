@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.flows.project import STAGES, Api, Project, is_running, make_project, wait_until
+from flows.alerts import ACCURACY_DROPPED
+from flows.server import HOME
+from tests.flows.conftest import serve
+from tests.flows.project import STAGES, Api, Project, copy_project, is_running, wait_until
 
 PIPELINE = ("-m", "flows.pipeline")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def finished(served_project: tuple[Project, Api], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+def served_project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
+    """A project with `python -m flows.ui` running in it: server, deployment and worker."""
+    folder = tmp_path_factory.mktemp("served")
+    with serve(copy_project(template, folder / "project"), folder) as served:
+        yield served
+
+
+@pytest.fixture
+def api(served_project: tuple[Project, Api], project: Project) -> Api:
+    """The served Prefect; the `project`'s runs are told to it."""
+    project.environment["PREFECT_API_URL"] = served_project[1].url
+    return served_project[1]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    template: Path, served_project: tuple[Project, Api], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, str]:
     """A project whose pipeline has run once, and what it said."""
-    project = make_project(tmp_path_factory.mktemp("finished") / "project")
+    project = copy_project(template, tmp_path_factory.mktemp("finished") / "project")
     project.environment["PREFECT_API_URL"] = served_project[1].url
     code, text = project.run(
         *PIPELINE, "--source", "digits", "--strategy", "feature_extraction", "--set", "train.seed=7"
@@ -68,16 +90,31 @@ def test_run_is_shown_with_progress_and_metrics(
 
 
 def test_command_repro_and_deployment_give_one_lock(
-    finished: tuple[Project, str], served_project: tuple[Project, Api], tmp_path: Path
+    finished: tuple[Project, str], served_project: tuple[Project, Api], project: Project
 ) -> None:
-    by_repro = make_project(tmp_path / "repro")
+    by_repro = project
     (by_repro.folder / "params.yaml").write_bytes((finished[0].folder / "params.yaml").read_bytes())
     assert by_repro.run("-m", "dvc", "repro")[0] == 0
     deployed, api = served_project
     run_id = api.start_run(train={"seed": 7})
-    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
-    assert api.state(run_id) == "COMPLETED"
+    api.finish(run_id)
     assert by_repro.lock() == finished[0].lock() == deployed.lock("runs/manual")
+
+
+def test_clear_drop_of_the_accuracy_is_an_event(
+    finished: tuple[Project, str], served_project: tuple[Project, Api], tmp_path: Path
+) -> None:
+    """What becomes of it: tests/flows/test_alerts.py."""
+    project = copy_project(finished[0].folder, tmp_path / "project")
+    project.environment["PREFECT_API_URL"] = served_project[1].url
+    project.behave("evaluate", "worse")
+    assert served_project[1].events(ACCURACY_DROPPED) == []
+    code, text = project.run(*PIPELINE, "--strategy", "feature_extraction,head_replacement")
+    assert code == 0, text
+    wait_until(lambda: bool(served_project[1].events(ACCURACY_DROPPED)), "the event", 60)
+    (event,) = served_project[1].events(ACCURACY_DROPPED)
+    assert "dropped from 0.8750" in event["payload"]["text"]
+    assert event["payload"]["text"] in text
 
 
 def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple[Project, Api]) -> None:
@@ -88,7 +125,7 @@ def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple
         stage = hang(project)
         api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
         wait_for_the_end_of(stage)
-        wait_until(lambda: api.state(run_id) == "CANCELLED", "the run to be cancelled", 120)
+        api.finish(run_id, "CANCELLED", 120)
     finally:
         project.behave("ingest", "")
 
@@ -97,8 +134,7 @@ def test_form_values_are_written_and_nothing_else(served_project: tuple[Project,
     project, api = served_project
     before = (project.folder / "params.yaml").read_text()
     run_id = api.start_run(source={}, strategies=[], train={"recipe": "tutorial", "tutorial": {"epochs": 7}})
-    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
-    assert api.state(run_id) == "COMPLETED"
+    api.finish(run_id)
     assert (project.folder / "params.yaml").read_text() == before
     after = project.git("show", "runs/manual:params.yaml")
     changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
@@ -112,7 +148,7 @@ def test_choices_that_do_not_go_together_fail_before_any_stage_with_the_reason(
     before = (project.folder / "params.yaml").read_text()
     project.ran()
     run_id = api.start_run(features={"engine": "ncnn", "precision": "bfloat16"})
-    wait_until(lambda: api.state(run_id) in ("COMPLETED", "FAILED", "CRASHED"), "the deployment's run", 300)
+    api.finish(run_id, "FAILED")
     assert "features.engine=ncnn computes in float32" in api.get(f"/flow_runs/{run_id}")["state"]["message"]
     assert (project.ran(), (project.folder / "params.yaml").read_text()) == ([], before)
 
@@ -124,12 +160,16 @@ def test_value_out_of_bounds_makes_no_run(served_project: tuple[Project, Api], c
     assert "Validation failed for field 'train" in refused.value.read().decode()
 
 
-def test_pipeline_needs_no_server_and_tells_where_the_results_are(project: Project) -> None:
-    code, text = project.run(*PIPELINE)
+@pytest.mark.quick
+def test_make_run_needs_no_server_tells_where_the_results_are_and_tries_again_what_crashed(project: Project) -> None:
+    shutil.rmtree(project.folder / HOME)  # as in a fresh clone, where Prefect has no database yet
+    project.behave("prepare", "crash once")
+    code, text = project.make("run")
     assert code == 0, text
+    assert project.ran() == ["ingest", "prepare", "prepare", *STAGES[2:]]
     for part in ("feature_extraction", "0.8750", "reports/report.html", "reports/metrics.json", "models/export"):
         assert part in text.split("Champion: ")[1]
-    assert (project.folder / ".rootstock/prefect/prefect.db").exists()
+    assert (project.folder / HOME / "prefect.db").exists()
     assert project.left_over() == []
 
 
@@ -142,13 +182,6 @@ def test_mendable_failure_is_not_retried_and_its_message_comes_last(project: Pro
     assert "\nStageError: stage prepare failed" in text
     assert "dvc --wait-for-lock repro --single-item prepare" in text
     assert "Traceback" not in text
-
-
-def test_crash_is_retried(project: Project, api: Api) -> None:
-    project.behave("prepare", "crash once")
-    code, text = project.run(*PIPELINE)
-    assert code == 0, text
-    assert project.ran() == ["ingest", "prepare", "prepare", *STAGES[2:]]
 
 
 def test_time_limit_of_the_settings_ends_the_stage_and_its_children(project: Project, api: Api) -> None:

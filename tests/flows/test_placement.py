@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.flows.project import Api, Project, is_running, make_project, wait_until
-from tests.flows.site import ENDED, Site, start_worker
+from tests.flows.project import Api, Project, copy_project, is_running, wait_until
+from tests.flows.site import Site, start_worker
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, REGION, SECRET_KEY, Seaweed
 
@@ -36,7 +36,6 @@ class Machine(Project):
             **_credentials(s3),
             "PREFECT_API_URL": api.url,
             "PREFECT_HOME": str(folder / ".prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -128,14 +127,14 @@ def _credentials(proxy: FaultProxy) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+def estate(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
     folder = tmp_path_factory.mktemp("estate")
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Seaweed(folder / "s3"))
         ways = [stack.enter_context(FaultProxy(store.port)) for _ in range(3)]
         with contextlib.closing(store.client()) as client:
             bucket = store.new_bucket(client)
-        project = make_project(folder / "coordinator")
+        project = copy_project(template, folder / "coordinator")
         project.dvc("remote", "add", "-q", "-d", "store", f"s3://{bucket}/dvc")
         project.git("commit", "-qam", "Use the store")
         project.environment |= _credentials(ways[0])
@@ -145,7 +144,7 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
         machines = [Machine(folder / f"gpu-{number}", project, site.api, ways[number]) for number in (1, 2)]
         for machine in machines:
             stack.callback(machine.down)
-        yield Estate(site, ways[0], machines, store, make_project(folder / "single"))
+        yield Estate(site, ways[0], machines, store, copy_project(template, folder / "single"))
     for one in (project, *machines):
         assert one.left_over() == []
 
@@ -171,7 +170,7 @@ def test_features_and_train_on_a_worker_without_shared_disk_give_the_lock_of_a_s
     estate: Estate, one: Machine
 ) -> None:
     site, project = estate.site, estate.project
-    site.finish(estate.api.start_run(run=ELSEWHERE))
+    estate.api.finish(estate.api.start_run(run=ELSEWHERE))
     assert project.ran() == ["ingest", "prepare", "evaluate", "export"]
     assert one.ran() == ["features", TRAIN]
     assert f"| {TRAIN} | " in estate.api.artifact("costs")["data"]
@@ -193,10 +192,10 @@ def test_features_and_train_on_a_worker_without_shared_disk_give_the_lock_of_a_s
 
     one.s3.clear()
     run_id = estate.api.start_run(run=ELSEWHERE, features={"batch_size": 16})
-    site.finish(run_id)
+    estate.api.finish(run_id)
     assert one.ran() == ["features"]  # the same bytes again, so nothing after it
     assert project.ran() == []
-    assert "features: has its output of the last time" in estate.api.log(estate.attempts(run_id, "features")[-1]["id"])
+    estate.api.wait_for_log(estate.attempts(run_id, "features")[-1]["id"], "features: has its output of the last time")
     print(f"features again: {one.s3.bytes_sent('GET'):,} bytes to the worker, which has kept what it reads")
     assert one.s3.bytes_sent("GET") < 10_000
     site.assert_nothing_to_do()
@@ -219,14 +218,14 @@ def test_strategies_train_side_by_side_and_a_new_machine_is_brought_what_it_lack
     for machine in (old, new):
         for name in names:
             machine.behave(name, "")
-    estate.site.finish(run_id)
+    estate.api.finish(run_id)
     (first,) = set(new.ran()) & set(names)
     (second,) = set(names) - {first}
     assert old.ran() == [second]
     assert project.lock("runs/manual") == estate.lock_of_a_single_machine()
 
     (attempt,) = estate.attempts(run_id, "features")
-    assert "features: has its output of the last time" in estate.api.log(attempt["id"])
+    estate.api.wait_for_log(attempt["id"], "features: has its output of the last time")
     down, prepared = new.s3.bytes_sent("GET"), estate.sizes("prepare")["out/prepare"]
     print(f"\nnew machine: {down:,} bytes (prepared {prepared:,}, features of the last time {before:,})")
     assert prepared + before <= down < prepared + before + 10_000
@@ -242,10 +241,10 @@ def test_killed_worker_is_noticed_its_slot_freed_and_the_stage_done_by_another(
         run_id, busy, other = estate.start_and_wait(11)
         processes = busy.family()
         busy.send(signal.SIGKILL)
-        estate.site.finish(run_id)
+        estate.api.finish(run_id)
     finally:
         estate.api.patch("/work_pools/gpu", concurrency_limit=None)
-    assert "its worker gave no sign of life for 15 s (run.lost_after_s)" in estate.api.log(run_id)
+    estate.api.wait_for_log(run_id, "its worker gave no sign of life for 15 s (run.lost_after_s)")
     assert TRAIN in other.ran()
     assert [run["state"]["type"] for run in estate.attempts(run_id)] == ["CRASHED", "COMPLETED"]
     wait_until(lambda: not any(is_running(one.pid) for one in processes), "the machine's processes to end", 60)
@@ -257,7 +256,7 @@ def test_frozen_worker_that_wakes_after_the_retry_is_refused(estate: Estate, bot
     del both
     run_id, busy, _ = estate.start_and_wait(12)
     busy.send(signal.SIGSTOP)
-    estate.site.finish(run_id)
+    estate.api.finish(run_id)
     commit = estate.project.git("rev-parse", "runs/manual")
     zombie, retry = estate.attempts(run_id)
     assert [zombie["state"]["type"], retry["state"]["type"]] == ["CRASHED", "COMPLETED"]
@@ -265,7 +264,7 @@ def test_frozen_worker_that_wakes_after_the_retry_is_refused(estate: Estate, bot
     busy.behave(TRAIN, "")  # its stage goes on, and would end well
     busy.send(signal.SIGCONT)
     wait_until(lambda: len(busy.family()) == 1, "the woken run to end", 120)
-    assert "its result is refused" in estate.api.log(zombie["id"])
+    estate.api.wait_for_log(zombie["id"], "its result is refused")
     assert estate.api.state(zombie["id"]) in ("CRASHED", "FAILED")
     assert estate.project.git("rev-parse", "runs/manual") == commit
     assert estate.project.lock("runs/manual") == estate.lock_of_a_single_machine()
@@ -278,7 +277,7 @@ def test_server_that_is_killed_and_started_again_costs_a_stage_elsewhere_nothing
     one.wait_for(TRAIN)
     estate.site.restart_server()
     one.behave(TRAIN, "")
-    estate.site.finish(run_id)
+    estate.api.finish(run_id)
     assert [run["state"]["type"] for run in estate.attempts(run_id)] == ["COMPLETED"]
     estate.site.assert_nothing_to_do()
 
@@ -291,15 +290,14 @@ def test_cancelled_pipeline_cancels_its_stage_elsewhere_which_resumes_the_next_t
     processes = one.processes()
     estate.api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
     wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 120)
-    estate.site.finish(run_id, "CANCELLED")
+    estate.api.finish(run_id, "CANCELLED")
     (attempt,) = estate.attempts(run_id)
-    wait_until(lambda: estate.api.state(attempt["id"]) in ENDED, "the stage's run to end", 120)
-    assert estate.api.state(attempt["id"]) == "CANCELLED"
+    estate.api.finish(attempt["id"], "CANCELLED", 120)
 
     one.behave(TRAIN, "")
     run_id = estate.api.start_run(run=ELSEWHERE, train={"seed": 14})
-    estate.site.finish(run_id)
-    assert f"{TRAIN}: resumes after epoch 1" in estate.api.log(estate.attempts(run_id)[0]["id"])
+    estate.api.finish(run_id)
+    estate.api.wait_for_log(estate.attempts(run_id)[0]["id"], f"{TRAIN}: resumes after epoch 1")
     estate.site.assert_nothing_to_do()
 
 
@@ -310,17 +308,17 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
         machine.behave(TRAIN, "wait")
     chosen = {"train": {"seed": 15}, "strategies": ["feature_extraction", "head_replacement"]}
     run_id = estate.api.start_run(run=ELSEWHERE, **chosen)
-    wait_until(lambda: any(one["state"]["type"] in ENDED for one in estate.attempts(run_id, REPLACE)), REPLACE, 300)
+    wait_until(lambda: any(estate.api.ended(one["id"]) for one in estate.attempts(run_id, REPLACE)), REPLACE, 300)
     for machine in both:
         machine.behave(TRAIN, "mend")
-    estate.site.finish(run_id, "FAILED")
-    assert f"SourceError: {TRAIN} has no pictures.\n  Give it some." in estate.api.log(run_id)
+    estate.api.finish(run_id, "FAILED")
+    estate.api.wait_for_log(run_id, f"SourceError: {TRAIN} has no pictures.\n  Give it some.")
     assert len(estate.attempts(run_id)) == 1
 
     for machine in both:
         machine.behave(TRAIN, "")
         machine.ran()
-    estate.site.finish(estate.api.start_run(run=ELSEWHERE, **chosen))
+    estate.api.finish(estate.api.start_run(run=ELSEWHERE, **chosen))
     assert [stage for machine in both for stage in machine.ran()] == [TRAIN]
     estate.site.assert_nothing_to_do()
 
@@ -328,6 +326,6 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
 def test_pool_without_deployment_is_told_in_words_before_any_stage(estate: Estate) -> None:
     estate.project.ran()
     run_id = estate.api.start_run(run={"placement": {"train": "tpu"}}, ingest={"pack_size_mb": 65})
-    estate.site.finish(run_id, "FAILED")
+    estate.api.finish(run_id, "FAILED")
     assert estate.project.ran() == []
-    assert "no deployment stage/tpu. Add it to prefect.yaml" in estate.api.log(run_id)
+    estate.api.wait_for_log(run_id, "no deployment stage/tpu. Add it to prefect.yaml")

@@ -10,6 +10,7 @@ import pytest
 
 from tasks import brief, evaluate
 from tasks.errors import IntegrityError
+from tests.tasks.runs.repository import init_dvc
 from tests.tasks.test_evaluate import make_settings, make_workspace
 
 RIGHT = {"feature_extraction": {"test": 0.5}}
@@ -33,8 +34,8 @@ def test_brief_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_p
     evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
     stage = "stages: {evaluate: {cmd: 'true', outs: [reports/evaluation.json: {persist: true}]}}"
     (tmp_path / "dvc.yaml").write_text(stage)
-    for arguments in (["init", "--no-scm"], ["commit", "--force"]):
-        subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], cwd=tmp_path, check=True)
+    init_dvc(tmp_path, in_git=False)
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], cwd=tmp_path, check=True)
     text = brief.run(tmp_path)
     (tmp_path / "reports/evaluation.json").unlink()
     assert brief.run(tmp_path) == text

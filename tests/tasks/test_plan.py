@@ -15,6 +15,7 @@ from tasks.errors import SourceError
 from tasks.pictures.sources.listing import Listing
 from tasks.settings import Settings, load_settings
 from tests.conftest import PROJECT, contents, save_picture
+from tests.tasks.runs.repository import init_dvc
 
 Change = Callable[..., Settings]
 
@@ -23,7 +24,7 @@ Change = Callable[..., Settings]
 def repository(workspace: Path) -> Path:
     """A workspace that DVC knows, with the code that its stages depend on."""
     (workspace / "tasks").symlink_to(PROJECT / "tasks")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=workspace, check=True)
+    init_dvc(workspace, in_git=False)
     return workspace
 
 

@@ -72,11 +72,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     result = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=folder,
-        env=environment,
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,11 +84,18 @@ def dvc(folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
+def init_dvc(folder: Path, in_git: bool = True) -> None:
+    """`dvc init` without the second that its command line takes to start."""
+    from dvc.repo import Repo
+
+    Repo.init(str(folder), no_scm=not in_git).close()
+
+
 def make_repository(folder: Path) -> Path:
     """A clone with the stages above, all in one commit; nothing has run."""
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
-    dvc(folder, "init", "-q")
+    init_dvc(folder)
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "add.py").write_text(ADD)
     (folder / "params.yaml").write_text("factor: 1\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.runs.changes import StageChanges, fetch_output, read_changes
+from tests.tasks.runs.repository import init_dvc
 
 DVC_YAML = """
 stages:
@@ -41,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "params.yaml").write_text("first: {size: 1}\nsecond: {rate: 0.1, epochs: {n: 5}}\n")
     (folder / "code").write_text("one")
-    dvc(folder, "init", "--no-scm")
+    init_dvc(folder, in_git=False)
     assert [(one.new, one.reasons) for one in read_changes(folder)] == [(True, ("it has never run",))] * 3
     dvc(folder, "repro")
     return folder
