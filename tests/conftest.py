@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -25,8 +26,6 @@ from tasks.settings import Settings, change_settings, load_settings
 
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
-UNMARKED_LIMIT_S = 5.0
-"""How long a test may take that has no marker `slow` or `browser`; `make quick` runs those without any marker."""
 LONGEST_FIRST: tuple[str, ...] = ()
 """Modules that take longest: begun last, one of them would keep a single worker busy at the end."""
 _PERSONAL = ("AWS_", "CI", "DVC_", "GIT_", "KERAS_", "PREFECT", "PYTHON", "RAY_", "ROOTSTOCK_", "TFDS_", "XDG_")
@@ -39,6 +38,8 @@ COLOURS = {"ant": (150, 60, 40), "bee": (60, 150, 40), "cat": (40, 60, 150)}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--forbid-skips", action="store_true", help="a test that is skipped fails, with the reason")
+    limit = "seconds that a test may take, set-up included, that is neither `slow` nor `browser`"
+    parser.addoption("--unmarked-limit", type=float, default=5.0, help=limit)
 
 
 def pytest_configure() -> None:
@@ -79,7 +80,7 @@ def pytest_runtest_makereport(
         report.outcome, report.longrepr = "failed", f"skipped, though --forbid-skips was given: {report.longrepr}"
     took = _undisturbed_seconds() - item.stash[_BEGAN]
     marked = any(item.get_closest_marker(name) for name in ("slow", "browser"))
-    if call.when == "call" and report.passed and took > UNMARKED_LIMIT_S and not marked:
+    if call.when == "call" and report.passed and took > item.config.getoption("--unmarked-limit") and not marked:
         report.outcome = "failed"
         report.longrepr = f"took {took:.1f} s, set-up included: make it faster, or mark it: @pytest.mark.slow"
     return report
@@ -114,6 +115,7 @@ def isolate_environment(home: Path) -> None:
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
         "KERAS_HOME": str(home / "keras"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # for `python` in dvc.yaml
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",
