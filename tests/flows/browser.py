@@ -16,7 +16,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 _FIND = """
     const seen = element => element.getClientRects().length && getComputedStyle(element).visibility !== 'hidden';
     const find = (selector, text) => [...document.querySelectorAll(selector)].filter(seen).filter(

@@ -30,7 +30,7 @@ def serve(project: Project, folder: Path) -> Iterator[tuple[Project, Api]]:
     port = free_port()
     process = project.command("-m", "flows.ui", "--port", str(port), output=folder / "ui.log")
     try:
-        wait_until(lambda: "Worker '" in (folder / "ui.log").read_text(), "the worker to start", 300)
+        wait_until(lambda: "Worker '" in (folder / "ui.log").read_text(), "the worker to start")
         yield project, Api(f"http://127.0.0.1:{port}/api")
     finally:
         process.send_signal(signal.SIGTERM)

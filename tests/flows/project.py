@@ -68,7 +68,6 @@ class Project:
         self.folder = folder
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "STAND_IN": str(folder),
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # seconds; the tests wait for lines of the log
             "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -150,7 +149,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         return result.returncode, result.stdout
@@ -158,11 +157,11 @@ class Project:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run Python in the project's folder; gives its exit code and its output."""
         with self.command(*arguments) as process:
-            code = process.wait(300)
+            code = process.wait(600)
         return code, (self.folder / "command.log").read_text()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0, pause_s: float = 0.2) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 300.0, pause_s: float = 0.2) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
@@ -258,15 +257,15 @@ class Api:
     def ended(self, run_id: str) -> bool:
         return self.state(run_id) in ENDED
 
-    def finish(self, run_id: str, state: str = "COMPLETED", patience_s: float = 300.0) -> None:
+    def finish(self, run_id: str, state: str = "COMPLETED", patience_s: float = 600.0) -> None:
         """Wait for a run's end, which must be the state."""
-        wait_until(lambda: self.ended(run_id), f"run {run_id} to end", patience_s)
+        wait_until(lambda: self.ended(run_id), f"run {run_id} to end", patience_s, pause_s=0.5)
         assert self.state(run_id) == state, self.log(run_id)
 
     def wait_for_log(self, run_id: str, *parts: str) -> None:
         """Wait until a run has logged what is looked for: logs come after the state."""
         for part in parts:
-            wait_until(lambda part=part: part in self.log(run_id), f"{part!r} in the log of the run", 60)  # type: ignore[misc]
+            wait_until(lambda part=part: part in self.log(run_id), f"{part!r} in the log of the run")  # type: ignore[misc]
 
     def log(self, run_id: str) -> str:
         """What a run has logged until now."""

@@ -42,7 +42,7 @@ class Site:
     def start_server(self) -> None:
         _, *arguments = server_command("prefect", "server", "start", "--host", HOST, "--port", str(self._port))
         self.server = self.project.command(*arguments, output=self.folder / f"server-{time.monotonic_ns()}.log")
-        wait_until(self.api.answers, "the server to answer", 120)
+        wait_until(self.api.answers, "the server to answer")
 
     def restart_server(self) -> None:
         """Kill it, and start it again with the same database."""
@@ -91,5 +91,5 @@ def start_worker(project: Project, pool: str, log: Path, limit: int = 1) -> subp
     """A worker, as `make worker` starts it but for the limit."""
     arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     process = project.command(*arguments, output=log)
-    wait_until(lambda: "Worker '" in log.read_text(), "the worker to start", 120)
+    wait_until(lambda: "Worker '" in log.read_text(), "the worker to start")
     return process

@@ -78,8 +78,8 @@ def emit(api: Api, event: str, resource: dict[str, str], **more: Any) -> None:
     api.post_list("/events", [{"event": event, "resource": resource, **when, **more}])
 
 
-def wait_for(chat: Receiver, part: str, patience_s: float = 60.0) -> str:
-    wait_until(lambda: any(part in text for text in chat.texts()), f"a message with {part!r}", patience_s)
+def wait_for(chat: Receiver, part: str) -> str:
+    wait_until(lambda: any(part in text for text in chat.texts()), f"a message with {part!r}")
     return next(text for text in chat.texts() if part in text)
 
 
@@ -134,7 +134,7 @@ def test_killed_run_sends_no_heartbeat_any_more_and_is_set_to_crashed_and_told(
         run.kill()
     running = {"state": {"type": {"any_": ["RUNNING"]}}, "parent_flow_run_id": {"is_null_": True}}
     (gone,) = [one for one in api.post("/flow_runs/filter", flow_runs=running) if one["parameters"]]
-    api.finish(gone["id"], "CRASHED", 90)
+    api.finish(gone["id"], "CRASHED")
     assert "vanished: no heartbeat any more" in wait_for(chat, gone["name"])
 
 

@@ -57,7 +57,7 @@ def hang(project: Project) -> list[int]:
 
 
 def wait_for_the_end_of(processes: list[int]) -> None:
-    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 60)
+    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end")
 
 
 def test_pipeline_runs_the_stages_in_order_and_nothing_when_nothing_changed(finished: tuple[Project, str]) -> None:
@@ -111,7 +111,7 @@ def test_clear_drop_of_the_accuracy_is_an_event(
     assert served_project[1].events(ACCURACY_DROPPED) == []
     code, text = project.run(*PIPELINE, "--strategy", "feature_extraction,head_replacement")
     assert code == 0, text
-    wait_until(lambda: bool(served_project[1].events(ACCURACY_DROPPED)), "the event", 60)
+    wait_until(lambda: bool(served_project[1].events(ACCURACY_DROPPED)), "the event")
     (event,) = served_project[1].events(ACCURACY_DROPPED)
     assert "dropped from 0.8750" in event["payload"]["text"]
     assert event["payload"]["text"] in text
@@ -125,7 +125,7 @@ def test_cancel_in_the_ui_kills_every_process_of_the_stage(served_project: tuple
         stage = hang(project)
         api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
         wait_for_the_end_of(stage)
-        api.finish(run_id, "CANCELLED", 120)
+        api.finish(run_id, "CANCELLED")
     finally:
         project.behave("ingest", "")
 
@@ -210,7 +210,7 @@ def test_sigkill_leaves_no_process_and_the_next_run_goes_on(project: Project) ->
     process.kill()
     process.wait()
     wait_for_the_end_of(stage)
-    wait_until(lambda: project.left_over() == [], "the temporary server to end", 60)
+    wait_until(lambda: project.left_over() == [], "the temporary server to end")
     assert project.ran() == list(STAGES[:2])
 
     project.behave("prepare", "")

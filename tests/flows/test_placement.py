@@ -97,7 +97,7 @@ class Estate:
         for machine in self.machines:
             machine.behave(TRAIN, "wait")
         run_id = self.api.start_run(run=SOON_LOST, train={"seed": seed})
-        wait_until(lambda: any(one.waits(TRAIN) for one in self.machines), "the training to begin", 200)
+        wait_until(lambda: any(one.waits(TRAIN) for one in self.machines), "the training to begin", 600)
         busy = next(one for one in self.machines if one.waits(TRAIN))
         other = next(one for one in self.machines if one is not busy)
         other.behave(TRAIN, "")
@@ -210,11 +210,11 @@ def test_strategies_train_side_by_side_and_a_new_machine_is_brought_what_it_lack
         new.behave(name, "wait")
     changes = {"train": {"seed": 1}, "strategies": ["feature_extraction", "head_replacement"]}
     run_id = estate.api.start_run(run=ELSEWHERE, **changes)
-    wait_until(lambda: any(map(new.waits, names)), "the training to begin", 200)
+    wait_until(lambda: any(map(new.waits, names)), "the training to begin", 600)
     old.up()
     for name in names:
         old.behave(name, "wait")
-    wait_until(lambda: any(map(old.waits, names)), "the other training to begin beside it", 200)
+    wait_until(lambda: any(map(old.waits, names)), "the other training to begin beside it", 600)
     for machine in (old, new):
         for name in names:
             machine.behave(name, "")
@@ -247,7 +247,7 @@ def test_killed_worker_is_noticed_its_slot_freed_and_the_stage_done_by_another(
     estate.api.wait_for_log(run_id, "its worker gave no sign of life for 15 s (run.lost_after_s)")
     assert TRAIN in other.ran()
     assert [run["state"]["type"] for run in estate.attempts(run_id)] == ["CRASHED", "COMPLETED"]
-    wait_until(lambda: not any(is_running(one.pid) for one in processes), "the machine's processes to end", 60)
+    wait_until(lambda: not any(is_running(one.pid) for one in processes), "the machine's processes to end")
     assert estate.project.lock("runs/manual") == estate.lock_of_a_single_machine()
     estate.site.assert_nothing_to_do()
 
@@ -263,7 +263,7 @@ def test_frozen_worker_that_wakes_after_the_retry_is_refused(estate: Estate, bot
 
     busy.behave(TRAIN, "")  # its stage goes on, and would end well
     busy.send(signal.SIGCONT)
-    wait_until(lambda: len(busy.family()) == 1, "the woken run to end", 120)
+    wait_until(lambda: len(busy.family()) == 1, "the woken run to end")
     estate.api.wait_for_log(zombie["id"], "its result is refused")
     assert estate.api.state(zombie["id"]) in ("CRASHED", "FAILED")
     assert estate.project.git("rev-parse", "runs/manual") == commit
@@ -289,10 +289,10 @@ def test_cancelled_pipeline_cancels_its_stage_elsewhere_which_resumes_the_next_t
     run_id = estate.api.start_run(run=ELSEWHERE, train={"seed": 14})
     processes = one.processes()
     estate.api.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
-    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end", 120)
+    wait_until(lambda: not any(is_running(number) for number in processes), "the stage's processes to end")
     estate.api.finish(run_id, "CANCELLED")
     (attempt,) = estate.attempts(run_id)
-    estate.api.finish(attempt["id"], "CANCELLED", 120)
+    estate.api.finish(attempt["id"], "CANCELLED")
 
     one.behave(TRAIN, "")
     run_id = estate.api.start_run(run=ELSEWHERE, train={"seed": 14})
@@ -308,7 +308,7 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
         machine.behave(TRAIN, "wait")
     chosen = {"train": {"seed": 15}, "strategies": ["feature_extraction", "head_replacement"]}
     run_id = estate.api.start_run(run=ELSEWHERE, **chosen)
-    wait_until(lambda: any(estate.api.ended(one["id"]) for one in estate.attempts(run_id, REPLACE)), REPLACE, 300)
+    wait_until(lambda: any(estate.api.ended(one["id"]) for one in estate.attempts(run_id, REPLACE)), REPLACE, 600)
     for machine in both:
         machine.behave(TRAIN, "mend")
     estate.api.finish(run_id, "FAILED")

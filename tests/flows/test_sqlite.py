@@ -56,10 +56,12 @@ def ends(folder: Path, *command: str) -> list[int]:
     return [int(number) for number in run.stdout.split()]
 
 
+@pytest.mark.slow
 def test_who_reads_before_writing_waits_for_the_others_and_not_for_long(tmp_path: Path) -> None:
     assert ends(tmp_path, *server_command("counting")) == [3, 0, BUSY_TIMEOUT_MS]
 
 
+@pytest.mark.slow
 def test_prefect_alone_fails_there(tmp_path: Path) -> None:
     """When this one fails, `flows/sqlite.py` may have become needless."""
     counted, failed, wait_ms = ends(tmp_path, sys.executable, "-m", "counting")
@@ -74,7 +76,7 @@ def test_servers_are_started_so(start: Callable[[Path], AbstractContextManager[S
         return any(server_command("x")[1:3] == command[1:3] for command in commands())
 
     with start(tmp_path):
-        wait_until(begun, "the guard to start the server", 60)
+        wait_until(begun, "the guard to start the server")
 
 
 def commands() -> list[list[str]]:
