@@ -24,8 +24,8 @@ import yaml
 from flows.server import HOST, SERVED, free_port
 from tasks.runs.guarded import Guarded
 from tests.conftest import PROJECT
-from tests.flows.project import wait_until
 from tests.servers.postgres import PROGRAM, postgres
+from tests.waiting import wait_until
 
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "server/compose.yaml").read_text())
 EXAMPLE = dict(re.findall(r"^(\w+)=(.*)$", (PROJECT / "server/env.example").read_text(), re.MULTILINE))

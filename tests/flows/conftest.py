@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flows.server import free_port
-from tests.flows.project import Api, Project, copy_project, make_template, wait_until
+from tests.flows.project import Api, Project, copy_project, make_template
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import psutil
 
 from flows.server import HOME
 from tests.conftest import PARAMS, PROJECT
+from tests.waiting import wait_until
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 STAGES = ("ingest", "prepare", "features", "train@feature_extraction", "evaluate", "export")
@@ -159,20 +159,6 @@ class Project:
         with self.command(*arguments) as process:
             code = process.wait(600)
         return code, (self.folder / "command.log").read_text()
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 300.0, pause_s: float = 0.2) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
-        time.sleep(pause_s)
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def make_template(folder: Path) -> None:

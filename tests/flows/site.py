@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from flows.server import HOST, free_port, served_environment, server_command
-from tests.flows.project import STAGES, Api, Project, wait_until
+from tests.flows.project import STAGES, Api, Project
+from tests.waiting import wait_until
 
 
 class Site:

@@ -18,8 +18,9 @@ import yaml
 from flows.alerts import ACCURACY_DROPPED, ALERTS, WEBHOOK_VARIABLE
 from flows.server import HOME, free_port, served
 from tests.conftest import PROJECT
-from tests.flows.project import Api, Project, wait_until
+from tests.flows.project import Api, Project
 from tests.servers.receiver import Receiver, receiver
+from tests.waiting import wait_until
 
 CANARY = "canary-8b1f"
 HEARTBEATS = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"

@@ -17,7 +17,8 @@ from tasks.settings import change_settings
 from tests.conftest import PARAMS, PROJECT
 from tests.flows.browser import PROGRAM, Page, browser
 from tests.flows.conftest import serve
-from tests.flows.project import Api, Project, wait_until, write_deployments
+from tests.flows.project import Api, Project, write_deployments
+from tests.waiting import wait_until
 
 SCREENSHOTS = PROJECT / ".cache/screenshots"
 STAGES_WITH_PICTURES = ("ingest", "prepare", "features")

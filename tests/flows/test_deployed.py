@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project, is_running, wait_until
+from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project
 from tests.flows.site import Site
+from tests.waiting import is_running, wait_until
 
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"

@@ -14,7 +14,8 @@ import pytest
 from flows.alerts import ACCURACY_DROPPED
 from flows.server import HOME
 from tests.flows.conftest import serve
-from tests.flows.project import STAGES, Api, Project, copy_project, is_running, wait_until
+from tests.flows.project import STAGES, Api, Project, copy_project
+from tests.waiting import is_running, wait_until
 
 PIPELINE = ("-m", "flows.pipeline")
 pytestmark = pytest.mark.slow

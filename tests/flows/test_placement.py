@@ -14,10 +14,11 @@ import psutil
 import pytest
 import yaml
 
-from tests.flows.project import Api, Project, copy_project, is_running, wait_until
+from tests.flows.project import Api, Project, copy_project
 from tests.flows.site import Site, start_worker
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, REGION, SECRET_KEY, Seaweed
+from tests.waiting import is_running, wait_until
 
 pytestmark = pytest.mark.slow
 TRAIN, REPLACE = "train@feature_extraction", "train@head_replacement"

@@ -14,7 +14,7 @@ import pytest
 
 from flows.server import Server, free_port, served, server_command, temporary_server
 from flows.sqlite import BUSY_TIMEOUT_MS
-from tests.flows.project import wait_until
+from tests.waiting import wait_until
 
 COUNTING = """
 import asyncio
