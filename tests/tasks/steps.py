@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tasks import features, ingest, prepare
@@ -53,14 +55,49 @@ def use_tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def start_program(workspace: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return _start(workspace, "-m", module, *arguments, **environment)
+
+
+def _start(workspace: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *arguments],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+# A program that stops, and waits to be killed, as soon as so many files have their names.
+STOPPING = """
+import os, runpy, signal, sys
+from pathlib import Path
+from tasks import files
+
+module, pattern, count = sys.argv[1:]
+sync = files.sync_folder
+
+def sync_and_stop(folder):
+    sync(folder)
+    if len(list(Path.cwd().glob(pattern))) == int(count):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+files.sync_folder = sync_and_stop
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def kill_program(workspace: Path, module: str, finished: str, count: int) -> list[psutil.Process]:
+    """Kill a program in the midst of its work, when `count` files match `finished`; gives the workers that it had."""
+    with _start(workspace, "-c", STOPPING, module, finished, str(count)) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"{module} came to its end: {process.communicate()}"
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(workspace.glob(finished))) == count
+    return workers
 
 
 def identities(folder: Path, pattern: str) -> dict[Path, tuple[int, int]]:

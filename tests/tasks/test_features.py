@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from tasks.vgg import backbone, calibration, quantized
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
 from tests.conftest import contents, save_picture
-from tests.tasks.steps import Change, identities, run_prepare, settings_for, start_program, use_tiny_extractor
+from tests.tasks.steps import Change, identities, kill_program, run_prepare, settings_for, use_tiny_extractor
 
 FOLDER = f"{features.FEATURES}/{features.BOUNDARY}"
 
@@ -299,14 +298,11 @@ def test_killed_features_keep_their_shards_and_end_as_if_they_had_not_been(
 ) -> None:
     wanted = settings_for(change, source, "features.engine=ncnn", "features.batch_size=2")
     run_prepare(wanted, workspace)
-    with start_program(workspace, "tasks.features") as process:
-        while len(list((workspace / FOLDER).glob("*.safetensors"))) < 2 and process.poll() is None:
-            pass
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    kill_program(workspace, "tasks.features", f"{FOLDER}/*.safetensors", 2)
     survivors = identities(workspace / FOLDER, "*.safetensors")
     finished = {path: path.read_bytes() for path in survivors}
     done = sum(len(read_header(path).rows) for path in survivors)
+    assert done == 8
     summary = features.run(wanted, workspace)
     assert (summary.extracted, summary.reused) == (24 - done, done)
     assert survivors.items() <= identities(workspace / FOLDER, "*.safetensors").items()

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-import signal
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tasks.pictures.manifest import read_discovered
 from tasks.pictures.packs import index_packs
 from tasks.pictures.sources import Item, Listing
 from tests.conftest import contents, fill_source, save_picture
-from tests.tasks.steps import Change, identities, settings_for, start_program
+from tests.tasks.steps import Change, identities, kill_program, settings_for
 
 
 def packed(workspace: Path) -> set[str]:
@@ -266,15 +266,13 @@ def test_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(workspace: Path, t
     for number in range(12):
         (source / "ant" / f"{number}.bin").write_bytes(os.urandom(400_000))
     wanted = settings_for(change, source, "ingest.pack_size_mb=1")
-    with start_program(workspace, "tasks.ingest") as process:
-        while not list((workspace / ingest.RAW).glob("*.tar")) and process.poll() is None:
-            pass
-        process.send_signal(signal.SIGKILL)
-    survivors = identities(workspace / ingest.RAW, "*.tar")
-    ingest.run(wanted, workspace)
+    kill_program(workspace, "tasks.ingest", f"{ingest.RAW}/*.tar", 1)
+    survivors, done = identities(workspace / ingest.RAW, "*.tar"), len(packed(workspace))
+    assert 0 < done < 16
+    summary = ingest.run(wanted, workspace)
+    assert (summary.packed, summary.reused) == (16 - done, done)
     assert survivors.items() <= identities(workspace / ingest.RAW, "*.tar").items()
     after = raw(workspace)
-    for path in (workspace / ingest.RAW).iterdir():
-        path.unlink()
-    ingest.run(wanted, workspace)
+    shutil.rmtree(workspace / ingest.RAW)
+    assert ingest.run(wanted, workspace).packed == 16
     assert raw(workspace) == after

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 import shutil
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from tasks.pictures.manifest import Discovered, read_duplicates, read_examples, 
 from tasks.pictures.shards import open_shards, read_header
 from tests.conftest import contents, draw_picture, fill_source, save_picture
 from tests.tasks.pictures.encoding import encode, noise
-from tests.tasks.steps import Change, identities, run_prepare, settings_for, start_program
+from tests.tasks.steps import Change, identities, kill_program, run_prepare, settings_for
 
 
 def counts(workspace: Path) -> dict[str, Any]:
@@ -444,14 +443,12 @@ def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
     source = fill_source(tmp_path / "source", a_class=60)
     wanted = settings_for(change, source)
     ingest.run(wanted, workspace)
-    with start_program(workspace, "tasks.prepare") as process:
-        while len(list((workspace / prepare.SHARDS).glob("*.safetensors"))) < 3 and process.poll() is None:
-            pass
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
+    workers = kill_program(workspace, "tasks.prepare", f"{prepare.SHARDS}/*.safetensors", 3)
+    assert workers
     assert psutil.wait_procs(workers, timeout=30)[1] == []
     survivors = identities(workspace / prepare.SHARDS, "*.safetensors")
     done = sum(len(read_header(path).rows) for path in survivors)
+    assert done == 12
     summary = prepare.run(wanted, workspace)
     assert (summary.decoded, summary.reused) == (120 - done, done)
     assert survivors.items() <= identities(workspace / prepare.SHARDS, "*.safetensors").items()
