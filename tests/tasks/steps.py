@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def use_tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def start_program(workspace: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return _start(workspace, "-m", module, *arguments, **environment)
+
+
+def twins(workspace: Path) -> list[Path]:
+    """The workspace and a copy of it."""
+    other = workspace.with_name("twin")
+    shutil.copytree(workspace, other)
+    return [workspace, other]
+
+
+def run_afresh(workspaces: Sequence[Path], module: str, *arguments: str, **environment: str) -> list[str]:
+    """Run a program in each workspace, in processes that order sets differently; gives what each wrote to stderr."""
+    said = []
+    for seed, workspace in enumerate(workspaces, 1):
+        with start_program(workspace, module, *arguments, PYTHONHASHSEED=str(seed), **environment) as process:
+            _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+        said.append(errors)
+    return said
 
 
 def _start(workspace: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from tasks.program import COSTS_FOLDER
 from tasks.settings import Settings, load_settings
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
+from tests.conftest import contents
+from tests.tasks.steps import run_afresh, twins
 
 ROOT = Path(__file__).parents[2]
 STRATEGIES = ("feature_extraction", "head_replacement")
+PLOTS = ("confusion", "calibration", "per_class")
 Right = dict[str, float]
 """Split -> share of its pictures that a strategy names right."""
 
@@ -135,18 +139,20 @@ def test_evaluate_shows_the_surest_mistakes(tmp_path: Path) -> None:
     assert (tmp_path / "reports/report.html").read_text(encoding="utf-8").count("<img ") == 2
 
 
-def test_evaluate_writes_the_same_bytes_again(tmp_path: Path) -> None:
-    settings = make_settings(STRATEGIES)
-    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}, STRATEGIES[1]: {"test": 0.7}})
-    contents = []
-    for seconds in (1.0, 2.0):
-        write_json(tmp_path / COSTS_FOLDER / "train@feature_extraction.json", {"seconds": seconds})
-        run(settings, tmp_path)
-        files = (path for path in sorted((tmp_path / "reports").rglob("*")) if path.is_file())
-        contents.append({path.name: path.read_bytes() for path in files if path.name != "metrics.json"})
-    assert contents[0] == contents[1]
-    assert set(contents[0]) == {"evaluation.json", "report.html", "confusion.csv", "calibration.csv", "per_class.csv"}
-    assert b"seconds" not in contents[0]["evaluation.json"] + contents[0]["report.html"]
+@pytest.mark.slow
+def test_evaluate_writes_the_same_bytes_in_every_process_whatever_training_took(
+    workspace: Path, change: Callable[..., Settings]
+) -> None:
+    change(f"strategies=[{', '.join(STRATEGIES)}]")
+    make_workspace(workspace, {STRATEGIES[0]: {"test": 0.5}, STRATEGIES[1]: {"test": 0.7}})
+    one, two = twins(workspace)
+    for seconds, folder in enumerate((one, two)):
+        write_json(folder / COSTS_FOLDER / "train@feature_extraction.json", {"seconds": seconds})
+    run_afresh((one, two), "tasks.evaluate")
+    first, second = (contents(folder / "reports") for folder in (one, two))
+    assert first.pop("metrics.json") != second.pop("metrics.json")  # it alone holds seconds
+    assert first == second
+    assert first.keys() == {"evaluation.json", "report.html", *(f"plots/{name}.csv" for name in PLOTS)}
 
 
 def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,9 @@ from tasks.settings import Settings
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
 from tasks.vgg.weights import load_weights
+from tests.conftest import contents
+from tests.tasks.steps import run_afresh, twins
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ("ant", "bee")
 FILES = {
     "MODEL_CARD.md",
@@ -81,28 +79,14 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     assert "used without change" in (ready / export.EXPORT / "MODEL_CARD.md").read_text()
 
 
-def run_program(workspace: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tasks.export"]
-    return subprocess.run(
-        command, cwd=workspace, env=environment, capture_output=True, text=True, check=False, timeout=500
-    )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.slow
 @pytest.mark.weights
 def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, source: Path) -> None:
-    first = run_program(ready)
-    assert first.returncode == 0, first.stderr
-    assert first.stderr == "", "the terminal shows only what matters"
-    made = contents(ready / export.EXPORT)
+    one, two = twins(ready)
+    assert run_afresh((one, two), "tasks.export") == ["", ""], "the terminal shows only what matters"
+    made = contents(one / export.EXPORT)
     assert set(made) == FILES
-    assert run_program(ready).returncode == 0
-    assert contents(ready / export.EXPORT) == made
+    assert contents(two / export.EXPORT) == made
 
     about = json.loads(made["export.json"])
     assert about["classes"] == list(CLASSES) == made["labels.txt"].decode().split()

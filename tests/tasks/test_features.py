@@ -18,7 +18,16 @@ from tasks.vgg import backbone, calibration, quantized
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
 from tests.conftest import contents, save_picture
-from tests.tasks.steps import Change, identities, kill_program, run_prepare, settings_for, use_tiny_extractor
+from tests.tasks.steps import (
+    Change,
+    identities,
+    kill_program,
+    run_afresh,
+    run_prepare,
+    settings_for,
+    twins,
+    use_tiny_extractor,
+)
 
 FOLDER = f"{features.FEATURES}/{features.BOUNDARY}"
 
@@ -311,3 +320,15 @@ def test_killed_features_keep_their_shards_and_end_as_if_they_had_not_been(
     shutil.rmtree(workspace / features.FEATURES)
     assert features.run(wanted, workspace).extracted == 24
     assert contents(workspace / features.FEATURES) == after
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_features_are_the_same_bytes_in_every_process(workspace: Path, source: Path, change: Change) -> None:
+    several = ("features.engine=ncnn", "features.boundary_cache=always", "strategies=[feature_extraction, progressive]")
+    run_prepare(settings_for(change, source, *several, "views.count=1"), workspace)
+    one, two = twins(workspace)
+    run_afresh((one, two), "tasks.features")
+    assert contents(one / features.FEATURES) == contents(two / features.FEATURES)
+    assert len(stored(one)) == 24
+    assert list((one / features.FEATURES / "for/progressive/block4_pool.views").glob("*.safetensors"))

@@ -25,7 +25,7 @@ from tasks.pictures.manifest import Discovered, read_duplicates, read_examples, 
 from tasks.pictures.shards import open_shards, read_header
 from tests.conftest import contents, draw_picture, fill_source, save_picture
 from tests.tasks.pictures.encoding import encode, noise
-from tests.tasks.steps import Change, identities, kill_program, run_prepare, settings_for
+from tests.tasks.steps import Change, identities, kill_program, run_afresh, run_prepare, settings_for, twins
 
 
 def counts(workspace: Path) -> dict[str, Any]:
@@ -456,6 +456,23 @@ def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
     shutil.rmtree(workspace / prepare.PREPARED)
     prepare.run(wanted, workspace)
     assert prepared(workspace) == after
+
+
+@pytest.mark.slow
+def test_ingest_and_prepare_give_the_same_bytes_in_every_process(workspace: Path, source: Path, change: Change) -> None:
+    shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
+    for label in ("ant", "bee"):
+        shutil.copy(source / label / "001.png", source / label / "copy.png")
+        (source / label / "no picture").write_text(label)
+        (source / label / ".hidden").touch()
+    settings_for(change, source, "prepare.max_quarantined_fraction=1")
+    one, two = twins(workspace)
+    for stage in ("tasks.ingest", "tasks.prepare"):
+        run_afresh((one, two), stage)
+        for folder in (ingest.RAW, prepare.PREPARED, prepare.REPORTS):
+            assert contents(one / folder) == contents(two / folder), f"{stage} writes other files to {folder}"
+    assert {row.code for row in read_quarantine(one / prepare.PREPARED)} == {"label_conflict", "not_a_picture"}
+    assert len(read_duplicates(one / prepare.PREPARED)) == 2
 
 
 def test_data_report_of_a_rerun_is_the_same_bytes(workspace: Path, source: Path, change: Change) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from tasks.vgg.recipes.outcome import accuracy, example_weights, log_loss
 from tasks.vgg.recipes.probe import fit_probe
 from tasks.vgg.trained import TRAINED, load_trained
 from tests.conftest import contents
-from tests.tasks.steps import Change, start_program
+from tests.tasks.steps import Change, run_afresh, start_program, twins
 
 STRATEGY = "feature_extraction"
 SPLITS = ("train", "validation", "test")
@@ -227,37 +226,27 @@ def test_log_loss_and_accuracy_are_those_of_the_textbook() -> None:
     assert log_loss(probabilities, labels) == pytest.approx(-np.log([0.5, 0.75, 1e-7]).mean(), rel=1e-6)
 
 
-def run_program(workspace: Path, **environment: str) -> tuple[int, str]:
-    with start_program(workspace, "tasks.train", STRATEGY, **environment) as process:
+def run_program(workspace: Path) -> tuple[int, str]:
+    with start_program(workspace, "tasks.train", STRATEGY) as process:
         _, err = process.communicate(timeout=300)
     return process.returncode, err
 
 
-def two_copies(workspace: Path) -> list[Path]:
-    other = workspace.with_name("other")
-    shutil.copytree(workspace, other)
-    return [workspace, other]
-
-
 @pytest.mark.slow
 def test_modern_gives_the_same_files_in_another_process(workspace: Path) -> None:
-    one, two = two_copies(fill(workspace))
-    for folder in (one, two):
-        code, err = run_program(folder, PYTHONPROFILEIMPORTTIME="1")
-        assert code == 0, err
-        assert not re.search(r"\| +(tensorflow|keras|prefect)$", err, re.MULTILINE)
+    one, two = twins(fill(workspace))
+    for imported in run_afresh((one, two), "tasks.train", STRATEGY, PYTHONPROFILEIMPORTTIME="1"):
+        assert re.search(r"\| +sklearn$", imported, re.MULTILINE)
+        assert not re.search(r"\| +(tensorflow|keras|prefect)$", imported, re.MULTILINE)
     assert model(one) == model(two)
     assert {"model.json", "model.safetensors", "validation.safetensors"} < model(one).keys()
 
 
-@pytest.mark.slow
 def test_tutorial_learns_and_gives_the_same_files_in_another_process(workspace: Path, change: Change) -> None:
     settings = change("train.recipe=tutorial", "train.tutorial.epochs=12", "train.tutorial.batch_size=6")
     assert settings.train.recipe == "tutorial"
-    one, two = two_copies(fill(workspace))
-    for folder in (one, two):
-        code, err = run_program(folder)
-        assert code == 0, err
+    one, two = twins(fill(workspace))
+    run_afresh((one, two), "tasks.train", STRATEGY)
     assert model(one) == model(two)
     trained = load_trained(one / TRAINED / STRATEGY)
     assert trained.recipe == "tutorial"

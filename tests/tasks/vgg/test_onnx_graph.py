@@ -66,11 +66,9 @@ def test_onnx_averages_over_the_mirror_image() -> None:
     assert abs(run_onnx(both, pixels) - run_onnx(plain, pixels)).max() > 0.01
 
 
-def test_onnx_is_the_same_bytes_and_carries_the_classes() -> None:
+def test_onnx_is_valid_and_carries_the_classes() -> None:
     head, weights = random_head("average_maximum"), zero_weights()
-    first = onnx_graph.build_onnx(head, CLASSES, weights)
-    assert first == onnx_graph.build_onnx(head, CLASSES, weights)
-    model = onnx.load_from_string(first)
+    model = onnx.load_from_string(onnx_graph.build_onnx(head, CLASSES, weights))
     onnx.checker.check_model(model, full_check=True)
     assert json.loads(model.metadata_props[0].value) == list(CLASSES)
 

@@ -11,7 +11,6 @@ import pytest
 from tasks.errors import IntegrityError
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained import Trained, load_all, load_trained, save_trained
-from tests.conftest import contents
 
 RNG = np.random.default_rng(0)
 TRAINED = Trained(
@@ -46,12 +45,6 @@ def test_trained_model_comes_back_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(found.validation_probabilities, TRAINED.validation_probabilities)
     features = RNG.random((4, 2, 2, 8)).astype(np.float16)
     assert np.array_equal(found.head.probabilities(features), TRAINED.head.probabilities(features))
-
-
-def test_trained_model_is_the_same_bytes_every_time(tmp_path: Path) -> None:
-    save_trained(tmp_path / "one", TRAINED)
-    save_trained(tmp_path / "two", TRAINED)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_trained_model_holds_nothing_that_can_run(tmp_path: Path) -> None:
