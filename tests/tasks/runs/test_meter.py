@@ -12,6 +12,7 @@ import pytest
 
 from tasks.runs import meter
 from tasks.runs.meter import Meter
+from tests.waiting import wait_until
 
 BURN = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass"
 
@@ -88,8 +89,7 @@ def test_gpus_are_asked_and_the_tool_is_stopped(tmp_path: Path, monkeypatch: pyt
     before = psutil.Process().children()
     tool = fake_tool(tmp_path, "300.0, 50, 1000", "500.0, 100, 2000", "[N/A], [N/A], 1")
     with Meter(tmp_path / "none", tool) as measured:
-        while not (tmp_path / "said").exists():
-            time.sleep(0.01)
+        wait_until((tmp_path / "said").exists, "the tool to start")
     readings = measured.readings
     assert readings["energy_j"] == pytest.approx(800 * meter._GPU_EVERY_MS / 1000)
     assert readings["gpu_seconds"] == pytest.approx(1.5 * meter._GPU_EVERY_MS / 1000)
@@ -100,7 +100,7 @@ def test_gpus_are_asked_and_the_tool_is_stopped(tmp_path: Path, monkeypatch: pyt
 
 def test_gpus_that_are_hidden_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    before = psutil.Process().children()
     with Meter(tmp_path / "none", fake_tool(tmp_path, "300.0, 50, 1000")) as measured:
-        pass
+        assert psutil.Process().children() == before
     assert measured.readings["gpu_seconds"] is None
-    assert not (tmp_path / "said").exists()

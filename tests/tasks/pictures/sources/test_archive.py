@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +41,7 @@ from tests.tasks.pictures.sources.making import (
     tar_bytes,
     zip_entry,
 )
+from tests.waiting import wait_until
 
 NAMES = ["f.zip", "f.tar", "f.tar.gz", "f.tgz", "f.tar.zst", "f.tzst"]
 TARS = ["f.tar", "f.tar.gz", "f.tar.zst"]
@@ -423,6 +423,17 @@ def test_archive_that_did_not_change_has_the_same_versions_and_is_not_unpacked_a
     assert {item.path: item.read() for item in listing.items} == FLOWERS
 
 
+def let_rest(path: Path) -> None:
+    """Wait for the clock of the file system, which ticks every few milliseconds."""
+    other = path.with_name("written later")
+
+    def has_ticked() -> bool:
+        other.touch()
+        return other.stat().st_ctime_ns > path.stat().st_ctime_ns
+
+    wait_until(has_ticked, "the clock of the file system to tick")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_case_38_archive_with_new_bytes_under_the_old_time_and_size_has_new_versions(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -430,7 +441,7 @@ def test_case_38_archive_with_new_bytes_under_the_old_time_and_size_has_new_vers
     monkeypatch.setattr(scratch, "_RACY_S", 0)
     path = make_archive(tmp_path / name, FLOWERS)
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    time.sleep(0.05)  # the clock of the file system ticks every few milliseconds
+    let_rest(path)
     first = {item.version for item in archive.discover(str(path)).items}
     make_archive(path, FLOWERS | {"rose/1.jpg": b"RED"})
     os.utime(path, ns=times)
@@ -453,7 +464,7 @@ def test_digest_of_a_file_that_rests_is_read_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(scratch, "_RACY_S", 0)
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    time.sleep(0.05)
+    let_rest(path)
     digest = scratch.digest_of(path)
     monkeypatch.setattr(scratch, "file_sha256", None)
     assert scratch.digest_of(path) == digest == hashlib.sha256(b"one").hexdigest()
