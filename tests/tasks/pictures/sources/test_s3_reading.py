@@ -138,6 +138,7 @@ def test_case_14_s3_stalled_connection_goes_on_after_the_time_limit(
     item = only(s3.discover(bucket.uri("p")))
     bucket.proxy.add(path="/p/a/1", times=1, chunk_delay_s=1)
     assert item.read() == data
+    assert bucket.proxy.count("GET", "/p/a/1") == 2
 
 
 def test_s3_slow_answers_are_waited_for(bucket: Bucket) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from tasks.errors import SourceError
 from tasks.pictures.sources import records, tfds
-from tests.conftest import COLOURS, PROJECT, draw_picture
+from tests.conftest import PROJECT, draw_picture
 from tests.tasks.pictures.encoding import encode
 
 FOREIGN = "ignore::DeprecationWarning:(tensorflow|tensorflow_datasets|keras|google|etils|promise|array_record)"
@@ -268,9 +268,9 @@ def test_tfds_that_can_not_be_downloaded_says_how_to_prepare_it(tmp_path: Path) 
 @pytest.mark.slow
 def test_importing_tfds_and_listing_tries_no_network(prepared: Path, here: Path) -> None:
     code = """
-        import socket
+        import os, socket
         def refuse(*_):
-            raise AssertionError("network")
+            os._exit(99)  # an exception might be swallowed
         socket.socket.connect = socket.getaddrinfo = refuse
     """
     variables = {"TFDS_DATA_DIR": str(prepared / "array")}
@@ -334,7 +334,3 @@ def test_tfds_class_names_are_printable() -> None:
 
     assert tfds._class_names(library.features.ClassLabel(names=["a\tb", "c/d"])) == [r"a\tb", "c/d"]
     assert tfds._class_names(library.features.ClassLabel(num_classes=3)) == ["0", "1", "2"]
-
-
-def test_pictures_of_the_builder_have_known_classes() -> None:
-    assert {"ant", "bee"} <= set(COLOURS)
