@@ -110,10 +110,12 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 def kill_program(workspace: Path, module: str, finished: str, count: int) -> list[psutil.Process]:
     """Kill a program in the midst of its work, when `count` files match `finished`; gives the workers that it had."""
     with _start(workspace, "-c", STOPPING, module, finished, str(count)) as process:
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), f"{module} came to its end: {process.communicate()}"
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status), f"{module} came to its end: {process.communicate()}"
+            workers = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGKILL
     assert len(list(workspace.glob(finished))) == count
     return workers
