@@ -19,6 +19,7 @@ from tasks.runs.endings import StageFailed
 from tasks.runs.guarded import Ending
 from tasks.runs.supervisor import child_environment, run_stage, supervise
 from tests.conftest import PROJECT
+from tests.tasks.runs.repository import init_dvc
 from tests.waiting import is_running, wait_until
 
 # A family: a child in the group and a child in a session of its own, with a child that its parent leaves an orphan.
@@ -71,7 +72,7 @@ def reach_limit(
 
 def make_repository(folder: Path, **programs: str) -> Path:
     """A DVC repository with one stage for each program (Python code)."""
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
+    init_dvc(folder, in_git=False)
     text = "stages:\n"
     for stage, code in programs.items():
         (folder / f"{stage}.py").write_text(textwrap.dedent(code))
