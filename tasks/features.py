@@ -51,7 +51,6 @@ from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_c
 from tasks.vgg.calibration import FILE as CALIBRATION
 from tasks.vgg.engines import Engine, Halves, Pixels, choose_engine, has_fast_int8, measure_rate
 from tasks.vgg.head import pool
-from tasks.vgg.quantized import KERNEL_BITS
 from tasks.vgg.weights import SHA256, Weights, load_weights
 
 FEATURES = "data/features"
@@ -341,9 +340,11 @@ def _base(decoder: str) -> dict[str, Any]:
 
 def _about(engine: Engine) -> dict[str, Any]:
     about = {"engine": engine.name, "precision": engine.precision}
-    return about | (
-        {"ranges_sha256": fingerprint(list(engine.ranges)), "kernel_bits": KERNEL_BITS} if engine.ranges else {}
-    )
+    if not engine.ranges:
+        return about
+    from tasks.vgg.quantized import KERNEL_BITS  # imports onnx, which only int8 needs
+
+    return {**about, "ranges_sha256": fingerprint(list(engine.ranges)), "kernel_bits": KERNEL_BITS}
 
 
 def main() -> int:
