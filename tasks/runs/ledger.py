@@ -6,6 +6,7 @@ unchanged as long as dvc.lock names the output and it can be had: from the cache
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,20 @@ def outlook(workspace: Path, name: str) -> Outlook:
             remote=[path for path, out in wanted.items() if out.changed_cache()],
             parted=[one.out.def_path for one in lacking if one.is_part],
         )
+
+
+def drop_damaged(workspace: Path, name: str) -> list[str]:
+    """Remove from the cache what a stage would be given and isn't the bytes of its hash; gives the outputs' paths.
+
+    DVC itself believes what is read-only in its cache, as all of it is, and would go on with wrong bytes.
+    """
+    with _repository(workspace) as repository:
+        stage = _find(repository, name)
+        read, gathered = _read_by(repository, stage)
+        wanted = [(one.path, one.out, one.dep if one.is_part else one.out) for one in [*read, *gathered]]
+        wanted += [(out.def_path, out, out) for out in stage.outs if out.persist and out.hash_info]
+        lacking = {path: (out, part) for path, out, part in wanted if not part.exists and not out.changed_cache()}
+        return [path for path, (out, part) in lacking.items() if _drop_damaged(out, part.fs_path)]
 
 
 def is_up_to_date(workspace: Path) -> bool:
@@ -148,6 +163,29 @@ def _find(repository: Any, name: str) -> Any:
     if name not in stages:
         raise RunError(f"{repository.root_dir}/dvc.yaml has no stage {name}. It has: {', '.join(stages)}")
     return stages[name]
+
+
+def _drop_damaged(out: Any, path: str) -> bool:
+    """Remove the objects of an output, or of a part of it, that don't have their hash; tells whether there were any."""
+    content = out.get_obj(filter_info=path) if out.is_dir_checksum else out.get_obj()
+    names = {content.hash_info.value} if content else set()
+    names |= {hash_info.value for _, _, hash_info in content} if content and content.hash_info.isdir else set()
+    damaged = [
+        file for file in map(Path, map(out.cache.oid_to_path, names)) if file.exists() and not _is_named_well(file)
+    ]
+    for file in damaged:
+        file.unlink()
+    return bool(damaged)
+
+
+def _is_named_well(file: Path) -> bool:
+    """Whether a file of the cache is what its name says, which is its MD5."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, _md5).hexdigest() == f"{file.parent.name}{file.name}".removesuffix(".dir")
+
+
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)
 
 
 def _would_run(repository: Any, stage: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tasks.runs.ledger import outlook
+from tasks.runs.ledger import drop_damaged, outlook
 from tasks.runs.supervisor import OnLine, run_dvc
 
 _PARTED = ".rootstock/parted"
@@ -29,6 +29,9 @@ def make_ready(stage: str, folder: Path, *, limit_s: float, on_line: OnLine) -> 
     """
     ahead = outlook(folder, stage)
     if ahead.would_run or ahead.undecided:
+        if damaged := drop_damaged(folder, stage):
+            on_line(f"DVC's cache held wrong bytes of {', '.join(damaged)}. They are removed, and never used.")
+            ahead = outlook(folder, stage)
         _note_parted(folder, ahead.parted)
         for verb, paths in (("checkout", ahead.cached), ("pull", ahead.remote)):
             if paths:
