@@ -37,7 +37,7 @@ def unpack(root: Path, commit: str) -> Path:
         with contextlib.suppress(OSError):  # another run was quicker: its folder is in use, and holds the same
             made.rename(folder)
         shutil.rmtree(made, ignore_errors=True)
-        _sweep(folder.parent)
+        _sweep(folder)
     folder.touch()  # the most recently used are kept
     return folder
 
@@ -50,8 +50,12 @@ def _archive(root: Path, commit: str) -> bytes:
     return result.stdout
 
 
-def _sweep(folder: Path) -> None:
-    """Only the last few commits stay; a run that long ago has imported what it needs."""
-    by_age = sorted((one for one in folder.iterdir() if one.is_dir()), key=lambda one: one.stat().st_mtime_ns)
-    for old in by_age[:-_KEPT]:
+def _sweep(newest: Path) -> None:
+    """Only the last few commits stay; a run that long ago has imported what it needs.
+
+    The newest is named, since a clock that was put back makes it look the oldest.
+    """
+    others = (one for one in newest.parent.iterdir() if one.is_dir() and one != newest)
+    by_age = sorted(others, key=lambda one: one.stat().st_mtime_ns)
+    for old in by_age[: 1 - _KEPT]:
         shutil.rmtree(old, ignore_errors=True)
