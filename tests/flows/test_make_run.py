@@ -20,7 +20,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from tests.conftest import PROJECT
+from tests.conftest import PARAMS, PROJECT
 from tests.flows.project import Project
 
 CLASSES = {"three": 3, "eight": 8, "nine": 9}
@@ -64,12 +64,13 @@ class Used:
 
 
 def make_clone(folder: Path) -> Project:
-    """The tracked files as they are here, in a repository of their own, with the environment of these tests."""
+    """The tracked files with the tests' settings, in a repository of their own, with the environment of these tests."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
     for name in listed.rstrip("\0").split("\0"):
         if (PROJECT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, folder / name)
+    shutil.copy(PARAMS, folder)
     clone = Project(folder)
     clone.git("init", "-q", "-b", "main")
     clone.git("add", ".")
