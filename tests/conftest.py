@@ -28,9 +28,11 @@ PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
 LONGEST_FIRST: tuple[str, ...] = ()
 """Modules that take longest: begun last, one of them would keep a single worker busy at the end."""
-_PERSONAL = ("AWS_", "CI", "DVC_", "GIT_", "KERAS_", "PREFECT", "PYTHON", "RAY_", "ROOTSTOCK_", "TFDS_", "XDG_")
-"""How variables begin that a person's shell may have and no test may see."""
-_PERSONAL_NAMES = ("ALL_PROXY", "FORCE_COLOR", "HTTP_PROXY", "HTTPS_PROXY", "NO_COLOR", "PYTEST_ADDOPTS")
+_PERSONAL = re.compile(
+    "(AWS|CI|DVC|GIT|KERAS|MAKE|PREFECT|PYTHON|RAY|ROOTSTOCK|TFDS|XDG)|"
+    "(ALL_PROXY|DATA|FLAVOUR|FORCE_COLOR|HTTPS?_PROXY|MFLAGS|NO_COLOR|POOL|PYTEST_ADDOPTS|SET|SOURCE|STRATEGY|TESTS)$"
+)
+"""Variables that a person's shell, or make, may have and no test may see: by their beginnings, then by their names."""
 _BACKGROUND: dict[str, tempfile.TemporaryDirectory[str]] = {}
 _BEGAN = pytest.StashKey[float]()
 COLOURS = {"ant": (150, 60, 40), "bee": (60, 150, 40), "cat": (40, 60, 150)}
@@ -101,7 +103,7 @@ def isolate_environment(home: Path) -> None:
     Python caches bytecode also where the shell forbids it: children would compile TensorFlow again each time.
     """
     for name in list(os.environ):
-        if name.startswith(_PERSONAL) or name.upper() in _PERSONAL_NAMES:
+        if _PERSONAL.match(name.upper()):
             del os.environ[name]
     os.environ |= {
         "AWS_CONFIG_FILE": str(home / "aws/config"),

@@ -103,7 +103,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Used:
     ended = subprocess.run(
         ["make", "-o", ".venv/ready", "run", f"SOURCE={source}", f"SET={settings}"],
         cwd=clone.folder,
-        env={name: value for name, value in clone.environment.items() if not name.startswith(("MAKE", "MFLAGS"))},
+        env=clone.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
