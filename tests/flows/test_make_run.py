@@ -20,6 +20,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from tasks.settings import change_settings
 from tests.conftest import PARAMS, PROJECT
 from tests.flows.project import Project
 
@@ -33,8 +34,20 @@ QUICK_TESTS = (
     "tests/test_dvc_yaml.py",
     "tests/tasks/test_settings.py",
     "tests/tasks/test_plan.py::test_limit_of_pictures_a_class_is_counted",
+    "tests/tasks/pictures/sources/test_s3_refusals.py::test_s3_works_again_with_the_credentials_file_renewed",
     "tests/flows/test_form.py",
     "tests/flows/test_pipeline.py::test_wrong_argument_is_told_in_words",
+)
+OTHER_SETTINGS = (
+    "source.limit_per_class=5",
+    "prepare.test_fraction=0.4",
+    "prepare.near_duplicate_bits=0",
+    "features.batch_size=7",
+    "strategies=[progressive, head_replacement]",
+    "train.recipe=tutorial",
+    "train.seed=11",
+    "train.tutorial.epochs=3",
+    "run.stage_retries=0",
 )
 HOSTILE = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
@@ -148,6 +161,7 @@ def test_exported_model_answers_files_with_the_accuracy_that_was_reported(used: 
 
 def test_own_tests_pass_in_a_clone_that_was_used_and_in_a_hostile_shell(used: Used) -> None:
     assert used.clone.git("status", "--porcelain").splitlines() == [" M params.yaml", "?? dvc.lock", "?? reports/"]
+    change_settings(used.clone.folder, OTHER_SETTINGS)
     environment = {**used.clone.environment, **HOSTILE}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *QUICK_TESTS]
     folder = used.clone.folder
