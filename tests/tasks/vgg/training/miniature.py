@@ -1,6 +1,8 @@
 """Whole trainings of a miniature VGG, in this process and in others that are killed.
 
 python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at STEP | term-at STEP | devices COUNT]
+
+As the program of a fork server it imports everything that trains, and computes nothing before it is forked.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from tasks.vgg import answers
 from tasks.vgg.engines import Engine
 from tasks.vgg.recipes import descent
 from tests.conftest import PROJECT
+from tests.tasks.fork_server import ForkServer
 from tests.tasks.vgg.small_weights import tiny_weights
 
 QUICK = (
@@ -28,6 +31,7 @@ QUICK = (
     "train.tutorial.epochs=2",
     "train.tutorial.hidden_units=4",
     "train.modern.batch_size=6",
+    "train.modern.inverse_regularization=[1.0, 100.0]",
     "train.modern.patience=2",
     "train.modern.head_replacement.epochs=2",
     "train.modern.fine_tuning.blocks=5",
@@ -41,6 +45,11 @@ def use_tiny_weights(patch: Any = setattr) -> None:
     for module in (features, answers, descent):
         patch(module, "load_weights", tiny_weights)
     patch(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
+
+
+def forking_trainings() -> ForkServer:
+    """Runs trainings without importing TensorFlow again."""
+    return ForkServer(__name__, "tasks.vgg.recipes.descent", "tasks.vgg.training.steps", "dvclive", "keras")
 
 
 def run_training(workspace: Path, strategy: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,34 +4,74 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tasks import features, train
-from tasks.settings import Settings
+from tasks.settings import Settings, load_settings
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.recipes.descent import for_head
 from tasks.vgg.strategies import Phase
 from tasks.vgg.trained import TRAINED, load_trained
-from tasks.vgg.training.loop import PhaseRun
+from tasks.vgg.training import loop
 from tests.conftest import contents, fill_source
-from tests.tasks.steps import Change, run_prepare, settings_for
-from tests.tasks.vgg.training.miniature import QUICK, STRATEGIES, run_training, use_tiny_weights
+from tests.tasks.fork_server import ForkServer
+from tests.tasks.steps import Change, change_in, new_workspace, run_prepare, settings_for
+from tests.tasks.vgg.training.miniature import QUICK, STRATEGIES, forking_trainings, run_training, use_tiny_weights
 
 pytestmark = pytest.mark.slow
+Uninterrupted = Callable[[Path, str], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with features of a miniature VGG for all strategies."""
+    folder = tmp_path_factory.mktemp("prepared")
+    workspace = new_workspace(folder)
+    assignments = (*QUICK, f"strategies=[feature_extraction, {', '.join(STRATEGIES)}]")
+    settings = settings_for(change_in(workspace), fill_source(folder / "source", 20), *assignments)
+    run_prepare(settings, workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_weights(patch.setattr)
+        features.run(settings, workspace)
+    return workspace
 
 
 @pytest.fixture
-def tiny(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A workspace with features of a miniature VGG for all strategies."""
+def tiny(prepared: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Makes the workspace a copy of the prepared one."""
     use_tiny_weights(monkeypatch.setattr)
-    source = fill_source(tmp_path / "source", 20)
-    settings = settings_for(change, source, *QUICK, f"strategies=[feature_extraction, {', '.join(STRATEGIES)}]")
-    run_prepare(settings, workspace)
-    features.run(settings, workspace)
-    return settings
+    shutil.copytree(prepared, workspace, dirs_exist_ok=True)
+    return load_settings(workspace)
+
+
+@pytest.fixture(scope="module")
+def trainings() -> Iterator[ForkServer]:
+    """Starts trainings in no time."""
+    with forking_trainings() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """Gives the model that a process of its own, which nothing interrupts, trains in a copy of the workspace."""
+    known: dict[tuple[bytes, str], dict[str, bytes]] = {}
+
+    def train_once(workspace: Path, strategy: str) -> dict[str, bytes]:
+        asked = ((workspace / "params.yaml").read_bytes(), strategy)
+        if asked not in known:
+            whole = tmp_path_factory.mktemp("whole") / "workspace"
+            shutil.copytree(workspace, whole)
+            ended = run_training(whole, strategy)
+            assert ended.returncode == 0, ended.stderr
+            assert "Going on" not in ended.stdout
+            known[asked] = model(whole, strategy)
+        return known[asked]
+
+    return train_once
 
 
 def model(workspace: Path, strategy: str) -> dict[str, bytes]:
@@ -40,67 +80,63 @@ def model(workspace: Path, strategy: str) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if not name.startswith("live")}
 
 
-def copies(workspace: Path, count: int) -> list[Path]:
-    others = [workspace.with_name(f"other{number}") for number in range(1, count)]
-    for other in others:
-        shutil.copytree(workspace, other)
-    return [workspace, *others]
-
-
 @pytest.mark.parametrize("recipe", ["modern", "tutorial"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
-    tiny: Settings, workspace: Path, change: Change, strategy: str, recipe: str
-) -> None:
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted,
+    strategy: str, recipe: str,
+) -> None:  # fmt: skip
     change(f"train.recipe={recipe}")
-    whole, killed = copies(workspace, 2)
-    ended = run_training(whole, strategy)
-    assert ended.returncode == 0, ended.stderr
+    whole = uninterrupted(workspace, strategy)
     for _ in range(2):  # in the middle of an epoch, and again after it went on
-        assert run_training(killed, strategy, "kill-at", "3").returncode == -9
-        assert list((killed / train.CHECKPOINTS / strategy).glob("*.safetensors"))
-        assert not (killed / TRAINED / strategy / "model.json").exists()
-    ended = run_training(killed, strategy)
+        assert trainings.run(str(workspace), strategy, "kill-at", "3").returncode == -9
+        assert list((workspace / train.CHECKPOINTS / strategy).glob("*.safetensors"))
+        assert not (workspace / TRAINED / strategy / "model.json").exists()
+    ended = trainings.run(str(workspace), strategy)
     assert ended.returncode == 0, ended.stderr
     assert "Going on from the checkpoint at epoch" in ended.stdout
-    assert model(killed, strategy) == model(whole, strategy)
-    assert not (killed / train.CHECKPOINTS / strategy).exists()
+    assert model(workspace, strategy) == whole
+    assert not (workspace / train.CHECKPOINTS / strategy).exists()
 
 
-def test_sigterm_saves_the_position_and_the_next_run_goes_on(tiny: Settings, workspace: Path, change: Change) -> None:
+def test_sigterm_saves_the_position_and_the_next_run_goes_on(
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted
+) -> None:
+    whole = uninterrupted(workspace, "progressive")
     change("train.checkpoint_interval_s=3600")
-    whole, stopped = copies(workspace, 2)
-    assert run_training(whole, "progressive").returncode == 0
-    assert run_training(stopped, "progressive", "term-at", "2").returncode == 143
-    assert len(list((stopped / train.CHECKPOINTS / "progressive").glob("*.safetensors"))) == 1
-    ended = run_training(stopped, "progressive")
+    assert trainings.run(str(workspace), "progressive", "term-at", "2").returncode == 143
+    assert len(list((workspace / train.CHECKPOINTS / "progressive").glob("*.safetensors"))) == 1
+    ended = trainings.run(str(workspace), "progressive")
     assert "epoch 1, step 3" in ended.stdout
-    assert model(stopped, "progressive") == model(whole, "progressive")
+    assert model(workspace, "progressive") == whole
 
 
-def test_damaged_checkpoint_falls_back_to_the_one_before(tiny: Settings, workspace: Path) -> None:
-    whole, harmed = copies(workspace, 2)
-    assert run_training(whole, "head_replacement").returncode == 0
-    assert run_training(harmed, "head_replacement", "kill-at", "4").returncode == -9
-    older, newer = sorted((harmed / train.CHECKPOINTS / "head_replacement").iterdir())
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    tiny: Settings, workspace: Path, trainings: ForkServer, uninterrupted: Uninterrupted
+) -> None:
+    whole = uninterrupted(workspace, "head_replacement")
+    assert trainings.run(str(workspace), "head_replacement", "kill-at", "4").returncode == -9
+    older, newer = sorted((workspace / train.CHECKPOINTS / "head_replacement").iterdir())
     content = bytearray(newer.read_bytes())
     content[-5] ^= 1
     newer.write_bytes(content)
-    ended = run_training(harmed, "head_replacement")
+    ended = trainings.run(str(workspace), "head_replacement")
     assert "is damaged; the one before it is used" in ended.stderr
-    assert model(harmed, "head_replacement") == model(whole, "head_replacement")
+    assert model(workspace, "head_replacement") == whole
     assert not older.exists()
 
 
-def test_checkpoint_of_other_settings_is_not_used(tiny: Settings, workspace: Path, change: Change) -> None:
-    assert run_training(workspace, "head_replacement", "kill-at", "4").returncode == -9
+def test_checkpoint_of_other_settings_is_not_used(
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted
+) -> None:
+    assert trainings.run(str(workspace), "head_replacement", "kill-at", "4").returncode == -9
     change("train.seed=1")
-    (other,) = copies(workspace, 2)[1:]
+    other = workspace.with_name("other")
+    shutil.copytree(workspace, other)
     shutil.rmtree(other / train.CHECKPOINTS)
-    for folder in (workspace, other):
-        ended = run_training(folder, "head_replacement")
-        assert "Going on" not in ended.stdout
-    assert model(workspace, "head_replacement") == model(other, "head_replacement")
+    ended = trainings.run(str(workspace), "head_replacement")
+    assert "Going on" not in ended.stdout
+    assert model(workspace, "head_replacement") == uninterrupted(other, "head_replacement")
 
 
 @pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
@@ -126,8 +162,8 @@ def test_training_from_kept_features_equals_training_from_pictures(
 def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, losses = PhaseRun._measure, itertools.count(0.0, -1.0)
-    monkeypatch.setattr(PhaseRun, "_measure", lambda self: (next(losses), plain(self)[1]))  # every epoch is better
+    plain, losses = loop._Phase._measure, itertools.count(0.0, -1.0)
+    monkeypatch.setattr(loop._Phase, "_measure", lambda self: (next(losses), plain(self)[1]))  # every epoch is better
     for strategy in STRATEGIES:
         train.run(tiny, workspace, strategy)
     changed = {
@@ -188,13 +224,16 @@ def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
     assert "doesn't fit into the memory" in capsys.readouterr().err
 
 
-def test_two_devices_give_what_one_gives(tiny: Settings, workspace: Path, change: Change) -> None:
+def test_two_devices_give_what_one_gives(
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer
+) -> None:
     change("train.precision=float32", "train.modern.batch_size=5")  # not a multiple of the devices
-    one, two = copies(workspace, 2)
-    assert run_training(one, "progressive").returncode == 0
-    ended = run_training(two, "progressive", "devices", "2")
+    two = workspace.with_name("two")
+    shutil.copytree(workspace, two)
+    assert trainings.run(str(workspace), "progressive").returncode == 0
+    ended = trainings.run(str(two), "progressive", "devices", "2")
     assert ended.returncode == 0, ended.stderr
     assert "2 devices" in ended.stdout
-    first, second = (load_trained(folder / TRAINED / "progressive") for folder in (one, two))
+    first, second = (load_trained(folder / TRAINED / "progressive") for folder in (workspace, two))
     np.testing.assert_allclose(first.summary["history"]["loss"], second.summary["history"]["loss"], rtol=1e-4)
     np.testing.assert_allclose(first.validation_probabilities, second.validation_probabilities, atol=1e-3)
