@@ -1,4 +1,4 @@
-"""Linear algebra in one thread: on cores that other tests use, too, its threads wait for each other most of the time."""
+"""Linear algebra in one thread: on cores that are busy its threads wait for each other most of the time."""
 
 from __future__ import annotations
 

@@ -19,10 +19,14 @@ CLASSES = ("ant", "Ä\"b'<>", "cat")
 
 
 def zero_weights() -> Weights:
-    """VGG16 whose first channels pass the input through, so that the answer is known without the network."""
+    """VGG16 whose first channels pass the input through, so that the answer is known without the network.
+
+    Only the last block is as wide as VGG16's: heads are.
+    """
     weights: Weights = {}
     inputs = 3
-    for block, (filters, convolutions) in enumerate(BLOCKS, 1):
+    for block, (width, convolutions) in enumerate(BLOCKS, 1):
+        filters = width if block == len(BLOCKS) else 3
         for conv in range(1, convolutions + 1):
             kernel = np.zeros((3, 3, inputs, filters), np.float32)
             kernel[1, 1, range(3), range(3)] = 1
