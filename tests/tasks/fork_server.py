@@ -8,6 +8,7 @@ shown to leave nothing behind in a process is compared with a process that was s
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -56,6 +57,7 @@ class ForkServer:
 
 def serve() -> list[str]:
     """Fork a child for each line of stdin and write its exit code to stdout; gives the arguments, in the child only."""
+    gc.freeze()  # else each child copies all there is as soon as it collects garbage
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -127,16 +127,17 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_checkpoint_of_other_settings_is_not_used(
-    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer
 ) -> None:
     assert trainings.run(str(workspace), "head_replacement", "kill-at", "4").returncode == -9
     change("train.seed=1")
     other = workspace.with_name("other")
     shutil.copytree(workspace, other)
     shutil.rmtree(other / train.CHECKPOINTS)
-    ended = trainings.run(str(workspace), "head_replacement")
-    assert "Going on" not in ended.stdout
-    assert model(workspace, "head_replacement") == uninterrupted(other, "head_replacement")
+    for folder in (workspace, other):
+        ended = trainings.run(str(folder), "head_replacement")
+        assert "Going on" not in ended.stdout
+    assert model(workspace, "head_replacement") == model(other, "head_replacement")
 
 
 @pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
