@@ -42,13 +42,14 @@ class ForkServer:
             assert process.stdin
             process.stdin.close()
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` of the program with these arguments, in a child that was forked for it."""
         assert self._process.stdin
         assert self._process.stdout
         with tempfile.TemporaryDirectory(prefix="forked-") as folder:
             shown = [Path(folder) / name for name in ("stdout", "stderr")]
-            print(json.dumps([*map(str, shown), *arguments]), file=self._process.stdin, flush=True)
+            request = [str(cwd), dict(os.environ), *map(str, shown), *arguments]
+            print(json.dumps(request), file=self._process.stdin, flush=True)
             answer = self._process.stdout.readline()
             assert answer, "the fork server has died"
             out, err = (path.read_text(encoding="utf-8") for path in shown)
@@ -61,7 +62,10 @@ def serve() -> list[str]:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            out, err, *arguments = json.loads(line)
+            folder, environment, out, err, *arguments = json.loads(line)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
             for path, target in ((out, 1), (err, 2)):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
                 os.dup2(descriptor, target)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 from tasks.runs.worktrees import Deployed
+from tests.tasks.fork_server import ForkServer
 
 STAGES = """
 stages:
@@ -71,24 +73,22 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+@cache
+def _dvc_server() -> ForkServer:
+    server = ForkServer("dvc.cli", "dvc.repo", "dvc.cli.parser", "dvc_data.index", "scmrepo.git").__enter__()
+    atexit.register(server.__exit__)
+    return server
+
+
 def dvc(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
+    """What DVC says to a command; it must succeed."""
+    result = _dvc_server().run(*arguments, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def init_dvc(folder: Path, in_git: bool = True) -> None:
-    """`dvc init` without the second that its command line takes to start."""
-    from dvc.repo import Repo
-
-    Repo.init(str(folder), no_scm=not in_git).close()
+    dvc(folder, "init", "-q", *([] if in_git else ["--no-scm"]))
 
 
 def make_repository(folder: Path) -> Path:
