@@ -89,6 +89,7 @@ def test_atomic_file_leaves_the_old_or_the_new_version_when_killed_anywhere(tmp_
     assert seen[0] == {"": b"old"}
 
 
+@pytest.mark.slow
 def test_atomic_folder_leaves_the_old_or_the_new_version_when_killed_anywhere(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()

@@ -69,6 +69,7 @@ def test_pictures_that_are_in_the_cache_only_are_known(repository: Path, source:
     assert (found.total, found.new, found.gone) == (24, 0, 0)
 
 
+@pytest.mark.slow
 def test_source_is_known_only_if_ingest_would_change_nothing(repository: Path, change: Change) -> None:
     settings = change("source.uri=digits", "source.limit_per_class=5")
     assert not plan.run(settings, repository).source_is_known

@@ -70,7 +70,6 @@ def flat(found: list[list[int]]) -> list[int]:
     return [number for batch in found for number in batch]
 
 
-@pytest.mark.slow
 def test_batches_give_every_example_once_an_epoch_and_fill_up_the_last(shards: Shards) -> None:
     first, second = (read(shards, epoch=epoch, seed=0) for epoch in range(2))
     assert [len(batch) for batch in first] == [4, 4, 2]
@@ -78,18 +77,15 @@ def test_batches_give_every_example_once_an_epoch_and_fill_up_the_last(shards: S
     assert first != second
 
 
-@pytest.mark.slow
 def test_batches_are_the_same_for_the_same_seed(shards: Shards) -> None:
     assert read(shards, epoch=3, seed=7) == read(shards, epoch=3, seed=7)
     assert read(shards, epoch=3, seed=7) != read(shards, epoch=3, seed=8)
 
 
-@pytest.mark.slow
 def test_batches_for_evaluation_keep_the_order(shards: Shards) -> None:
     assert flat(read(shards)) == list(range(SIZE))
 
 
-@pytest.mark.slow
 def test_batches_that_resume_anywhere_are_the_tail_of_the_uninterrupted_ones(shards: Shards) -> None:
     for epoch in range(3):
         whole = read(shards, epoch=epoch, seed=1)
@@ -97,12 +93,10 @@ def test_batches_that_resume_anywhere_are_the_tail_of_the_uninterrupted_ones(sha
             assert read(shards, epoch=epoch, seed=1, start_step=step) == whole[step:], (epoch, step)
 
 
-@pytest.mark.slow
 def test_batches_know_how_many_they_are(shards: Shards) -> None:
     assert int(make(shards, start_step=2).cardinality()) == 1
 
 
-@pytest.mark.slow
 def test_batches_can_be_mapped_and_iterated_again(shards: Shards) -> None:
     dataset = make(shards, seed=4).map(lambda arrays, labels, _: (arrays * 2, labels))
     first, second = ([batch[0].numpy().tolist() for batch in dataset] for _ in range(2))

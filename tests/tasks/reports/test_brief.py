@@ -63,7 +63,7 @@ def test_confusion_matrix_holds_every_count() -> None:
     assert sorted(filter(None, texts)) == ["2", "5", "7", "ant", "ant", "bee", "bee"]
 
 
-@pytest.mark.parametrize("n_classes", [2, 100, 1000])
+@pytest.mark.parametrize("n_classes", [2, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_brief_is_bounded_however_many_mistakes_and_classes_there_are(n_classes: int) -> None:
     evaluation = make_evaluation([f"class {number}" for number in range(n_classes)], n=3 * n_classes)
     one = {"actual": "x" * 300, "predicted": "y", "probability": 0.9}

@@ -55,7 +55,6 @@ def test_boundary_shapes_are_those_of_vgg16() -> None:
     ]
 
 
-@pytest.mark.slow
 def test_preprocess_is_that_of_keras_eagerly_and_in_a_dataset() -> None:
     import keras
     import tensorflow as tf

@@ -134,9 +134,8 @@ def test_ncnn_gives_the_same_for_a_picture_alone_and_in_a_batch() -> None:
     assert np.array_equal(extract(batch)[0][2], extract(batch[2:])[0][0])
 
 
-@pytest.mark.parametrize(
-    "engine", [NCNN, pytest.param(Engine("tensorflow", "float32"), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [NCNN, Engine("tensorflow", "float32")], ids=str)
 def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engine) -> None:
     batch, wanted = pictures(2), ("block1_pool", "block2_pool", "block5_pool")
     together = build_extractor(engine, random_weights(), wanted, 2)(batch)

@@ -68,7 +68,6 @@ def test_head_comes_back_from_its_outline_and_tensors(pooling: Pooling) -> None:
     assert np.array_equal(again.probabilities(FEATURES), head.probabilities(FEATURES))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["flatten", "average_maximum", "bilinear"])
 def test_head_in_keras_gives_the_same_probabilities(pooling: Pooling) -> None:
     import keras
@@ -81,7 +80,6 @@ def test_head_in_keras_gives_the_same_probabilities(pooling: Pooling) -> None:
         np.testing.assert_allclose(found, head.probabilities(batch), atol=1e-6)
 
 
-@pytest.mark.slow
 def test_bilinear_pooling_has_a_slope_where_channels_are_never_active_together() -> None:
     import keras
     import tensorflow as tf

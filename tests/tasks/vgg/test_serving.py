@@ -100,7 +100,10 @@ def test_graph_follows_grey_rgb_and_restart_jpeg() -> None:
     check_equal(encode(picture(), "JPEG") + b"trailing junk \xff\xd8\xff")
 
 
-@pytest.mark.parametrize("size", [(895, 1000), (896, 897), (1791, 1792), (1793, 2000), (3585, 3584)])
+@pytest.mark.parametrize(
+    "size",
+    [(895, 1000), (896, 897), (1791, 1792), (1793, 2000), pytest.param((3585, 3584), marks=pytest.mark.slow)],
+)
 def test_graph_scales_large_jpegs_down_as_training_does(size: tuple[int, int]) -> None:
     check_equal(encode(picture(*size), "JPEG"))
 

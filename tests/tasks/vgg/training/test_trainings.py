@@ -12,9 +12,6 @@ import pytest
 
 from tasks import features, train
 from tasks.settings import Settings, load_settings
-from tasks.vgg.head import Dense, Head
-from tasks.vgg.recipes.descent import for_head
-from tasks.vgg.strategies import Phase
 from tasks.vgg.trained import TRAINED, load_trained
 from tasks.vgg.training import loop
 from tests.conftest import contents, fill_source
@@ -191,13 +188,6 @@ def test_unfreezing_that_betters_nothing_is_feature_extraction(
     for name, tensor in tried.head.tensors().items():
         np.testing.assert_array_equal(tensor, probe.head.tensors()[name])
     np.testing.assert_array_equal(tried.validation_probabilities, probe.validation_probabilities)
-
-
-def test_rate_of_a_bilinear_head_is_lower() -> None:
-    phase = Phase("block5", ("block5",), 1, 1, {"head": 1.0, "block5": 2.0})
-    layers = (Dense(np.zeros((4, 2), np.float32), np.zeros(2, np.float32), "softmax"),)
-    assert for_head(phase, Head("average_maximum", layers), (7, 7, 512)) == phase
-    assert for_head(phase, Head("bilinear", layers), (7, 7, 512)).rates == {"head": 1 / 16, "block5": 2.0}
 
 
 def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
