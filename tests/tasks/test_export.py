@@ -14,11 +14,15 @@ import pytest
 from tasks import export, ingest, prepare
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import read_json, write_json
+from tasks.pictures.manifest import read_examples, write_examples
+from tasks.pictures.shards import open_shards
 from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
+from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
+from tasks.vgg.parity import run_onnx
+from tasks.vgg.trained import TRAINED, Trained, save_trained
 from tests.conftest import contents
 from tests.tasks.steps import run_afresh, twins
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -75,14 +79,31 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     tiny: Path, change: Callable[..., Settings]
 ) -> None:
     """Tuned layers and flip averaging reach ONNX, LiteRT and the SavedModel; parity would refuse anything else."""
-    tuned = {name: value * np.float32(1.2) for name, value in tiny_weights().items() if name.startswith("block5")}
-    trained = load_trained(tiny / TRAINED / "feature_extraction")
-    save_trained(tiny / TRAINED / "feature_extraction", replace(trained, backbone=tuned, flip_averaging=True))
-    summary = export.run(change(), tiny)
-    assert summary.formats == 3
+    tuned = {name: value[..., ::-1].copy() for name, value in tiny_weights().items() if name.startswith("block5")}
+    held_out = [one.key for one in read_examples(tiny / prepare.PREPARED) if one.split == "test"]
+    pixels = open_shards(tiny / prepare.SHARDS).read(held_out)
+    extract = build_extractor(Engine("ncnn", "float32"), {**tiny_weights(), **tuned}, ("block5_pool",), len(pixels))
+    seen, mirrored = (extract(side)[0] for side in (pixels, np.ascontiguousarray(pixels[:, :, ::-1])))
+    head = undecided_on(seen)
+    expected = (head.probabilities(seen) + head.probabilities(mirrored)) / 2
+    assert np.abs(expected - head.probabilities(seen)).max() > 0.05
+    trained = replace(trained_on(16), head=head, backbone=tuned, flip_averaging=True)
+    save_trained(tiny / TRAINED / "feature_extraction", trained)
+    assert export.run(change(), tiny).formats == 3
+    answered = run_onnx((tiny / export.EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))
+    np.testing.assert_allclose(answered, expected, atol=0.01)
     card = (tiny / export.EXPORT / "MODEL_CARD.md").read_text()
     assert "changed: it was trained further" in card
     assert "trained further: block5" in card
+
+
+def undecided_on(features: np.ndarray) -> Head:
+    """A head whose answers lie about 0.5 and change fast: pictures all look alike to random layers."""
+    kernel = np.random.default_rng(0).normal(0, 20, (16, 2)).astype(np.float32)
+    plain = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+    probabilities = plain.probabilities(features).astype(np.float64).clip(1e-30)
+    bias = -np.log(probabilities).mean(axis=0)
+    return Head("average_maximum", (Dense(kernel, bias.astype(np.float32), "softmax"),))
 
 
 @pytest.mark.slow
@@ -127,8 +148,6 @@ def test_export_needs_a_champion(workspace: Path, change: Callable[..., Settings
 
 
 def test_export_needs_held_out_pictures(tiny: Path, change: Callable[..., Settings]) -> None:
-    from tasks.pictures.manifest import read_examples, write_examples
-
     prepared = tiny / prepare.PREPARED
     write_examples(prepared, [example for example in read_examples(prepared) if example.split != "test"])
     with pytest.raises(IntegrityError, match="no held-out pictures"):
