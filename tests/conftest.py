@@ -26,7 +26,18 @@ from tasks.settings import Settings, change_settings, load_settings
 
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
-LONGEST_FIRST: tuple[str, ...] = ()
+LONGEST_FIRST = (
+    "flows/test_placement.py",
+    "flows/test_deployed.py",
+    "flows/test_pipeline.py",
+    "flows/test_make_run.py",
+    "flows/test_cockpit.py",
+    "tasks/vgg/training/test_trainings.py",
+    "flows/test_alerts.py",
+    "tasks/test_export.py",
+    "tasks/test_train.py",
+    "tasks/test_features.py",
+)
 """Modules that take longest: begun last, one of them would keep a single worker busy at the end."""
 _PERSONAL = re.compile(
     "(AWS|CI|DVC|GIT|KERAS|MAKE|PREFECT|PYTHON|RAY|ROOTSTOCK|TFDS|XDG)|"
