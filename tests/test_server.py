@@ -100,7 +100,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if PROGRAM is None:
-        pytest.skip("there is no PostgreSQL")
+        pytest.skip("there is no PostgreSQL (Debian: apt-get install postgresql)")
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     address = f"http://{HOST}:{port}"

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
     pytest.mark.weights,
-    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium"),
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium (Debian: apt-get install chromium)"),
     pytest.mark.timeout(1800),
 ]
 
