@@ -18,6 +18,7 @@ import psutil
 
 from flows.server import HOME
 from tests.conftest import PARAMS, PROJECT
+from tests.tasks.runs.repository import dvc
 from tests.waiting import wait_until
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -83,8 +84,8 @@ class Project:
         )
         return result.stdout.removesuffix("\n")
 
-    def dvc(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=self.folder, env=self.environment, check=True)
+    def dvc(self, *arguments: str) -> str:
+        return dvc(self.folder, *arguments, environment=self.environment)
 
     def behave(self, stage: str, how: str) -> None:
         """`mend`, `crash once`, `hang`, `worse`, or `wait` until told otherwise: what the stage does the next time."""

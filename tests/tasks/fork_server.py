@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.conftest import PROJECT
@@ -42,13 +43,15 @@ class ForkServer:
             assert process.stdin
             process.stdin.close()
 
-    def run(self, *arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, cwd: Path = PROJECT, environment: Mapping[str, str] = os.environ
+    ) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` of the program with these arguments, in a child that was forked for it."""
         assert self._process.stdin
         assert self._process.stdout
         with tempfile.TemporaryDirectory(prefix="forked-") as folder:
             shown = [Path(folder) / name for name in ("stdout", "stderr")]
-            request = [str(cwd), dict(os.environ), *map(str, shown), *arguments]
+            request = [str(cwd), dict(environment), *map(str, shown), *arguments]
             print(json.dumps(request), file=self._process.stdin, flush=True)
             answer = self._process.stdout.readline()
             assert answer, "the fork server has died"

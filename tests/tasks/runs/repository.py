@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -75,14 +76,15 @@ def git(folder: Path, *arguments: str) -> str:
 
 @cache
 def _dvc_server() -> ForkServer:
-    server = ForkServer("dvc.cli", "dvc.repo", "dvc.cli.parser", "dvc_data.index", "scmrepo.git").__enter__()
+    server = ForkServer("dvc.cli", "dvc.repo", "dvc.cli.parser", "dvc_data.index", "dvc_s3", "scmrepo.git").__enter__()
     atexit.register(server.__exit__)
     return server
 
 
-def dvc(folder: Path, *arguments: str) -> str:
+def dvc(folder: Path, *arguments: str, environment: Mapping[str, str] = os.environ) -> str:
     """What DVC says to a command; it must succeed."""
-    result = _dvc_server().run(*arguments, cwd=folder)
+    wide = {**environment, "COLUMNS": "1000"}  # tables aren't wrapped, however long the paths are
+    result = _dvc_server().run(*arguments, cwd=folder, environment=wide)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
