@@ -19,6 +19,7 @@ from tests.waiting import is_running, wait_until
 
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
+AT_ONCE = 5
 
 
 @pytest.fixture(scope="module")
@@ -121,22 +122,22 @@ def _first_scheduled(api: Api, deployment: str) -> dict[str, Any]:
     return ended()[0]
 
 
-def test_ten_triggers_at_once_queue_up_and_give_one_history(site: Site, project: Project, api: Api) -> None:
+def test_triggers_at_once_queue_up_and_give_one_history(site: Site, project: Project, api: Api) -> None:
     before = site.history()
-    runs = [api.start_run(train={"seed": 100 + number}) for number in range(10)]
-    wait_until(lambda: all(map(api.ended, runs)), "ten runs to end", 900, pause_s=2)
-    assert [api.state(one) for one in runs] == ["COMPLETED"] * 10
+    runs = [api.start_run(train={"seed": 100 + number}) for number in range(AT_ONCE)]
+    wait_until(lambda: all(map(api.ended, runs)), "all runs to end", 900, pause_s=2)
+    assert [api.state(one) for one in runs] == ["COMPLETED"] * AT_ONCE
     spans = sorted(_span(api, one) for one in runs)
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), spans
     assert not any(state["name"] == "Late" for run in runs for state in api.states(run))  # who queues isn't late
     new = site.history()[: -len(before) or None]
-    assert len(new) == 10
+    assert len(new) == AT_ONCE
     seeds = [site.params(commit)["train"]["seed"] for commit in new]
-    assert sorted(seeds) == [100 + number for number in range(10)]
+    assert sorted(seeds) == [100 + number for number in range(AT_ONCE)]
     for commit, seed in zip(new, seeds, strict=True):  # what the commit says is what it was made with
         assert f"seed: {seed}\n" in project.git("show", f"{commit}:dvc.lock")
         assert len(project.git("rev-parse", f"{commit}^@").split()) == 1
-    assert project.ran().count(TRAIN) == 10
+    assert project.ran().count(TRAIN) == AT_ONCE
     site.assert_nothing_to_do()
 
 
