@@ -250,3 +250,8 @@ def test_tools_of_developers_are_installed_when_their_lock_or_the_environment_is
     made.date(newer, 3)
     assert installed(made.succeed("test")) == ["requirements-dev.txt"]
     assert made.succeed("test", "TESTS=tests/a.py -k b") == [["python", "-m", "pytest", "tests/a.py", "-k", "b"]]
+
+
+def test_python_keeps_its_bytecode_where_the_shell_forbids_it(made: Copy) -> None:
+    (made.folder / ".venv/bin/python").write_text('#!/bin/sh\necho "[$PYTHONDONTWRITEBYTECODE]"\n')
+    assert made.make("plan", PYTHONDONTWRITEBYTECODE="1").stdout == "[]\n"

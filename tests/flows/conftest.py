@@ -32,7 +32,9 @@ def serve(project: Project, folder: Path) -> Iterator[tuple[Project, Api]]:
     process = project.command("-m", "flows.ui", "--port", str(port), output=folder / "ui.log")
     try:
         wait_until(lambda: "Worker '" in (folder / "ui.log").read_text(), "the worker to start")
-        yield project, Api(f"http://127.0.0.1:{port}/api")
+        api = Api(f"http://127.0.0.1:{port}/api")
+        assert api.active_schedules() == []
+        yield project, api
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0, (folder / "ui.log").read_text()

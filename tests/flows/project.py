@@ -226,6 +226,11 @@ class Api:
         run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters=changes)["id"]
         return run_id
 
+    def active_schedules(self) -> list[str]:
+        """The deployments that start runs by themselves."""
+        found = self.post("/deployments/filter")
+        return [one["name"] for one in found if any(schedule["active"] for schedule in one["schedules"])]
+
     def state(self, run_id: str) -> str:
         state: str = self.get(f"/flow_runs/{run_id}")["state"]["type"]
         return state

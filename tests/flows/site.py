@@ -38,6 +38,7 @@ class Site:
         for pool in ("local", "gpu"):
             self.api.post("/work_pools/", name=pool, type="process")
         self.prefect("deploy", "--all")
+        assert self.api.active_schedules() == []
         self._worker = start_worker(self.project, "local", self.folder / "worker.log", limit=20)
 
     def start_server(self) -> None:
