@@ -101,11 +101,20 @@ def pytest_runtest_makereport(
 
 def _undisturbed_seconds() -> float:
     """Monotonic seconds, less those in which anything on this machine waited for a core (Linux tells)."""
+    return time.monotonic() - (
+        int(found[1]) / 1e6 if (found := re.search(rb"some .*total=(\d+)", _pressure())) else 0.0
+    )
+
+
+def _pressure() -> bytes:
     try:
-        waited = re.search(r"some .*total=(\d+)", Path("/proc/pressure/cpu").read_text())
+        file = os.open("/proc/pressure/cpu", os.O_RDONLY)  # not `open`, which a test may have replaced
     except OSError:
-        waited = None
-    return time.monotonic() - (int(waited[1]) / 1e6 if waited else 0.0)
+        return b""
+    try:
+        return os.read(file, 1000)
+    finally:
+        os.close(file)
 
 
 def isolate_environment(home: Path) -> None:
