@@ -6,6 +6,7 @@ tests/settings/params.yaml.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -101,20 +102,18 @@ def pytest_runtest_makereport(
 
 def _undisturbed_seconds() -> float:
     """Monotonic seconds, less those in which anything on this machine waited for a core (Linux tells)."""
-    return time.monotonic() - (
-        int(found[1]) / 1e6 if (found := re.search(rb"some .*total=(\d+)", _pressure())) else 0.0
-    )
+    waited = re.search(rb"some .*total=(\d+)", _pressure())
+    return time.monotonic() - (int(waited[1]) / 1e6 if waited else 0.0)
 
 
 def _pressure() -> bytes:
-    try:
+    with contextlib.suppress(OSError):
         file = os.open("/proc/pressure/cpu", os.O_RDONLY)  # not `open`, which a test may have replaced
-    except OSError:
-        return b""
-    try:
-        return os.read(file, 1000)
-    finally:
-        os.close(file)
+        try:
+            return os.read(file, 1000)
+        finally:
+            os.close(file)
+    return b""
 
 
 def isolate_environment(home: Path) -> None:
