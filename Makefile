@@ -24,7 +24,7 @@ unexport SOURCE STRATEGY SET POOL DATA
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test quick lint format typecheck bench ui worker alerts lock clean
+.PHONY: help setup run plan repro test quick portable lint format typecheck bench ui worker alerts lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test: .venv/ready-dev ## all tests; what a skipped one lacks is listed; TESTS="-
 quick: .venv/ready-dev ## within minutes: style, types, the tests without a marker, one run of a stand-in pipeline
 	@$(MAKE) --no-print-directory lint typecheck
 	@$(PYTEST) -m "quick or not (slow or weights or browser)" $(TESTS)
+
+portable: .venv/ready-dev ## the tests that compute, as on a CPU without AVX-512, VNNI and AMX
+	@ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
+	  $(PYTEST) $(or $(TESTS),tests/tasks/vgg tests/tasks/test_train.py)
 
 lint: .venv/ready-dev ## ruff: style and format
 	@ruff check .

@@ -136,6 +136,7 @@ def isolate_environment(home: Path) -> None:
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
         "KERAS_HOME": str(home / "keras"),
+        "OPENBLAS_NUM_THREADS": "1",  # on busy cores its threads wait for each other most of the time
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # for `python` in dvc.yaml
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -163,24 +164,32 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return make
 
 
+def new_workspace(folder: Path) -> Path:
+    """A folder with the tests' params.yaml and this project's dvc.yaml."""
+    workspace = folder / "workspace"
+    workspace.mkdir(parents=True)
+    for file in (PARAMS, PROJECT / "dvc.yaml"):
+        shutil.copy(file, workspace)
+    return workspace
+
+
+def changing(workspace: Path) -> Callable[..., Settings]:
+    """Writes `block.key=value` settings into the workspace's params.yaml; gives all settings."""
+
+    def change(*assignments: str) -> Settings:
+        return change_settings(workspace, assignments) if assignments else load_settings(workspace)
+
+    return change
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A folder with the tests' params.yaml and this project's dvc.yaml."""
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    for file in (PARAMS, PROJECT / "dvc.yaml"):
-        shutil.copy(file, folder)
-    return folder
+    return new_workspace(tmp_path)
 
 
 @pytest.fixture
 def change(workspace: Path) -> Callable[..., Settings]:
-    """Writes `block.key=value` settings into the workspace's params.yaml; gives all settings."""
-
-    def changed(*assignments: str) -> Settings:
-        return change_settings(workspace, assignments) if assignments else load_settings(workspace)
-
-    return changed
+    return changing(workspace)
 
 
 def draw_picture(label: str, number: int, side_px: int = 32) -> Image.Image:

@@ -246,10 +246,18 @@ def test_environment_is_made_anew_when_a_lock_of_it_is_newer_and_only_then(made:
 
 @pytest.mark.parametrize("newer", ["requirements-dev.txt", ".venv/ready"])
 def test_tools_of_developers_are_installed_when_their_lock_or_the_environment_is_newer(made: Copy, newer: str) -> None:
-    assert made.succeed("test") == [["python", "-m", "pytest"]]
+    assert not any(words[0] == "uv" for words in made.succeed("test"))
     made.date(newer, 3)
     assert installed(made.succeed("test")) == ["requirements-dev.txt"]
-    assert made.succeed("test", "TESTS=tests/a.py -k b") == [["python", "-m", "pytest", "tests/a.py", "-k", "b"]]
+
+
+@pytest.mark.parametrize("target", ["test", "quick", "portable"])
+def test_tests_to_run_can_be_named(made: Copy, target: str) -> None:
+    for name in ("mypy", "ruff"):
+        made.add_program(made.folder / ".venv/bin" / name)
+    started = made.succeed(target, "TESTS=tests/a.py -k b")[-1]
+    assert started[:3] == ["python", "-m", "pytest"]
+    assert started[-3:] == ["tests/a.py", "-k", "b"]
 
 
 def test_python_keeps_its_bytecode_where_the_shell_forbids_it(made: Copy) -> None:

@@ -16,26 +16,12 @@ import psutil
 import pytest
 
 from tasks import features, ingest, prepare
-from tasks.settings import Settings, change_settings
+from tasks.settings import Settings
 from tasks.vgg import engines
 from tasks.vgg.engines import Engine
-from tests.conftest import PARAMS, PROJECT
+from tests.conftest import PROJECT
 
 Change = Callable[..., Settings]
-
-
-def new_workspace(folder: Path) -> Path:
-    """A workspace as the fixture of that name, for fixtures that many tests share."""
-    workspace = folder / "workspace"
-    workspace.mkdir(parents=True)
-    for file in (PARAMS, PROJECT / "dvc.yaml"):
-        shutil.copy(file, workspace)
-    return workspace
-
-
-def change_in(workspace: Path) -> Change:
-    """The fixture `change` of another workspace."""
-    return lambda *assignments: change_settings(workspace, assignments)
 
 
 def settings_for(change: Change, source: Path | str, *assignments: str) -> Settings:

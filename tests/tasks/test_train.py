@@ -243,6 +243,7 @@ def test_modern_gives_the_same_files_in_another_process(workspace: Path) -> None
     assert {"model.json", "model.safetensors", "validation.safetensors"} < model(one).keys()
 
 
+@pytest.mark.slow
 def test_tutorial_learns_and_gives_the_same_files_in_another_process(workspace: Path, change: Change) -> None:
     settings = change("train.recipe=tutorial", "train.tutorial.epochs=12", "train.tutorial.batch_size=6")
     assert settings.train.recipe == "tutorial"

@@ -14,9 +14,9 @@ from tasks import features, train
 from tasks.settings import Settings, load_settings
 from tasks.vgg.trained import TRAINED, load_trained
 from tasks.vgg.training import loop
-from tests.conftest import contents, fill_source
+from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
-from tests.tasks.steps import Change, change_in, new_workspace, run_prepare, settings_for
+from tests.tasks.steps import Change, run_prepare, settings_for
 from tests.tasks.vgg.training.miniature import QUICK, STRATEGIES, forking_trainings, run_training, use_tiny_weights
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     workspace = new_workspace(folder)
     assignments = (*QUICK, f"strategies=[feature_extraction, {', '.join(STRATEGIES)}]")
-    settings = settings_for(change_in(workspace), fill_source(folder / "source", 20), *assignments)
+    settings = settings_for(changing(workspace), fill_source(folder / "source", 20), *assignments)
     run_prepare(settings, workspace)
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_weights(patch.setattr)
