@@ -59,7 +59,7 @@ quick: .venv/ready-dev ## within minutes: style, types, the tests without a mark
 	@$(PYTEST) -m "quick or not (slow or weights or browser)" $(TESTS)
 
 portable: .venv/ready-dev ## the tests that compute, as on a CPU without AVX-512, VNNI and AMX
-	@ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
+	@TF_ENABLE_ONEDNN_OPTS=0 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
 	  $(PYTEST) $(or $(TESTS),tests/tasks/vgg tests/tasks/test_train.py)
 
 lint: .venv/ready-dev ## ruff: style and format
