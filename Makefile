@@ -33,7 +33,7 @@ help: ## this list
 
 setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
 
-run: .venv/ready ## pictures in, classifier and report out; SOURCE= STRATEGY= SET=
+run: .venv/ready ## images in, classifier and report out; SOURCE= STRATEGY= SET=
 	@python -m flows.pipeline $(ARGUMENTS)
 
 plan: .venv/ready ## what the next run would do, why, and what it would cost; runs nothing
@@ -73,7 +73,7 @@ format: .venv/ready-dev ## ruff: mend style and format
 typecheck: .venv/ready-dev ## mypy, strict
 	@mypy flows tasks
 
-bench: .venv/ready-dev ## measure: both sides in one go, ratios printed; DATA=folder of pictures
+bench: .venv/ready-dev ## measure: both sides in one go, ratios printed; DATA=folder of images
 	@python -m benchmarks $(call option,--data,DATA)
 
 lock: .venv/ready-dev ## pin all requirements anew, with hashes

@@ -1,4 +1,4 @@
-"""The usual way, as tutorials print it: every epoch sends every picture through all of the frozen VGG16.
+"""The usual way, as tutorials print it: every epoch sends every image through all of the frozen VGG16.
 
     python -m benchmarks.baseline FOLDER [--epochs 10]
 
@@ -18,20 +18,20 @@ START = time.perf_counter()
 
 
 def read_split(folder: Path):
-    """Pictures (n, 224, 224, 3) float32, preprocessed by Keras' own function, and class indices (n,)."""
+    """Images (n, 224, 224, 3) float32, preprocessed by Keras' own function, and class indices (n,)."""
     import keras
     import numpy as np
     import tensorflow as tf
 
-    pictures, labels = [], []
+    images, labels = [], []
     for label, name in enumerate(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())):
         for file in sorted((folder / name).iterdir()):
             if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
-                picture = tf.io.decode_image(file.read_bytes(), channels=3, expand_animations=False)
-                picture.set_shape([None, None, 3])
-                pictures.append(tf.image.resize(picture, [224, 224]).numpy())
+                image = tf.io.decode_image(file.read_bytes(), channels=3, expand_animations=False)
+                image.set_shape([None, None, 3])
+                images.append(tf.image.resize(image, [224, 224]).numpy())
                 labels.append(label)
-    return keras.applications.vgg16.preprocess_input(np.stack(pictures)), np.array(labels)
+    return keras.applications.vgg16.preprocess_input(np.stack(images)), np.array(labels)
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""All strategies by stratified cross-validation over all pictures, beside one another on the same folds.
+"""All strategies by stratified cross-validation over all images, beside one another on the same folds.
 
     python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--learning-curve]
                                        [--set key=value]
 
 FOLDER holds train/<class>/* and val/<class>/*, which are put together. Each fold is held out once; of the others, one
-picture in seven is the validation that choices are made on. `feature_extraction` is repeated with other folds, the
+image in seven is the validation that choices are made on. `feature_extraction` is repeated with other folds, the
 others are measured on the first ones. Folds keep near duplicates together. Nothing is chosen by what is reported.
 Prints a row for each strategy (accuracy and its standard deviation over repeats, log loss, and the paired difference to
-`feature_extraction` with its 95 % interval over pictures), and one JSON line.
+`feature_extraction` with its 95 % interval over images), and one JSON line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, prepare, train
 from tasks.files import read_json
-from tasks.pictures.manifest import class_names, read_duplicates, read_examples, write_examples
-from tasks.pictures.shards import open_shards
-from tasks.pictures.splits import assign_folds
+from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
+from tasks.images.shards import open_shards
+from tasks.images.splits import assign_folds
 from tasks.settings import STRATEGIES, change_settings, load_settings
 from tasks.vgg.answers import Sources, answer
 from tasks.vgg.boundaries import inputs_of
@@ -45,14 +45,14 @@ def main() -> None:
     parser.add_argument("--strategies", default="all")
     parser.add_argument("--recipe", default="modern")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--learning-curve", action="store_true", help="feature extraction on fewer pictures instead")
+    parser.add_argument("--learning-curve", action="store_true", help="feature extraction on fewer images instead")
     parser.add_argument("--set", action="append", default=[], help="settings, as block.key=value")
     options = parser.parse_args()
     strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
     strategies = ("feature_extraction",) if options.learning_curve else strategies
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
         workspace = make_workspace(Path(scratch) / "folds")
-        together = put_together(options.folder.resolve(), Path(scratch) / "pictures")
+        together = put_together(options.folder.resolve(), Path(scratch) / "images")
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
         settings = change_settings(workspace, [*named, f"train.recipe={options.recipe}", *options.set])
         if settings.train.flip_averaging and strategies != ("feature_extraction",):
@@ -70,16 +70,16 @@ def main() -> None:
 
 
 def put_together(folder: Path, target: Path) -> Path:
-    """All pictures of a class in one folder."""
-    for picture in sorted(folder.glob("*/*/*")):
-        place = target / picture.parent.name / f"{picture.parent.parent.name}-{picture.name}"
+    """All images of a class in one folder."""
+    for image in sorted(folder.glob("*/*/*")):
+        place = target / image.parent.name / f"{image.parent.parent.name}-{image.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, place)
+        shutil.copyfile(image, place)
     return target
 
 
 class Folds:
-    """The pictures of a workspace, of which each fold is held out once."""
+    """The images of a workspace, of which each fold is held out once."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace, self.settings = workspace, load_settings(workspace)
@@ -89,7 +89,7 @@ class Folds:
         self.labels = {one.key: self.classes.index(one.label) for one in self.examples}
 
     def measure(self, strategy, repeat, share=1.0):
-        """Which pictures are answered rightly, and the loss of each answer; `share` of the other folds is used."""
+        """Which images are answered rightly, and the loss of each answer; `share` of the other folds is used."""
         fold_of = assign_folds(self.examples, self.duplicates, FOLDS, repeat)
         found: dict[str, bool] = {}
         losses: list[float] = []
@@ -100,7 +100,7 @@ class Folds:
         return found, losses
 
     def held_out(self, strategy, fold_of, fold, share):
-        """Train without a fold; gives (key, probabilities (classes,)) for each of its pictures."""
+        """Train without a fold; gives (key, probabilities (classes,)) for each of its images."""
         others = [one for one in self.examples if fold_of[one.key] != fold]
         parts_of = assign_folds(others, self.duplicates, SHARES, 1)
         others = [one for one in others if parts_of[one.key] < share * SHARES]
@@ -141,7 +141,7 @@ def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
 
 
 def summary(measured):
-    """Mean accuracy, its values over repeats, the mean log loss, and how many pictures no repeat answers rightly."""
+    """Mean accuracy, its values over repeats, the mean log loss, and how many images no repeat answers rightly."""
     answered = [found for found, _ in measured]
     accuracies = [float(np.mean(list(found.values()))) for found in answered]
     return {
@@ -153,23 +153,23 @@ def summary(measured):
 
 
 def learning_curve(folds: Folds, repeats: int) -> None:
-    """What more pictures bring to feature extraction: the other folds' share that it learns from rises."""
+    """What more images bring to feature extraction: the other folds' share that it learns from rises."""
     figures = {}
-    print("| share of the other folds | pictures | accuracy | over repeats | log loss |")
+    print("| share of the other folds | images | accuracy | over repeats | log loss |")
     print("|---|---:|---:|---:|---:|")
     for part in range(1, SHARES + 1):
         share = part / SHARES
         one = summary([folds.measure("feature_extraction", repeat, share) for repeat in range(repeats)])
         figures[share] = one
-        pictures = len(folds.examples) * (FOLDS - 1) / FOLDS * share
+        images = len(folds.examples) * (FOLDS - 1) / FOLDS * share
         spread = f"{np.std(one['accuracies'], ddof=1):.4f}" if repeats > 1 else ""
-        row = f"| {share:.0%} | {pictures:.0f} | {one['accuracy']:.4f} | {spread} | {one['log_loss']:.4f} |"
+        row = f"| {share:.0%} | {images:.0f} | {one['accuracy']:.4f} | {spread} | {one['log_loss']:.4f} |"
         print(row, flush=True)
     print(json.dumps(figures))
 
 
 def beside(right, strategy):
-    """Mean paired difference to feature extraction on its first folds, and the 95 % interval over pictures."""
+    """Mean paired difference to feature extraction on its first folds, and the 95 % interval over images."""
     if strategy == "feature_extraction" or "feature_extraction" not in right:
         return {}
     ours, theirs = right[strategy][0], right["feature_extraction"][0]

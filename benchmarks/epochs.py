@@ -2,7 +2,7 @@
 
     python -m benchmarks.epochs [--steps 4]
 
-Steps of 32 random pictures, training alone; an epoch is as many steps on all sides, so ratios of steps are ratios of
+Steps of 32 random images, training alone; an epoch is as many steps on all sides, so ratios of steps are ratios of
 epochs. `progressive` and `fine_tuning` are the phases that params.yaml plans, in the precision of this machine; the
 tutorial's fine-tuning is everything in float32. Prints one JSON object.
 """

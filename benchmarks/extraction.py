@@ -1,6 +1,6 @@
-"""Feature extraction, from pictures to an evaluated model: `dvc repro evaluate` against the tutorial's way.
+"""Feature extraction, from images to an evaluated model: `dvc repro evaluate` against the tutorial's way.
 
-Both sides start cold, as new processes, on the same pictures and the same machine. Also: what share of the network's
+Both sides start cold, as new processes, on the same images and the same machine. Also: what share of the network's
 own rate the `features` stage reaches, and what a second run with another head setting extracts.
 """
 
@@ -26,11 +26,9 @@ def measure(data: Path, scratch: Path, epochs: int = 10) -> dict[str, float]:
     test = json.loads((workspace / "reports/metrics.json").read_text())["strategies"]["feature_extraction"]["test"]
     print(f"rootstock, cold: {ours:.1f} s, test accuracy {test['accuracy']:.3f} (n = {test['n']})", flush=True)
 
-    alone = json.loads(run(PROJECT, "benchmarks.network", str(workspace)))["pictures_per_s"]
-    share = costs["pictures_per_s"] / alone
-    print(
-        f"features stage {costs['pictures_per_s']:.1f} pictures/s, network alone {alone:.1f}: {share:.2f}", flush=True
-    )
+    alone = json.loads(run(PROJECT, "benchmarks.network", str(workspace)))["images_per_s"]
+    share = costs["images_per_s"] / alone
+    print(f"features stage {costs['images_per_s']:.1f} images/s, network alone {alone:.1f}: {share:.2f}", flush=True)
 
     params.write_text(params.read_text().replace("refit_with_validation: true", "refit_with_validation: false"))
     start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""The network's own rate: pictures that are in memory, through an engine, nothing else.
+"""The network's own rate: images that are in memory, through an engine, nothing else.
 
     python -m benchmarks.network WORKSPACE             # the engine that the `features` stage takes
     python -m benchmarks.network WORKSPACE --compare   # all engines against TensorFlow in float32, the usual way
 
-WORKSPACE holds prepared pictures. Prints one JSON line.
+WORKSPACE holds prepared images. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks import features, prepare
-from tasks.pictures.shards import open_shards
+from tasks.images.shards import open_shards
 from tasks.settings import load_settings
 from tasks.vgg.engines import Engine, Pixels, build_extractor, choose_engine
 from tasks.vgg.quantized import measure_ranges
@@ -37,7 +37,7 @@ def main() -> None:
     batch = shards.read([keys[place % len(keys)] for place in range(settings.batch_size)])
     if not options.compare:
         engine = choose_engine(settings, weights)
-        print(json.dumps({"engine": str(engine), "pictures_per_s": round(rate(engine, weights, batch)[0], 2)}))
+        print(json.dumps({"engine": str(engine), "images_per_s": round(rate(engine, weights, batch)[0], 2)}))
         return
     ranges = measure_ranges(weights, batch)
     exact = None
@@ -51,15 +51,15 @@ def main() -> None:
         speed, outputs = rate(engine, weights, batch)
         exact = outputs if exact is None else exact
         cosine = (exact * outputs).sum() / (np.linalg.norm(exact) * np.linalg.norm(outputs))
-        found[str(engine)] = {"pictures_per_s": round(speed, 2), "cosine": round(float(cosine), 5)}
-    usual = found["tensorflow in float32"]["pictures_per_s"]
+        found[str(engine)] = {"images_per_s": round(speed, 2), "cosine": round(float(cosine), 5)}
+    usual = found["tensorflow in float32"]["images_per_s"]
     for about in found.values():
-        about["ratio"] = round(about["pictures_per_s"] / usual, 2)
+        about["ratio"] = round(about["images_per_s"] / usual, 2)
     print(json.dumps(found))
 
 
 def rate(engine: Engine, weights: Weights, batch: Pixels):
-    """Pictures/s after the first batch, and that batch's features (n, 7, 7, 512) float32."""
+    """Images/s after the first batch, and that batch's features (n, 7, 7, 512) float32."""
     extract = build_extractor(engine, weights, (features.BOUNDARY,), len(batch))
     result = extract(batch)[0].astype(np.float32)
     start = time.perf_counter()

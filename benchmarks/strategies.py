@@ -3,7 +3,7 @@
     python -m benchmarks.strategies FOLDER [--recipes modern,tutorial] [--epochs 10]
 
 FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. Seconds of a
-strategy are those of its `train` stage; what all share (pictures, features, figures) has a line of its own. Pictures/s
+strategy are those of its `train` stage; what all share (images, features, figures) has a line of its own. Images/s
 are those that training saw, epoch after epoch.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import PROJECT, make_workspace, run
 from tasks import prepare
-from tasks.pictures.manifest import read_examples
+from tasks.images.manifest import read_examples
 from tasks.settings import STRATEGIES, change_settings
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="modern,tutorial")
     parser.add_argument("--epochs", type=int, default=10, help="of the script")
     options = parser.parse_args()
-    print("| recipe | strategy | validation | test (95 % interval) | seconds | pictures/s |")
+    print("| recipe | strategy | validation | test (95 % interval) | seconds | images/s |")
     print("|---|---|---:|---:|---:|---:|", flush=True)
     folder = options.folder.resolve()
     script = json.loads(run(PROJECT, "benchmarks.baseline", str(folder), "--epochs", str(options.epochs)))
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
-    """One recipe, from pictures to figures; prints its rows."""
+    """One recipe, from images to figures; prints its rows."""
     names = ", ".join(STRATEGIES)
     change_settings(
         workspace, [f"source.uri={json.dumps(str(folder))}", f"strategies=[{names}]", f"train.recipe={recipe}"]
@@ -56,14 +56,14 @@ def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
     run(workspace, "dvc", "repro", "--quiet", "evaluate")
     seconds = time.perf_counter() - start
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
-    pictures = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
+    images = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
     trained = 0.0
     for name, one in metrics["strategies"].items():
         test, took = one["test"], read_costs(workspace, f"train@{name}")["seconds"]
         low, high = test["accuracy_ci95"]
         model = json.loads((workspace / f"models/trained/{name}/model.json").read_text())
         epochs = len(model["summary"].get("history", {}).get("loss", []))
-        rate = f"{epochs * pictures / took:.1f}" if epochs else ""
+        rate = f"{epochs * images / took:.1f}" if epochs else ""
         shown = f"{name} (collapsed)" if model["problem"] else f"**{name}**" if name == metrics["champion"] else name
         print(
             f"| {recipe} | {shown} | {one['validation']['accuracy']:.3f} "

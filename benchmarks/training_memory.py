@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write(folder: Path, count: int) -> None:
-    from tasks.pictures.shards import Writer
+    from tasks.images.shards import Writer
 
     rng = np.random.default_rng(0)
     noise = rng.random((SHARD, *SHAPE)).astype(np.float16)
@@ -55,7 +55,7 @@ def write(folder: Path, count: int) -> None:
 
 def train(folder: Path, steps: int) -> float:
     """Train a head for some steps over all of the examples; gives the peak of resident memory, MB."""
-    from tasks.pictures.shards import open_shards
+    from tasks.images.shards import open_shards
     from tasks.vgg.head import new_head
     from tasks.vgg.strategies import Phase
     from tasks.vgg.training.feeds import Feed

@@ -1,4 +1,4 @@
-"""Fresh copies of the project to measure in, and pictures where none are given."""
+"""Fresh copies of the project to measure in, and images where none are given."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(workspace: Path, *arguments: str, **environment: str) -> str:
 
 def write_digits(folder: Path, per_class: int = 20) -> Path:
     """Some of the built-in digits as train/<class>/ and val/<class>/, two to one."""
-    from tasks.pictures.sources import digits
+    from tasks.images.sources import digits
 
     counts: dict[str, int] = {}
     for item in digits.discover().items:

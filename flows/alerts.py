@@ -87,7 +87,7 @@ ALERTS = (
     ),
     Alert(
         "rootstock: the accuracy dropped",
-        "The new champion is clearly worse on held-out pictures than the one before.",
+        "The new champion is clearly worse on held-out images than the one before.",
         (ACCURACY_DROPPED,),
         "{{ event.payload.text }}",
         of_runs=False,

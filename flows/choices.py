@@ -21,9 +21,9 @@ def choose(place: Place, assignments: Iterable[str]) -> Settings:
 
     Raises:
         SettingsError: a setting is not allowed; params.yaml is as it was.
-        SourceError: the pictures aren't there; params.yaml is as it was.
+        SourceError: the images aren't there; params.yaml is as it was.
     """
-    from tasks.pictures.sources import check_source
+    from tasks.images.sources import check_source
 
     def check(settings: Settings) -> None:
         place.reach(settings.source.uri)

@@ -22,7 +22,7 @@ from tasks.settings import Settings
 
 
 def show_plan(place: Place, settings: Settings) -> bool:
-    """The artifact `plan`: what will run, why, how many pictures are new, how long it will take.
+    """The artifact `plan`: what will run, why, how many images are new, how long it will take.
 
     Returns:
         Whether it found that the source is what was packed, so that the stage `ingest` would change nothing.
@@ -40,7 +40,7 @@ def show_plan(place: Place, settings: Settings) -> bool:
 
 
 def show_report(place: Place) -> None:
-    """The artifact `report`: figures, the confusion matrix, the worst mistakes as pictures."""
+    """The artifact `report`: figures, the confusion matrix, the worst mistakes as images."""
     _show("report", "How good the champion is.", lambda: brief.run(place.folder))
 
 

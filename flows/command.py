@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Pictures in, a tested model out.")
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Images in, a tested model out.")
     parser.add_argument("--source", default="", help="a folder, archive, table, s3://..., tfds:name, or `digits`")
     parser.add_argument("--strategy", default="", help="a name, several with commas, or all")
     parser.add_argument("--set", default="", dest="settings", help='such as "train.recipe=tutorial train.seed=1"')
@@ -107,7 +107,7 @@ def _tell(workspace: Path) -> None:
     low, high = test["accuracy_ci95"]
     print(
         f"\nChampion: {champion}, test accuracy {test['accuracy']:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} pictures)\n"
+        f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} images)\n"
         f"Report:   {REPORT}\nMetrics:  {METRICS}\nModel:    {MODEL}"
     )
 

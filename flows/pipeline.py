@@ -1,6 +1,6 @@
-"""The pipeline: pictures in, a validated and exported model out. Each step runs only if what it reads has changed.
+"""The pipeline: images in, a validated and exported model out. Each step runs only if what it reads has changed.
 
-For example: python -m flows.pipeline --source my/pictures --strategy all --set "train.recipe=tutorial"
+For example: python -m flows.pipeline --source my/images --strategy all --set "train.recipe=tutorial"
 """
 
 from __future__ import annotations

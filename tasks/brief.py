@@ -1,4 +1,4 @@
-"""Program `brief`: the report in brief, as Markdown with pictures in it. `python -m tasks.brief > brief.md`"""
+"""Program `brief`: the report in brief, as Markdown with images in it. `python -m tasks.brief > brief.md`"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json
-from tasks.pictures.shards import open_shards
+from tasks.images.shards import open_shards
 from tasks.program import run_program
 from tasks.reports.brief import render_brief
 from tasks.runs.changes import fetch_output
@@ -28,7 +28,7 @@ def run(workspace: Path, links: Mapping[str, str] | None = None) -> str:
 
     Args:
         workspace: folder with `reports/evaluation.json`, or with a dvc.lock that knows it, and `data/prepared` for the
-            pictures.
+            images.
         links: what else to name at the end, name -> address.
 
     Raises:
@@ -37,8 +37,8 @@ def run(workspace: Path, links: Mapping[str, str] | None = None) -> str:
     evaluation = _read_evaluation(workspace)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
     shards = workspace / "data/prepared/shards"
-    pictures = list(open_shards(shards).read(keys)) if keys and shards.is_dir() else []
-    return render_brief(evaluation, pictures, {**FILES, **(links or {})})
+    images = list(open_shards(shards).read(keys)) if keys and shards.is_dir() else []
+    return render_brief(evaluation, images, {**FILES, **(links or {})})
 
 
 def _read_evaluation(workspace: Path) -> Any:

@@ -2,13 +2,13 @@
 
 RootstockError
 ├── SettingsError      params.yaml can't be read, or a value in it is not allowed
-├── SourceError        the pictures can't be found or read, or their structure is not understood
-├── DataError          the pictures were read, but no classifier can be trained on them
+├── SourceError        the images can't be found or read, or their structure is not understood
+├── DataError          the images were read, but no classifier can be trained on them
 ├── IntegrityError     bytes on disk are not those that were written, or a file is missing
 ├── WeightsError       the VGG16 weights can't be had, or are not the published ones
 ├── TrainingError      training diverged or collapsed
 ├── ExportError        an exported model doesn't answer as the trained one does
-├── PredictError       no picture could be scored, or the model can't be loaded
+├── PredictError       no image could be scored, or the model can't be loaded
 ├── StorageError       the disk is full, read-only or over quota
 ├── RunError           a run can't start where it should, or what it made can't be kept
 └── StageError         a stage's child process failed, or was stopped
@@ -26,11 +26,11 @@ class SettingsError(RootstockError):
 
 
 class SourceError(RootstockError):
-    """The source of pictures is missing, empty, or not laid out as expected."""
+    """The source of images is missing, empty, or not laid out as expected."""
 
 
 class DataError(RootstockError):
-    """The pictures can't make a classifier: too few, one class, too many refused."""
+    """The images can't make a classifier: too few, one class, too many refused."""
 
 
 class IntegrityError(RootstockError):

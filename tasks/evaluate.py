@@ -1,4 +1,4 @@
-"""Stage `evaluate`: trained models in, figures on held-out pictures, the report page and the champion out.
+"""Stage `evaluate`: trained models in, figures on held-out images, the report page and the champion out.
 
 Reads `data/prepared/`, `data/features/block5_pool/`, `models/trained/<strategy>/`. Writes, the same bytes for the same
 input:
@@ -7,7 +7,7 @@ input:
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`;
 and `reports/metrics.json`, which also holds seconds, so DVC keeps it in git and not in its lock.
 
-Always: the champion is chosen on validation alone, the test pictures only report; every test picture counts; a model
+Always: the champion is chosen on validation alone, the test images only report; every test image counts; a model
 that collapsed is shown and never chosen;
 trained models of strategies that the settings no longer name are removed. In the CSV files a class name that a
 spreadsheet could take for a formula gets an apostrophe in front (`tasks.reports.text.csv_cell`).
@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import atomic_folder, read_json, sweep_temporaries, write_bytes, write_json
-from tasks.pictures.manifest import SPLITS, Example, read_examples, read_quarantine
-from tasks.pictures.shards import open_shards
+from tasks.images.manifest import SPLITS, Example, read_examples, read_quarantine
+from tasks.images.shards import open_shards
 from tasks.program import read_costs, run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
@@ -69,7 +69,7 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{self.champion} is right for {percent(self.accuracy)} of {self.n} held-out pictures "
+            f"{self.champion} is right for {percent(self.accuracy)} of {self.n} held-out images "
             f"(95 % interval {percent(self.accuracy_low)} to {percent(self.accuracy_high)}); "
             f"see {REPORTS}/report.html"
         )
@@ -77,7 +77,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Scored:
-    """One strategy's answers on the test pictures, and its figures."""
+    """One strategy's answers on the test images, and its figures."""
 
     model: Trained
     probabilities: Floats
@@ -95,9 +95,9 @@ def run(settings: Settings, workspace: Path) -> Summary:
     """Measure every strategy, pick the champion, write the reports.
 
     Raises:
-        DataError: there are no validation or no test pictures.
+        DataError: there are no validation or no test images.
         TrainingError: no strategy gave a model that can be used.
-        IntegrityError: a trained model is missing, or doesn't belong to the prepared pictures.
+        IntegrityError: a trained model is missing, or doesn't belong to the prepared images.
     """
     remove_stale(workspace / TRAINED, settings.strategies)
     examples = read_examples(workspace / PREPARED)
@@ -160,12 +160,12 @@ def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[
 def _score(
     models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], sources: Sources
 ) -> dict[str, Scored]:
-    """Every model on its validation pictures and on the test pictures."""
+    """Every model on its validation images and on the test images."""
     _require("test", test)
     labels = {example.key: example.label for example in examples if example.split == "validation"}
     validation = {name: _measure_validation(model, labels) for name, model in models.items()}
     scored = {}
-    with Progress("evaluate", len(test) * len(models), "pictures") as progress:
+    with Progress("evaluate", len(test) * len(models), "images") as progress:
         for name, model in models.items():
             answers = []
             keys = [example.key for example in test]
@@ -180,12 +180,12 @@ def _score(
 
 
 def _measure_validation(model: Trained, labels: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Figures, and the log loss of each picture."""
+    """Figures, and the log loss of each image."""
     _require("validation", model.validation_keys)
     unknown = [key for key in model.validation_keys if key not in labels]
     if unknown:
         raise IntegrityError(
-            f"{model.strategy} was validated on {len(unknown)} pictures that {PREPARED} doesn't hold for "
+            f"{model.strategy} was validated on {len(unknown)} images that {PREPARED} doesn't hold for "
             f"validation (first: {unknown[0][:12]}): its data were older. Run: dvc repro train@{model.strategy}"
         )
     truth = _indices(model, [labels[key] for key in model.validation_keys])
@@ -194,10 +194,10 @@ def _measure_validation(model: Trained, labels: Mapping[str, str]) -> tuple[dict
     return figures, dict(zip(model.validation_keys, losses.tolist(), strict=True))
 
 
-def _require(split: str, pictures: Sequence[object]) -> None:
-    if not pictures:
+def _require(split: str, images: Sequence[object]) -> None:
+    if not images:
         raise DataError(
-            f"There are no {split} pictures, so the models can't be judged. Raise prepare.{split}_fraction, or give "
+            f"There are no {split} images, so the models can't be judged. Raise prepare.{split}_fraction, or give "
             f"the source a folder `{split}`, then run again."
         )
 
@@ -267,8 +267,8 @@ def _write(workspace: Path, evaluation: Mapping[str, Any], best: Scored) -> None
     reports = workspace / REPORTS
     sweep_temporaries(reports)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
-    pictures = open_shards(workspace / PREPARED / "shards").read(keys) if keys else np.empty((0, 1, 1, 3), np.uint8)
-    page = render_page(evaluation, list(pictures))
+    images = open_shards(workspace / PREPARED / "shards").read(keys) if keys else np.empty((0, 1, 1, 3), np.uint8)
+    page = render_page(evaluation, list(images))
     _write_plots(reports / "plots", evaluation, best)
     write_bytes(reports / "report.html", page.encode())
     write_json(reports / "evaluation.json", evaluation)

@@ -1,10 +1,10 @@
 """Stage `export`: the champion in, a model that can be served out.
 
 Reads `reports/evaluation.json` (who is champion), `models/trained/<champion>/`, `data/prepared/` and `data/raw/`
-(held-out pictures to check with). Writes `models/export/`: `saved_model/` (encoded pictures in), `model.onnx` and
+(held-out images to check with). Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx` and
 `model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (what it is, and the SHA-256 of every file).
 
-Always: each format has answered as the trained model on real held-out pictures, the SavedModel in a fresh process, or
+Always: each format has answered as the trained model on real held-out images, the SavedModel in a fresh process, or
 the stage fails and the former export stays. The same input gives the same bytes.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 
 from tasks.errors import IntegrityError
 from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
+from tasks.images import decoding
+from tasks.images.manifest import read_examples
 from tasks.ingest import RAW
-from tasks.pictures import decoding
-from tasks.pictures.manifest import read_examples
 from tasks.prepare import PREPARED
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.onnx_graph import build_onnx
-from tasks.vgg.parity import Checks, FreshProcess, check_pictures, compare, run_onnx
+from tasks.vgg.parity import Checks, FreshProcess, check_images, compare, run_onnx
 from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.trained import TRAINED, Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
@@ -39,7 +39,7 @@ _VERSION = 1
 class Summary:
     champion: str
     formats: int
-    pictures: int
+    images: int
     refused: int
     largest_difference: float
 
@@ -47,7 +47,7 @@ class Summary:
         refused = f", {self.refused} refused by the SavedModel's decoder" if self.refused else ""
         return (
             f"{self.champion} in {self.formats} formats; probabilities differ by {self.largest_difference:.1g} at most "
-            f"from the trained model's on {self.pictures} pictures{refused}; see {EXPORT}/MODEL_CARD.md"
+            f"from the trained model's on {self.images} images{refused}; see {EXPORT}/MODEL_CARD.md"
         )
 
 
@@ -65,12 +65,12 @@ def run(settings: Settings, workspace: Path) -> Summary:
         weights = trained.weights(load_weights())
         examples = [example for example in read_examples(workspace / PREPARED) if example.split == "test"]
         background = settings.prepare.background_rgb
-        checks = check_pictures(
+        checks = check_images(
             examples,
             workspace / RAW,
             trained,
             weights,
-            wanted.parity_pictures,
+            wanted.parity_images,
             background,
             wanted.probability_tolerance,
         )
@@ -86,7 +86,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
 def _write_models(
     folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
 ) -> tuple[list[float], int]:
-    """Write and check every format: the largest difference of each, and how many pictures the SavedModel refused."""
+    """Write and check every format: the largest difference of each, and how many images the SavedModel refused."""
     content = build_onnx(trained.head, trained.classes, weights, trained.flip_averaging)
     write_bytes(folder / "model.onnx", content)
     differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]

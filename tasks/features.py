@@ -1,13 +1,13 @@
-"""Stage `features`: prepared pictures in, what the frozen VGG16 gives at the boundaries that training asks for out.
+"""Stage `features`: prepared images in, what the frozen VGG16 gives at the boundaries that training asks for out.
 
-Reads `data/prepared/`. Writes `data/features/`, shards with one row for each picture or view, 16 bit:
-- `block5_pool/`: the bottleneck features of all pictures, and `recipe.json`, what all rows depend on;
+Reads `data/prepared/`. Writes `data/features/`, shards with one row for each image or view, 16 bit:
+- `block5_pool/`: the bottleneck features of all images, and `recipe.json`, what all rows depend on;
 - `for/<strategy>/`: what that strategy alone reads, lower boundaries (`block4_pool/`) and views (`block4_pool.views/`),
   and `recipe.json`, which names the boundaries that training starts from.
-Rows of before are kept as long as their picture is accepted and
+Rows of before are kept as long as their image is accepted and
 nothing that they depend on has changed.
 
-A picture's features are computed once: from several boundaries in one pass, and never again in training.
+An image's features are computed once: from several boundaries in one pass, and never again in training.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 
 from tasks import prepare
 from tasks.files import fingerprint, read_json, sync_file, write_json
-from tasks.pictures import views
-from tasks.pictures.manifest import Example, read_examples
-from tasks.pictures.shards import Shards, Writer, open_shards, reconcile, usable_headers
+from tasks.images import views
+from tasks.images.manifest import Example, read_examples
+from tasks.images.shards import Shards, Writer, open_shards, reconcile, usable_headers
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.settings import Features, Settings
@@ -70,19 +70,19 @@ Network = Callable[[Sequence[str], Iterable[tuple[str, Pixels]]], Outputs]
 class Summary:
     extracted: int
     reused: int
-    pictures_per_s: float
+    images_per_s: float
     engine: str
     kept: tuple[str, ...]
 
     def __str__(self) -> str:
-        rate = f" at {self.pictures_per_s:.1f} pictures/s by {self.engine}" if self.extracted else ""
+        rate = f" at {self.images_per_s:.1f} images/s by {self.engine}" if self.extracted else ""
         also = f"; training starts from {', '.join(self.kept)}" if self.kept else ""
-        return f"{self.extracted} pictures and views extracted{rate}, {self.reused} reused{also}"
+        return f"{self.extracted} images and views extracted{rate}, {self.reused} reused{also}"
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of each folder that one engine computes, and all that they depend on but the picture, in words."""
+    """Rows of each folder that one engine computes, and all that they depend on but the image, in words."""
 
     engine: Engine
     recipe: dict[str, Any]
@@ -94,19 +94,19 @@ def run(settings: Settings, workspace: Path) -> Summary:
 
     Raises:
         WeightsError: the weights are missing or are not the published ones; before anything is computed.
-        IntegrityError: a shard of pictures doesn't hold the bytes that were written.
+        IntegrityError: a shard of images doesn't hold the bytes that were written.
     """
     check_preprocessing()
     weights = load_weights()
     examples = read_examples(workspace / prepare.PREPARED)
-    pictures = open_shards(workspace / prepare.SHARDS)
-    place = {key: number for number, key in enumerate(pictures.order({example.key for example in examples}))}
+    images = open_shards(workspace / prepare.SHARDS)
+    place = {key: number for number, key in enumerate(images.order({example.key for example in examples}))}
     examples.sort(key=lambda example: place[example.key])
     base = _base(read_json(workspace / prepare.PREPARED / "summary.json")["fingerprint"])
     engine = choose_engine(settings.features, weights)
     recipe = base | _about(engine)
     folder = workspace / FEATURES
-    calibration = _calibration(settings.features, folder, base, examples, pictures, weights)
+    calibration = _calibration(settings.features, folder, base, examples, images, weights)
 
     quick = calibration.engine if calibration else engine
     decisions = _decide(settings, examples, folder, quick, weights, base | _about(quick))
@@ -114,7 +114,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     cells = wanted_rows(examples, settings, kept)
     _drop_others(folder, cells, settings.strategies)
     held_out = _Part(engine, recipe, _choose(cells, {one.key for one in examples if one.split != "train"}))
-    work = _Work(settings, folder, pictures, weights)
+    work = _Work(settings, folder, images, weights)
     if calibration is None and _is_worth_checking(settings, engine, folder, examples, cells, recipe):
         work.bring([held_out])
         calibration = _check(examples, work)
@@ -133,7 +133,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
         about = {**recipe, "views": views.recipe(settings.views), "kept": boundaries}
         write_json(folder / inputs_of(strategy) / RECIPE, about)
     total = len({row for rows in cells.values() for row in rows})
-    by = f"{engine}, training pictures by {quick}" if calibration else str(engine)
+    by = f"{engine}, training images by {quick}" if calibration else str(engine)
     rate = work.extracted / work.seconds if work.extracted else 0.0
     return Summary(work.extracted, total - work.extracted, round(rate, 2), by, tuple(boundary for _, boundary in kept))
 
@@ -141,14 +141,14 @@ def run(settings: Settings, workspace: Path) -> Summary:
 class _Work:
     """Computes rows that are missing, and counts them and the seconds that they took."""
 
-    def __init__(self, settings: Settings, folder: Path, pictures: Shards, weights: Weights) -> None:
-        self.settings, self.folder, self.pictures, self.weights = settings, folder, pictures, weights
+    def __init__(self, settings: Settings, folder: Path, images: Shards, weights: Weights) -> None:
+        self.settings, self.folder, self.images, self.weights = settings, folder, images, weights
         self.extracted, self.seconds = 0, 0.0
 
     def read(self, row: str) -> Pixels:
-        """A prepared picture, or a view of it."""
+        """A prepared image, or a view of it."""
         key, number = views.parse_view_id(row)
-        return views.make_view(self.pictures.read([key])[0], key, number, self.settings.views)
+        return views.make_view(self.images.read([key])[0], key, number, self.settings.views)
 
     def bring(self, parts: Sequence[_Part]) -> None:
         """Bring every folder in line: each part's rows, by its engine."""
@@ -171,7 +171,7 @@ class _Work:
         if not lacking:
             return
         start = time.monotonic()
-        with Progress("features", total, "pictures", done=total - lacking) as progress:
+        with Progress("features", total, "images", done=total - lacking) as progress:
             for part, mine, rows in zip(parts, marks, missing, strict=True):
                 self._extract(part.engine, mine, rows, progress)
         self.extracted += lacking
@@ -200,13 +200,13 @@ class _Work:
                 writer.close()
 
     def _shard_size(self, name: str) -> int:
-        """Rows a shard: as many as the shards of pictures have, but no more bytes than are easily held in memory."""
-        most = max((len(header.rows) for header in self.pictures.headers), default=1)
+        """Rows a shard: as many as the shards of images have, but no more bytes than are easily held in memory."""
+        most = max((len(header.rows) for header in self.images.headers), default=1)
         return max(1, min(most, _SHARD_BYTES // (2 * prod(boundary_shape(boundary_of(name))))))
 
 
 def _choose(cells: Cells, keys: Collection[str]) -> Cells:
-    """The rows of these pictures, and of their views."""
+    """The rows of these images, and of their views."""
     return {name: tuple(row for row in rows if views.parse_view_id(row)[0] in keys) for name, rows in cells.items()}
 
 
@@ -215,16 +215,16 @@ def _calibration(
     folder: Path,
     base: Mapping[str, Any],
     examples: Sequence[Example],
-    pictures: Shards,
+    images: Shards,
     weights: Weights,
 ) -> Calibration | None:
-    """How training pictures go through the network in int8: as before, or as is asked for now."""
+    """How training images go through the network in int8: as before, or as is asked for now."""
     if wanted.precision not in ("auto", "int8"):
         return None
     before = load_calibration(folder / BOTTLENECK, fingerprint(base))
     if before or wanted.precision == "auto":
         return before
-    return calibrate(weights, [one.key for one in examples if one.split == "train"], pictures.read)
+    return calibrate(weights, [one.key for one in examples if one.split == "train"], images.read)
 
 
 def _is_worth_checking(
@@ -235,7 +235,7 @@ def _is_worth_checking(
     cells: Cells,
     recipe: Mapping[str, Any],
 ) -> bool:
-    """Whether `auto` looks at int8: where it is fast, much is to be computed, and no training picture has been yet."""
+    """Whether `auto` looks at int8: where it is fast, much is to be computed, and no training image has been yet."""
     if settings.features.precision != "auto" or engine.name != "ncnn" or not has_fast_int8():
         return False
     train = {one.key for one in examples if one.split == "train"}
@@ -247,7 +247,7 @@ def _is_worth_checking(
 
 def _check(examples: Sequence[Example], work: _Work) -> Calibration | None:
     """A new calibration, if validation sees no loss by it; says what it saw."""
-    calibration = calibrate(work.weights, [one.key for one in examples if one.split == "train"], work.pictures.read)
+    calibration = calibrate(work.weights, [one.key for one in examples if one.split == "train"], work.images.read)
     chosen = sorted((one for one in examples if one.split == "validation"), key=lambda one: one.key)[:CHECKED]
     keys = [one.key for one in chosen]
     extract = _network(work.settings.features, calibration.engine, work.weights)
@@ -255,7 +255,7 @@ def _check(examples: Sequence[Example], work: _Work) -> Calibration | None:
     plain = open_shards(work.folder / BOTTLENECK).read(keys)
     pooled = (pool(plain, "average_maximum"), pool(np.asarray(quantized), "average_maximum"))
     verdict = check(*pooled, [one.label for one in chosen])
-    print(f"features: int8 for training pictures: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
+    print(f"features: int8 for training images: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
     return calibration if verdict.passed else None
 
 
@@ -291,13 +291,13 @@ def _decide(
 
 
 def _network(rules: Features, engine: Engine, weights: Weights) -> Network:
-    """Pictures in, features out, in the same order: on this machine, or over a Ray cluster when asked."""
+    """Images in, features out, in the same order: on this machine, or over a Ray cluster when asked."""
     if rules.distribute == "ray":
         from tasks.vgg.cluster import extract_on_ray as extract
     else:
         from tasks.vgg.engines import extract_here as extract
 
-    return lambda boundaries, pictures: extract(engine, weights, boundaries, pictures, rules.batch_size)
+    return lambda boundaries, images: extract(engine, weights, boundaries, images, rules.batch_size)
 
 
 def _drop_others(folder: Path, cells: Mapping[str, Sequence[str]], strategies: Sequence[str]) -> None:
@@ -328,7 +328,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _mark(recipe: Mapping[str, Any], name: str, settings: Settings) -> str:
-    """The fingerprint of a folder's rows: all that they depend on but the picture."""
+    """The fingerprint of a folder's rows: all that they depend on but the image."""
     rules = views.recipe(settings.views) if holds_views(name) else None
     return fingerprint({**recipe, "boundary": boundary_of(name), "views": rules})
 

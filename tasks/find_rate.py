@@ -1,4 +1,4 @@
-"""Program `find_rate`: which learning rates suit these pictures; a plot and the settings to try.
+"""Program `find_rate`: which learning rates suit these images; a plot and the settings to try.
 
     python -m tasks.find_rate progressive [--steps 60]
 

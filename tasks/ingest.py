@@ -1,6 +1,6 @@
 """Stage `ingest`: the source in, packs of original bytes out.
 
-Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.pictures.packs`), `manifest.parquet`, one row
+Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet`, one row
 for everything that was discovered, and `source.json`, what the source is. An item whose version the last run knew isn't
 read again; one without a version is, since only its bytes tell. Bytes that are in no pack are packed, and packs that
 hold bytes which are no longer at the source go; what else was in them is copied before. A killed run goes on after its
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tasks.cores import on_all_cores
 from tasks.files import sha256_hex, sweep_temporaries, write_json
-from tasks.pictures.journal import Journal
-from tasks.pictures.manifest import Discovered, previous_discovered, write_discovered
-from tasks.pictures.packs import Place, index_pack, read_picture, verify_pack, write_packs
-from tasks.pictures.sources import Item, Listing, Reach, discover
-from tasks.pictures.sources.reading import read_ahead
+from tasks.images.journal import Journal
+from tasks.images.manifest import Discovered, previous_discovered, write_discovered
+from tasks.images.packs import Place, index_pack, read_image, verify_pack, write_packs
+from tasks.images.sources import Item, Listing, Reach, discover
+from tasks.images.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.settings import Settings
@@ -41,7 +41,7 @@ class Summary:
     def __str__(self) -> str:
         return (
             f"{self.discovered} entries discovered, {self.excluded} of them excluded; "
-            f"{self.packed} pictures packed, {self.reused} reused"
+            f"{self.packed} images packed, {self.reused} reused"
         )
 
 
@@ -63,7 +63,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     pack_size = settings.ingest.pack_size_mb * 1_000_000
 
     packed = 0
-    with Progress("ingest", len(within), "pictures", done=len(keys)) as progress:
+    with Progress("ingest", len(within), "images", done=len(keys)) as progress:
         read: list[Item] = []
         new = _read_new(within, keys, have, read, settings.ingest.readers, progress)
         for _, count in write_packs(raw, new, pack_size):
@@ -140,7 +140,7 @@ def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, Place]], wanted: set[s
         stale += small  # many small additions: their packs are joined
     kept = {key for pack, places in packs.items() if pack not in stale for key in places}
     alive = {key: place for pack in stale for key, place in packs[pack].items() if key in wanted - kept}
-    copies = write_packs(raw, ((key, read_picture(place, key)) for key, place in alive.items()), pack_size)
+    copies = write_packs(raw, ((key, read_image(place, key)) for key, place in alive.items()), pack_size)
     written = {pack for pack, _ in copies}
     for pack in stale:
         if pack not in written:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import ingest
-from tasks.pictures.manifest import Discovered, previous_discovered
-from tasks.pictures.sources import Listing, Reach, discover
+from tasks.images.manifest import Discovered, previous_discovered
+from tasks.images.sources import Listing, Reach, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes

@@ -1,10 +1,10 @@
-"""Program `predict`: pictures in, one JSON object a line out.
+"""Program `predict`: images in, one JSON object a line out.
 
     python -m tasks.predict --model models/export PATH...
 
-PATH is a picture, a folder (walked in sorted order; hidden files are skipped, links that lead out are not followed) or
+PATH is an image, a folder (walked in sorted order; hidden files are skipped, links that lead out are not followed) or
 `-` (paths on stdin, one a line). A line holds `path`, `label`, `probability` and `probabilities`, or `path` and `error`
-("code: detail"). Exit code 0 unless every picture is bad. Decoding is that of training; no TensorFlow is needed.
+("code: detail"). Exit code 0 unless every image is bad. Decoding is that of training; no TensorFlow is needed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ import numpy as np
 
 from tasks.errors import IntegrityError, PredictError
 from tasks.files import atomic_file, read_json, sha256_hex
-from tasks.pictures.decoding import PERMISSIVE, Pixels, Refused
-from tasks.pictures.packs import Place
-from tasks.pictures.sources.folder import printable
-from tasks.pictures.workers import decode_all
+from tasks.images.decoding import PERMISSIVE, Pixels, Refused
+from tasks.images.packs import Place
+from tasks.images.sources.folder import printable
+from tasks.images.workers import decode_all
 from tasks.program import MENDABLE, run_program
 from tasks.progress import Progress
 
 BATCH_SIZE = 8
 UNREADABLE = "unreadable"
-"""Code of a file that can't be opened; the other codes are those of `tasks.pictures.decoding.Code`."""
+"""Code of a file that can't be opened; the other codes are those of `tasks.images.decoding.Code`."""
 
 
 class Model:
@@ -65,14 +65,14 @@ class Model:
         self._session = _session(content, folder)
 
     def probabilities(self, pixels: Sequence[Pixels]) -> list[list[float]]:
-        """Decoded pictures (224, 224, 3), uint8 -> a row of probabilities for each, in the order of `classes`."""
+        """Decoded images (224, 224, 3), uint8 -> a row of probabilities for each, in the order of `classes`."""
         batch = np.stack(pixels).astype(np.float32)
         rows: list[list[float]] = self._session.run(None, {self._session.get_inputs()[0].name: batch})[0].tolist()
         return rows
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     """A path as it was given, and where its bytes are, or why they can't be had."""
 
     path: str
@@ -84,12 +84,12 @@ class _Picture:
 def predict_files(
     model_dir: Path, paths: Iterable[str | os.PathLike[str]], batch_size: int = BATCH_SIZE
 ) -> Iterator[dict[str, Any]]:
-    """Score pictures; one row each, in the order of the input.
+    """Score images; one row each, in the order of the input.
 
     Args:
         model_dir: what the stage `export` wrote.
-        paths: pictures and folders; may be endless, rows come as soon as a batch is scored.
-        batch_size: pictures a step of the network.
+        paths: images and folders; may be endless, rows come as soon as a batch is scored.
+        batch_size: images a step of the network.
 
     Yields:
         `path`, `label`, `probability`, `probabilities` {label: p}; or `path` and `error`, "code: detail".
@@ -98,10 +98,10 @@ def predict_files(
         PredictError: the model can't be loaded; before anything is read.
     """
     model = Model(Path(model_dir))
-    return _rows(model, (_look(path) for given in paths for path in find_pictures(os.fspath(given))), batch_size)
+    return _rows(model, (_look(path) for given in paths for path in find_images(os.fspath(given))), batch_size)
 
 
-def find_pictures(path: str) -> Iterator[str]:
+def find_images(path: str) -> Iterator[str]:
     """The path itself, or the files below a folder, sorted; a folder's links that lead out of it are skipped."""
     if not os.path.isdir(path):  # noqa: PTH112 - a path that is no UTF-8, or has a trailing slash, stays as it is
         yield path
@@ -129,20 +129,20 @@ def _is_inside(entry: os.DirEntry[str], root: str) -> bool:
     return target.startswith(root + os.sep) and os.path.isfile(target)  # noqa: PTH113 - may be no UTF-8
 
 
-def _look(path: str) -> _Picture:
+def _look(path: str) -> _Image:
     """Read a file's size and checksum; what is no readable file becomes a problem, and is not opened."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            return _Picture(path, None, "", f"{UNREADABLE}: not a file")
+            return _Image(path, None, "", f"{UNREADABLE}: not a file")
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        return _Picture(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
-    return _Picture(path, Place(Path(path), 0, len(content)), sha256_hex(content), "")
+        return _Image(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
+    return _Image(path, Place(Path(path), 0, len(content)), sha256_hex(content), "")
 
 
-def _rows(model: Model, pictures: Iterable[_Picture], batch_size: int) -> Iterator[dict[str, Any]]:
+def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:
     waiting: list[tuple[str, Pixels | str]] = []
-    for path, result in _decoded(pictures, model.background_rgb):
+    for path, result in _decoded(images, model.background_rgb):
         waiting.append((path, result))
         if len(waiting) == batch_size:
             yield from _scored(model, waiting)
@@ -150,9 +150,9 @@ def _rows(model: Model, pictures: Iterable[_Picture], batch_size: int) -> Iterat
     yield from _scored(model, waiting)
 
 
-def _decoded(pictures: Iterable[_Picture], background_rgb: tuple[int, int, int]) -> Iterator[tuple[str, Pixels | str]]:
-    """(path, pixels or the error), in order. Decoding runs in worker processes, so that a crash costs one picture."""
-    source, begun = iter(pictures), deque[_Picture]()
+def _decoded(images: Iterable[_Image], background_rgb: tuple[int, int, int]) -> Iterator[tuple[str, Pixels | str]]:
+    """(path, pixels or the error), in order. Decoding runs in worker processes, so that a crash costs one image."""
+    source, begun = iter(images), deque[_Image]()
     while True:
         work = _begin(chain(list(begun), source), begun)
         begun.clear()
@@ -170,19 +170,19 @@ def _decoded(pictures: Iterable[_Picture], background_rgb: tuple[int, int, int])
             return
 
 
-def _begin(pictures: Iterable[_Picture], begun: deque[_Picture]) -> Iterator[tuple[str, Place]]:
+def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str, Place]]:
     """Hand out what can be decoded; remember everything in order."""
-    for picture in pictures:
-        begun.append(picture)
-        if picture.place:
-            yield picture.key, picture.place
+    for image in images:
+        begun.append(image)
+        if image.place:
+            yield image.key, image.place
 
 
-def _problems(begun: deque[_Picture]) -> Iterator[tuple[str, str]]:
-    """The pictures at the front that never went to a worker."""
+def _problems(begun: deque[_Image]) -> Iterator[tuple[str, str]]:
+    """The images at the front that never went to a worker."""
     while begun and begun[0].place is None:
-        picture = begun.popleft()
-        yield picture.path, picture.problem
+        image = begun.popleft()
+        yield image.path, image.problem
 
 
 def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[dict[str, Any]]:
@@ -227,7 +227,7 @@ def _write(rows: Iterable[dict[str, Any]], out: BinaryIO, progress: Progress | N
     """Write rows as they come.
 
     Raises:
-        PredictError: nothing was found, or no picture could be scored; the rows are written nevertheless.
+        PredictError: nothing was found, or no image could be scored; the rows are written nevertheless.
     """
     total, bad, first = 0, 0, ""
     for row in rows:
@@ -240,9 +240,9 @@ def _write(rows: Iterable[dict[str, Any]], out: BinaryIO, progress: Progress | N
         if progress:
             progress.advance()
     if total == 0:
-        raise PredictError("No picture was found. Give pictures, folders that hold some, or - for paths on stdin.")
+        raise PredictError("No image was found. Give images, folders that hold some, or - for paths on stdin.")
     if bad == total:
-        raise PredictError(f"None of the {total} pictures could be scored. The first: {first}")
+        raise PredictError(f"None of the {total} images could be scored. The first: {first}")
 
 
 def _stdin_paths() -> Iterator[str]:
@@ -252,13 +252,11 @@ def _stdin_paths() -> Iterator[str]:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tasks.predict", description="Score pictures; JSON lines to stdout."
-    )
+    parser = argparse.ArgumentParser(prog="python -m tasks.predict", description="Score images; JSON lines to stdout.")
     parser.add_argument("--model", type=Path, required=True, help="exported model, such as models/export")
-    parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="pictures a step of the network")
+    parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="images a step of the network")
     parser.add_argument("--output", type=Path, help="write to this file, which appears when all is done")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for paths on stdin, one a line")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for paths on stdin, one a line")
     return parser.parse_args(arguments)
 
 
@@ -277,9 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = sys.stderr.isatty() and (given.output or not sys.stdout.isatty()) and "-" not in given.paths
         with ExitStack() as stack:
             progress: Progress | None = None
-            if shown:  # only then is it worth to list everything before the first picture
-                paths = [found for path in paths for found in find_pictures(path)]
-                progress = stack.enter_context(Progress("predict", len(paths), "pictures"))
+            if shown:  # only then is it worth to list everything before the first image
+                paths = [found for path in paths for found in find_images(path)]
+                progress = stack.enter_context(Progress("predict", len(paths), "images"))
             rows = predict_files(given.model, paths, given.batch_size)
             out = stack.enter_context(atomic_file(given.output)) if given.output else sys.stdout.buffer
             try:

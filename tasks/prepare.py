@@ -1,11 +1,11 @@
-"""Stage `prepare`: packs in, decoded pictures, splits and the quarantine out.
+"""Stage `prepare`: packs in, decoded images, splits and the quarantine out.
 
-Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted pictures
+Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted images
 with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (what is another
-picture once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
+image once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
 `reports/data.html` and `reports/data.json`.
 
-Always: discovered = accepted + quarantined + excluded. Only pictures that are in no shard are decoded. A picture that
+Always: discovered = accepted + quarantined + excluded. Only images that are in no shard are decoded. An image that
 has a split keeps it, and what looks the same or belongs to one group is in one split. Labels are not in the shards, so
 relabelling decodes nothing.
 """
@@ -21,9 +21,9 @@ from typing import Any
 from tasks import ingest
 from tasks.errors import DataError, IntegrityError
 from tasks.files import fingerprint, read_json, write_json
-from tasks.pictures import decoding, likeness, quality
-from tasks.pictures.decoding import Code, Facts, Policy, Refused
-from tasks.pictures.manifest import (
+from tasks.images import decoding, likeness, quality
+from tasks.images.decoding import Code, Facts, Policy, Refused
+from tasks.images.manifest import (
     SPLITS,
     Discovered,
     Example,
@@ -35,11 +35,11 @@ from tasks.pictures.manifest import (
     write_memory,
     write_quarantine,
 )
-from tasks.pictures.packs import Place, index_packs
-from tasks.pictures.selection import Refusals, Selection, by_content, select
-from tasks.pictures.shards import Array, Header, Row, Shards, append, reconcile, usable_headers
-from tasks.pictures.splits import Rules
-from tasks.pictures.workers import decode_all
+from tasks.images.packs import Place, index_packs
+from tasks.images.selection import Refusals, Selection, by_content, select
+from tasks.images.shards import Array, Header, Row, Shards, append, reconcile, usable_headers
+from tasks.images.splits import Rules
+from tasks.images.workers import decode_all
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports.data_page import describe_data, read_previous, write_data_report
@@ -60,7 +60,7 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{self.accepted} pictures accepted, {self.quarantined} quarantined, {self.excluded} excluded; "
+            f"{self.accepted} images accepted, {self.quarantined} quarantined, {self.excluded} excluded; "
             f"{self.decoded} decoded, {self.reused} reused"
         )
 
@@ -69,7 +69,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     """Bring `data/prepared` in line with `data/raw`.
 
     Raises:
-        DataError: too many pictures refused, too few in a class, or a split without pictures.
+        DataError: too many images refused, too few in a class, or a split without images.
         IntegrityError: a pack doesn't hold the bytes that were packed.
     """
     rules = settings.prepare
@@ -107,7 +107,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
         **_counts(selection, split_rules),
     }
     # Before the tables, which are what it compares with: killed up to here, the next run finds the old ones and writes
-    # the same report; killed from here on, it finds a report on these very pictures, and keeps what that says changed.
+    # the same report; killed from here on, it finds a report on these very images, and keeps what that says changed.
     earlier = read_previous(prepared, workspace / REPORTS)
     write_data_report(workspace / REPORTS, describe_data(summary, discovered, selection, earlier), shards)
     write_examples(prepared, selection.examples)
@@ -147,7 +147,7 @@ def _policy(rules: Prepare) -> Policy:
 
 
 def _refuse_known(headers: Sequence[Header], rules: Prepare) -> Refusals:
-    """What a changed policy refuses among the pictures that were decoded before."""
+    """What a changed policy refuses among the images that were decoded before."""
     refusals: Refusals = {}
     for row in (row for header in headers for row in header.rows):
         facts = Facts(**{name: value for name, value in row.items() if name != "key"})
@@ -159,7 +159,7 @@ def _refuse_known(headers: Sequence[Header], rules: Prepare) -> Refusals:
 
 
 def _judge(facts: Facts, rules: Prepare) -> None:
-    """Raise Refused if what is known of a decoded picture breaks the policy."""
+    """Raise Refused if what is known of a decoded image breaks the policy."""
     decoding.judge(facts, _policy(rules))
     for issue in _issues(facts.scores or {}, facts.width_px, facts.height_px, rules):
         if issue in rules.quarantine_issues:
@@ -184,7 +184,7 @@ def _with_issues(row: Row, rules: Prepare) -> Row:
 
 
 def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals) -> list[Header]:
-    """Decode the missing pictures into new shards; what is refused is added to `refusals`."""
+    """Decode the missing images into new shards; what is refused is added to `refusals`."""
     if not missing:
         return []
     places: dict[str, Place] = {}
@@ -192,11 +192,9 @@ def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, 
         places.update(members)
     unpacked = [key for key in missing if key not in places]
     if unpacked:
-        raise IntegrityError(
-            f"{len(unpacked)} pictures are in no pack of {ingest.RAW}. Run `dvc repro` from the start."
-        )
+        raise IntegrityError(f"{len(unpacked)} images are in no pack of {ingest.RAW}. Run `dvc repro` from the start.")
 
-    with Progress("prepare", len(missing), "pictures") as progress:
+    with Progress("prepare", len(missing), "images") as progress:
 
         def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
             work = ((key, places[key]) for key in keys)
@@ -217,21 +215,21 @@ def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, 
 
 def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
     """Find out before the long work what no decoding can mend."""
-    problems = _too_small(sorted(discovered), discovered, rules, "different pictures")
+    problems = _too_small(sorted(discovered), discovered, rules, "different images")
     if problems:
         raise DataError(_list(problems))
 
 
 def _too_small(labels: Sequence[str], sizes: Counter[str], rules: Prepare, what: str) -> list[str]:
     return [
-        f"class {label!r}: {sizes[label]} {what}, prepare.min_pictures_per_class is {rules.min_pictures_per_class}"
+        f"class {label!r}: {sizes[label]} {what}, prepare.min_images_per_class is {rules.min_images_per_class}"
         for label in labels
-        if sizes[label] < rules.min_pictures_per_class
+        if sizes[label] < rules.min_images_per_class
     ]
 
 
 def _list(problems: Sequence[str]) -> str:
-    return "These pictures can't make a classifier:\n  " + "\n  ".join(problems)
+    return "These images can't make a classifier:\n  " + "\n  ".join(problems)
 
 
 def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare) -> None:
@@ -241,13 +239,13 @@ def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rule
     labels = sorted({*by_class, *(row.label for row in quarantined)})
     problems = _too_small(labels, by_class, rules, "accepted")
     problems += [
-        f"class {label!r}: none of its {by_class[label]} pictures is in the train split"
+        f"class {label!r}: none of its {by_class[label]} images is in the train split"
         for label in labels
-        if by_class[label] >= rules.min_pictures_per_class and not trained[label]
+        if by_class[label] >= rules.min_images_per_class and not trained[label]
     ]
     by_split = Counter(example.split for example in examples)
     problems += [
-        f"the {split} split is empty: raise prepare.{split}_fraction, or add pictures"
+        f"the {split} split is empty: raise prepare.{split}_fraction, or add images"
         for split in SPLITS[1:]
         if not by_split[split]
     ]
@@ -261,7 +259,7 @@ def _check_quarantine(accepted: int, quarantined: Sequence[Quarantined], rules: 
         codes = Counter(row.code for row in quarantined)
         shown = "\n  ".join(f"{row.path}: {row.code}: {row.detail}" for row in quarantined[:5])
         raise DataError(
-            f"{len(quarantined)} of {accepted + len(quarantined)} pictures were refused "
+            f"{len(quarantined)} of {accepted + len(quarantined)} images were refused "
             f"({', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}), "
             f"more than prepare.max_quarantined_fraction={rules.max_quarantined_fraction:g}. The first ones:\n  {shown}"
         )

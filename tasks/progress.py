@@ -24,7 +24,7 @@ class Progress:
     Args:
         stage: what works, such as `features`.
         total: units in all, those already done included.
-        unit: plural name of the units, such as `pictures`.
+        unit: plural name of the units, such as `images`.
         done: units that an earlier run had finished; they don't count for the rate.
     """
 

@@ -1,8 +1,8 @@
-"""Program `search`: which head suits these pictures best, by cross-validation on kept features, within a time budget.
+"""Program `search`: which head suits these images best, by cross-validation on kept features, within a time budget.
 
     python -m tasks.search [--minutes 2] [--trials 100] [--write]
 
-Reads what `prepare` and `features` left; no picture goes through the network. Tries linear probes (pooling, strength of
+Reads what `prepare` and `features` left; no image goes through the network. Tries linear probes (pooling, strength of
 the regularisation, class weights) with Optuna, each by stratified folds over train and validation, near duplicates and
 groups kept together. Test is not looked at. Prints the best settings, beside what params.yaml says now; `--write` puts
 them there. Writes `reports/search.html`.
@@ -21,9 +21,9 @@ import numpy as np
 from tasks import features, prepare
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
-from tasks.pictures.manifest import class_names, read_duplicates, read_examples
-from tasks.pictures.shards import open_shards
-from tasks.pictures.splits import assign_folds
+from tasks.images.manifest import class_names, read_duplicates, read_examples
+from tasks.images.shards import open_shards
+from tasks.images.splits import assign_folds
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
@@ -82,7 +82,7 @@ class Folds:
         try:
             fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed)
         except ValueError as error:
-            raise SettingsError(f"There are too few pictures for {FOLDS} folds. {error}") from None
+            raise SettingsError(f"There are too few images for {FOLDS} folds. {error}") from None
         self.fold = np.array([fold_of[key] for key in (*train.keys, *validation.keys)])
 
     def measure(self, candidate: Candidate) -> Found:
@@ -109,7 +109,7 @@ def run(settings: Settings, workspace: Path, minutes: float, trials: int) -> tup
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
-        SettingsError: there are fewer pictures of a class than folds.
+        SettingsError: there are fewer images of a class than folds.
     """
     import optuna
 
@@ -164,7 +164,7 @@ def _page(now: Found, ranked: Sequence[Found]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which head suits these pictures.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which head suits these images.")
     parser.add_argument("--minutes", type=float, default=2, help="after which no further candidate is tried")
     parser.add_argument("--trials", type=int, default=100, help="candidates at most")
     parser.add_argument("--write", action="store_true", help="put the best settings into params.yaml")

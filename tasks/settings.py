@@ -40,10 +40,10 @@ class Block(BaseModel):
 
 
 class Source(Block):
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
-    limit_per_class: int | None = Field(ge=1, description="only so many pictures of each class; null for all")
+    limit_per_class: int | None = Field(ge=1, description="only so many images of each class; null for all")
     s3_buckets: tuple[Bucket, ...] = Field(description="buckets that a table may name besides its own")
     s3_endpoints: tuple[Endpoint, ...] = Field(description="endpoints that may be asked; with none, any")
 
@@ -52,11 +52,11 @@ class Ingest(Block):
     """How original bytes are read and packed."""
 
     pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
-    readers: int = Field(ge=1, le=256, description="pictures that are read, or downloaded, at the same time")
+    readers: int = Field(ge=1, le=256, description="images that are read, or downloaded, at the same time")
 
 
 class Prepare(Block):
-    """What becomes of the pictures: splits, and what is refused."""
+    """What becomes of the images: splits, and what is refused."""
 
     validation_fraction: Fraction = Field(description="share of train that is held out for choices")
     test_fraction: Fraction = Field(description="share held out for the reported figures")
@@ -64,20 +64,20 @@ class Prepare(Block):
     background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(
         description="what shows through transparent pixels"
     )
-    min_side_px: int = Field(ge=1, description="smaller pictures are quarantined, pixels")
-    max_pixels: int = Field(ge=1, description="larger pictures are refused from the header")
+    min_side_px: int = Field(ge=1, description="smaller images are quarantined, pixels")
+    max_pixels: int = Field(ge=1, description="larger images are refused from the header")
     max_aspect_ratio: float = Field(ge=1, description="longer side / shorter side")
     min_entropy_bits: float = Field(ge=0, le=8, description="of the grey histogram; 0 accepts all")
-    min_pictures_per_class: int = Field(ge=2, description="a class with fewer stops the run")
+    min_images_per_class: int = Field(ge=2, description="a class with fewer stops the run")
     max_quarantined_fraction: float = Field(ge=0, le=1, description="more than that stops the run")
     near_duplicate_bits: int = Field(ge=0, le=16, description="how far hashes of the same look may differ")
-    quarantine_issues: tuple[Issue, ...] = Field(description="issues of quality that refuse a picture; others flag it")
+    quarantine_issues: tuple[Issue, ...] = Field(description="issues of quality that refuse an image; others flag it")
     dark_below: float = Field(ge=0, le=1, description="of the brightest 1 % of pixels")
     overexposed_above: float = Field(ge=0, le=1, description="of the darkest 5 % of pixels")
     low_contrast_below: float = Field(ge=0, le=1, description="standard deviation of the light")
-    blurred_below: float = Field(ge=0, description="of the variance of edges; small pictures are not judged")
+    blurred_below: float = Field(ge=0, description="of the variance of edges; small images are not judged")
     single_colour_above: float = Field(ge=0, le=1, description="share of the pixels in one colour")
-    shard_size: int = Field(ge=1, le=4096, description="pictures a shard")
+    shard_size: int = Field(ge=1, le=4096, description="images a shard")
 
 
 class Features(Block):
@@ -85,9 +85,9 @@ class Features(Block):
 
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        description="of the activations; int8: of training pictures only"
+        description="of the activations; int8: of training images only"
     )
-    batch_size: int = Field(ge=1, le=1024, description="pictures a step of the network")
+    batch_size: int = Field(ge=1, le=1024, description="images a step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
     boundary_cache: Literal["auto", "always", "never"] = Field(
         description="keep what frozen blocks give, so that training doesn't compute it each epoch"
@@ -96,11 +96,11 @@ class Features(Block):
 
 
 class Views(Block):
-    """Augmented versions of the training pictures."""
+    """Augmented versions of the training images."""
 
-    count: int = Field(ge=0, le=64, description="augmented versions of each training picture, beside itself")
+    count: int = Field(ge=0, le=64, description="augmented versions of each training image, beside itself")
     seed: int = Field(ge=0, description="another seed gives other views")
-    min_area: float = Field(gt=0, le=1, description="smallest part of a picture that a view shows")
+    min_area: float = Field(gt=0, le=1, description="smallest part of an image that a view shows")
     flip: bool = Field(description="half of the views are mirrored")
     colour: float = Field(ge=0, lt=1, description="brightness, contrast and saturation change by up to this share")
 
@@ -112,7 +112,7 @@ class TutorialRecipe(Block):
     learning_rate: float = Field(gt=0, description="of Adam")
     unfrozen_learning_rate: float = Field(gt=0, description="of Adam, when progressive unfreezes everything")
     epochs: int = Field(ge=1, description="progressive: so many before, and so many after everything is unfrozen")
-    batch_size: int = Field(ge=1, description="pictures a step")
+    batch_size: int = Field(ge=1, description="images a step")
 
 
 class HeadRates(Block):
@@ -137,15 +137,15 @@ class ModernRecipe(Block):
         min_length=1, description="of the linear probe; validation picks"
     )
     bilinear_up_to: int = Field(
-        ge=0, le=5000, description="pictures of train + validation up to which bilinear pooling is tried; 1 MB each"
+        ge=0, le=5000, description="images of train + validation up to which bilinear pooling is tried; 1 MB each"
     )
     folds_up_to: int = Field(
         ge=0,
         le=5000,
-        description="pictures of train + validation up to which 5 folds of them choose, not validation",
+        description="images of train + validation up to which 5 folds of them choose, not validation",
     )
     refit_with_validation: bool = Field(description="train the chosen linear probe once more on train + validation")
-    batch_size: int = Field(ge=1, description="pictures a step")
+    batch_size: int = Field(ge=1, description="images a step")
     label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")
     weight_decay: float = Field(ge=0, description="pull towards the weights that training began with (L2-SP)")
     clip_norm: float = Field(gt=0, description="longest gradient of a step")
@@ -163,8 +163,8 @@ class Train(Block):
     seed: int = Field(ge=0, description="of all that is random in training")
     deterministic: bool = Field(description="one seed gives one model, bit for bit, on the same kind of machine")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations in training")
-    class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many pictures it has")
-    flip_averaging: bool = Field(description="answers are the mean over a picture and its mirror image, served too")
+    class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many images it has")
+    flip_averaging: bool = Field(description="answers are the mean over an image and its mirror image, served too")
     checkpoint_interval_s: float = Field(ge=0, description="longest time that a killed training has to repeat")
     tutorial: TutorialRecipe
     modern: ModernRecipe
@@ -173,14 +173,14 @@ class Train(Block):
 class Evaluate(Block):
     """What the report shows."""
 
-    worst_mistakes: int = Field(ge=0, le=200, description="pictures shown in the report")
+    worst_mistakes: int = Field(ge=0, le=200, description="images shown in the report")
 
 
 class Export(Block):
     """In which formats the champion is written, and how it is checked."""
 
     formats: tuple[ExportFormat, ...] = Field(min_length=1, description="saved_model and onnx are always needed")
-    parity_pictures: int = Field(ge=1, le=1000, description="held-out pictures that every format must agree on")
+    parity_images: int = Field(ge=1, le=1000, description="held-out images that every format must agree on")
     probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
 
 
@@ -220,7 +220,7 @@ class Settings(Block):
         held_out = self.prepare.validation_fraction + self.prepare.test_fraction
         if held_out >= 1:
             raise ValueError(
-                "prepare.validation_fraction + prepare.test_fraction must leave pictures to train on "
+                "prepare.validation_fraction + prepare.test_fraction must leave images to train on "
                 f"(be below 1). Received: {held_out:g}"
             )
         if len(set(self.strategies)) != len(self.strategies):

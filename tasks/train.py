@@ -1,6 +1,6 @@
 """Stage `train@<strategy>`: features and labels in, a trained classifier out.
 
-Reads `data/prepared/` (labels, splits, pictures) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
+Reads `data/prepared/` (labels, splits, images) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
 of the head and of what was unfrozen, what was chosen and why, and live metrics (`live/`, dvclive). Choices are made on
 the validation split; test is not read. A training that was stopped, however rudely, goes on from its last checkpoint
 (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
@@ -18,8 +18,8 @@ from typing import Any
 
 from tasks import features, prepare
 from tasks.files import read_json
-from tasks.pictures.manifest import class_names, read_examples
-from tasks.pictures.shards import open_shards
+from tasks.images.manifest import class_names, read_examples
+from tasks.images.shards import open_shards
 from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.answers import Sources
@@ -43,10 +43,10 @@ class Summary:
 
     def __str__(self) -> str:
         if self.unusable:
-            return f"{self.recipe} on {self.train_examples} pictures failed, and will not be exported"
+            return f"{self.recipe} on {self.train_examples} images failed, and will not be exported"
         return (
-            f"{self.recipe} on {self.train_examples} pictures; "
-            f"{self.validation_accuracy:.1%} of {self.validation_examples} validation pictures right"
+            f"{self.recipe} on {self.train_examples} images; "
+            f"{self.validation_accuracy:.1%} of {self.validation_examples} validation images right"
         )
 
 

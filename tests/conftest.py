@@ -1,4 +1,4 @@
-"""What many tests stand on: a workspace, small pictures of learnable classes, and an environment that leaks nothing.
+"""What many tests stand on: a workspace, small images of learnable classes, and an environment that leaks nothing.
 
 Nothing here depends on what a person may have changed in the clone: the tests' own settings are in
 tests/settings/params.yaml.
@@ -193,30 +193,30 @@ def change(workspace: Path) -> Callable[..., Settings]:
     return changing(workspace)
 
 
-def draw_picture(label: str, number: int, side_px: int = 32) -> Image.Image:
+def draw_image(label: str, number: int, side_px: int = 32) -> Image.Image:
     """Noise around the colour of the class; the same for the same number."""
     rng = np.random.default_rng([number, *label.encode()])
     noise = rng.integers(-40, 41, (side_px, side_px, 3))
     return Image.fromarray((np.array(COLOURS[label]) + noise).clip(0, 255).astype(np.uint8))
 
 
-def save_picture(path: Path, label: str, number: int, side_px: int = 32) -> Path:
+def save_image(path: Path, label: str, number: int, side_px: int = 32) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_picture(label, number, side_px).save(path)
+    draw_image(label, number, side_px).save(path)
     return path
 
 
 def fill_source(root: Path, a_class: int = 12, classes: tuple[str, ...] = ("ant", "bee")) -> Path:
-    """Class folders with PNG and JPEG pictures, `<class>/<number>.png|jpg`."""
+    """Class folders with PNG and JPEG images, `<class>/<number>.png|jpg`."""
     for label in classes:
         for number in range(a_class):
-            save_picture(root / label / f"{number:03d}.{'png' if number % 2 else 'jpg'}", label, number)
+            save_image(root / label / f"{number:03d}.{'png' if number % 2 else 'jpg'}", label, number)
     return root
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """24 pictures in two class folders."""
+    """24 images in two class folders."""
     return fill_source(tmp_path / "source")
 
 

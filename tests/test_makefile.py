@@ -40,7 +40,7 @@ elif sys.argv[1:4] == ["-m", "pip", "install"]:
     shutil.copy(sys.argv[0], ".venv/bin/uv")
 """
 AWKWARD = (
-    "my pictures/ants and bees",
+    "my images/ants and bees",
     "a space at the end ",
     "it's",
     'say "cheese"',

@@ -1,1 +1,1 @@
-"""The data side: what it costs to find, decode, keep and compare pictures."""
+"""The data side: what it costs to find, decode, keep and compare images."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tasks.pictures.duplicates import RADIUS, Hashes, groups, near_pairs
+from tasks.images.duplicates import RADIUS, Hashes, groups, near_pairs
 
 QUADRATIC = 20_000
 ROWS = 16
@@ -68,7 +68,7 @@ def plant(rng: np.random.Generator, n: int, radius: int) -> tuple[Hashes, np.nda
 
 
 def crowded(rng: np.random.Generator, n: int) -> Hashes:
-    """Hashes of almost blank pictures: all within two bits of one."""
+    """Hashes of almost blank images: all within two bits of one."""
     return np.uint64(1 << 63) ^ (np.uint64(1) << rng.integers(0, 64, n).astype(np.uint64))
 
 

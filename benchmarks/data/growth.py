@@ -1,8 +1,8 @@
 """What an addition costs, and whether memory grows: `ingest` and `prepare` on sets of two sizes and on one that grows.
 
-    python -m benchmarks.data.growth [--pictures 10000] [--small 1000]
+    python -m benchmarks.data.growth [--images 10000] [--small 1000]
 
-Prints one JSON object: pictures decoded and seconds of the first run, of a run with nothing new (what it costs to start
+Prints one JSON object: images decoded and seconds of the first run, of a run with nothing new (what it costs to start
 two programs, and to look through what is there: every file's checksum and every byte of the shards), and of the run
 after 5 % were added; peak memory of `prepare` (its main process) with the small set and with the large one.
 """
@@ -15,43 +15,43 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.data.making import write_pictures
+from benchmarks.data.making import write_images
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import make_workspace, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--small", type=int, default=1_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
-        print(json.dumps(measure(Path(folder), options.pictures, options.small), indent=2))
+        print(json.dumps(measure(Path(folder), options.images, options.small), indent=2))
 
 
-def measure(scratch: Path, pictures: int, small: int) -> dict[str, float]:
-    few = workspace_of(scratch / "few", write_pictures(scratch / "few-pictures", range(small)))
+def measure(scratch: Path, images: int, small: int) -> dict[str, float]:
+    few = workspace_of(scratch / "few", write_images(scratch / "few-images", range(small)))
     stages(few)
-    source = write_pictures(scratch / "pictures", range(pictures))
+    source = write_images(scratch / "images", range(images))
     many = workspace_of(scratch / "many", source)
     first = stages(many)
     whole = read_costs(many, "prepare")
     idle = stages(many)
-    write_pictures(source, range(pictures, pictures + pictures // 20))
+    write_images(source, range(images, images + images // 20))
     grown = stages(many)
     added = read_costs(many, "prepare")
     return {
-        "pictures": pictures,
+        "images": images,
         "first_decoded": whole["decoded"],
         "first_s": round(first, 1),
         "nothing_new_s": round(idle, 1),
-        "added": pictures // 20,
+        "added": images // 20,
         "then_decoded": added["decoded"],
         "then_s": round(grown, 1),
         "ratio": round(first / grown, 1),
         "ratio_beyond_nothing_new": round((first - idle) / (grown - idle), 1),
         f"peak_memory_mb_{small}": read_costs(few, "prepare")["peak_memory_mb"],
-        f"peak_memory_mb_{pictures}": whole["peak_memory_mb"],
+        f"peak_memory_mb_{images}": whole["peak_memory_mb"],
     }
 
 

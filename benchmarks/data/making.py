@@ -1,4 +1,4 @@
-"""Pictures to measure with: smooth random photographs, each different, quick to make."""
+"""Images to measure with: smooth random photographs, each different, quick to make."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 
-def write_pictures(folder: Path, numbers: range, size: tuple[int, int] = (64, 48)) -> Path:
-    """JPEG files in two class folders, named by number; the same number always gives the same picture."""
+def write_images(folder: Path, numbers: range, size: tuple[int, int] = (64, 48)) -> Path:
+    """JPEG files in two class folders, named by number; the same number always gives the same image."""
     for label in ("even", "odd"):
         (folder / label).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(4) as pool:
@@ -20,5 +20,5 @@ def write_pictures(folder: Path, numbers: range, size: tuple[int, int] = (64, 48
 
 def _write(folder: Path, number: int, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-    picture.save(folder / ("odd" if number % 2 else "even") / f"{number:06d}.jpg", quality=90)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    image.save(folder / ("odd" if number % 2 else "even") / f"{number:06d}.jpg", quality=90)

@@ -1,6 +1,6 @@
-"""Pushing many small pictures to S3: packed by `ingest`, against the same pictures as loose files under DVC.
+"""Pushing many small images to S3: packed by `ingest`, against the same images as loose files under DVC.
 
-    python -m benchmarks.data.push [--pictures 20000]
+    python -m benchmarks.data.push [--images 20000]
 
 The S3 server is a real one (SeaweedFS) on this machine. Prints one JSON object. `idle_push_s` is a push with nothing to
 push: DVC's own start. `ratio_of_pushing_beyond_start` leaves it out on both sides.
@@ -16,24 +16,24 @@ import time
 from pathlib import Path
 
 from benchmarks.data.growth import workspace_of
-from benchmarks.data.making import write_pictures
+from benchmarks.data.making import write_images
 from benchmarks.workspaces import run
 from tests.servers.seaweed import ACCESS_KEY, REGION, SECRET_KEY, Seaweed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
         scratch = Path(folder)
         with Seaweed(scratch / "server") as server:
-            print(json.dumps(measure(scratch, server, options.pictures), indent=2))
+            print(json.dumps(measure(scratch, server, options.images), indent=2))
 
 
-def measure(scratch: Path, server: Seaweed, pictures: int) -> dict[str, float]:
+def measure(scratch: Path, server: Seaweed, images: int) -> dict[str, float]:
     os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION=REGION)
-    source = write_pictures(scratch / "pictures", range(pictures))
+    source = write_images(scratch / "images", range(images))
     client = server.client()
 
     packed = workspace_of(scratch / "packed", source)
@@ -44,11 +44,11 @@ def measure(scratch: Path, server: Seaweed, pictures: int) -> dict[str, float]:
 
     loose = workspace_of(scratch / "loose", source)
     use_remote(loose, server, server.new_bucket(client))
-    source.rename(loose / "pictures")
-    add_s = seconds_of(loose, "add", "--quiet", "pictures")
+    source.rename(loose / "images")
+    add_s = seconds_of(loose, "add", "--quiet", "images")
     loose_s = seconds_of(loose, "push", "--quiet")
     return {
-        "pictures": pictures,
+        "images": images,
         "packed_ingest_s": round(ingest_s, 1),
         "packed_push_s": round(packed_s, 1),
         "idle_push_s": round(idle_s, 1),

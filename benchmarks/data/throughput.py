@@ -1,9 +1,9 @@
 """Decoding rate of the `prepare` stage, against Pillow alone and Keras' `image_dataset_from_directory`.
 
-    python -m benchmarks.data.throughput [--pictures 4000] [--photographs 1200]
+    python -m benchmarks.data.throughput [--images 4000] [--photographs 1200]
 
-All sides turn the same JPEG files into 224x224 RGB on all cores: pictures of 500x375 pixels, and photographs of
-2000x1500. `prepare` also checks and describes each picture, writes shards with checksums, looks for duplicates and
+All sides turn the same JPEG files into 224x224 RGB on all cores: images of 500x375 pixels, and photographs of
+2000x1500. `prepare` also checks and describes each image, writes shards with checksums, looks for duplicates and
 assigns splits. Pillow antialiases, as `prepare` does; Keras doesn't. Python's start-up is not counted on any side, that
 of `prepare`'s workers is. `read_again` is what a later epoch or stage pays: it reads the shards, where Keras decodes
 once more. Prints one JSON object.
@@ -22,10 +22,10 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.data.growth import workspace_of
-from benchmarks.data.making import write_pictures
+from benchmarks.data.making import write_images
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import run
-from tasks.pictures.shards import open_shards
+from tasks.images.shards import open_shards
 from tasks.prepare import SHARDS
 
 BATCH_SIZE = 32
@@ -33,27 +33,27 @@ BATCH_SIZE = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4_000, help="of 500x375 pixels")
+    parser.add_argument("--images", type=int, default=4_000, help="of 500x375 pixels")
     parser.add_argument("--photographs", type=int, default=1_200, help="of 2000x1500 pixels")
     options = parser.parse_args()
     figures = {
-        "500x375": measure(options.pictures, (500, 375)),
+        "500x375": measure(options.images, (500, 375)),
         "2000x1500": measure(options.photographs, (2000, 1500)),
     }
     print(json.dumps(figures, indent=2))
 
 
-def measure(pictures: int, size: tuple[int, int]) -> dict[str, float]:
+def measure(images: int, size: tuple[int, int]) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
-        source = write_pictures(Path(folder) / "pictures", range(pictures), size)
+        source = write_images(Path(folder) / "images", range(images), size)
         prepare, again = of_prepare(Path(folder), source)
         pillow, keras = of_pillow(source), of_keras(source)
     return {
-        "pictures": pictures,
-        "prepare_pictures_per_s": round(prepare, 1),
-        "pillow_pictures_per_s": round(pillow, 1),
-        "keras_pictures_per_s": round(keras, 1),
-        "read_again_pictures_per_s": round(again, 1),
+        "images": images,
+        "prepare_images_per_s": round(prepare, 1),
+        "pillow_images_per_s": round(pillow, 1),
+        "keras_images_per_s": round(keras, 1),
+        "read_again_images_per_s": round(again, 1),
         "ratio_to_pillow": round(prepare / pillow, 2),
         "ratio_to_keras": round(prepare / keras, 2),
         "ratio_to_keras_over_10_epochs": round(10 / keras / (1 / prepare + 9 / again), 2),
@@ -61,7 +61,7 @@ def measure(pictures: int, size: tuple[int, int]) -> dict[str, float]:
 
 
 def of_prepare(scratch: Path, source: Path) -> tuple[float, float]:
-    """Pictures/s of the stage, and of reading what it wrote, in its order."""
+    """Images/s of the stage, and of reading what it wrote, in its order."""
     workspace = workspace_of(scratch / "workspace", source)
     run(workspace, "tasks.ingest")
     run(workspace, "tasks.prepare")
@@ -84,8 +84,8 @@ def of_pillow(source: Path) -> float:
 
 
 def stretch(file: Path) -> int:
-    with Image.open(file) as picture:
-        picture.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+    with Image.open(file) as image:
+        image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
     return 1
 
 

@@ -1,6 +1,6 @@
-"""The report in brief, as Markdown with pictures in it: for Prefect's UI, or a comment on a merge request.
+"""The report in brief, as Markdown with images in it: for Prefect's UI, or a comment on a merge request.
 
-Pictures are `data:` addresses, so nothing has to be served; how large it all may become is bounded.
+Images are `data:` addresses, so nothing has to be served; how large it all may become is bounded.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _LARGEST_DRAWING = 90_000
 
 
 def render_brief(
-    evaluation: Mapping[str, Any], pictures: Sequence[npt.NDArray[np.uint8]], files: Mapping[str, str]
+    evaluation: Mapping[str, Any], images: Sequence[npt.NDArray[np.uint8]], files: Mapping[str, str]
 ) -> str:
     """Write the brief.
 
     Args:
         evaluation: what `reports/evaluation.json` holds (see `tasks.evaluate`).
-        pictures: one (height, width, 3) uint8 RGB picture for each of the first of `evaluation["mistakes"]`.
+        images: one (height, width, 3) uint8 RGB image for each of the first of `evaluation["mistakes"]`.
         files: what else there is, name -> address or path.
 
     Returns:
-        Markdown of at most `MAX_BYTES` bytes or a little more, however many pictures and classes there are.
+        Markdown of at most `MAX_BYTES` bytes or a little more, however many images and classes there are.
     """
     classes, champion = evaluation["classes"], evaluation["champion"]
     test = evaluation["strategies"][champion]["test"]
     low, high = test["accuracy_ci95"]
     interval = f"95 % interval {percent(low)} to {percent(high)}"
-    right = f"**{percent(test['accuracy'])}** of {test['n']:,} held-out pictures are answered right ({interval})."
+    right = f"**{percent(test['accuracy'])}** of {test['n']:,} held-out images are answered right ({interval})."
     parts = [
         f"# {markdown_cell(wording.title(classes))}",
         f"{right} {wording.verdict(test)}",
@@ -61,7 +61,7 @@ def render_brief(
         "## More",
         "\n".join(f"- {name}: {_link(address)}" for name, address in files.items()),
     ]
-    mistakes = _mistakes(evaluation["mistakes"], pictures, MAX_BYTES - len("\n\n".join(parts).encode()))
+    mistakes = _mistakes(evaluation["mistakes"], images, MAX_BYTES - len("\n\n".join(parts).encode()))
     parts[5:5] = ["## Worst mistakes", mistakes]
     return "\n\n".join(parts)
 
@@ -79,15 +79,15 @@ def _strategies(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _mistakes(mistakes: Sequence[Mapping[str, Any]], pictures: Sequence[Any], budget: int) -> str:
+def _mistakes(mistakes: Sequence[Mapping[str, Any]], images: Sequence[Any], budget: int) -> str:
     """Thumbnails, a few a row, as many as the budget of bytes allows."""
     if not mistakes:
-        return "None: every held-out picture is answered right."
+        return "None: every held-out image is answered right."
     cells: list[str] = []
-    for mistake, picture in zip(mistakes, pictures, strict=False):
+    for mistake, image in zip(mistakes, images, strict=False):
         actual, predicted = (markdown_cell(mistake[name], 40) for name in ("actual", "predicted"))
         said = f"{predicted} ({percent(mistake['probability'])}), is {actual}"
-        cell = f"![{actual}]({thumbnail(picture)}) {said}"
+        cell = f"![{actual}]({thumbnail(image)}) {said}"
         budget -= len(cell.encode())
         if budget < 0:
             break
@@ -103,27 +103,27 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]], pictures: Sequence[Any], bu
     return "\n\n".join(["What it was surest of, and wrong:", "\n".join(lines), *more])
 
 
-def thumbnail(picture: npt.NDArray[np.uint8]) -> str:
+def thumbnail(pixels: npt.NDArray[np.uint8]) -> str:
     """A small JPEG as a `data:` address; made from pixels alone, so no metadata can come along."""
-    image = Image.fromarray(picture)
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small = Image.fromarray(pixels)
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
+    small.save(file, "JPEG", quality=80)
     return _data("image/jpeg", file.getvalue())
 
 
 def _confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """The matrix as a picture; of too many classes, the pairs that are confused most."""
+    """The matrix as an image; of too many classes, the pairs that are confused most."""
     pairs = confused_pairs(confusion, classes)[:_LISTED]
-    told = ["| is | answered | pictures |", "|---|---|---:|"]
+    told = ["| is | answered | images |", "|---|---|---:|"]
     for pair in pairs:
         actual, predicted = (markdown_cell(pair[name], 60) for name in ("actual", "predicted"))
         told.append(f"| {actual} | {predicted} | {pair['n']:,} |")
     parts = ["\n".join(told)] if pairs else []
     drawn = draw_confusion(confusion, classes).encode() if len(classes) <= _DRAWN_CLASSES else b""
     if drawn and len(drawn) <= _LARGEST_DRAWING:
-        picture = _data("image/svg+xml", drawn)
-        parts.insert(0, f"Rows are the truth, columns the answers.\n\n![Confusion matrix]({picture})")
+        image = _data("image/svg+xml", drawn)
+        parts.insert(0, f"Rows are the truth, columns the answers.\n\n![Confusion matrix]({image})")
     return "\n\n".join(parts)
 
 
@@ -176,7 +176,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
 def _weakest(per_class: Mapping[str, Mapping[str, Any]]) -> str:
     weakest = sorted(per_class.items(), key=lambda row: (row[1]["f1"] is None, row[1]["f1"] or 0.0))[:_LISTED]
-    rows = ["| class | recall | precision | pictures |", "|---|---:|---:|---:|"]
+    rows = ["| class | recall | precision | images |", "|---|---:|---:|---:|"]
     rows += [
         f"| {markdown_cell(name, 60)} | {percent(one['recall'])} | {percent(one['precision'])} | {one['support']:,} |"
         for name, one in weakest

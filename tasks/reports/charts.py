@@ -68,7 +68,7 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
     """How sure the model was against how often it was right; an honest model's dots lie on the diagonal.
 
     Args:
-        rows: as `metrics.calibration` gives them. The dots' areas grow with their pictures.
+        rows: as `metrics.calibration` gives them. The dots' areas grow with their images.
     """
     frame = _Frame(0.0, 1.0, 0.0, 1.0)
     most = max((row["n"] for row in rows), default=1)
@@ -80,7 +80,7 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
                 '<g><title>{}</title><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
                 '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/></g>'
             ).format(
-                f"{row['n']} pictures: {percent(row['confidence'])} sure on average, {percent(row['accuracy'])} right",
+                f"{row['n']} images: {percent(row['confidence'])} sure on average, {percent(row['accuracy'])} right",
                 x=x,
                 low=low,
                 high=high,
@@ -138,7 +138,7 @@ def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Mark
                 parts.append(
                     Markup(
                         '<rect class="{}" x="{}" y="{}" width="{}" height="{}" fill-opacity="{:.2f}">'
-                        "<title>{} of {} pictures of {}: answered {}</title></rect>"
+                        "<title>{} of {} images of {}: answered {}</title></rect>"
                     ).format(
                         "hit" if row == column else "miss",
                         left + column * cell,

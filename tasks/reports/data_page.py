@@ -22,10 +22,10 @@ from PIL import Image
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
-from tasks.pictures.decoding import Code
-from tasks.pictures.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
-from tasks.pictures.selection import Selection
-from tasks.pictures.shards import Shards
+from tasks.images.decoding import Code
+from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
+from tasks.images.selection import Selection
+from tasks.images.shards import Shards
 from tasks.reports import html
 from tasks.reports.text import without_credentials
 
@@ -33,7 +33,7 @@ LAYOUT = 1
 """Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""
 LISTED_PAIRS = 24
 LISTED_A_REASON = 24
-"""So many pictures are listed for each code of the quarantine, and of those under another class than before."""
+"""So many images are listed for each code of the quarantine, and of those under another class than before."""
 LISTED_CONFLICTS = 100
 THUMBNAILS_A_NOTE = 6
 THUMBNAIL_PX = 192
@@ -80,7 +80,7 @@ def describe_data(
         summary: what `data/prepared/summary.json` is going to hold.
         discovered: all rows of the source.
         selection: what became of them.
-        previous: the version before. If its report describes these very pictures already, what that says of changes
+        previous: the version before. If its report describes these very images already, what that says of changes
             is kept, so running once more gives the same bytes.
     """
     examples, version = selection.examples, _version(selection.examples, summary)
@@ -112,10 +112,10 @@ def describe_data(
 
 
 def thumbnail_keys(description: Mapping[str, Any]) -> set[str]:
-    """The pictures that the page shows, as far as there are pixels of them."""
+    """The images that the page shows, as far as there are pixels of them."""
     shown = [key for pair in description["duplicates"]["listed"] for key in (pair["key"], pair["of_key"])]
     shown += [row["key"] for row in description["label_conflicts"]["listed"]]
-    shown += [picture["key"] for note in description["notes"] for picture in note["pictures"]]
+    shown += [image["key"] for note in description["notes"] for image in note["images"]]
     return set(shown)
 
 
@@ -124,7 +124,7 @@ def render_data_page(description: Mapping[str, Any], thumbnails: Mapping[str, Pi
 
     Args:
         description: what `describe_data` gave.
-        thumbnails: key -> (height, width, 3) uint8 RGB; pictures that aren't among them are listed without.
+        thumbnails: key -> (height, width, 3) uint8 RGB; images that aren't among them are listed without.
 
     Returns:
         HTML, UTF-8 safe.
@@ -146,7 +146,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _version(examples: Sequence[Example], summary: Mapping[str, Any]) -> str:
-    """16 hex digits that change whenever there is something to tell of the pictures."""
+    """16 hex digits that change whenever there is something to tell of the images."""
     digest = hashlib.sha256(json.dumps([LAYOUT, sorted(_reasons(summary).items())]).encode())
     for one in examples:
         digest.update(json.dumps([one.key, one.path, one.label, one.split]).encode())
@@ -154,13 +154,13 @@ def _version(examples: Sequence[Example], summary: Mapping[str, Any]) -> str:
 
 
 def _reasons(summary: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """(kind, reason) -> how many pictures."""
+    """(kind, reason) -> how many images."""
     kinds = (("quarantined", "quarantined_by_code"), ("excluded", "excluded"), ("noted", "notes"))
     return {(kind, reason): n for kind, name in kinds for reason, n in summary.get(name, {}).items()}
 
 
 def _changes(examples: Sequence[Example], summary: Mapping[str, Any], previous: Previous) -> dict[str, Any] | None:
-    """What is new against the version before; None without one. A picture is known by its bytes."""
+    """What is new against the version before; None without one. An image is known by its bytes."""
     if previous.examples is None:
         return None
     before = {one.key: one for one in previous.examples}
@@ -212,25 +212,25 @@ def _histogram(values: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Each note with its first pictures; the commonest comes first."""
+    """Each note with its first images; the commonest comes first."""
     counts: Counter[str] = Counter()
-    pictures: dict[str, list[dict[str, str]]] = {}
+    images: dict[str, list[dict[str, str]]] = {}
     for one in examples:
         for note in filter(None, one.notes.split(",")):
             counts[note] += 1
-            shown = pictures.setdefault(note, [])
+            shown = images.setdefault(note, [])
             if len(shown) < THUMBNAILS_A_NOTE:
                 shown.append({"key": one.key, "path": one.path, "label": one.label})
-    return [{"note": note, "n": counts[note], "pictures": pictures[note]} for note in _commonest(counts)]
+    return [{"note": note, "n": counts[note], "images": images[note]} for note in _commonest(counts)]
 
 
 def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
-    """Each code with its first pictures; the commonest comes first. Label conflicts have a list of their own."""
+    """Each code with its first images; the commonest comes first. Label conflicts have a list of their own."""
     refused = [row for row in rows if row.code != Code.LABEL_CONFLICT]
     found: dict[str, list[dict[str, str]]] = {}
     for row in refused:
         found.setdefault(str(row.code), []).append({"path": row.path, "label": row.label, "detail": row.detail})
-    counts = Counter({code: len(pictures) for code, pictures in found.items()})
+    counts = Counter({code: len(images) for code, images in found.items()})
     return [{"code": code, "n": counts[code], "listed": found[code][:LISTED_A_REASON]} for code in _commonest(counts)]
 
 

@@ -1,4 +1,4 @@
-"""How every page is written: templates that escape all that came from data, one style, pictures inside of the page."""
+"""How every page is written: templates that escape all that came from data, one style, images inside of the page."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(style=style, **values)
 
 
-def data_uri(picture: npt.NDArray[np.uint8]) -> str:
-    """An address that holds the picture (height, width, 3), RGB.
+def data_uri(image: npt.NDArray[np.uint8]) -> str:
+    """An address that holds the image (height, width, 3), RGB.
 
     It is a JPEG made from pixels alone, so no metadata of the original can come along.
     """
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(image).save(file, "JPEG", quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

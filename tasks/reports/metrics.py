@@ -1,6 +1,6 @@
-"""Figures of a classifier on pictures that it was not trained on: pure functions of arrays, no files.
+"""Figures of a classifier on images that it was not trained on: pure functions of arrays, no files.
 
-Figures that are undefined (the recall of a class that has no picture here) are None, so JSON gets null and never NaN.
+Figures that are undefined (the recall of a class that has no image here) are None, so JSON gets null and never NaN.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
     Returns:
         JSON-ready: `n`, `correct`, `accuracy`, `accuracy_ci95` (Wilson), `log_loss` (natural logarithm), `macro_f1` and
         `balanced_accuracy` (means over the classes where F1, recall are defined), `expected_calibration_error`
-        (10 equal bins of the top probability), `majority_accuracy` (always answering these pictures' commonest
+        (10 equal bins of the top probability), `majority_accuracy` (always answering these images' commonest
         class), `per_class` {name: {precision, recall, f1, support}}, `confusion` (row = truth, column = answer).
 
     Raises:
-        DataError: there are no pictures.
+        DataError: there are no images.
         TrainingError: a probability is not a number.
     """
     _check(probabilities, labels, classes)
@@ -99,9 +99,9 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def compare_paired(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Exact McNemar test of two models on the same pictures (McNemar 1947; exact binomial, two-sided).
+    """Exact McNemar test of two models on the same images (McNemar 1947; exact binomial, two-sided).
 
-    Pictures that both get right, or both wrong, say nothing about which is better. Were the models equally good, each
+    Images that both get right, or both wrong, say nothing about which is better. Were the models equally good, each
     of the others would be a coin toss: `p_value` is the chance of a split at least this uneven.
     """
     if first_correct.shape != second_correct.shape:
@@ -144,7 +144,7 @@ def calibration(probabilities: Floats, labels: Integers, bins: int = CALIBRATION
 
 
 def expected_calibration_error(rows: Sequence[dict[str, Any]]) -> float:
-    """Mean gap between confidence and accuracy, weighted by pictures (Guo et al. 2017, eq. 3)."""
+    """Mean gap between confidence and accuracy, weighted by images (Guo et al. 2017, eq. 3)."""
     n = sum(row["n"] for row in rows)
     return float(sum(row["n"] / n * abs(row["accuracy"] - row["confidence"]) for row in rows))
 
@@ -186,7 +186,7 @@ def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping
 
     Args:
         validation: figures by name, in the order of params.yaml.
-        losses: the log loss of each validation picture, nats, by name and key.
+        losses: the log loss of each validation image, nats, by name and key.
     """
     best = max(figures["accuracy"] for figures in validation.values())
     equals = [name for name, figures in validation.items() if figures["accuracy"] == best]
@@ -236,7 +236,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:
     if len(labels) == 0:
         raise DataError(
-            "There are no pictures to measure on. Give the source a test folder, or raise prepare.test_fraction "
+            "There are no images to measure on. Give the source a test folder, or raise prepare.test_fraction "
             "(and prepare.validation_fraction), then run again."
         )
     if probabilities.shape != (len(labels), len(classes)):
@@ -248,7 +248,7 @@ def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> N
     broken = int(np.sum(~np.isfinite(probabilities).all(axis=1)))
     if broken:
         raise TrainingError(
-            f"For {broken} of {len(labels)} pictures the model gives probabilities that are not numbers. "
+            f"For {broken} of {len(labels)} images the model gives probabilities that are not numbers. "
             "Train again with a smaller train.tutorial.learning_rate, or with train.recipe=modern."
         )
     if np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3 or probabilities.min() < 0:

@@ -22,33 +22,33 @@ _RECIPE = """\
 _SAVED_MODEL = """\
 ### SavedModel (TensorFlow, TensorFlow Serving)
 
-Takes encoded pictures (the bytes of JPEG or PNG files), gives `label` (n,), `probability` (n,) and `probabilities`
+Takes encoded images (the bytes of JPEG or PNG files), gives `label` (n,), `probability` (n,) and `probabilities`
 (n, classes). What its decoder can't follow exactly (other formats, CMYK) it refuses with the reason, and with it the
-whole batch: send pictures one by one, or score them with `python -m tasks.predict`, which takes every format.
+whole batch: send images one by one, or score them with `python -m tasks.predict`, which takes every format.
 
 ```python
 import tensorflow as tf
 
 model = tf.saved_model.load("saved_model")
-answer = model.signatures["serving_default"](pictures=tf.constant([open("picture.jpg", "rb").read()]))
+answer = model.signatures["serving_default"](images=tf.constant([open("image.jpg", "rb").read()]))
 print(answer["label"][0].numpy().decode(), float(answer["probability"][0]))
 ```
 """
 _ONNX = """\
 ### ONNX
 
-Takes float32 RGB pictures (n, 224, 224, 3), values 0 to 255; gives probabilities (n, classes). For 16-bit or
-transparent pictures follow `tasks/pictures/decoding.py`, or let `python -m tasks.predict` do all of it.
+Takes float32 RGB images (n, 224, 224, 3), values 0 to 255; gives probabilities (n, classes). For 16-bit or
+transparent images follow `tasks/images/decoding.py`, or let `python -m tasks.predict` do all of it.
 
 ```python
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
-picture = picture.resize((224, 224), Image.Resampling.BILINEAR)
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
+image = image.resize((224, 224), Image.Resampling.BILINEAR)
 session = onnxruntime.InferenceSession("model.onnx")
-pixels = np.asarray(picture, np.float32)[np.newaxis]
+pixels = np.asarray(image, np.float32)[np.newaxis]
 probabilities = session.run(None, {session.get_inputs()[0].name: pixels})[0]
 labels = open("labels.txt", encoding="utf-8").read().split("\\n")
 print(labels[probabilities[0].argmax()], probabilities[0].max())
@@ -86,9 +86,9 @@ def render_model_card(
     """Write the card of the champion.
 
     Args:
-        metrics: `reports/evaluation.json`'s figures of the champion on the test pictures (see `metrics.measure`).
+        metrics: `reports/evaluation.json`'s figures of the champion on the test images (see `metrics.measure`).
         classes: names in the order of the probabilities.
-        source: where the pictures came from; None if that isn't known.
+        source: where the images came from; None if that isn't known.
         data: `evaluation["data"]`: accepted, quarantined, excluded, counts.
         backbone: how the backbone computed, and `trained_further`, which blocks were; shown as it is.
         strategy: the champion's, as is `recipe`.
@@ -126,7 +126,7 @@ model-index:
 - name: rootstock
   results:
   - task: {{type: image-classification}}
-    dataset: {{type: custom, name: held-out pictures, split: test}}
+    dataset: {{type: custom, name: held-out images, split: test}}
     metrics:
     - {{type: accuracy, value: {json.dumps(metrics["accuracy"])}}}
 ---
@@ -138,10 +138,10 @@ def _summary(metrics: Mapping[str, Any], classes: Sequence[str], strategy: str, 
     few = len(classes) <= 3
     task = " or ".join(markdown_cell(name, 40) for name in classes) if few else f"{len(classes)} classes"
     return f"""\
-# Picture classifier: {task}
+# Image classifier: {task}
 
 VGG16, pretrained on ImageNet, with a head trained by the strategy `{_code(strategy)}`, recipe `{_code(recipe)}`.
-Right for **{percent(metrics["accuracy"])}** of {metrics["n"]} held-out pictures (95 % interval {percent(low)} to
+Right for **{percent(metrics["accuracy"])}** of {metrics["n"]} held-out images (95 % interval {percent(low)} to
 {percent(high)}; always answering the commonest class: {percent(metrics["majority_accuracy"])}).
 """
 
@@ -150,8 +150,8 @@ def _use(classes: Sequence[str]) -> str:
     return f"""\
 ## Intended use
 
-Give it a picture that shows one of the {len(classes)} classes below, of the same kind as the pictures that it learned
-from. It always answers with one of these classes, whatever the picture shows. Not meant for decisions about people, nor
+Give it an image that shows one of the {len(classes)} classes below, of the same kind as the images that it learned
+from. It always answers with one of these classes, whatever the image shows. Not meant for decisions about people, nor
 where a wrong answer does harm and no person looks at it.
 """
 
@@ -172,20 +172,20 @@ def _data(source: str | None, data: Mapping[str, Any]) -> str:
 ## Data
 
 - Source: {origin}
-- Accepted: {data["accepted"]} pictures ({splits}); {left_out}
-- Choices were made on the validation pictures; the test pictures only report.
+- Accepted: {data["accepted"]} images ({splits}); {left_out}
+- Choices were made on the validation images; the test images only report.
 {_about(data.get("about") or {})}
 """
 
 
 def _about(about: Mapping[str, str]) -> str:
-    """What the source says of itself; whose the pictures are, is never left open."""
+    """What the source says of itself; whose the images are, is never left open."""
     known = [
         f"- {name.capitalize()}: {markdown_cell(about[name], 600)}"
         for name in ("name", "description", "licence", "citation", "homepage")
         if about.get(name)
     ]
-    return "\n".join(known if about.get("licence") else [*known, "- The rights in the pictures are their owners'."])
+    return "\n".join(known if about.get("licence") else [*known, "- The rights in the images are their owners'."])
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
@@ -205,11 +205,11 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"## Evaluation\n\nOn {metrics['n']} held-out pictures.\n",
+            f"## Evaluation\n\nOn {metrics['n']} held-out images.\n",
             "| figure | value |",
             "| --- | --- |",
             *(f"| {name} | {value} |" for name, value in rows),
-            "\n| class | precision | recall | F1 | pictures |",
+            "\n| class | precision | recall | F1 | images |",
             "| --- | ---: | ---: | ---: | ---: |",
             *per_class,
             "",
@@ -223,9 +223,9 @@ def _limits(metrics: Mapping[str, Any]) -> str:
     return f"""\
 ## Limits
 
-- The figures hold for pictures like the held-out ones. Other cameras, places or seasons can do worse: measure there.
+- The figures hold for images like the held-out ones. Other cameras, places or seasons can do worse: measure there.
 - Its weakest class is {markdown_cell(weakest)}: {percent(judged[weakest])} of that class are found.
-- Pictures are stretched to a square, so very long or very wide ones look distorted to it; small details are lost.
+- Images are stretched to a square, so very long or very wide ones look distorted to it; small details are lost.
 - It inherits what ImageNet, from which the backbone learned, shows and doesn't show.
 - A probability is no guarantee: the expected calibration error above says how far they are off on average.
 """

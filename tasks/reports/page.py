@@ -1,4 +1,4 @@
-"""The report page: one self-contained HTML file with no script, made from `reports/evaluation.json` and some pictures.
+"""The report page: one self-contained HTML file with no script, made from `reports/evaluation.json` and some images.
 
 Everything that came from data passes Jinja's autoescape and `text.visible`. No times and no dates, so the same input
 gives the same bytes.
@@ -17,20 +17,20 @@ from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
 from tasks.reports.text import visible
 
 TABLE_MATRIX_CLASSES = 20
-"""Up to so many classes the confusion matrix is a table with numbers; beyond, a picture in colours."""
+"""Up to so many classes the confusion matrix is a table with numbers; beyond, an image in colours."""
 LISTED_QUARANTINED = 100
-"""So many quarantined pictures are listed; all are in quarantine.parquet."""
+"""So many quarantined images are listed; all are in quarantine.parquet."""
 LISTED_PAIRS = 10
 HEAT_LIMIT = 0.72
 """Deepest cell: text on it keeps a contrast of 4.5 or more in both colour schemes."""
 
 
-def render_page(evaluation: Mapping[str, Any], pictures: Sequence[npt.NDArray[np.uint8]]) -> str:
+def render_page(evaluation: Mapping[str, Any], images: Sequence[npt.NDArray[np.uint8]]) -> str:
     """Write the report.
 
     Args:
         evaluation: what `reports/evaluation.json` holds (see `tasks.evaluate`).
-        pictures: one (height, width, 3) uint8 RGB picture for each of `evaluation["mistakes"]`, in that order.
+        images: one (height, width, 3) uint8 RGB image for each of `evaluation["mistakes"]`, in that order.
 
     Returns:
         HTML, UTF-8 safe.
@@ -41,11 +41,11 @@ def render_page(evaluation: Mapping[str, Any], pictures: Sequence[npt.NDArray[np
         evaluation=evaluation,
         classes=evaluation["classes"],
         test=champion["test"],
-        page=_view(evaluation, champion, pictures),
+        page=_view(evaluation, champion, images),
     )
 
 
-def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], pictures: Sequence[Any]) -> dict[str, Any]:
+def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Sequence[Any]) -> dict[str, Any]:
     classes, test, data = evaluation["classes"], champion["test"], evaluation["data"]
     quarantined = data["quarantine"]
     return {
@@ -55,8 +55,8 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], pictures: 
         "verdict": wording.verdict(test),
         "scale": charts.answer_scale(test["accuracy"], test["accuracy_ci95"], test["majority_accuracy"]),
         "mistakes": [
-            {**mistake, "picture": html.data_uri(picture)}
-            for mistake, picture in zip(evaluation["mistakes"], pictures, strict=True)
+            {**mistake, "image": html.data_uri(image)}
+            for mistake, image in zip(evaluation["mistakes"], images, strict=True)
         ],
         "weakest_first": len(classes) > 12,
         "per_class": _ordered(test["per_class"]),

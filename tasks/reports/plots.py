@@ -12,7 +12,7 @@ from tasks.reports.text import csv_cell
 
 
 def confusion_csv(labels: Integers, predicted: Integers, classes: Sequence[str]) -> bytes:
-    """`actual,predicted`, one row a picture, in the given order."""
+    """`actual,predicted`, one row an image, in the given order."""
     names = [csv_cell(name) for name in classes]
     rows = zip(labels, predicted, strict=True)
     return _table(("actual", "predicted"), ((names[actual], names[answer]) for actual, answer in rows))

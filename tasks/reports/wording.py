@@ -7,17 +7,17 @@ from typing import Any
 
 from tasks.reports.text import percent, visible
 
-FEW_PICTURES = 300
+FEW_IMAGES = 300
 CLEAR = 0.05
 """Below this chance a difference is called clear."""
 
 _STRATEGIES = {
-    "feature_extraction": "Every picture passes once through the frozen convolutional part of VGG16, "
+    "feature_extraction": "Every image passes once through the frozen convolutional part of VGG16, "
     "which learned to see on ImageNet; only a small classifier on top of its outputs is trained.",
 }
 _RECIPES = {
     "modern": "The classifier is a regularised linear model; how strongly it is held back is chosen on "
-    "the validation pictures.",
+    "the validation images.",
     "tutorial": "The classifier is the one that tutorials print: flatten, one hidden layer, softmax, a fixed "
     "number of epochs.",
 }
@@ -31,7 +31,7 @@ def title(classes: Sequence[str]) -> str:
 
 
 def commonest(test: Mapping[str, Any]) -> str:
-    """The class with the most held-out pictures; of equals the first."""
+    """The class with the most held-out images; of equals the first."""
     per_class: Mapping[str, Mapping[str, Any]] = test["per_class"]
     return max(per_class, key=lambda name: per_class[name]["support"])
 
@@ -46,13 +46,13 @@ def verdict(test: Mapping[str, Any]) -> str:
         text = f"That is worse than {blind}: something is wrong, don't use this model."
     else:
         text = f"That is not clearly better than {blind}."
-    if test["n"] < FEW_PICTURES:
-        text += f" With only {test['n']} held-out pictures, a single one weighs {100 / test['n']:.1f} points."
+    if test["n"] < FEW_IMAGES:
+        text += f" With only {test['n']} held-out images, a single one weighs {100 / test['n']:.1f} points."
     return text
 
 
 def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether it is too sure, too modest or about right: on average over all pictures."""
+    """Whether it is too sure, too modest or about right: on average over all images."""
     sure = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
     right = test["accuracy"]
     low, high = test["accuracy_ci95"]
@@ -71,16 +71,16 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:
-    """How many pictures there are, from where, and what was left out."""
+    """How many images there are, from where, and what was left out."""
     numbers = (("quarantined", data["quarantined"]), ("excluded", sum(data["excluded"].values())))
     left_out = [f"{n} {'is' if n == 1 else 'are'} {kind}" for kind, n in numbers if n]
     origin = f" from {visible(data['source'], 120)}" if data["source"] else ""
-    text = f"{data['accepted']} pictures{origin} were accepted"
+    text = f"{data['accepted']} images{origin} were accepted"
     return f"{text}; {' and '.join(left_out)}." if left_out else f"{text}, none was left out."
 
 
 def split_sentence(data: Mapping[str, Any]) -> str:
-    """How the pictures were divided; as far as the data summary tells."""
+    """How the images were divided; as far as the data summary tells."""
     given, fractions = data.get("given_splits"), data.get("fractions") or {}
     carved = [
         f"{percent(fractions[name], 0)} for {name}"
@@ -91,9 +91,9 @@ def split_sentence(data: Mapping[str, Any]) -> str:
     if given:
         parts.append(f"The source itself assigns {' and '.join(visible(name, 20) for name in given)}.")
     if carved:
-        parts.append(f"Drawn by a hash of each picture's content: {' and '.join(carved)}.")
-    parts.append("Pictures that look the same, or belong to one group, are never in two splits.")
-    parts.append("Nothing was learned from, or chosen on, the test pictures.")
+        parts.append(f"Drawn by a hash of each image's content: {' and '.join(carved)}.")
+    parts.append("Images that look the same, or belong to one group, are never in two splits.")
+    parts.append("Nothing was learned from, or chosen on, the test images.")
     return " ".join(parts)
 
 

@@ -20,7 +20,7 @@ from tasks.runs.tables import duration, markdown_table, size
 COSTS_FOLDER = ".rootstock/costs"
 _HISTORY = f"{COSTS_FOLDER}/history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
-"""Under one of these names a stage's summary says how many pictures it computed; `reused` goes with it."""
+"""Under one of these names a stage's summary says how many images it computed; `reused` goes with it."""
 _RECENT = 5
 _ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 
@@ -62,7 +62,7 @@ def read_history(workspace: Path) -> list[Costs]:
 
 
 def computed(costs: Mapping[str, Any]) -> int | None:
-    """How many pictures a run of a stage computed; None for a stage that doesn't work picture by picture."""
+    """How many images a run of a stage computed; None for a stage that doesn't work image by image."""
     return next((costs[name] for name in _COMPUTED if name in costs), None)
 
 
@@ -72,7 +72,7 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
     Args:
         history: as `read_history` gives it.
         stage: its name in dvc.yaml.
-        new: pictures that it has to compute; None for a stage that doesn't work picture by picture.
+        new: images that it has to compute; None for a stage that doesn't work image by image.
     """
     recent = [entry for entry in history if entry["stage"] == stage]
     if new is None:
@@ -82,7 +82,7 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
     busy = [entry for entry in recent if computed(entry)][-_RECENT:]
     if not busy:
         return float(median(idle)) if idle and not new else None
-    # Without a run that had nothing to do, its fixed part is in the rate: right for as many pictures as then.
+    # Without a run that had nothing to do, its fixed part is in the rate: right for as many images as then.
     fixed = median(idle) if idle else 0.0
     seconds = sum(max(entry["seconds"] - fixed, 0.0) for entry in busy)
     return float(fixed + new * seconds / sum(computed(entry) or 0 for entry in busy))

@@ -22,8 +22,8 @@ def read_metrics(workspace: Path) -> dict[str, Any] | None:
 def describe_drop(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
     """What got worse, in a sentence; None unless the 95 % intervals of the champions' test accuracies lie apart.
 
-    Intervals that lie apart mean a clear difference even if the held-out pictures changed in between; the other way
-    round is not so: a small drop may be real, and stays for the gate to judge on equal pictures.
+    Intervals that lie apart mean a clear difference even if the held-out images changed in between; the other way
+    round is not so: a small drop may be real, and stays for the gate to judge on equal images.
     """
     if before is None or now is None:
         return None
@@ -43,4 +43,4 @@ def _champion(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _told(test: Mapping[str, Any]) -> str:
     low, high = test["accuracy_ci95"]
-    return f"{test['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {test['n']} pictures)"
+    return f"{test['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {test['n']} images)"

@@ -1,4 +1,4 @@
-"""What a run would do, and why: which stages, how many pictures, for how long, with how much disk. Computes nothing."""
+"""What a run would do, and why: which stages, how many images, for how long, with how much disk. Computes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tasks.runs.costs import Costs, expected_seconds
 from tasks.runs.tables import duration, markdown_table, size
 
 Verdict = Literal["runs", "may run", "checks", "-"]
-BY_PICTURE = ("ingest", "prepare", "features")
-"""Stages that compute new pictures only; the others compute everything anew."""
+BY_IMAGE = ("ingest", "prepare", "features")
+"""Stages that compute new images only; the others compute everything anew."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class SourceNews:
 
     Attributes:
         name: of the source.
-        total: pictures at the source.
-        new: pictures that were not there before, or whose version changed.
-        gone: pictures that are no longer there.
+        total: images at the source.
+        new: images that were not there before, or whose version changed.
+        gone: images that are no longer there.
         rearranged: the table of what is there differs, be it in labels, splits or groups only.
-        unversioned: known pictures that have to be read again, because only their bytes tell whether they changed.
+        unversioned: known images that have to be read again, because only their bytes tell whether they changed.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Step:
         verdict: `runs`; `checks` its source, and does no more if nothing changed; `may run`, if what comes before gives
             something new; `-` is up to date.
         why: in words.
-        new: pictures to compute; None if that isn't known, or if the stage doesn't work picture by picture.
+        new: images to compute; None if that isn't known, or if the stage doesn't work image by image.
         at_most: `new` is an upper bound.
         seconds: expected; None if there is no experience.
         disk_mb: expected to be written; None if there is no experience.
@@ -105,7 +105,7 @@ def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict
         if source.rearranged and not (source.new or source.gone):
             told.append("labels, splits, groups, or what is left out are others")
         if source.unversioned:
-            told.append(f"{source.unversioned:,} known pictures are read again: only their bytes tell")
+            told.append(f"{source.unversioned:,} known images are read again: only their bytes tell")
     if one.reasons or (source and source.changed):
         return "runs", "; ".join(told)
     return ("checks", told[0]) if told else ("-", "the source is as it was")
@@ -115,12 +115,12 @@ def _measured(
     one: StageChanges, verdict: Verdict, why: str, source: SourceNews | None, history: Sequence[Costs]
 ) -> Step:
     if verdict == "-":
-        return Step(one.stage, verdict, why, 0 if one.stage in BY_PICTURE else None, False, 0.0, 0.0)
-    if one.stage not in BY_PICTURE:
+        return Step(one.stage, verdict, why, 0 if one.stage in BY_IMAGE else None, False, 0.0, 0.0)
+    if one.stage not in BY_IMAGE:
         return Step(one.stage, verdict, why, None, False, expected_seconds(history, one.stage, None), one.output_mb)
     if source is None:
         return Step(one.stage, verdict, why, None, False, None, None)
-    # What of its own changed may concern every picture; else only those that are new at the source.
+    # What of its own changed may concern every image; else only those that are new at the source.
     own = bool(one.reasons) and one.stage != "ingest"
     new = source.total if own or one.new else source.new
     disk = _disk(one, new, source)
@@ -128,7 +128,7 @@ def _measured(
 
 
 def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
-    """By what the known pictures take; nothing new takes nothing."""
+    """By what the known images take; nothing new takes nothing."""
     known = source.total - source.new
     if not new:
         return 0.0
@@ -137,7 +137,7 @@ def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
 
 def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Path) -> str:
     """The plan in Markdown that also reads well on a terminal."""
-    heads = ["stage", "verdict", "new pictures", "time", "disk", "why"]
+    heads = ["stage", "verdict", "new images", "time", "disk", "why"]
     rows = [
         [step.stage, step.verdict, _count(step), *(("-", "-") if step.verdict == "-" else _expected(step)), step.why]
         for step in steps
@@ -148,7 +148,7 @@ def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Path)
 
 
 def _count(step: Step) -> str:
-    if step.stage not in BY_PICTURE:
+    if step.stage not in BY_IMAGE:
         return "-"
     return "unknown" if step.new is None else f"{'at most ' if step.at_most else ''}{step.new:,}"
 
@@ -161,7 +161,7 @@ def _source_line(source: SourceNews | None) -> str:
     if source is None:
         return "The source was not listed."
     news = f"{source.new:,} new, {source.gone:,} gone" if source.changed else "as it was"
-    return f"Source {source.name}: {source.total:,} pictures, {news}."
+    return f"Source {source.name}: {source.total:,} images, {news}."
 
 
 def _sum_line(steps: Sequence[Step], workspace: Path) -> str:

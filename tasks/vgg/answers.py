@@ -1,6 +1,6 @@
-"""What a classifier answers for prepared pictures: always through the backbone that is exported, in its precision.
+"""What a classifier answers for prepared images: always through the backbone that is exported, in its precision.
 
-A frozen backbone has answered already: its bottleneck features are kept. One that was trained on sees the pictures
+A frozen backbone has answered already: its bottleneck features are kept. One that was trained on sees the images
 themselves, by the engine that computes features.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json
-from tasks.pictures.shards import open_shards
-from tasks.pictures.views import MIRRORED, PLAIN, view_id
+from tasks.images.shards import open_shards
+from tasks.images.views import MIRRORED, PLAIN, view_id
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor
 from tasks.vgg.head import Floats, Head
@@ -26,14 +26,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Sources:
-    """Where pictures and features are.
+    """Where images and features are.
 
     Attributes:
-        pictures: the folder of prepared shards.
+        images: the folder of prepared shards.
         features: the folder of the stage `features`.
     """
 
-    pictures: Path
+    images: Path
     features: Path
 
     def engine(self) -> Engine:
@@ -50,8 +50,8 @@ def answer(
     Args:
         head: of the classifier.
         backbone: its tensors that are not the published ones; empty: it stayed frozen.
-        flip_averaging: the mean over the picture and its mirror image.
-        sources: of pictures and features.
+        flip_averaging: the mean over the image and its mirror image.
+        sources: of images and features.
         keys: of the examples.
 
     Raises:
@@ -75,11 +75,11 @@ def _kept(sources: Sources) -> Callable[[Sequence[str], int], Halves]:
 
 
 def _tuned(backbone: Weights, sources: Sources) -> Callable[[Sequence[str], int], Halves]:
-    pictures = open_shards(sources.pictures)
+    images = open_shards(sources.images)
     extract = build_extractor(sources.engine(), {**load_weights(), **backbone}, (BOTTLENECK,), BATCH)
 
     def read(keys: Sequence[str], view: int) -> Halves:
-        pixels: Pixels = pictures.read(keys)
+        pixels: Pixels = images.read(keys)
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))
         if not np.isfinite(features).all():
             raise IntegrityError("The trained backbone gives numbers that 16 bits can't hold; its training diverged.")

@@ -1,4 +1,4 @@
-"""The backbone: VGG16 without top, and the one function that turns pictures into its input.
+"""The backbone: VGG16 without top, and the one function that turns images into its input.
 
 The backbone exists twice, as a Keras model (training, export, GPUs) and as an ncnn network (features on a CPU: Winograd
 convolutions do a 3x3 convolution with a quarter of the multiplications, in float32). A self-test guards both.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def preprocess(rgb: T) -> T:
-    """Pictures as they are stored -> pictures as VGG16 was trained on: BGR minus mean, not scaled.
+    """Images as they are stored -> images as VGG16 was trained on: BGR minus mean, not scaled.
 
     Args:
         rgb: float (..., 3), RGB, 0 to 255; a NumPy array or a TensorFlow tensor.
@@ -49,11 +49,11 @@ def check_preprocessing() -> None:
     red_to_black = np.array([[255.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     expected = np.array([[-103.939, -116.779, 131.32], [-103.939, -116.779, -123.68]], dtype=np.float32)
     if not np.allclose(preprocess(red_to_black), expected, atol=1e-4):
-        raise WeightsError("The preprocessing of pictures doesn't match VGG16 (BGR, minus mean, not scaled).")
+        raise WeightsError("The preprocessing of images doesn't match VGG16 (BGR, minus mean, not scaled).")
 
 
 def boundary_shape(boundary: str) -> tuple[int, int, int]:
-    """Height, width and channels of a boundary's output for one picture of 224x224."""
+    """Height, width and channels of a boundary's output for one image of 224x224."""
     block = BOUNDARIES.index(boundary) + 1
     side = 224 >> block
     return side, side, BLOCKS[block - 1][0]
@@ -62,7 +62,7 @@ def boundary_shape(boundary: str) -> tuple[int, int, int]:
 def build_keras_backbone(
     weights: Weights, boundaries: Sequence[str] = BOUNDARIES[-1:], precision: str = "float32"
 ) -> keras.Model:
-    """VGG16: float pictures (n, 224, 224, 3), preprocessed -> a list of the outputs at the boundaries.
+    """VGG16: float images (n, 224, 224, 3), preprocessed -> a list of the outputs at the boundaries.
 
     Args:
         weights: of all layers; their shapes say how many filters a layer has.
@@ -71,9 +71,9 @@ def build_keras_backbone(
     """
     import keras
 
-    pictures = keras.Input((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), name="pictures")
-    outputs = keras_blocks(pictures, weights, range(1, BOUNDARIES.index(boundaries[-1]) + 2), precision)
-    return keras.Model(pictures, [outputs[name] for name in boundaries], name="vgg16")
+    images = keras.Input((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), name="images")
+    outputs = keras_blocks(images, weights, range(1, BOUNDARIES.index(boundaries[-1]) + 2), precision)
+    return keras.Model(images, [outputs[name] for name in boundaries], name="vgg16")
 
 
 def keras_blocks(

@@ -1,8 +1,8 @@
-"""What is kept of the frozen network: which boundaries, for which pictures and views, and whether keeping pays.
+"""What is kept of the frozen network: which boundaries, for which images and views, and whether keeping pays.
 
-The bottleneck features (block5_pool) of the pictures as they are, are always kept: probes, heads and figures stand on
+The bottleneck features (block5_pool) of the images as they are, are always kept: probes, heads and figures stand on
 them. What else training reads (lower boundaries, views) is kept where it saves more than it costs: the boundary cache.
-Without it training computes the same from the pictures, in every epoch.
+Without it training computes the same from the images, in every epoch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from tasks.pictures.manifest import Example
-from tasks.pictures.views import MIRRORED, PLAIN, view_id
+from tasks.images.manifest import Example
+from tasks.images.views import MIRRORED, PLAIN, view_id
 from tasks.settings import Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape
 from tasks.vgg.strategies import Phase, plan_phases
@@ -32,9 +32,9 @@ Cells = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does: pictures/s of the whole network, bytes/s of the disk."""
+    """What this machine does: images/s of the whole network, bytes/s of the disk."""
 
-    pictures_per_s: float
+    images_per_s: float
     disk_bytes_per_s: float
 
 
@@ -51,7 +51,7 @@ class Decision:
 def folder_of(strategy: str, boundary: str, views: bool) -> str:
     """The folder of features, below data/features.
 
-    Bottleneck features of the pictures as they are belong to all; the rest lies below the strategy that reads it, so
+    Bottleneck features of the images as they are belong to all; the rest lies below the strategy that reads it, so
     that a strategy more or less changes nothing that the others depend on.
     """
     if boundary == BOTTLENECK and not views:
@@ -100,8 +100,8 @@ def decide(
         strategy: that would read it.
         boundary: where training would start.
         phases: that would start there.
-        train: pictures to train on; each has its views.
-        validation: pictures that every epoch measures.
+        train: images to train on; each has its views.
+        validation: images that every epoch measures.
         rates: of this machine.
         room_bytes: what the disk and the setting leave.
         wish: the setting.
@@ -109,13 +109,13 @@ def decide(
     views = max(phase.views for phase in phases)
     rows = train * (1 + views) + validation
     size = rows * prod(boundary_shape(boundary)) * _BYTES
-    per_picture_s = share_below(boundary) / rates.pictures_per_s
+    per_image_s = share_below(boundary) / rates.images_per_s
     computed = sum(phase.epochs for phase in phases) * (train + validation)
     already = 0 if boundary != BOTTLENECK else train + validation  # those are kept anyway
-    cost = (rows - already) * per_picture_s + size / rates.disk_bytes_per_s
-    saved = computed * (per_picture_s - size / rows / rates.disk_bytes_per_s)
+    cost = (rows - already) * per_image_s + size / rates.disk_bytes_per_s
+    saved = computed * (per_image_s - size / rows / rates.disk_bytes_per_s)
     facts = (
-        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * per_picture_s:.3g} s of the frozen blocks "
+        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * per_image_s:.3g} s of the frozen blocks "
         f"in {sum(phase.epochs for phase in phases)} epochs"
     )
     if wish == "never":
@@ -150,7 +150,7 @@ def wanted_rows(examples: Sequence[Example], settings: Settings, kept: Iterable[
 
 
 def _block_costs() -> list[int]:
-    """Multiplications of each block for one picture."""
+    """Multiplications of each block for one image."""
     costs, channels, side = [], 3, 224
     for filters, convolutions in BLOCKS:
         costs.append(side * side * 9 * filters * (channels + filters * (convolutions - 1)))

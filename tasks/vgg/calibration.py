@@ -1,8 +1,8 @@
-"""What int8 stands on: the training pictures that it is calibrated on, and whether training loses anything by it.
+"""What int8 stands on: the training images that it is calibrated on, and whether training loses anything by it.
 
 The calibration is kept with the features and used again as long as their decoder and weights stay: other ranges would
 mean all features anew. The check is paired: two linear probes, one fitted to float features and one to int8 features of
-the same validation pictures, answer for the same held-out ones, which both see in float, as they will be served.
+the same validation images, answer for the same held-out ones, which both see in float, as they will be served.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tasks.vgg.head import Floats
 from tasks.vgg.weights import Weights
 
 FILE = "calibration.json"
-PICTURES = 64
+IMAGES = 64
 CHECKED = 256
-"""Validation pictures that the check looks at, at most."""
+"""Validation images that the check looks at, at most."""
 MARGIN = 0.02
 """Nats of log loss that int8 may cost at worst (the upper end of the 95 % interval)."""
 _FEWEST = 100
@@ -31,9 +31,9 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """The keys of the pictures that were looked at, and the largest output of each convolution on them."""
+    """The keys of the images that were looked at, and the largest output of each convolution on them."""
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     ranges: tuple[float, ...]
 
     @property
@@ -50,10 +50,10 @@ class Verdict:
 
 
 def calibrate(weights: Weights, train: Sequence[str], read: Callable[[Sequence[str]], Pixels]) -> Calibration:
-    """Measure ranges on the training pictures with the smallest keys: content hashes, so they are drawn at random."""
+    """Measure ranges on the training images with the smallest keys: content hashes, so they are drawn at random."""
     from tasks.vgg.quantized import measure_ranges
 
-    chosen = tuple(sorted(train)[:PICTURES])
+    chosen = tuple(sorted(train)[:IMAGES])
     return Calibration(chosen, measure_ranges(weights, read(chosen)))
 
 
@@ -61,7 +61,7 @@ def load_calibration(folder: Path, recipe: str) -> Calibration | None:
     """What `save_calibration` kept for this recipe, if it did."""
     try:
         kept = read_json(folder / FILE)
-        return Calibration(tuple(kept["pictures"]), tuple(kept["ranges"])) if kept["recipe"] == recipe else None
+        return Calibration(tuple(kept["images"]), tuple(kept["ranges"])) if kept["recipe"] == recipe else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # there is none, or it is damaged
 
@@ -69,7 +69,7 @@ def load_calibration(folder: Path, recipe: str) -> Calibration | None:
 def save_calibration(folder: Path, calibration: Calibration, recipe: str) -> None:
     write_json(
         folder / FILE,
-        {"recipe": recipe, "pictures": list(calibration.pictures), "ranges": list(calibration.ranges)},
+        {"recipe": recipe, "images": list(calibration.images), "ranges": list(calibration.ranges)},
     )
 
 
@@ -77,7 +77,7 @@ def check(plain: Floats, quantized: Floats, labels: Sequence[str]) -> Verdict:
     """Compare what training would learn from either; see the module.
 
     Args:
-        plain: pooled float features of validation pictures (n, inputs).
+        plain: pooled float features of validation images (n, inputs).
         quantized: pooled int8 features of the same ones.
         labels: their classes.
     """
@@ -88,13 +88,13 @@ def check(plain: Floats, quantized: Floats, labels: Sequence[str]) -> Verdict:
     usable = np.isin(classes, names[counts >= _FOLDS])
     plain, quantized, classes = plain[usable], quantized[usable], classes[usable]
     if len(classes) < _FEWEST or len(set(classes)) < 2:
-        return Verdict(False, f"{len(classes)} validation pictures are too few to tell whether int8 costs accuracy")
+        return Verdict(False, f"{len(classes)} validation images are too few to tell whether int8 costs accuracy")
     folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(plain, classes))
     losses, right = zip(*(_answers(fitted, plain, classes, folds) for fitted in (plain, quantized)), strict=True)
     more = losses[1] - losses[0]
     upper = float(more.mean() + 1.96 * more.std(ddof=1) / np.sqrt(len(more)))
     facts = (
-        f"of {len(classes)} validation pictures {int(right[1].sum())} right, {int(right[0].sum())} without int8; "
+        f"of {len(classes)} validation images {int(right[1].sum())} right, {int(right[0].sum())} without int8; "
         f"log loss higher by {more.mean():.4f}, at most {upper:.4f}"
     )
     return Verdict(upper < MARGIN and right[1].sum() >= right[0].sum(), facts)
@@ -103,7 +103,7 @@ def check(plain: Floats, quantized: Floats, labels: Sequence[str]) -> Verdict:
 def _answers(
     fitted: Floats, seen: Floats, classes: npt.NDArray[np.str_], folds: Sequence[tuple[npt.NDArray[np.int64], ...]]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Log loss of each picture, and whether it is right, by probes that were fitted to the other folds."""
+    """Log loss of each image, and whether it is right, by probes that were fitted to the other folds."""
     from sklearn.linear_model import LogisticRegression
 
     losses, right = np.empty(len(classes)), np.zeros(len(classes), np.bool_)

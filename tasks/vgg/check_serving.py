@@ -1,7 +1,7 @@
 """A process that knows nothing of the project but a SavedModel's folder: does it load, and what does it answer?
 
 Run as a file, isolated (`python -P tasks/vgg/check_serving.py`). TensorFlow is loaded at once, while the caller does
-other things; then one line of JSON is awaited on stdin: {"model": folder, "pictures": [paths]}. For each picture one
+other things; then one line of JSON is awaited on stdin: {"model": folder, "images": [paths]}. For each image one
 line of JSON comes back on stdout: {"label", "probability", "probabilities"} or {"refused": message}.
 """
 
@@ -21,9 +21,9 @@ def main() -> int:
         return 1  # the caller has given up
     request = json.loads(line)
     serve = tf.saved_model.load(request["model"]).signatures["serving_default"]
-    for path in request["pictures"]:
+    for path in request["images"]:
         try:
-            answer = _plain(serve(pictures=tf.constant([Path(path).read_bytes()])))
+            answer = _plain(serve(images=tf.constant([Path(path).read_bytes()])))
         except tf.errors.InvalidArgumentError as error:
             answer = {"refused": error.message.splitlines()[0]}
         print(json.dumps(answer), flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tasks.errors import SettingsError
-from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_picture, in_batches
+from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_image, in_batches
 from tasks.vgg.weights import Weights
 
 _WAITING_PER_WORKER = 2
@@ -30,7 +30,7 @@ class Extractor:
 
 
 def extract_on_ray(
-    engine: Engine, weights: Weights, boundaries: Sequence[str], pictures: Iterable[tuple[str, Pixels]], batch_size: int
+    engine: Engine, weights: Weights, boundaries: Sequence[str], images: Iterable[tuple[str, Pixels]], batch_size: int
 ) -> Iterator[tuple[str, tuple[Halves, ...]]]:
     """As `engines.extract_here`, by one worker for each core (or GPU) of the cluster.
 
@@ -47,7 +47,7 @@ def extract_on_ray(
     try:
         workers = _workers(ray, engine, weights, boundaries, batch_size)
         waiting: deque[tuple[list[str], Any]] = deque()
-        for number, (keys, batch) in enumerate(in_batches(pictures, batch_size)):
+        for number, (keys, batch) in enumerate(in_batches(images, batch_size)):
             waiting.append((keys, workers[number % len(workers)].extract.remote(batch)))
             if len(waiting) > _WAITING_PER_WORKER * len(workers):
                 yield from _fetch(ray, waiting)
@@ -69,4 +69,4 @@ def _workers(ray: Any, engine: Engine, weights: Weights, boundaries: Sequence[st
 
 def _fetch(ray: Any, waiting: deque[tuple[list[str], Any]]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
     keys, reference = waiting.popleft()
-    yield from by_picture(keys, ray.get(reference))
+    yield from by_image(keys, ray.get(reference))

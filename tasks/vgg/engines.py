@@ -1,8 +1,8 @@
-"""What runs the frozen network over pictures: ncnn on CPUs, TensorFlow on GPUs and on CPUs with matrix units.
+"""What runs the frozen network over images: ncnn on CPUs, TensorFlow on GPUs and on CPUs with matrix units.
 
-For pictures that are trained on there is int8 as well, by ONNX Runtime (`quantized.py`).
+For images that are trained on there is int8 as well, by ONNX Runtime (`quantized.py`).
 
-Measured on two AVX2 cores: ncnn 13.8 pictures/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
+Measured on two AVX2 cores: ncnn 13.8 images/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
 agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See
 `benchmarks/network.py`.
 """
@@ -32,7 +32,7 @@ from tasks.vgg.weights import BLOCKS, Weights
 Pixels = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
 Extract = Callable[[Pixels], tuple[Halves, ...]]
-"""Pictures (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c) float16."""
+"""Images (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c) float16."""
 
 Name = Literal["ncnn", "tensorflow", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -61,7 +61,7 @@ class Engine:
 
 
 def choose_engine(wanted: Features, weights: Weights) -> Engine:
-    """Settle what `auto` stands for on this machine, for pictures that are not trained on: never int8.
+    """Settle what `auto` stands for on this machine, for images that are not trained on: never int8.
 
     Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16 and exact.
     With them a short probe, one batch through each, decides.
@@ -95,11 +95,11 @@ def build_extractor(
     return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision)
 
 
-def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
-    """Gather single pictures into (keys, pictures (n, 224, 224, 3)); only the last batch may be smaller."""
+def in_batches(images: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
+    """Gather single images into (keys, images (n, 224, 224, 3)); only the last batch may be smaller."""
     keys: list[str] = []
     batch: list[Pixels] = []
-    for key, pixels in pictures:
+    for key, pixels in images:
         keys.append(key)
         batch.append(pixels)
         if len(batch) == batch_size:
@@ -110,11 +110,11 @@ def in_batches(pictures: Iterable[tuple[str, Pixels]], batch_size: int) -> Itera
 
 
 def extract_here(
-    engine: Engine, weights: Weights, boundaries: Sequence[str], pictures: Iterable[tuple[str, Pixels]], batch_size: int
+    engine: Engine, weights: Weights, boundaries: Sequence[str], images: Iterable[tuple[str, Pixels]], batch_size: int
 ) -> Iterator[tuple[str, tuple[Halves, ...]]]:
-    """Run pictures through the network on this machine; gives (key, its features at each boundary), in order.
+    """Run images through the network on this machine; gives (key, its features at each boundary), in order.
 
-    The network is built at once. Two batches are under way, so that no core waits for the last picture of a batch, nor
+    The network is built at once. Two batches are under way, so that no core waits for the last image of a batch, nor
     for the next ones to be read.
     """
     extract = build_extractor(engine, weights, boundaries, batch_size)
@@ -122,26 +122,26 @@ def extract_here(
     def run() -> Iterator[tuple[str, tuple[Halves, ...]]]:
         waiting: deque[tuple[list[str], Future[tuple[Halves, ...]]]] = deque()
         with ThreadPoolExecutor(_BATCHES_UNDER_WAY, thread_name_prefix="batch") as pool:
-            for keys, batch in in_batches(pictures, batch_size):
+            for keys, batch in in_batches(images, batch_size):
                 waiting.append((keys, pool.submit(extract, batch)))
                 if len(waiting) > _BATCHES_UNDER_WAY:
                     keys, future = waiting.popleft()
-                    yield from by_picture(keys, future.result())
+                    yield from by_image(keys, future.result())
             while waiting:
                 keys, future = waiting.popleft()
-                yield from by_picture(keys, future.result())
+                yield from by_image(keys, future.result())
 
     return run()
 
 
-def by_picture(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
-    """A batch's outputs, one array a boundary -> (key, one array a boundary) for each picture."""
+def by_image(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
+    """A batch's outputs, one array a boundary -> (key, one array a boundary) for each image."""
     return zip(keys, zip(*outputs, strict=True), strict=True)
 
 
 def _one_a_core(extract_one: Callable[[Pixels], list[Halves]], cores: int) -> Extract:
-    """Pictures side by side, each on one core: faster than all cores on one picture."""
-    pool = ThreadPoolExecutor(cores, thread_name_prefix="picture")
+    """Images side by side, each on one core: faster than all cores on one image."""
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="image")
 
     def extract(batch: Pixels) -> tuple[Halves, ...]:
         return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_one, batch), strict=True))
@@ -163,7 +163,7 @@ def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixe
     def extract_one(pixels: Pixels) -> list[Halves]:
         planes = np.ascontiguousarray(preprocess(pixels.astype(np.float32)).transpose(2, 0, 1))
         run = network.create_extractor()
-        run.input("pictures", ncnn.Mat(planes))
+        run.input("images", ncnn.Mat(planes))
         outputs = []
         for boundary in boundaries:  # each goes on from where the one before has ended
             status, output = run.extract(boundary)
@@ -177,9 +177,9 @@ def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixe
 
 def _ncnn_files(weights: Weights, boundary: str) -> tuple[str, bytes]:
     """The network in ncnn's own text and binary formats (ncnn wiki: param and model file structure)."""
-    lines = ["Input pictures 0 1 pictures"]
+    lines = ["Input images 0 1 images"]
     blob = bytearray()
-    previous = "pictures"
+    previous = "images"
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         for number in range(1, convolutions + 1):
             name = f"block{block}_conv{number}"
@@ -219,8 +219,8 @@ def _tensorflow_extractor(
         tf.config.experimental.set_memory_growth(device, True)
     backbone = build_keras_backbone(weights, boundaries, precision)
 
-    def run(pictures: Any) -> Any:
-        outputs = backbone(preprocess(tf.cast(pictures, tf.float32)), training=False)
+    def run(images: Any) -> Any:
+        outputs = backbone(preprocess(tf.cast(images, tf.float32)), training=False)
         return [tf.cast(output, tf.float16) for output in tf.nest.flatten(outputs)]  # one output comes without a list
 
     graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
@@ -234,7 +234,7 @@ def _tensorflow_extractor(
 
 
 def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
-    """Pictures/s of the second batch; the first pays for planning."""
+    """Images/s of the second batch; the first pays for planning."""
     batch = np.zeros((batch_size, 224, 224, 3), dtype=np.uint8)
     extract = build_extractor(engine, weights, ("block5_pool",), batch_size)
     extract(batch)

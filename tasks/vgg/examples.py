@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.pictures.manifest import Example
-from tasks.pictures.shards import Shards
+from tasks.images.manifest import Example
+from tasks.images.shards import Shards
 from tasks.vgg.answers import Sources
 from tasks.vgg.head import Floats, Pooling, pool
 
@@ -47,7 +47,7 @@ class Material:
         classes: names, in the order of the probabilities.
         train: the split to learn from, with bottleneck features.
         validation: the split to choose by.
-        sources: of pictures and features.
+        sources: of images and features.
         kept: the recipe of the strategy's own features; its `kept` names the boundaries that training can start from.
     """
 

@@ -1,4 +1,4 @@
-"""The decoder of `tasks.pictures.decoding` as TensorFlow operations, for the exported SavedModel.
+"""The decoder of `tasks.images.decoding` as TensorFlow operations, for the exported SavedModel.
 
 JPEG (grey, YCbCr, RGB) and PNG are followed: upright by EXIF, alpha composited, stretched to 224x224 with Pillow's two
 rounded passes. Measured against Pillow (tests/tasks/vgg/test_serving.py, and 119 photos): no level of 0 to 255 differs
@@ -14,29 +14,29 @@ from typing import Any
 import PIL
 import tensorflow as tf
 
-from tasks.pictures.decoding import DRAFT_PX
+from tasks.images.decoding import DRAFT_PX
 from tasks.settings import IMAGE_SIZE_PX
 from tasks.vgg.graph_headers import Header, read_header, starts_with, to_bytes
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
 _AT_ONCE = 4
-"""Pictures decoded at the same time; a PNG of 12 million pixels takes 150 MB meanwhile."""
+"""Images decoded at the same time; a PNG of 12 million pixels takes 150 MB meanwhile."""
 
 
-def decode_batch(pictures: Any, background_rgb: tuple[int, int, int]) -> Any:
-    """Encoded pictures (n,), string -> pixels (n, 224, 224, 3), uint8, RGB, upright.
+def decode_batch(images: Any, background_rgb: tuple[int, int, int]) -> Any:
+    """Encoded images (n,), string -> pixels (n, 224, 224, 3), uint8, RGB, upright.
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, if a picture can't be decoded as in training; says which and why.
+        tf.errors.InvalidArgumentError: when run, if an image can't be decoded as in training; says which and why.
     """
-    indexed = (tf.range(tf.size(pictures)), pictures)
+    indexed = (tf.range(tf.size(images)), images)
     signature = tf.TensorSpec((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), tf.uint8)
     decode: Any = lambda entry: decode_one(entry[1], background_rgb, entry[0])  # noqa: E731
     return tf.map_fn(decode, indexed, fn_output_signature=signature, parallel_iterations=_AT_ONCE)
 
 
 def decode_one(contents: Any, background_rgb: tuple[int, int, int], index: Any = 0) -> Any:
-    """One encoded picture (string scalar) -> pixels (224, 224, 3), uint8; see `decode_batch`."""
+    """One encoded image (string scalar) -> pixels (224, 224, 3), uint8; see `decode_batch`."""
     data = to_bytes(contents)
     header = read_header(data)
     with tf.control_dependencies([_refuse(header, index)]):
@@ -48,7 +48,7 @@ def decode_one(contents: Any, background_rgb: tuple[int, int, int], index: Any =
 
 def _refuse(header: Header, index: Any) -> Any:
     place = tf.strings.as_string(index)
-    message = tf.strings.join(["Picture ", place, " of the batch is refused: ", header.refusal, f". {HINT}"])
+    message = tf.strings.join(["Image ", place, " of the batch is refused: ", header.refusal, f". {HINT}"])
     return tf.debugging.Assert(header.refusal == "", [message])
 
 
@@ -96,5 +96,5 @@ def _stretch(rgb: Any) -> Any:
     return tf.cast(tf.ensure_shape(square, (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)), tf.uint8)
 
 
-def _resize(picture: Any, size: Any) -> Any:
-    return tf.floor(tf.image.resize(picture, size, method="bilinear", antialias=True) + 0.5)
+def _resize(image: Any, size: Any) -> Any:
+    return tf.floor(tf.image.resize(image, size, method="bilinear", antialias=True) + 0.5)

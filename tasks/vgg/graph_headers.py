@@ -1,6 +1,6 @@
-"""What a picture's header says, by TensorFlow operations: orientation, and whether the graph can follow the decoder.
+"""What an image's header says, by TensorFlow operations: orientation, and whether the graph can follow the decoder.
 
-`tasks.pictures.decoding` (Pillow) is the reference. What these rules can't follow exactly is named in `Header.refusal`
+`tasks.images.decoding` (Pillow) is the reference. What these rules can't follow exactly is named in `Header.refusal`
 rather than guessed. Layouts: ITU-T T.81 B.1 (JPEG), W3C PNG third edition, Exif 2.3 and TIFF 6 (orientation).
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tasks.pictures.decoding import PERMISSIVE
+from tasks.images.decoding import PERMISSIVE
 
 PADDING = 64
 """Zero bytes that `to_bytes` appends, so that a look past the end of a cut file finds zeros."""
@@ -38,7 +38,7 @@ class _Orientation(NamedTuple):
 
 
 def to_bytes(contents: Any) -> Any:
-    """Encoded picture (string scalar) -> its bytes and `PADDING` zeros (m,), uint8."""
+    """Encoded image (string scalar) -> its bytes and `PADDING` zeros (m,), uint8."""
     return tf.concat([tf.io.decode_raw(contents, tf.uint8), tf.zeros(PADDING, tf.uint8)], 0)
 
 

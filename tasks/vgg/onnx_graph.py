@@ -42,7 +42,7 @@ class _Graph:
 def build_onnx(head: Head, classes: Sequence[str], weights: Weights, flip_averaging: bool = False) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
-    With `flip_averaging` an answer is the mean over the picture and its mirror image. The classes are also in the
+    With `flip_averaging` an answer is the mean over the image and its mirror image. The classes are also in the
     model's metadata, under `classes`, as JSON.
     """
     graph = _Graph()
@@ -89,7 +89,7 @@ def colour_matrix() -> tuple[Floats, Floats]:
 
 
 def _add_mirror_images(graph: _Graph) -> str:
-    """The batch, and behind it the mirror image of each picture (2n, 224, 224, 3)."""
+    """The batch, and behind it the mirror image of each image (2n, 224, 224, 3)."""
     for name, value in (("last", -1), ("before_first", -(1 << 31)), ("width_axis", 2), ("backwards", -1)):
         graph.constants.append(numpy_helper.from_array(np.array([value], np.int64), name))
     mirrored = graph.add("Slice", "mirrored", INPUT, "last", "before_first", "width_axis", "backwards")

@@ -1,6 +1,6 @@
-"""Does an exported model answer as the trained one? On real held-out pictures, and on variants of one of them.
+"""Does an exported model answer as the trained one? On real held-out images, and on variants of one of them.
 
-The reference is the training side: `tasks.pictures.decoding.decode`, features by ncnn in float32, the head in NumPy. So
+The reference is the training side: `tasks.images.decoding.decode`, features by ncnn in float32, the head in NumPy. So
 it shares no code that computes with what it checks.
 """
 
@@ -23,9 +23,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from tasks.errors import ExportError, IntegrityError
-from tasks.pictures.decoding import PERMISSIVE, Pixels, Refused, decode
-from tasks.pictures.manifest import Example
-from tasks.pictures.packs import Place, index_packs, read_picture
+from tasks.images.decoding import PERMISSIVE, Pixels, Refused, decode
+from tasks.images.manifest import Example
+from tasks.images.packs import Place, index_packs, read_image
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.head import Floats
 from tasks.vgg.trained import Trained
@@ -38,10 +38,10 @@ _TIME_LIMIT_S = 1800
 
 @dataclass(frozen=True)
 class Checks:
-    """Pictures that every format must agree on.
+    """Images that every format must agree on.
 
     Attributes:
-        names: how to call the pictures in an error, as paths of the source.
+        names: how to call the images in an error, as paths of the source.
         contents: their bytes.
         pixels: (n, 224, 224, 3), float32 RGB, 0 to 255, by the training decoder.
         probabilities: (n, classes), float32, by the trained model.
@@ -57,7 +57,7 @@ class Checks:
     tolerance: float
 
 
-def check_pictures(
+def check_images(
     examples: Sequence[Example],
     raw: Path,
     trained: Trained,
@@ -66,37 +66,37 @@ def check_pictures(
     background_rgb: tuple[int, int, int],
     tolerance: float,
 ) -> Checks:
-    """Choose held-out pictures, add variants of the first, and let the trained model answer.
+    """Choose held-out images, add variants of the first, and let the trained model answer.
 
     Args:
         examples: the held-out ones.
         raw: the folder of the packs.
         trained: the champion.
         weights: of the backbone.
-        count: how many real pictures; the same pictures are chosen every time, each class in turn.
+        count: how many real images; the same images are chosen every time, each class in turn.
         background_rgb: what shows through transparent pixels.
         tolerance: see `Checks`.
 
     Raises:
-        IntegrityError: there are no held-out pictures, or one is in no pack.
+        IntegrityError: there are no held-out images, or one is in no pack.
     """
     chosen = choose(examples, count)
     if not chosen:
-        raise IntegrityError("There are no held-out pictures to check the export with. Run: dvc repro")
-    pictures = [(example.path, read_picture(_place(raw, example), example.key)) for example in chosen]
-    pictures += [(f"{chosen[0].path} ({name})", content) for name, content in variants(pictures[0][1])]
-    pixels = np.stack([_decode(name, content, background_rgb) for name, content in pictures])
+        raise IntegrityError("There are no held-out images to check the export with. Run: dvc repro")
+    images = [(example.path, read_image(_place(raw, example), example.key)) for example in chosen]
+    images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
+    pixels = np.stack([_decode(name, content, background_rgb) for name, content in images])
     extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH)
 
-    def answer(pictures: Pixels) -> Floats:
-        parts = [extract(pictures[at : at + _BATCH])[0] for at in range(0, len(pictures), _BATCH)]
+    def answer(images: Pixels) -> Floats:
+        parts = [extract(images[at : at + _BATCH])[0] for at in range(0, len(images), _BATCH)]
         return trained.head.probabilities(np.concatenate(parts))
 
     probabilities = answer(pixels)
     if trained.flip_averaging:
         mirrored = answer(np.ascontiguousarray(pixels[:, :, ::-1]))
         probabilities = ((probabilities + mirrored) / 2).astype(np.float32)
-    names, contents = zip(*pictures, strict=True)
+    names, contents = zip(*images, strict=True)
     return Checks(
         names,
         contents,
@@ -118,9 +118,9 @@ def choose(examples: Sequence[Example], count: int) -> list[Example]:
 
 
 def variants(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """The picture as JPEG and PNG, upright and turned by EXIF: (what it is, bytes)."""
-    with Image.open(io.BytesIO(content)) as picture:
-        rgb = picture.convert("RGB")
+    """The image as JPEG and PNG, upright and turned by EXIF: (what it is, bytes)."""
+    with Image.open(io.BytesIO(content)) as image:
+        rgb = image.convert("RGB")
     for name, form, orientation in (
         ("as JPEG", "JPEG", 1),
         ("as JPEG, EXIF orientation 6", "JPEG", 6),
@@ -136,7 +136,7 @@ def variants(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def run_onnx(model: bytes, pixels: Floats) -> Floats:
-    """Pictures (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by onnxruntime."""
+    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -154,7 +154,7 @@ def compare(form: str, answers: npt.NDArray[Any], checks: Checks, chosen: Sequen
         chosen: which of the checks were answered; None for all.
 
     Raises:
-        ExportError: one differs by more than the tolerance; names the format, the picture and both answers.
+        ExportError: one differs by more than the tolerance; names the format, the image and both answers.
     """
     places = list(range(len(checks.names)) if chosen is None else chosen)
     expected = checks.probabilities[places]
@@ -184,7 +184,7 @@ class FreshProcess:
     def __init__(self) -> None:
         program = Path(__file__).with_name("check_serving.py")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
-        self._pictures = tempfile.TemporaryDirectory(prefix="rootstock-check-")
+        self._images = tempfile.TemporaryDirectory(prefix="rootstock-check-")
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(program)],
             stdin=subprocess.PIPE,
@@ -204,16 +204,16 @@ class FreshProcess:
             self._child.kill()
         self._child.communicate()
         self._errors.close()
-        self._pictures.cleanup()
+        self._images.cleanup()
 
     def ask(self, model: Path, checks: Checks) -> None:
-        """Send the pictures; the child answers while the caller goes on."""
+        """Send the images; the child answers while the caller goes on."""
         paths = []
         for number, content in enumerate(checks.contents):
-            path = Path(self._pictures.name) / str(number)
+            path = Path(self._images.name) / str(number)
             path.write_bytes(content)
             paths.append(str(path))
-        self._request = json.dumps({"model": str(model), "pictures": paths}) + "\n"
+        self._request = json.dumps({"model": str(model), "images": paths}) + "\n"
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(self._request)
@@ -222,7 +222,7 @@ class FreshProcess:
             raise self._failed() from None
 
     def compare(self, checks: Checks) -> tuple[float, int]:
-        """Wait for the answers: the largest difference, and how many pictures were refused.
+        """Wait for the answers: the largest difference, and how many images were refused.
 
         Raises:
             ExportError: the model doesn't load, differs, or gives a label that is not the most probable class.
@@ -236,7 +236,7 @@ class FreshProcess:
             raise self._failed()
         given = [place for place, answer in enumerate(answers) if "refused" not in answer]
         if not given:
-            raise ExportError(f"The SavedModel refuses every picture: {answers[0]['refused']}. {_CURE}")
+            raise ExportError(f"The SavedModel refuses every image: {answers[0]['refused']}. {_CURE}")
         difference = compare(
             "SavedModel", np.array([answers[place]["probabilities"] for place in given]), checks, given
         )

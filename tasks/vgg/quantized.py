@@ -1,12 +1,12 @@
 """The frozen network in 8-bit integers, by ONNX Runtime: for training's features, where the CPU multiplies 8-bit fast.
 
-Kernels are quantised per filter, activations per layer, to the largest value that a fixed set of training pictures
+Kernels are quantised per filter, activations per layer, to the largest value that a fixed set of training images
 shows (B. Jacob et al., Quantization and Training of Neural Networks for Integer-Arithmetic-Only Inference, 2018).
 Kernels have 7 bits: a CPU without VNNI adds two products in 16 bits, which those of 8 bits pass. The cosine to float32
 is 0.998 with 7 bits on every CPU; with 8 bits it is 0.999 with VNNI and 0.965 without.
-Measured on two cores with VNNI: 28 pictures/s, ncnn in float32 15.5, TensorFlow in bfloat16 14.0.
+Measured on two cores with VNNI: 28 images/s, ncnn in float32 15.5, TensorFlow in bfloat16 14.0.
 
-Nothing is ever reported by it: pictures that are not trained on go through the network that is exported.
+Nothing is ever reported by it: images that are not trained on go through the network that is exported.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ KERNEL_BITS = 7
 _BATCH = 8
 
 
-def measure_ranges(weights: Weights, pictures: Pixels) -> tuple[float, ...]:
-    """The largest output of each convolution, from the input to the output, over pictures (n, 224, 224, 3) RGB."""
+def measure_ranges(weights: Weights, images: Pixels) -> tuple[float, ...]:
+    """The largest output of each convolution, from the input to the output, over images (n, 224, 224, 3) RGB."""
     session = _session(backbone_model(weights, list(map(_activation, layer_names()))), threads=0)
     largest = np.zeros(len(layer_names()), np.float32)
-    for start in range(0, len(pictures), _BATCH):
-        outputs = session.run(None, {PLANES: _planes(pictures[start : start + _BATCH])})
+    for start in range(0, len(images), _BATCH):
+        outputs = session.run(None, {PLANES: _planes(images[start : start + _BATCH])})
         largest = np.maximum(largest, [output.max() for output in outputs])
     return tuple(map(float, largest))
 
 
 class QuantizedNetwork:
-    """The network as a function of one picture.
+    """The network as a function of one image.
 
     Args:
         weights: of the network, float32.
@@ -50,7 +50,7 @@ class QuantizedNetwork:
         self._session = _session(quantize(backbone_model(weights, boundaries), ranges), threads=1)
 
     def __call__(self, pixels: Pixels) -> list[npt.NDArray[np.float16]]:
-        """A picture (224, 224, 3) uint8 RGB -> for each boundary (h, w, c) float16."""
+        """An image (224, 224, 3) uint8 RGB -> for each boundary (h, w, c) float16."""
         outputs = self._session.run(None, {PLANES: _planes(pixels[np.newaxis])})
         return [output[0].transpose(1, 2, 0).astype(np.float16) for output in outputs]
 
@@ -92,8 +92,8 @@ def _session(model: Any, threads: int) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _planes(pictures: Pixels) -> Floats:
-    return np.ascontiguousarray(preprocess(pictures.astype(np.float32)).transpose(0, 3, 1, 2))
+def _planes(images: Pixels) -> Floats:
+    return np.ascontiguousarray(preprocess(images.astype(np.float32)).transpose(0, 3, 1, 2))
 
 
 def _activation(layer: str) -> str:

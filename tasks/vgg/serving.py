@@ -1,4 +1,4 @@
-"""What is served: pictures in, labels and probabilities out, as one TensorFlow graph with everything inside.
+"""What is served: images in, labels and probabilities out, as one TensorFlow graph with everything inside.
 
 `build_served` joins the decoder, the one preprocessing function, the backbone and the head. `save_served` writes it as
 a SavedModel whose bytes depend on nothing but the model, so that equal inputs give equal outputs in DVC's lock.
@@ -26,7 +26,7 @@ from tasks.vgg.weights import Weights
 if TYPE_CHECKING:
     import keras
 
-PICTURES = tf.TensorSpec((None,), tf.string, name="pictures")
+IMAGES = tf.TensorSpec((None,), tf.string, name="images")
 PIXELS = tf.TensorSpec((None, 224, 224, 3), tf.float32, name="pixels")
 
 
@@ -34,7 +34,7 @@ class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     """The exported classifier.
 
     Attributes:
-        serving_default: encoded pictures (n,), string -> `label` (n,), string; `probability` (n,), float32, its own;
+        serving_default: encoded images (n,), string -> `label` (n,), string; `probability` (n,), float32, its own;
             `probabilities` (n, classes), float32, in the order of `labels`.
         pixels: float32 RGB (n, 224, 224, 3), 0 to 255 -> `probabilities`.
         labels: the classes (classes,), string, UTF-8.
@@ -62,17 +62,15 @@ def build_served(
         classes: their names, in the order of the head's probabilities.
         weights: of the backbone.
         background_rgb: what shows through transparent pixels.
-        flip_averaging: answer by the mean over a picture and its mirror image.
+        flip_averaging: answer by the mean over an image and its mirror image.
     """
     import keras
 
     backbone = build_keras_backbone(weights)
     network = keras.Model(backbone.input, head.apply_keras(backbone.outputs[0]), name="classifier")
     if flip_averaging:
-        pictures = keras.Input(backbone.input.shape[1:], name="pictures")
-        network = keras.Model(
-            pictures, keras.layers.Average(name="mean")([network(pictures), network(pictures[:, :, ::-1])])
-        )
+        images = keras.Input(backbone.input.shape[1:], name="images")
+        network = keras.Model(images, keras.layers.Average(name="mean")([network(images), network(images[:, :, ::-1])]))
     return Served(network, classes, background_rgb)
 
 
@@ -96,9 +94,9 @@ def _pixels(network: keras.Model) -> Any:
 
 
 def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, int]) -> Any:
-    @tf.function(input_signature=[PICTURES], autograph=False)  # type: ignore[untyped-decorator]
-    def serving_default(pictures: Any) -> dict[str, Any]:
-        pixels = decode_batch(pictures, background_rgb)
+    @tf.function(input_signature=[IMAGES], autograph=False)  # type: ignore[untyped-decorator]
+    def serving_default(images: Any) -> dict[str, Any]:
+        pixels = decode_batch(images, background_rgb)
         probabilities = _classify(network, tf.cast(pixels, tf.float32))
         return {
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
@@ -121,7 +119,7 @@ def convert_litert(served: Served) -> bytes:
 
 
 def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Pictures (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by the interpreter."""
+    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by the interpreter."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*", UserWarning)
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_cores())
@@ -129,8 +127,8 @@ def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[n
             interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
     answers = []
-    for picture in pixels:
-        interpreter.set_tensor(given["index"], picture[np.newaxis])
+    for image in pixels:
+        interpreter.set_tensor(given["index"], image[np.newaxis])
         interpreter.invoke()
         answers.append(interpreter.get_tensor(result["index"])[0])
     return np.stack(answers)

@@ -27,9 +27,9 @@ class Phase:
         name: such as `block5`.
         unfrozen: blocks that train beside the head, from the input to the output; the topmost ones.
         epochs: at most.
-        batch_size: pictures a step.
+        batch_size: images a step.
         rates: highest learning rate of `head` and of each unfrozen block.
-        views: augmented versions of a picture to draw from, beside itself.
+        views: augmented versions of an image to draw from, beside itself.
         schedule: `constant`, or `cosine` (rise over `warmup_fraction` of the steps, then a half cosine to 0).
         warmup_fraction: see `schedule`.
         label_smoothing: share of the target that is spread over all classes.

@@ -35,7 +35,7 @@ class Trained:
         classes: names, in the order of the probabilities.
         head: pooling and dense layers.
         backbone: the tensors of the backbone that are not the published ones; empty where it stayed frozen.
-        flip_averaging: an answer is the mean over the picture and its mirror image.
+        flip_averaging: an answer is the mean over the image and its mirror image.
         problem: why this model is not to be used, in words; None if nothing is wrong.
         validation_keys: examples of the validation split.
         validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.

@@ -78,7 +78,7 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             self._send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
-    def picture(self, file: Path) -> None:
+    def image(self, file: Path) -> None:
         """Write a PNG of what is seen."""
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))

@@ -45,7 +45,7 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     if behaviour == "wait":
         behaviour = wait(order)
     if behaviour == "mend":
-        print(f"SourceError: {stage} has no pictures.\n  Give it some.", file=sys.stderr)
+        print(f"SourceError: {stage} has no images.\n  Give it some.", file=sys.stderr)
         return 2
     if behaviour == "crash once":
         order.unlink()
@@ -59,7 +59,7 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
         hang(stage)
     if output.exists():  # only a stage whose output persists sees it
         print(f"{stage}: has its output of the last time")
-    with Progress(stage, 3, "pictures") as progress:
+    with Progress(stage, 3, "images") as progress:
         progress.advance(3, {"loss": 0.25})
     content = stage * SIZES.get(stage, 1) + "".join(map(read, inputs))
     if stage == "features":

@@ -1,6 +1,6 @@
-"""A person's way through Prefect's UI, in a real browser: the form, the run, the report with its pictures.
+"""A person's way through Prefect's UI, in a real browser: the form, the run, the report with its images.
 
-The pipeline is the real one, on a few digits. Pictures of what was seen are left in `.cache/screenshots`.
+The pipeline is the real one, on a few digits. Images of what was seen are left in `.cache/screenshots`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.flows.project import Api, Project, write_deployments
 from tests.waiting import wait_until
 
 SCREENSHOTS = PROJECT / ".cache/screenshots"
-STAGES_WITH_PICTURES = ("ingest", "prepare", "features")
+STAGES_WITH_IMAGES = ("ingest", "prepare", "features")
 CANARY = "canary-4d7e"
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cockpit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
-    """The real project, with 12 pictures of each digit, served as `make ui` serves it; it has secrets to keep."""
+    """The real project, with 12 images of each digit, served as `make ui` serves it; it has secrets to keep."""
     folder = tmp_path_factory.mktemp("cockpit")
     project = Project(folder / "project")
     for name in ("flows", "tasks"):
@@ -109,19 +109,19 @@ def run_id(cockpit: tuple[Project, Api], page: Page) -> str:
     """A run that was started in the form, with another strategy and recipe and fewer epochs; it has ended well."""
     api = cockpit[1]
     open_form(page, api)
-    page.picture(SCREENSHOTS / "form.png")
+    page.image(SCREENSHOTS / "form.png")
     choose(page, "strategies", "head_replacement")
     choose(page, "recipe", "tutorial")
-    page.picture(SCREENSHOTS / "form-changed.png")
+    page.image(SCREENSHOTS / "form-changed.png")
     page.fill(field(page, "epochs"), "5")
-    page.picture(SCREENSHOTS / "form-epochs.png")
+    page.image(SCREENSHOTS / "form-epochs.png")
     page.click("button", "Submit")
     wait_until(lambda: newest_run(api) is not None, "the run")
     run: str = newest_run(api)["id"]
     page.open(f"{api.url.removesuffix('/api')}/v2/runs/flow-run/{run}")
     api.finish(run, patience_s=1200)
     page.wait("find('span', 'Completed').length", "the run to be shown as completed")
-    page.picture(SCREENSHOTS / "run.png")
+    page.image(SCREENSHOTS / "run.png")
     return run
 
 
@@ -150,24 +150,24 @@ def test_form_refuses_a_value_out_of_bounds_with_the_reason(
     assert newest_run(api)["id"] == run_id
 
 
-def test_report_shows_the_pictures(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
+def test_report_shows_the_images(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "report")
     kinds = "[...document.images].filter(one => one.naturalWidth > 50).map(one => one.src.slice(5, 15))"
     page.wait(f"{kinds}.includes('image/jpeg')", "a worst mistake")
     page.wait(f"{kinds}.includes('image/svg+')", "the confusion matrix")
-    assert "held-out pictures are answered right" in page.text()
-    page.picture(SCREENSHOTS / "report.png")
+    assert "held-out images are answered right" in page.text()
+    page.image(SCREENSHOTS / "report.png")
     page.run("find('h2', 'Worst mistakes')[0].scrollIntoView()")
-    page.picture(SCREENSHOTS / "report-mistakes.png")
+    page.image(SCREENSHOTS / "report-mistakes.png")
     page.run("[...document.images].find(one => one.src.includes('svg+')).scrollIntoView({block: 'center'})")
-    page.picture(SCREENSHOTS / "report-confusion.png")
+    page.image(SCREENSHOTS / "report-confusion.png")
 
 
 def test_plan_tells_what_would_run_and_why(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "plan")
-    page.wait("document.body.innerText.includes('Source digits: 120 pictures, 120 new, 0 gone.')", "the source")
+    page.wait("document.body.innerText.includes('Source digits: 120 images, 120 new, 0 gone.')", "the source")
     assert "it has never run" in page.text()
-    page.picture(SCREENSHOTS / "plan.png")
+    page.image(SCREENSHOTS / "plan.png")
 
 
 def test_costs_are_shown_and_are_the_experience_of_later_plans(
@@ -176,9 +176,9 @@ def test_costs_are_shown_and_are_the_experience_of_later_plans(
     project, api = cockpit
     open_artifact(page, api, run_id, "costs")
     page.wait("document.body.innerText.includes('train@head_replacement')", "the costs")
-    page.picture(SCREENSHOTS / "costs.png")
+    page.image(SCREENSHOTS / "costs.png")
     history = {one["stage"]: one for one in read_history(project.folder)}
-    assert [history[stage]["reused"] for stage in STAGES_WITH_PICTURES] == [0, 0, 0]
+    assert [history[stage]["reused"] for stage in STAGES_WITH_IMAGES] == [0, 0, 0]
     code, plan = project.run("-m", "tasks.plan")
     assert code == 0, plan
     assert re.search(r"^\| features +\| runs +\| +120 \| +\d[^|]* \|", plan, re.MULTILINE), plan
@@ -187,7 +187,7 @@ def test_costs_are_shown_and_are_the_experience_of_later_plans(
 def test_course_of_the_training_ends_with_the_last_epoch(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "course-train-head-replacement")
     page.wait("find('th', 'loss').length", "the course")
-    page.picture(SCREENSHOTS / "course.png")
+    page.image(SCREENSHOTS / "course.png")
     done = page.run("find('td', null).map(one => one.textContent.trim()).filter(text => text.includes('/')).at(-1)")
     steps, _, of = done.partition("/")
     assert steps == of

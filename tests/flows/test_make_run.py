@@ -1,4 +1,4 @@
-"""`make run` as the README has it: the real pipeline in a fresh clone, from pictures to a model that is right.
+"""`make run` as the README has it: the real pipeline in a fresh clone, from images to a model that is right.
 
 Then the project's own tests pass in that clone, which has by now been used, and in a shell that is set up for something
 else.
@@ -33,8 +33,8 @@ QUICK_TESTS = (
     "tests/test_params.py",
     "tests/test_dvc_yaml.py",
     "tests/tasks/test_settings.py",
-    "tests/tasks/test_plan.py::test_limit_of_pictures_a_class_is_counted",
-    "tests/tasks/pictures/sources/test_s3_refusals.py::test_s3_works_again_with_the_credentials_file_renewed",
+    "tests/tasks/test_plan.py::test_limit_of_images_a_class_is_counted",
+    "tests/tasks/images/sources/test_s3_refusals.py::test_s3_works_again_with_the_credentials_file_renewed",
     "tests/flows/test_form.py",
     "tests/flows/test_pipeline.py::test_wrong_argument_is_told_in_words",
 )
@@ -126,7 +126,7 @@ def test_make_run_ends_well_and_names_what_is_there(used: Used) -> None:
     assert used.clone.left_over() == []
 
 
-def test_make_run_learns_what_held_out_pictures_show(used: Used) -> None:
+def test_make_run_learns_what_held_out_images_show(used: Used) -> None:
     test = used.metrics()["test"]
     assert test["n"] == A_SPLIT * len(CLASSES)
     right = round(test["accuracy"] * test["n"])
@@ -146,7 +146,7 @@ def test_exported_model_answers_files_with_the_accuracy_that_was_reported(used: 
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     right = sum(Path(row["path"]).parent.name == row["label"] for row in rows)
-    # A picture between two classes may fall to the other one: features are kept in 16 bits.
+    # An image between two classes may fall to the other one: features are kept in 16 bits.
     assert right == pytest.approx(used.metrics()["test"]["accuracy"] * len(rows), abs=1.01)
 
 

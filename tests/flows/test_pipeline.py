@@ -82,9 +82,9 @@ def test_run_is_shown_with_progress_and_metrics(
     api = served_project[1]
     progress = api.artifact("progress-train-feature-extraction")
     assert progress["data"] == 100.0
-    assert "3/3 pictures" in progress["description"]
+    assert "3/3 images" in progress["description"]
     assert "loss 0.25" in progress["description"]
-    assert '"pictures": "3/3"' in api.artifact("course-train-feature-extraction")["data"]
+    assert '"images": "3/3"' in api.artifact("course-train-feature-extraction")["data"]
     assert "| train@feature_extraction | " in api.artifact("plan")["data"]
     table = api.artifact("metrics")["data"]
     assert "**feature_extraction** | modern | 0.8750 (n = 200) | 0.8000 to 0.9000 | 0.5000" in table
@@ -179,7 +179,7 @@ def test_mendable_failure_is_not_retried_and_its_message_comes_last(project: Pro
     code, text = project.run(*PIPELINE)
     assert code == 2, text
     assert project.ran() == ["ingest", "prepare"]
-    assert text.rstrip().endswith("SourceError: prepare has no pictures.\n  Give it some.")
+    assert text.rstrip().endswith("SourceError: prepare has no images.\n  Give it some.")
     assert "\nStageError: stage prepare failed" in text
     assert "dvc --wait-for-lock repro --single-item prepare" in text
     assert "Traceback" not in text

@@ -313,7 +313,7 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
     for machine in both:
         machine.behave(TRAIN, "mend")
     estate.api.finish(run_id, "FAILED")
-    estate.api.wait_for_log(run_id, f"SourceError: {TRAIN} has no pictures.\n  Give it some.")
+    estate.api.wait_for_log(run_id, f"SourceError: {TRAIN} has no images.\n  Give it some.")
     assert len(estate.attempts(run_id)) == 1
 
     for machine in both:

@@ -50,7 +50,7 @@ class Server:
 
     def report(self, run: UUID) -> dict[str, Any]:
         if self.ids[run] == BROKEN:
-            return {"failure": ["no pictures", "", "", True]}
+            return {"failure": ["no images", "", "", True]}
         return {"entry": {"cmd": "python"}, "costs": []} if self.completed else {"beat": 1}
 
     def _state(self, stage: str) -> State[Any]:
@@ -87,6 +87,6 @@ def test_result_that_came_just_before_another_stage_failed_is_kept(
     (tmp_path / "params.yaml").touch()
     place = Place(tmp_path, Deployed(tmp_path, "manual", "0" * 40, "test", print))
     pool = placement._Pool("gpu", load_settings(PARAMS.parent).run, place)
-    with pytest.raises(StageFailed, match="no pictures"):
+    with pytest.raises(StageFailed, match="no images"):
         pool.run([FAST, BROKEN])
     assert merged == [FAST]

@@ -1,4 +1,4 @@
-"""Whole stages on small pictures, for the tests of the stages."""
+"""Whole stages on small images, for the tests of the stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Change = Callable[..., Settings]
 
 
 def settings_for(change: Change, source: Path | str, *assignments: str) -> Settings:
-    """Settings for small sets: shards of four pictures, no entropy limit."""
+    """Settings for small sets: shards of four images, no entropy limit."""
     small = ("prepare.shard_size=4", "prepare.min_entropy_bits=0", "prepare.validation_fraction=0.25")
     return change(f"source.uri={source}", *small, "prepare.test_fraction=0.25", *assignments)
 

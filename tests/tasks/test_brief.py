@@ -20,7 +20,7 @@ def test_brief_shows_the_mistakes_of_the_workspace(tmp_path: Path) -> None:
     evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
     text = brief.run(tmp_path, {"Plan": "http://localhost/plan"})
     assert text.count("data:image/jpeg") == 3
-    assert "**50.0\u00a0%** of 10 held-out pictures" in text
+    assert "**50.0\u00a0%** of 10 held-out images" in text
     assert text.endswith("- Plan: [http://localhost/plan](http://localhost/plan)")
     assert "SECRET" not in text
 
@@ -41,7 +41,7 @@ def test_brief_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_p
     assert brief.run(tmp_path) == text
 
 
-def test_brief_goes_without_pictures_that_are_not_here(tmp_path: Path) -> None:
+def test_brief_goes_without_images_that_are_not_here(tmp_path: Path) -> None:
     evaluate.run(make_settings(), make_workspace(tmp_path, RIGHT))
     (tmp_path / "data/prepared/shards").rename(tmp_path / "elsewhere")
     assert "3 more are in the report." in brief.run(tmp_path)

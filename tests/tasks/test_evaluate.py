@@ -17,8 +17,8 @@ import pytest
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.evaluate import FEATURES, PREPARED, Summary, remove_stale, run
 from tasks.files import read_json, write_json
-from tasks.pictures.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
-from tasks.pictures.shards import write_shard
+from tasks.images.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
+from tasks.images.shards import write_shard
 from tasks.program import COSTS_FOLDER
 from tasks.settings import Settings, load_settings
 from tasks.vgg.head import Dense, Head
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 STRATEGIES = ("feature_extraction", "head_replacement")
 PLOTS = ("confusion", "calibration", "per_class")
 Right = dict[str, float]
-"""Split -> share of its pictures that a strategy names right."""
+"""Split -> share of its images that a strategy names right."""
 
 
 def make_settings(strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3) -> Settings:
@@ -42,9 +42,9 @@ def make_settings(strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: 
 def make_workspace(
     workspace: Path, right: dict[str, Right], classes: tuple[str, ...] = ("ants", "bees"), a_split: int = 10
 ) -> Path:
-    """Write what the earlier stages leave: pictures, their features, one trained head a strategy.
+    """Write what the earlier stages leave: images, their features, one trained head a strategy.
 
-    A picture's features are the logits that the strategies are to give, side by side; each head picks its own.
+    An image's features are the logits that the strategies are to give, side by side; each head picks its own.
     """
     examples, features = [], []
     for split in ("train", "validation", "test"):
@@ -62,7 +62,7 @@ def make_workspace(
         write_shard(folder, rows, array, "test")
     write_examples(prepared, examples)
     write_quarantine(prepared, [Quarantined("x.jpg", "00", classes[0], "truncated", "ends early")])
-    source = {"uri": "s3://key:SECRET@host/pictures"}
+    source = {"uri": "s3://key:SECRET@host/images"}
     counts = {"discovered": 32, "accepted": 30, "quarantined": 1, "excluded": {"hidden": 1}, "source": source}
     write_json(prepared / "summary.json", {**counts, "quarantined_by_code": {"truncated": 1}})
     _train(workspace, right, classes, examples, data)
@@ -97,7 +97,7 @@ def read(workspace: Path, name: str) -> Any:
     return read_json(workspace / "reports" / name)
 
 
-def test_evaluate_reports_the_held_out_pictures(tmp_path: Path) -> None:
+def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
     summary = run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
     assert summary == Summary("feature_extraction", 0.8, 0.490162, 0.943318, 10, 1)
     assert "80.0" in str(summary)
@@ -110,7 +110,7 @@ def test_evaluate_reports_the_held_out_pictures(tmp_path: Path) -> None:
     assert metrics["strategies"]["feature_extraction"]["recipe"] == "modern"
 
 
-def test_evaluate_counts_pictures_by_class_and_split(tmp_path: Path) -> None:
+def test_evaluate_counts_images_by_class_and_split(tmp_path: Path) -> None:
     run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
     data = read(tmp_path, "evaluation.json")["data"]
     assert data["counts"] == {name: {"train": 5, "validation": 5, "test": 5} for name in ("ants", "bees")}
@@ -120,7 +120,7 @@ def test_evaluate_counts_pictures_by_class_and_split(tmp_path: Path) -> None:
 
 def test_evaluate_tells_the_source_without_credentials(tmp_path: Path) -> None:
     run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
-    assert read(tmp_path, "evaluation.json")["data"]["source"] == "s3://host/pictures"
+    assert read(tmp_path, "evaluation.json")["data"]["source"] == "s3://host/images"
     assert "SECRET" not in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
 
 
@@ -200,7 +200,7 @@ def test_evaluate_writes_formula_safe_csv(tmp_path: Path) -> None:
     assert "'" not in (tmp_path / "reports/plots/calibration.csv").read_text()
 
 
-def test_evaluate_writes_a_confusion_row_for_each_test_picture(tmp_path: Path) -> None:
+def test_evaluate_writes_a_confusion_row_for_each_test_image(tmp_path: Path) -> None:
     run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
     lines = (tmp_path / "reports/plots/confusion.csv").read_text().splitlines()
     assert lines[0] == "actual,predicted"
@@ -209,7 +209,7 @@ def test_evaluate_writes_a_confusion_row_for_each_test_picture(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_evaluate_without_held_out_pictures_says_what_to_do(tmp_path: Path, split: str) -> None:
+def test_evaluate_without_held_out_images_says_what_to_do(tmp_path: Path, split: str) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}}, a_split=2)
     if split == "test":
         write_examples(tmp_path / PREPARED, [one for one in read_examples(tmp_path / PREPARED) if one.split != "test"])
@@ -223,7 +223,7 @@ def test_evaluate_without_held_out_pictures_says_what_to_do(tmp_path: Path, spli
         run(make_settings(), tmp_path)
 
 
-def test_evaluate_refuses_a_model_of_other_pictures(tmp_path: Path) -> None:
+def test_evaluate_refuses_a_model_of_other_images(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
     moved = [one for one in read_examples(tmp_path / PREPARED) if one.split != "validation"]
     write_examples(tmp_path / PREPARED, moved)
@@ -245,7 +245,7 @@ def test_evaluate_imports_neither_tensorflow_nor_prefect_nor_pandas() -> None:
 
 def spoil(workspace: Path, strategy: str) -> None:
     folder = workspace / TRAINED / strategy
-    save_trained(folder, replace(load_trained(folder), problem="Collapsed: <b>every</b> picture gets the same answer."))
+    save_trained(folder, replace(load_trained(folder), problem="Collapsed: <b>every</b> image gets the same answer."))
 
 
 def test_model_that_collapsed_is_explained_and_never_champion(tmp_path: Path) -> None:

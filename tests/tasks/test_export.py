@@ -14,8 +14,8 @@ import pytest
 from tasks import export, ingest, prepare
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import read_json, write_json
-from tasks.pictures.manifest import read_examples, write_examples
-from tasks.pictures.shards import open_shards
+from tasks.images.manifest import read_examples, write_examples
+from tasks.images.shards import open_shards
 from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
@@ -42,8 +42,8 @@ FILES = {
 
 @pytest.fixture
 def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Path:
-    """A workspace after `evaluate`: prepared pictures, a trained head of random numbers, and its figures."""
-    settings = change(f"source.uri={source}", "prepare.min_entropy_bits=0", "export.parity_pictures=2")
+    """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its figures."""
+    settings = change(f"source.uri={source}", "prepare.min_entropy_bits=0", "export.parity_images=2")
     ingest.run(settings, workspace)
     prepare.run(settings, workspace)
     save_trained(workspace / TRAINED / "feature_extraction", trained_on(1024))
@@ -98,7 +98,7 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
 
 
 def undecided_on(features: np.ndarray) -> Head:
-    """A head whose answers lie about 0.5 and change fast: pictures all look alike to random layers."""
+    """A head whose answers lie about 0.5 and change fast: images all look alike to random layers."""
     kernel = np.random.default_rng(0).normal(0, 20, (16, 2)).astype(np.float32)
     plain = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
     probabilities = plain.probabilities(features).astype(np.float64).clip(1e-30)
@@ -147,10 +147,10 @@ def test_export_needs_a_champion(workspace: Path, change: Callable[..., Settings
         export.run(change(), workspace)
 
 
-def test_export_needs_held_out_pictures(tiny: Path, change: Callable[..., Settings]) -> None:
+def test_export_needs_held_out_images(tiny: Path, change: Callable[..., Settings]) -> None:
     prepared = tiny / prepare.PREPARED
     write_examples(prepared, [example for example in read_examples(prepared) if example.split != "test"])
-    with pytest.raises(IntegrityError, match="no held-out pictures"):
+    with pytest.raises(IntegrityError, match="no held-out images"):
         export.run(change(), tiny)
 
 

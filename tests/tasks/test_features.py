@@ -1,4 +1,4 @@
-"""Features: computed once for each picture and recipe, lost never, and gone with their picture."""
+"""Features: computed once for each image and recipe, lost never, and gone with their image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from safetensors.numpy import save_file
 from tasks import features, prepare
 from tasks.errors import IntegrityError, WeightsError
 from tasks.files import read_json
-from tasks.pictures.manifest import read_examples
-from tasks.pictures.shards import open_shards, read_header
+from tasks.images.manifest import read_examples
+from tasks.images.shards import open_shards, read_header
 from tasks.vgg import backbone, calibration, quantized
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
-from tests.conftest import contents, save_picture
+from tests.conftest import contents, save_image
 from tests.tasks.steps import (
     Change,
     identities,
@@ -46,7 +46,7 @@ def stored(workspace: Path) -> set[str]:
     return {row["key"] for header in open_shards(workspace / FOLDER).headers for row in header.rows}
 
 
-def test_features_are_those_of_the_picture_under_the_same_key(
+def test_features_are_those_of_the_image_under_the_same_key(
     workspace: Path, source: Path, change: Change, batches: list[int]
 ) -> None:
     wanted = settings_for(change, source, "features.batch_size=5")
@@ -55,14 +55,14 @@ def test_features_are_those_of_the_picture_under_the_same_key(
     assert (summary.extracted, summary.reused) == (24, 0)
     assert sum(batches) == 24
     assert max(batches) == 5
-    pictures, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    images, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
     assert stored(workspace) == keys_of(workspace)
     for key in keys_of(workspace):
-        expected = pictures.read([key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
+        expected = images.read([key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
         assert np.array_equal(found.read([key]), expected)
 
 
-def test_unchanged_pictures_are_not_extracted_again(
+def test_unchanged_images_are_not_extracted_again(
     workspace: Path, source: Path, change: Change, batches: list[int]
 ) -> None:
     wanted = settings_for(change, source)
@@ -76,12 +76,12 @@ def test_unchanged_pictures_are_not_extracted_again(
     assert identities(workspace / FOLDER, "*.safetensors") == files
 
 
-def test_new_pictures_alone_are_extracted(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+def test_new_images_alone_are_extracted(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
     files = identities(workspace / FOLDER, "*.safetensors")
-    save_picture(source / "ant" / "new.png", "ant", 99)
+    save_image(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
     summary = features.run(wanted, workspace)
     assert (summary.extracted, summary.reused) == (1, 24)
@@ -97,9 +97,7 @@ def test_relabelling_extracts_nothing(workspace: Path, source: Path, change: Cha
     assert features.run(wanted, workspace).extracted == 0
 
 
-def test_features_of_removed_pictures_are_gone(
-    workspace: Path, source: Path, change: Change, batches: list[int]
-) -> None:
+def test_features_of_removed_images_are_gone(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
@@ -159,43 +157,43 @@ def test_recipe_says_what_features_were_made_of(
 
 @pytest.fixture
 def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of the pictures that calibrations looked at."""
+    """Numbers of the images that calibrations looked at."""
     looked: list[int] = []
 
-    def measure(_: object, pictures: np.ndarray) -> tuple[float, ...]:
-        looked.append(len(pictures))
-        return (float(pictures.mean()),)
+    def measure(_: object, images: np.ndarray) -> tuple[float, ...]:
+        looked.append(len(images))
+        return (float(images.mean()),)
 
     monkeypatch.setattr(quantized, "measure_ranges", measure)
     return looked
 
 
 def computed_in_int8(workspace: Path) -> set[str]:
-    """Splits of the pictures whose features the tiny extractor has made in int8."""
-    pictures, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    """Splits of the images whose features the tiny extractor has made in int8."""
+    images, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
     splits: dict[bool, set[str]] = {True: set(), False: set()}
     for example in read_examples(workspace / prepare.PREPARED):
-        means = pictures.read([example.key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
+        means = images.read([example.key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
         splits[not np.array_equal(found.read([example.key]), means)].add(example.split)
     assert not splits[True] & splits[False]
     return splits[True]
 
 
-def test_int8_is_for_training_pictures_only_and_keeps_its_calibration(
+def test_int8_is_for_training_images_only_and_keeps_its_calibration(
     workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int]
 ) -> None:
     wanted = settings_for(change, source, "features.precision=int8")
     run_prepare(wanted, workspace)
-    assert str(features.run(wanted, workspace)).count("training pictures by onnxruntime in int8") == 1
+    assert str(features.run(wanted, workspace)).count("training images by onnxruntime in int8") == 1
     assert computed_in_int8(workspace) == {"train"}
     recipe = read_json(workspace / FOLDER / features.RECIPE)
     assert (recipe["precision"], recipe["training_precision"]) == ("float32", "int8")
     kept = read_json(workspace / FOLDER / features.CALIBRATION)
     train = {one.key for one in read_examples(workspace / prepare.PREPARED) if one.split == "train"}
-    assert set(kept["pictures"]) <= train
-    assert calibrations == [len(kept["pictures"])]
+    assert set(kept["images"]) <= train
+    assert calibrations == [len(kept["images"])]
     for number in range(99, 105):
-        save_picture(source / "ant" / f"{number}.png", "ant", number)
+        save_image(source / "ant" / f"{number}.png", "ant", number)
     run_prepare(wanted, workspace)
     assert features.run(wanted, workspace).extracted == 6
     assert computed_in_int8(workspace) == {"train"}
@@ -203,7 +201,7 @@ def test_int8_is_for_training_pictures_only_and_keeps_its_calibration(
     assert read_json(workspace / FOLDER / features.CALIBRATION) == kept
 
 
-def test_int8_switched_off_computes_training_pictures_anew_and_nothing_else(
+def test_int8_switched_off_computes_training_images_anew_and_nothing_else(
     workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int]
 ) -> None:
     run_prepare(settings_for(change, source), workspace)
@@ -243,16 +241,16 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
     features.run(wanted, workspace)
     validation = sum(one.split == "validation" for one in read_examples(workspace / prepare.PREPARED))
     assert checked == [validation]
-    assert f"int8 for training pictures: {'yes' if passed else 'no'}, because" in capsys.readouterr().out
+    assert f"int8 for training images: {'yes' if passed else 'no'}, because" in capsys.readouterr().out
     assert computed_in_int8(workspace) == splits
-    save_picture(source / "ant" / "new.png", "ant", 99)
+    save_image(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
     assert features.run(wanted, workspace).extracted == 1
     assert computed_in_int8(workspace) == splits
     assert len(checked) == 1
 
 
-def test_damaged_pictures_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+def test_damaged_images_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     victim = min((workspace / prepare.SHARDS).iterdir())
@@ -262,7 +260,7 @@ def test_damaged_pictures_are_refused(workspace: Path, source: Path, change: Cha
         features.run(wanted, workspace)
 
 
-def test_missing_pictures_say_what_to_run(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
+def test_missing_images_say_what_to_run(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     with pytest.raises(IntegrityError, match="dvc repro"):
         features.run(wanted, workspace)

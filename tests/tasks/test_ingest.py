@@ -1,4 +1,4 @@
-"""Ingest: everything at the source is accounted for; bytes are packed once and go when their picture goes."""
+"""Ingest: everything at the source is accounted for; bytes are packed once and go when their image goes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tasks import ingest
 from tasks.errors import SourceError
 from tasks.files import sha256_hex
-from tasks.pictures.manifest import read_discovered
-from tasks.pictures.packs import index_packs
-from tasks.pictures.sources import Item, Listing
-from tests.conftest import contents, fill_source, save_picture
+from tasks.images.manifest import read_discovered
+from tasks.images.packs import index_packs
+from tasks.images.sources import Item, Listing
+from tests.conftest import contents, fill_source, save_image
 from tests.tasks.steps import Change, identities, kill_program, settings_for
 
 
@@ -37,12 +37,12 @@ def raw(workspace: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packs of about four pictures: the setting's smallest is a megabyte."""
+    """Packs of about four images: the setting's smallest is a megabyte."""
     write = ingest.write_packs
-    monkeypatch.setattr(ingest, "write_packs", lambda folder, pictures, _: write(folder, pictures, 10_000))
+    monkeypatch.setattr(ingest, "write_packs", lambda folder, images, _: write(folder, images, 10_000))
 
 
-def test_ingest_packs_every_picture(workspace: Path, source: Path, change: Change) -> None:
+def test_ingest_packs_every_image(workspace: Path, source: Path, change: Change) -> None:
     summary = ingest.run(settings_for(change, source), workspace)
     assert (summary.discovered, summary.excluded, summary.packed, summary.reused) == (24, 0, 24, 0)
     assert packed(workspace) == at_source(source)
@@ -61,18 +61,18 @@ def test_unchanged_source_packs_nothing(workspace: Path, source: Path, change: C
 
 
 @pytest.mark.usefixtures("small_packs")
-def test_new_pictures_leave_the_old_packs_untouched(workspace: Path, source: Path, change: Change) -> None:
+def test_new_images_leave_the_old_packs_untouched(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     ingest.run(wanted, workspace)
     files = identities(workspace / ingest.RAW, "*.tar")
-    save_picture(source / "ant" / "new.png", "ant", 99)
+    save_image(source / "ant" / "new.png", "ant", 99)
     summary = ingest.run(wanted, workspace)
     assert (summary.packed, summary.reused) == (1, 24)
     assert files.items() <= identities(workspace / ingest.RAW, "*.tar").items()
 
 
 @pytest.mark.usefixtures("small_packs")
-def test_removed_pictures_are_gone_from_the_packs(workspace: Path, source: Path, change: Change) -> None:
+def test_removed_images_are_gone_from_the_packs(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     ingest.run(wanted, workspace)
     removed = source / "bee" / "003.png"
@@ -208,7 +208,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
 def test_many_small_packs_are_joined(workspace: Path, source: Path, change: Change) -> None:
     settings = settings_for(change, source)
     for number in range(ingest.MAX_SMALL_PACKS + 3):
-        save_picture(source / "ant" / f"new{number}.png", "ant", 1000 + number)
+        save_image(source / "ant" / f"new{number}.png", "ant", 1000 + number)
         ingest.run(settings, workspace)
         assert packed(workspace) == at_source(source)
     assert len(list((workspace / ingest.RAW).glob("*.tar"))) < 5
@@ -242,7 +242,7 @@ def test_missing_source_leaves_what_is_packed(workspace: Path, source: Path, cha
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_every_entry_is_a_picture_or_excluded(
+def test_every_entry_is_a_image_or_excluded(
     workspace: Path, change: Change, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     source = tmp_path_factory.mktemp("source")

@@ -12,9 +12,9 @@ import pytest
 
 from tasks import ingest, plan
 from tasks.errors import SourceError
-from tasks.pictures.sources.listing import Listing
+from tasks.images.sources.listing import Listing
 from tasks.settings import Settings, load_settings
-from tests.conftest import PROJECT, contents, save_picture
+from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.runs.repository import init_dvc
 
 Change = Callable[..., Settings]
@@ -36,13 +36,13 @@ def row(text: str, stage: str) -> list[str]:
 
 def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source: Path, change: Change) -> None:
     text = plan.run(change(f"source.uri={source}"), repository).text
-    assert text.startswith(f"Source {source}: 24 pictures, 24 new, 0 gone.")
+    assert text.startswith(f"Source {source}: 24 images, 24 new, 0 gone.")
     assert row(text, "ingest") == ["ingest", "runs", "24", "unknown", "unknown", "it has never run"]
     assert row(text, "features") == ["features", "runs", "24", "unknown", "unknown", "it has never run"]
     assert row(text, "export")[:3] == ["export", "runs", "-"]
 
 
-def test_limit_of_pictures_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
+def test_limit_of_images_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
     text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), repository).text
     assert row(text, "prepare")[2] == "10"
 
@@ -52,14 +52,14 @@ def test_plan_after_ingest_tells_new_gone_and_what_must_be_read_again(
 ) -> None:
     settings = change(f"source.uri={source}")
     ingest.run(settings, repository)
-    save_picture(source / "ant" / "900.png", "ant", 900)
+    save_image(source / "ant" / "900.png", "ant", 900)
     (source / "bee" / "000.jpg").unlink()
     found = plan.read_news(settings, repository)
     assert found is not None
     assert (found.total, found.new, found.gone, found.unversioned) == (24, 1, 1, 23)
 
 
-def test_pictures_that_are_in_the_cache_only_are_known(repository: Path, source: Path, change: Change) -> None:
+def test_images_that_are_in_the_cache_only_are_known(repository: Path, source: Path, change: Change) -> None:
     settings = change(f"source.uri={source}")
     ingest.run(settings, repository)
     subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=repository, check=True)
@@ -87,7 +87,7 @@ def test_source_whose_bytes_alone_tell_is_not_known(repository: Path, source: Pa
 
 
 def test_label_that_was_changed_in_a_table_is_seen(repository: Path, source: Path, change: Change) -> None:
-    table = source.parent / "pictures.csv"
+    table = source.parent / "images.csv"
     lines = [f"{path.relative_to(source.parent)},{path.parent.name}" for path in sorted(source.rglob("*.*"))]
     table.write_text("\n".join(["path,label", *lines]))
     settings = change(f"source.uri={table}")

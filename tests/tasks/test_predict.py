@@ -1,4 +1,4 @@
-"""The program `predict`: a row for every picture in the order of the input, whatever is wrong with it."""
+"""The program `predict`: a row for every image in the order of the input, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from PIL import Image
 from tasks import predict
 from tasks.errors import PredictError
 from tasks.files import sha256_hex, write_bytes, write_json
-from tasks.pictures.decoding import decode
-from tasks.predict import find_pictures, main, predict_files, to_line
+from tasks.images.decoding import decode
+from tasks.predict import find_images, main, predict_files, to_line
 
 CLASSES = ("red", "grün")
 
@@ -71,7 +71,7 @@ def test_predict_gives_rows_in_the_order_of_the_input(model: Path, tmp_path: Pat
     rows = scored(model, red, text, tmp_path / "missing.png", green, red)
     assert [row["path"] for row in rows] == [red, str(text), str(tmp_path / "missing.png"), green, red]
     assert [row.get("label") for row in rows] == ["red", None, None, "grün", "red"]
-    assert rows[1]["error"].startswith("not_a_picture: ")
+    assert rows[1]["error"].startswith("not_a_image: ")
     assert rows[2]["error"] == "unreadable: No such file or directory"
     assert set(rows[0]) == {"path", "label", "probability", "probabilities"}
     assert rows[0]["probability"] == rows[0]["probabilities"]["red"] == max(rows[0]["probabilities"].values())
@@ -99,7 +99,7 @@ def test_predict_walks_folders_in_order_and_stays_inside(tmp_path: Path) -> None
     (root / "in.png").symlink_to(root / "c.png")
     (root / "loop").symlink_to(root)
     (root / "broken.png").symlink_to(root / "nowhere")
-    found = [os.path.relpath(path, root) for path in find_pictures(str(root))]
+    found = [os.path.relpath(path, root) for path in find_images(str(root))]
     assert found == ["c.png", "in.png", "a/z.png", "a/b/y.png", "d/x.png"]
 
 
@@ -119,19 +119,19 @@ def test_predict_survives_names_and_files_of_all_kinds(model: Path, tmp_path: Pa
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_predict_reports_a_picture_that_goes_while_it_waits(
+def test_predict_reports_a_image_that_goes_while_it_waits(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [paint(tmp_path / f"{number}.png", (200, 0, 0)) for number in range(5)]
     look = predict._look
 
     def look_and_change(path: str) -> Any:
-        picture = look(path)
+        image = look(path)
         if path == paths[1]:
             Path(path).unlink()
         if path == paths[3]:
             paint(Path(path), (0, 200, 0))
-        return picture
+        return image
 
     monkeypatch.setattr(predict, "_look", look_and_change)
     rows = scored(model, paths[0], "missing", *paths[1:])
@@ -175,12 +175,12 @@ def test_predict_program_exits_2_when_all_are_bad_or_none_is_there(model: Path, 
     done = run("--model", model, "nowhere")
     assert done.returncode == 2
     assert json.loads(done.stdout)["path"] == "nowhere"
-    assert b"None of the 1 pictures could be scored" in done.stderr
+    assert b"None of the 1 images could be scored" in done.stderr
     assert b"Traceback" not in done.stderr
     (tmp_path / "empty").mkdir()
     done = run("--model", model, tmp_path / "empty")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"No picture was found" in done.stderr
+    assert b"No image was found" in done.stderr
 
 
 def test_predict_program_does_without_tensorflow(model: Path, tmp_path: Path) -> None:

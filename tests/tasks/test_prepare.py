@@ -1,4 +1,4 @@
-"""Prepare: discovered = accepted + quarantined + excluded, only new pictures are decoded, and no picture moves."""
+"""Prepare: discovered = accepted + quarantined + excluded, only new images are decoded, and no image moves."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from PIL import Image
 from tasks import ingest, prepare
 from tasks.errors import DataError, IntegrityError
 from tasks.files import read_json, sha256_hex
-from tasks.pictures.decoding import decode
-from tasks.pictures.manifest import Discovered, read_duplicates, read_examples, read_quarantine
-from tasks.pictures.shards import open_shards, read_header
-from tests.conftest import contents, draw_picture, fill_source, save_picture
-from tests.tasks.pictures.encoding import encode, noise
+from tasks.images.decoding import decode
+from tasks.images.manifest import Discovered, read_duplicates, read_examples, read_quarantine
+from tasks.images.shards import open_shards, read_header
+from tests.conftest import contents, draw_image, fill_source, save_image
+from tests.tasks.images.encoding import encode, noise
 from tests.tasks.steps import Change, identities, kill_program, run_afresh, run_prepare, settings_for, twins
 
 
@@ -45,7 +45,7 @@ def codes(workspace: Path) -> dict[str, str]:
     return {row.path: row.code for row in read_quarantine(workspace / prepare.PREPARED)}
 
 
-def test_prepare_accepts_and_decodes_every_good_picture(workspace: Path, source: Path, change: Change) -> None:
+def test_prepare_accepts_and_decodes_every_good_image(workspace: Path, source: Path, change: Change) -> None:
     summary = run_prepare(settings_for(change, source), workspace)
     assert (summary.accepted, summary.decoded, summary.quarantined, summary.excluded) == (24, 24, 0, 0)
     shards = open_shards(workspace / prepare.SHARDS)
@@ -57,7 +57,7 @@ def test_prepare_accepts_and_decodes_every_good_picture(workspace: Path, source:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_picture_of_several_frames_is_flagged_in_the_manifest_and_the_report(
+def test_image_of_several_frames_is_flagged_in_the_manifest_and_the_report(
     kind: str, workspace: Path, source: Path, change: Change
 ) -> None:
     frames = [noise(seed=seed) for seed in range(2)]
@@ -67,8 +67,8 @@ def test_picture_of_several_frames_is_flagged_in_the_manifest_and_the_report(
     flagged = [path for path, found in notes.items() if "first_frame_of_several" in found]
     assert flagged == ["ant/several"]
     report = read_json(workspace / "reports/data.json")["notes"]
-    [listed] = [note["pictures"] for note in report if note["note"] == "first_frame_of_several"]
-    assert [picture["path"] for picture in listed] == flagged
+    [listed] = [note["images"] for note in report if note["note"] == "first_frame_of_several"]
+    assert [image["path"] for image in listed] == flagged
 
 
 def test_names_say_nothing_about_formats(workspace: Path, source: Path, change: Change) -> None:
@@ -121,7 +121,7 @@ def test_personal_metadata_stays_in_the_packs(
     assert "canary" not in output.out + output.err
 
 
-def test_unchanged_pictures_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:
+def test_unchanged_images_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     before, files = prepared(workspace), identities(workspace / prepare.SHARDS, "*")
@@ -131,12 +131,12 @@ def test_unchanged_pictures_are_not_decoded_again(workspace: Path, source: Path,
     assert identities(workspace / prepare.SHARDS, "*") == files
 
 
-def test_new_pictures_alone_are_decoded_and_no_other_moves(workspace: Path, source: Path, change: Change) -> None:
+def test_new_images_alone_are_decoded_and_no_other_moves(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     before, files = splits(workspace), identities(workspace / prepare.SHARDS, "*")
     for number in range(3):
-        save_picture(source / "ant" / f"new{number}.png", "ant", 100 + number)
+        save_image(source / "ant" / f"new{number}.png", "ant", 100 + number)
     summary = run_prepare(wanted, workspace)
     assert (summary.decoded, summary.reused) == (3, 24)
     assert before.items() <= splits(workspace).items()
@@ -154,7 +154,7 @@ def test_relabelling_and_renaming_decode_nothing(workspace: Path, source: Path, 
     assert (moved.label, moved.split) == ("bee", before["ant/000.jpg"])
 
 
-def test_removed_pictures_are_gone_from_the_shards(workspace: Path, source: Path, change: Change) -> None:
+def test_removed_images_are_gone_from_the_shards(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     path = source / "bee" / "003.png"
@@ -168,7 +168,7 @@ def test_removed_pictures_are_gone_from_the_shards(workspace: Path, source: Path
     assert not any(pixels in content or key.encode() in content for content in everything)
 
 
-def test_refused_pictures_are_quarantined_with_their_code(workspace: Path, source: Path, change: Change) -> None:
+def test_refused_images_are_quarantined_with_their_code(workspace: Path, source: Path, change: Change) -> None:
     good = (source / "ant" / "000.jpg").read_bytes()
     (source / "ant" / "cut.jpg").write_bytes(good[: len(good) // 2])
     (source / "bee" / "empty.png").write_bytes(b"")
@@ -177,10 +177,10 @@ def test_refused_pictures_are_quarantined_with_their_code(workspace: Path, sourc
     assert codes(workspace) == {
         "ant/cut.jpg": "truncated",
         "bee/empty.png": "empty_file",
-        "bee/page.jpg": "not_a_picture",
+        "bee/page.jpg": "not_a_image",
     }
     assert (summary.accepted, summary.quarantined) == (24, 3)
-    assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_a_picture": 1}
+    assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_a_image": 1}
 
 
 def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, source: Path, change: Change) -> None:
@@ -210,8 +210,8 @@ def test_duplicates_across_given_splits_stay_in_test_only(workspace: Path, tmp_p
     source = tmp_path / "source"
     fill_source(source / "train")
     for number, label in enumerate(("ant", "bee")):
-        save_picture(source / "test" / label / "1.png", label, 50 + number)
-        save_picture(source / "valid" / label / "1.png", label, 60 + number)
+        save_image(source / "test" / label / "1.png", label, 50 + number)
+        save_image(source / "valid" / label / "1.png", label, 60 + number)
     shutil.copy(source / "test" / "ant" / "1.png", source / "train" / "ant" / "leak.png")
     shutil.copy(source / "test" / "bee" / "1.png", source / "valid" / "bee" / "leak.png")
     shutil.copy(source / "valid" / "ant" / "1.png", source / "train" / "ant" / "leak2.png")
@@ -232,7 +232,7 @@ def test_validation_is_carved_from_train_where_test_is_given(workspace: Path, tm
     fill_source(source / "train")
     fill_source(source / "val", a_class=3)
     for path in (source / "val").rglob("*.*"):
-        draw_picture(path.parent.name, 100 + int(path.stem)).save(path)
+        draw_image(path.parent.name, 100 + int(path.stem)).save(path)
     run_prepare(settings_for(change, source), workspace)
     by_folder: dict[str, set[str]] = {"train": set(), "val": set()}
     for path_, split in splits(workspace).items():
@@ -240,12 +240,12 @@ def test_validation_is_carved_from_train_where_test_is_given(workspace: Path, tm
     assert by_folder == {"train": {"train", "validation"}, "val": {"test"}}
 
 
-def test_too_many_refused_pictures_stop_the_run(workspace: Path, source: Path, change: Change) -> None:
+def test_too_many_refused_images_stop_the_run(workspace: Path, source: Path, change: Change) -> None:
     for number in range(8):
         (source / "ant" / f"bad{number}.jpg").write_bytes(b"<html>%d" % number)
-    with pytest.raises(DataError, match=r"8 of 32 pictures were refused \(8 not_a_picture\)") as caught:
+    with pytest.raises(DataError, match=r"8 of 32 images were refused \(8 not_a_image\)") as caught:
         run_prepare(settings_for(change, source), workspace)
-    assert "ant/bad0.jpg: not_a_picture" in str(caught.value)
+    assert "ant/bad0.jpg: not_a_image" in str(caught.value)
     assert (
         run_prepare(settings_for(change, source, "prepare.max_quarantined_fraction=0.25"), workspace).quarantined == 8
     )
@@ -259,16 +259,16 @@ def test_class_that_is_too_small_stops_before_anything_is_decoded(
     run_prepare(wanted, workspace)
     before = prepared(workspace)
     for number in range(size):
-        save_picture(source / "cat" / f"{number}.png", "cat", number)
-    with pytest.raises(DataError, match=f"class 'cat': {size} different pictures, .*min_pictures_per_class is 4"):
+        save_image(source / "cat" / f"{number}.png", "cat", number)
+    with pytest.raises(DataError, match=f"class 'cat': {size} different images, .*min_images_per_class is 4"):
         run_prepare(wanted, workspace)
     assert prepared(workspace) == before
 
 
 def test_class_that_refusals_make_too_small_is_named(workspace: Path, source: Path, change: Change) -> None:
     for number in range(3):
-        save_picture(source / "cat" / f"{number}.png", "cat", number)
-    (source / "cat" / "bad.png").write_bytes(b"no picture")
+        save_image(source / "cat" / f"{number}.png", "cat", number)
+    (source / "cat" / "bad.png").write_bytes(b"no image")
     before = run_tables(workspace)
     with pytest.raises(DataError, match="class 'cat': 3 accepted"):
         run_prepare(settings_for(change, source), workspace)
@@ -329,7 +329,7 @@ def test_another_background_decodes_everything_again(workspace: Path, source: Pa
 
 
 def test_transparent_pixels_show_the_background_of_the_settings(workspace: Path, source: Path, change: Change) -> None:
-    clear = draw_picture("ant", 500).convert("RGBA")
+    clear = draw_image("ant", 500).convert("RGBA")
     clear.putalpha(0)
     (source / "ant" / "clear.png").write_bytes(encode(clear))
     run_prepare(settings_for(change, source, "prepare.background_rgb=[7, 8, 9]"), workspace)
@@ -364,7 +364,7 @@ def test_missing_pack_is_an_integrity_error(workspace: Path, source: Path, chang
     ingest.run(wanted, workspace)
     for pack in (workspace / ingest.RAW).glob("*.tar"):
         pack.unlink()
-    with pytest.raises(IntegrityError, match="24 pictures are in no pack"):
+    with pytest.raises(IntegrityError, match="24 images are in no pack"):
         prepare.run(wanted, workspace)
 
 
@@ -463,7 +463,7 @@ def test_ingest_and_prepare_give_the_same_bytes_in_every_process(workspace: Path
     shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
     for label in ("ant", "bee"):
         shutil.copy(source / label / "001.png", source / label / "copy.png")
-        (source / label / "no picture").write_text(label)
+        (source / label / "no image").write_text(label)
         (source / label / ".hidden").touch()
     settings_for(change, source, "prepare.max_quarantined_fraction=1")
     one, two = twins(workspace)
@@ -471,7 +471,7 @@ def test_ingest_and_prepare_give_the_same_bytes_in_every_process(workspace: Path
         run_afresh((one, two), stage)
         for folder in (ingest.RAW, prepare.PREPARED, prepare.REPORTS):
             assert contents(one / folder) == contents(two / folder), f"{stage} writes other files to {folder}"
-    assert {row.code for row in read_quarantine(one / prepare.PREPARED)} == {"label_conflict", "not_a_picture"}
+    assert {row.code for row in read_quarantine(one / prepare.PREPARED)} == {"label_conflict", "not_a_image"}
     assert len(read_duplicates(one / prepare.PREPARED)) == 2
 
 

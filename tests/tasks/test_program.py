@@ -16,7 +16,7 @@ import pytest
 from tasks import ingest
 from tasks.program import COSTS_FOLDER, MENDABLE, read_costs
 from tasks.settings import Settings
-from tests.conftest import PROJECT, contents, save_picture
+from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.steps import run_prepare
 
 PREAMBLE = """
@@ -29,7 +29,7 @@ from tasks.program import run_stage
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    pictures: int
+    images: int
 
 def run(settings, workspace):
 """
@@ -55,12 +55,12 @@ def finish(workspace: Path, body: str) -> tuple[int, str, str]:
 
 
 def test_stage_prints_its_summary_and_writes_its_costs(workspace: Path) -> None:
-    code, out, _ = finish(workspace, "return Summary(pictures=3)")
-    assert (code, out) == (0, "stage: Summary(pictures=3)\n")
+    code, out, _ = finish(workspace, "return Summary(images=3)")
+    assert (code, out) == (0, "stage: Summary(images=3)\n")
     costs = read_costs(workspace, "stage")
     always = {"seconds", "cpu_seconds", "peak_memory_mb"}
-    assert set(costs) == {"pictures", *always, "gpu_seconds", "peak_gpu_memory_mb", "energy_j", "energy_of"}
-    assert costs["pictures"] == 3
+    assert set(costs) == {"images", *always, "gpu_seconds", "peak_gpu_memory_mb", "energy_j", "energy_of"}
+    assert costs["images"] == 3
     assert costs["peak_memory_mb"] > 1
 
 
@@ -132,7 +132,7 @@ def test_stage_leaves_through_its_finally_blocks_when_it_is_stopped(
 
 def test_costs_are_json_that_others_can_read(workspace: Path) -> None:
     finish(workspace, "return Summary(7)")
-    assert json.loads((workspace / COSTS_FOLDER / "stage.json").read_text())["pictures"] == 7
+    assert json.loads((workspace / COSTS_FOLDER / "stage.json").read_text())["images"] == 7
 
 
 @pytest.mark.parametrize("stage", ["ingest", "prepare"])
@@ -141,7 +141,7 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
 ) -> None:
     small = ("prepare.min_entropy_bits=0", "prepare.shard_size=4", "prepare.test_fraction=0.3")
     run_prepare(change(f"source.uri={source}", *small), workspace)
-    save_picture(source / "ant" / "new.png", "ant", 99)
+    save_image(source / "ant" / "new.png", "ant", 99)
     if stage == "prepare":
         ingest.run(change(), workspace)
     before = contents(workspace / "data")

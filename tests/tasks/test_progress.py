@@ -37,7 +37,7 @@ def test_progress_file_tells_how_far_a_failed_stage_came(tmp_path: Path, monkeyp
     monkeypatch.setenv(PROGRESS_VARIABLE, str(file))
 
     def fail() -> None:
-        with Progress("features", 10, "pictures") as shown:
+        with Progress("features", 10, "images") as shown:
             shown.advance(4)
             raise ZeroDivisionError
 
@@ -51,7 +51,7 @@ def test_progress_writes_at_most_twice_a_second(
 ) -> None:
     file = tmp_path / "progress.json"
     monkeypatch.setenv(PROGRESS_VARIABLE, str(file))
-    with Progress("prepare", 100, "pictures") as shown:
+    with Progress("prepare", 100, "images") as shown:
         shown.advance(10)
         assert json.loads(file.read_text())["done"] == 0
         clock[0] += 0.5
@@ -60,7 +60,7 @@ def test_progress_writes_at_most_twice_a_second(
 
 
 def test_rate_counts_this_run_only(clock: list[float]) -> None:
-    with Progress("features", 100, "pictures", done=60) as shown:
+    with Progress("features", 100, "images", done=60) as shown:
         assert shown.state()["seconds_left"] is None
         clock[0] += 10
         shown.advance(20)
@@ -71,15 +71,15 @@ def test_rate_counts_this_run_only(clock: list[float]) -> None:
 def test_progress_line_is_plain_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
-    with Progress("features", 100, "pictures", done=60) as shown:
+    with Progress("features", 100, "images", done=60) as shown:
         clock[0] += 10
         shown.advance(20, details={"loss": 0.25})
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "features: 60/100 pictures"
-    assert lines[1] == "features: 80/100 pictures, 2.0 pictures/s, 0:10 left, loss 0.25"
+    assert lines[0] == "features: 60/100 images"
+    assert lines[1] == "features: 80/100 images, 2.0 images/s, 0:10 left, loss 0.25"
 
 
 def test_progress_of_nothing_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("prepare", 0, "pictures"):
+    with Progress("prepare", 0, "images"):
         pass
-    assert "0/0 pictures" in capsys.readouterr().err
+    assert "0/0 images" in capsys.readouterr().err

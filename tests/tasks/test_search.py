@@ -21,7 +21,7 @@ Change = Callable[..., Settings]
 @pytest.fixture
 def settings(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> Settings:
     use_tiny_extractor(monkeypatch)
-    source = fill_source(tmp_path / "pictures", 30)
+    source = fill_source(tmp_path / "images", 30)
     for number in range(0, 30, 4):  # labels that are wrong, so that there is something to choose
         one = sorted((source / "ant").iterdir())[number % 7]
         shutil.move(one, source / "bee" / f"wrong{number}{one.suffix}")
@@ -68,12 +68,12 @@ def test_what_is_written_is_what_training_then_takes(
     assert written.train.class_weight == best.class_weight
 
 
-def test_too_few_pictures_are_told(
+def test_too_few_images_are_told(
     workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_extractor(monkeypatch)
     wanted = settings_for(change, fill_source(tmp_path / "few", 4))
     run_prepare(wanted, workspace)
     features.run(wanted, workspace)
-    with pytest.raises(SettingsError, match="too few pictures for 5 folds"):
+    with pytest.raises(SettingsError, match="too few images for 5 folds"):
         search.run(wanted, workspace, minutes=1, trials=1)

@@ -100,7 +100,7 @@ def test_check_settings_lists_all_problems_with_what_was_received(workspace: Pat
 def test_check_settings_refuses_fractions_that_leave_nothing_to_train_on(workspace: Path) -> None:
     wrong = values(workspace)
     wrong["prepare"].update(validation_fraction=0.5, test_fraction=0.5)
-    with pytest.raises(SettingsError, match="must leave pictures to train on"):
+    with pytest.raises(SettingsError, match="must leave images to train on"):
         check_settings(wrong)
 
 
@@ -151,12 +151,12 @@ def test_load_settings_says_where_a_missing_file_was_looked_for(tmp_path: Path) 
 
 def test_change_settings_keeps_every_other_line(workspace: Path) -> None:
     before = (workspace / PARAMS_FILE).read_text().splitlines()
-    settings = change_settings(workspace, ["prepare.shard_size=32", "source.uri=my pictures/über"])
+    settings = change_settings(workspace, ["prepare.shard_size=32", "source.uri=my images/über"])
     after = (workspace / PARAMS_FILE).read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert [old.split(":")[0].strip() for old, _ in changed] == ["uri", "shard_size"]
     assert all("#" in new and old.split("#")[1] == new.split("#")[1] for old, new in changed)
-    assert (settings.prepare.shard_size, settings.source.uri) == (32, "my pictures/über")
+    assert (settings.prepare.shard_size, settings.source.uri) == (32, "my images/über")
     assert load_settings(workspace) == settings
 
 

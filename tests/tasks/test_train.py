@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from tasks import features, prepare, train
 from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
-from tasks.pictures.manifest import Example, read_examples, write_examples
-from tasks.pictures.shards import open_shards, write_shard
+from tasks.images.manifest import Example, read_examples, write_examples
+from tasks.images.shards import open_shards, write_shard
 from tasks.settings import ClassWeight
 from tasks.vgg.boundaries import inputs_of
 from tasks.vgg.examples import Split, make_split
@@ -134,7 +134,7 @@ def test_figures_of_a_candidate_are_those_of_its_round(workspace: Path, change: 
     assert figures["accuracy"] == pytest.approx(accuracy(probe.validation_probabilities, two.labels), abs=1e-6)
 
 
-def test_folds_don_t_depend_on_the_order_of_the_pictures(workspace: Path, change: Change) -> None:
+def test_folds_don_t_depend_on_the_order_of_the_images(workspace: Path, change: Change) -> None:
     fill(workspace, noise=1.0)
     examples = read_examples(workspace / prepare.PREPARED)
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
@@ -146,7 +146,7 @@ def test_folds_don_t_depend_on_the_order_of_the_pictures(workspace: Path, change
         assert theirs == pytest.approx(ours, abs=5e-3)
 
 
-def test_classes_of_fewer_pictures_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
+def test_classes_of_fewer_images_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
     train.run(change(), fill(workspace, a_split=6), STRATEGY)
     assert load_trained(workspace / TRAINED / STRATEGY).summary["chosen_on"] == "validation"
 
@@ -178,7 +178,7 @@ def test_model_says_what_its_features_were_made_of(workspace: Path, change: Chan
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_modern_refuses_features_that_are_no_numbers(workspace: Path, change: Change, poison: float) -> None:
-    with pytest.raises(TrainingError, match="features of 1 pictures are NaN or infinite"):
+    with pytest.raises(TrainingError, match="features of 1 images are NaN or infinite"):
         train.run(change(), fill(workspace, poison=poison), STRATEGY)
     assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
 

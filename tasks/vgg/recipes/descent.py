@@ -54,7 +54,7 @@ def train_by_descent(settings: Settings, material: Material, checkpoints: Path, 
         "history": curves,
         "phases": trained.notes,
         "precision": run.precision,
-        "starts_from": [start or "pictures" for start, *_ in run.feeds],
+        "starts_from": [start or "images" for start, *_ in run.feeds],
     }
     if probe and not any(note["best_epoch"] for note in trained.notes):  # nothing was better than the beginning
         outcome = conclude(probe, settings.train, material)
@@ -92,7 +92,7 @@ def set_up(
     feeds = []
     for phase in phases:
         start = phase.boundary if phase.boundary in kept["kept"] else None
-        reader = open_reader(strategy, start, sources.features, sources.pictures, settings.views)
+        reader = open_reader(strategy, start, sources.features, sources.images, settings.views)
         ones = np.ones(len(validation), np.float32)
         feeds.append(
             (

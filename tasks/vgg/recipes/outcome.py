@@ -48,7 +48,7 @@ def accuracy(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
 
 
 def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Floats:
-    """Weight of each example in the loss (n,): 1, or n / (classes x pictures of its class) (`balanced`)."""
+    """Weight of each example in the loss (n,): 1, or n / (classes x images of its class) (`balanced`)."""
     if weight == "none":
         return np.ones(len(labels), np.float32)
     counts = np.bincount(labels)

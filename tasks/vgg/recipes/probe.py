@@ -3,9 +3,9 @@
 It is all of `modern` feature extraction, and what `modern` fine-tuning begins with.
 
 Average and maximum pooling joined beat either alone, and unit length beats standardising, on small sets (K. Simonyan,
-A. Zisserman 2015, appendix B, use L2-normalised features). Bilinear pooling beats both where pictures are few: on
+A. Zisserman 2015, appendix B, use L2-normalised features). Bilinear pooling beats both where images are few: on
 ants/bees, 5x5 folds, 0.941 against 0.935, log loss 0.171 against 0.185. Pooling and strength of the regularisation are
-chosen by the log loss, which is steadier than accuracy: on the validation split, or, where pictures are few and one
+chosen by the log loss, which is steadier than accuracy: on the validation split, or, where images are few and one
 split of them is a matter of luck, on five folds of train + validation. With `refit_with_validation` the chosen head is
 then trained once more on train + validation.
 """
@@ -22,7 +22,7 @@ from dvclive import Live
 from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import TrainingError
-from tasks.pictures.splits import draw
+from tasks.images.splits import draw
 from tasks.progress import Progress
 from tasks.settings import ClassWeight, ModernRecipe, Train
 from tasks.vgg.answers import answer
@@ -134,7 +134,7 @@ def _require_finite(seen: Coordinates) -> None:
     broken = sum(int((~np.isfinite(values).all(axis=1)).sum()) for values in (seen.fitted, seen.measured))
     if broken:
         raise TrainingError(
-            f"The features of {broken} pictures are NaN or infinite. Compute them anew: "
+            f"The features of {broken} images are NaN or infinite. Compute them anew: "
             "rm -r data/features && dvc repro --force --single-item features"
         )
 
@@ -177,7 +177,7 @@ def _rounds(rules: ModernRecipe, train: Split, validation: Split) -> list[npt.ND
     if not few:
         return [np.arange(len(keys)) >= len(train)]
     fold = np.empty(len(keys), np.int64)
-    for label in np.unique(labels):  # in an order by content, so that it doesn't matter how pictures came
+    for label in np.unique(labels):  # in an order by content, so that it doesn't matter how images came
         places = sorted(np.flatnonzero(labels == label), key=lambda place: draw(f"probe:{keys[place]}", 0))
         fold[places] = np.arange(len(places)) % _FOLDS
     return [fold == number for number in range(_FOLDS)]

@@ -1,7 +1,7 @@
 """Checkpoints: where a training is, down to the step, in files that are whole or not there.
 
 A file holds arrays and JSON only, its name the start of the SHA-256 of its bytes. The one before is kept, so that a
-damaged file costs a stretch of training, not all of it. Checkpoints of other settings or other pictures are not used.
+damaged file costs a stretch of training, not all of it. Checkpoints of other settings or other images are not used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class State:
         phase: number of the phase.
         epoch: of the phase, counted from 0; epochs before it are done.
         step: of the epoch; steps before it are done.
-        sums: of the epoch so far: `loss` and `correct`, over all its pictures.
+        sums: of the epoch so far: `loss` and `correct`, over all its images.
         parts: pieces that a batch is cut into.
         history: a record for each finished epoch.
         best_loss: lowest validation loss of the phase; None: not measured yet.

@@ -1,4 +1,4 @@
-"""The examples of a split as gradient descent reads them: from kept features, or from pictures."""
+"""The examples of a split as gradient descent reads them: from kept features, or from images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.pictures.datasets import Reader, batches, steps_per_epoch
-from tasks.pictures.shards import Array, Shards, open_shards
-from tasks.pictures.views import AugmentedPictures, draw_views, view_id
+from tasks.images.datasets import Reader, batches, steps_per_epoch
+from tasks.images.shards import Array, Shards, open_shards
+from tasks.images.views import AugmentedImages, draw_views, view_id
 from tasks.settings import Views
 from tasks.vgg.boundaries import folder_of
 
@@ -74,10 +74,10 @@ class KeptFeatures:
         return found
 
 
-def open_reader(strategy: str, boundary: str | None, features: Path, pictures: Path, views: Views) -> Reader:
-    """What training reads: features kept at a boundary, or pictures (boundary None)."""
+def open_reader(strategy: str, boundary: str | None, features: Path, images: Path, views: Views) -> Reader:
+    """What training reads: features kept at a boundary, or images (boundary None)."""
     if boundary is None:
-        return AugmentedPictures(open_shards(pictures), views)
+        return AugmentedImages(open_shards(images), views)
     plain, augmented = (open_shards(features / folder_of(strategy, boundary, views=one)) for one in (False, True))
     return KeptFeatures(plain, augmented)
 

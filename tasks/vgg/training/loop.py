@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         phases: in their order.
-        feeds: for each phase where training starts (a boundary, or None: pictures), the train and the validation split.
+        feeds: for each phase where training starts (a boundary, or None: images), the train and the validation split.
         seed: of orders and views.
         precision: of the activations.
         devices: a tf.distribute strategy.
@@ -143,8 +143,8 @@ class _Phase:
             rate = rate_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
             loss, correct = self._steps.train(batch, rate)
             require_finite(loss, phase, state.epoch, state.step)
-            pictures = float((batch[2] > 0).sum())
-            state.sums = {"loss": state.sums["loss"] + loss * pictures, "correct": state.sums["correct"] + correct}
+            images = float((batch[2] > 0).sum())
+            state.sums = {"loss": state.sums["loss"] + loss * images, "correct": state.sums["correct"] + correct}
             state.step += 1
             state.parts = self._steps.parts
             self._progress.advance(details={"loss": loss})
@@ -197,7 +197,7 @@ class _Phase:
 
 
 def batch_size(phase: Phase, train: Feed) -> int:
-    """Pictures a step: never more than there are, since the rest of a batch would be padding."""
+    """Images a step: never more than there are, since the rest of a batch would be padding."""
     return min(phase.batch_size, len(train))
 
 

@@ -72,7 +72,7 @@ def build_network(
 
     Args:
         classifier: its weights.
-        start: a boundary whose features are the input; None: pictures are.
+        start: a boundary whose features are the input; None: images are.
         shape: of one input.
         unfrozen: blocks that train beside the head.
         precision: of the activations, `float32` or `bfloat16`.
@@ -99,6 +99,6 @@ def group_of(name: str) -> str:
     return name.split("_")[0]
 
 
-def picture_shape() -> tuple[int, int, int]:
-    """Of a prepared picture."""
+def image_shape() -> tuple[int, int, int]:
+    """Of a prepared image."""
     return IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3

@@ -1,7 +1,7 @@
 """AdamW with a rate for each layer, and a pull towards the weights that training began with.
 
 I. Loshchilov, F. Hutter: Decoupled Weight Decay Regularization, 2019; X. Li et al.: Explicit Inductive Bias for
-Transfer Learning (L2-SP), 2018: on few pictures the pretrained weights are a better place to be pulled to than zero.
+Transfer Learning (L2-SP), 2018: on few images the pretrained weights are a better place to be pulled to than zero.
 """
 
 from __future__ import annotations

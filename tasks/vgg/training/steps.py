@@ -1,4 +1,4 @@
-"""One step of training, on one device or on several, and answers for pictures.
+"""One step of training, on one device or on several, and answers for images.
 
 Every batch has one shape: what is missing in the last one is padding of weight 0, since another shape would be traced
 and planned anew. Over several devices a batch is cut in equal parts, gradients are summed before they are clipped, and
@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.errors import TrainingError
-from tasks.pictures.shards import Array
+from tasks.images.shards import Array
 from tasks.vgg.head import Floats, softmax
 from tasks.vgg.strategies import Phase
 from tasks.vgg.training.feeds import Batch
@@ -44,12 +44,12 @@ class Steps:
         self._update = tf.function(self._replica_update, autograph=False)
 
     def train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """One update; gives the batch's mean loss, nats, and how many of its pictures were answered right.
+        """One update; gives the batch's mean loss, nats, and how many of its images were answered right.
 
         The loss is NaN, too, when a gradient is no finite number: a relu can hide NaN from the loss.
 
         Raises:
-            TrainingError: the batch doesn't fit into the memory, not even picture by picture.
+            TrainingError: the batch doesn't fit into the memory, not even image by image.
         """
         inputs, labels, weights = batch
         scale = np.float32(1 / max(float(weights.sum()), 1e-12))
@@ -61,7 +61,7 @@ class Steps:
                 self.parts *= 2
                 if len(inputs) // self.parts < self._strategy.num_replicas_in_sync:
                     raise TrainingError(
-                        f"Not even {len(inputs) // self.parts * 2} pictures fit into the device's memory. "
+                        f"Not even {len(inputs) // self.parts * 2} images fit into the device's memory. "
                         'Train less of the network: make run SET="train.modern.progressive.blocks=1"'
                     ) from None
                 print(
@@ -74,7 +74,7 @@ class Steps:
         return loss if math.isfinite(norm) else math.nan, correct
 
     def answer(self, batches: Iterable[Batch]) -> Floats:
-        """Probabilities (n, classes) of all pictures that are no padding."""
+        """Probabilities (n, classes) of all images that are no padding."""
         found = []
         for inputs, _, weights in batches:
             logits = np.concatenate([self._run_logits(part) for part in np.array_split(inputs, self.parts)])

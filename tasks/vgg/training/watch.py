@@ -24,7 +24,7 @@ def chance_loss(labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32])
 
 
 def is_at_chance(train_loss: float, chance: float, probabilities: Floats) -> bool:
-    """Whether an epoch's network knows nothing: its loss is that of chance, and it gives every picture one class."""
+    """Whether an epoch's network knows nothing: its loss is that of chance, and it gives every image one class."""
     return train_loss >= _NEAR_CHANCE * chance and len(np.unique(probabilities.argmax(axis=1))) == 1
 
 
@@ -32,7 +32,7 @@ def explain_collapse(phase: Phase, epoch: int, epochs_at_chance: int, loss: floa
     """What happened, why, and what to do."""
     rate = max(phase.rates.values())
     return (
-        f"Collapsed: since epoch {epoch - epochs_at_chance + 1} of the phase {phase.name!r} every picture gets the "
+        f"Collapsed: since epoch {epoch - epochs_at_chance + 1} of the phase {phase.name!r} every image gets the "
         f"same answer, and the loss stays at {loss:.3f} (knowing nothing gives {chance:.3f}). Adam moves each weight "
         f"by about the learning rate ({rate:g}), however small its gradient; that is more than pretrained convolutions "
         "bear, above all below a head that knows nothing yet. This model is not exported. Train the head first and "
@@ -49,7 +49,7 @@ def require_finite(loss: float, phase: Phase, epoch: int, step: int) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"The loss became {loss} in step {step + 1} of epoch {epoch + 1}, phase {phase.name!r}; the last finite "
-            "weights are in the checkpoint, nothing was exported. If the pictures' features are sound, lower the "
+            "weights are in the checkpoint, nothing was exported. If the images' features are sound, lower the "
             f'rate: make run SET="{_rate_setting(phase)}={max(phase.rates.values()) / 10:g}"'
         )
 

@@ -1,4 +1,4 @@
-"""The brief: right numbers, pictures inside it, a bounded size, and nothing acted upon that came from data."""
+"""The brief: right numbers, images inside it, a bounded size, and nothing acted upon that came from data."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ TABLE = ("table", "thead", "tbody", "tr", "th", "td")
 FILES = {"Report": "reports/report.html", "Server": "http://localhost/artifacts"}
 
 
-def pictures(evaluation: dict[str, Any]) -> list[np.ndarray]:
+def images(evaluation: dict[str, Any]) -> list[np.ndarray]:
     random = np.random.default_rng(1)
     return [random.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in evaluation["mistakes"]]
 
 
-def images(markdown: str, kind: str) -> list[bytes]:
+def data_of(markdown: str, kind: str) -> list[bytes]:
     return [base64.b64decode(data) for data in re.findall(rf"\(data:{kind};base64,([^)]+)\)", markdown)]
 
 
 def test_brief_tells_the_champions_figures() -> None:
     evaluation = make_evaluation(["ant", "bee", "cat"], strategies=2)
-    text = render_brief(evaluation, pictures(evaluation), FILES)
+    text = render_brief(evaluation, images(evaluation), FILES)
     test = evaluation["strategies"][evaluation["champion"]]["test"]
-    assert f"**{percent(test['accuracy'])}** of {test['n']} held-out pictures" in text
+    assert f"**{percent(test['accuracy'])}** of {test['n']} held-out images" in text
     assert f"| **{evaluation['champion']}** | modern | {percent(test['accuracy'])} |" in text
     assert "`reports/report.html`" in text
     assert "[http://localhost/artifacts](http://localhost/artifacts)" in text
 
 
-def test_every_mistake_is_shown_as_a_small_picture_without_metadata() -> None:
+def test_every_mistake_is_shown_as_a_small_image_without_metadata() -> None:
     evaluation = make_evaluation(["ant", "bee", "cat"])
     assert evaluation["mistakes"]
-    text = render_brief(evaluation, pictures(evaluation), {})
-    shown = [Image.open(io.BytesIO(data)) for data in images(text, "image/jpeg")]
+    text = render_brief(evaluation, images(evaluation), {})
+    shown = [Image.open(io.BytesIO(data)) for data in data_of(text, "image/jpeg")]
     assert len(shown) == len(evaluation["mistakes"])
-    assert all(max(picture.size) == brief.THUMBNAIL_PX and not picture.getexif() for picture in shown)
+    assert all(max(image.size) == brief.THUMBNAIL_PX and not image.getexif() for image in shown)
 
 
-def test_picture_keeps_its_colours() -> None:
+def test_image_keeps_its_colours() -> None:
     red = np.zeros((50, 50, 3), np.uint8)
     red[..., 0] = 200
     data = base64.b64decode(thumbnail(red).partition(",")[2])
@@ -68,33 +68,33 @@ def test_brief_is_bounded_however_many_mistakes_and_classes_there_are(n_classes:
     evaluation = make_evaluation([f"class {number}" for number in range(n_classes)], n=3 * n_classes)
     one = {"actual": "x" * 300, "predicted": "y", "probability": 0.9}
     evaluation["mistakes"] = [one] * 200
-    text = render_brief(evaluation, pictures(evaluation), FILES)
-    shown = len(images(text, "image/jpeg"))
+    text = render_brief(evaluation, images(evaluation), FILES)
+    shown = len(data_of(text, "image/jpeg"))
     assert len(text.encode()) < 1.01 * MAX_BYTES
     assert 0 < shown < 200
     assert f"{200 - shown} more are in the report." in text
 
 
-def test_brief_without_the_pictures_says_how_many_there_are() -> None:
+def test_brief_without_the_images_says_how_many_there_are() -> None:
     evaluation = make_evaluation(["ant", "bee"])
     text = render_brief(evaluation, [], {})
     assert f"{len(evaluation['mistakes'])} more are in the report." in text
-    assert images(text, "image/jpeg") == []
+    assert data_of(text, "image/jpeg") == []
 
 
 def test_brief_of_a_model_without_mistakes_says_so() -> None:
     evaluation = make_evaluation(["ant", "bee"])
     evaluation["mistakes"] = []
-    assert "every held-out picture is answered right" in render_brief(evaluation, [], {})
+    assert "every held-out image is answered right" in render_brief(evaluation, [], {})
 
 
 def test_hostile_names_stay_text() -> None:
     evaluation = make_evaluation(HOSTILE, n=400)
-    text = render_brief(evaluation, pictures(evaluation), {})
+    text = render_brief(evaluation, images(evaluation), {})
     page = Page(MarkdownIt().enable("table").render(text))
     assert {tag for tag, _ in page.elements} <= {"h1", "h2", "p", "strong", "img", *TABLE}
     assert {name for _, attributes in page.elements for name in attributes} <= {"src", "alt", "style"}
     assert not {"\u202e", "\x1b", "\x00"} & set("".join(page.text))
-    drawn = images(text, r"image/svg\+xml")[0].decode()
+    drawn = data_of(text, r"image/svg\+xml")[0].decode()
     elements = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()}
     assert elements == {"svg", "rect", "text"}

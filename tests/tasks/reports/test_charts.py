@@ -29,7 +29,7 @@ def test_heat_map_draws_only_cells_that_count() -> None:
     kinds = [rect.get("class") for rect in root.iter("rect")]
     assert (kinds.count("hit"), kinds.count("miss")) == (2, 1)
     titles = [title.text for title in root.iter("title")]
-    assert "1 of 4 pictures of b: answered a" in titles
+    assert "1 of 4 images of b: answered a" in titles
 
 
 def test_heat_map_of_300_classes_is_well_formed() -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tasks.files import read_json
-from tasks.pictures.decoding import Code
-from tasks.pictures.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, write_examples
-from tasks.pictures.selection import Selection
-from tasks.pictures.shards import Shards, read_header, write_shard
+from tasks.images.decoding import Code
+from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, write_examples
+from tasks.images.selection import Selection
+from tasks.images.shards import Shards, read_header, write_shard
 from tasks.reports import data_page
 from tasks.reports.data_page import Previous, describe_data, read_previous, render_data_page, thumbnail_keys
 from tests.conftest import PROJECT
@@ -38,13 +38,13 @@ def plain() -> list[Example]:
 
 
 class Found:
-    """A source with accepted, quarantined and left out pictures; counts are made from them."""
+    """A source with accepted, quarantined and left out images; counts are made from them."""
 
     def __init__(self, examples: list[Example]) -> None:
         self.examples = examples
         self.quarantined: list[Quarantined] = []
         self.duplicates: list[Duplicate] = []
-        self.about: dict[str, Any] = {"uri": "https://me:secret@host/pictures?token=x"}
+        self.about: dict[str, Any] = {"uri": "https://me:secret@host/images?token=x"}
 
     def discovered(self) -> list[Discovered]:
         rows = [Discovered(one.path, one.label, None, one.key, None) for one in self.examples]
@@ -165,7 +165,7 @@ def test_page_from_the_file_is_the_same() -> None:
 def test_headline_balances_and_shows_no_credentials() -> None:
     text = text_of(planted().describe())
     assert "13 = 7 + 4 + 2" in text
-    assert "https://host/pictures" in text
+    assert "https://host/images" in text
     assert "secret" not in text
     assert "names no licence" in text
 
@@ -173,7 +173,7 @@ def test_headline_balances_and_shows_no_credentials() -> None:
 def test_licence_of_the_source_is_shown() -> None:
     found = planted()
     found.about["licence"] = "CC BY 4.0"
-    assert "Licence of the pictures: CC BY 4.0" in text_of(found.describe())
+    assert "Licence of the images: CC BY 4.0" in text_of(found.describe())
 
 
 @pytest.mark.parametrize(("ants", "told"), [(2, "Every class has"), (4, "2.0 to 1"), (8, "train.class_weight")])
@@ -197,7 +197,7 @@ def test_planted_trouble_is_listed_and_nothing_else() -> None:
     conflicts = description["label_conflicts"]
     assert [row["path"] for row in conflicts["listed"]] == ["ant/both.jpg", "bee/both.jpg", "bee/else.jpg"]
     assert [row["path"] for row in description["duplicates"]["listed"]] == ["ant/leak.jpg", "ant/0.jpg", "ant/copy.jpg"]
-    notes = {row["note"]: [one["path"] for one in row["pictures"]] for row in description["notes"]}
+    notes = {row["note"]: [one["path"] for one in row["images"]] for row in description["notes"]}
     assert notes == {"dark": ["bee/dim.jpg"], "exif_oriented": ["bee/dim.jpg"]}
     text = text_of(description)
     names = "ant/0 ant/1 ant/3 ant/copy ant/leak ant/cut ant/both bee/both bee/else bee/dim"
@@ -244,14 +244,14 @@ def test_every_reason_has_its_meaning_beside_it(reason: str) -> None:
 
 
 def test_excluded_reasons_are_those_that_the_sources_give() -> None:
-    texts = "".join(path.read_text("utf-8") for path in (PROJECT / "tasks/pictures").rglob("*.py"))
+    texts = "".join(path.read_text("utf-8") for path in (PROJECT / "tasks/images").rglob("*.py"))
     texts += (PROJECT / "tasks/ingest.py").read_text("utf-8")
     assert [reason for reason in EXCLUDED if f'"{reason}"' not in texts] == []
     given = re.findall(r'return (?:[\w() ,]+, )?"([a-z]+_[a-z_]+)"', texts) + re.findall(r'reason ?= ?"(\w+)"', texts)
     assert {"outside_class_folders", "invalid_name", "duplicate_member"} <= set(given) <= set(EXCLUDED)
 
 
-def test_clean_pictures_show_nothing() -> None:
+def test_clean_images_show_nothing() -> None:
     description = Found(plain()).describe()
     text = text_of(description)
     told = ("Nothing: every entry", "No label conflicts", "No duplicates", "Nothing to look at")
@@ -267,7 +267,7 @@ def test_long_lists_are_cut_and_counted() -> None:
     assert description["duplicates"]["n"] == 41
     assert len(description["duplicates"]["listed"]) == data_page.LISTED_PAIRS
     assert description["duplicates"]["listed"][0]["path"] == "ant/z.jpg"
-    assert [(row["n"], len(row["pictures"])) for row in description["notes"]] == [(9, data_page.THUMBNAILS_A_NOTE)]
+    assert [(row["n"], len(row["images"])) for row in description["notes"]] == [(9, data_page.THUMBNAILS_A_NOTE)]
     assert "the first 24 of 41" in text_of(description)
 
 
@@ -293,24 +293,24 @@ def test_changes_are_counted_by_class_and_split() -> None:
         ("quarantined", "truncated"): (0, 1),
     }
     text = text_of(now.describe(before.as_previous()))
-    assert "1 picture has another class than before" in text
-    assert "No picture moved to another split" in text
+    assert "1 image has another class than before" in text
+    assert "No image moved to another split" in text
 
 
-def test_moved_and_renamed_pictures_are_told() -> None:
+def test_moved_and_renamed_images_are_told() -> None:
     now = Found([replace(plain()[0], split="test"), replace(plain()[1], path="ant/new.jpg"), *plain()[2:]])
     description = now.describe(Found(plain()).as_previous())
     assert (description["changes"]["moved"], description["changes"]["renamed"]) == (1, 1)
     assert "in another split" in text_of(description)
 
 
-def test_rerun_on_the_same_pictures_keeps_what_changed_before() -> None:
+def test_rerun_on_the_same_images_keeps_what_changed_before() -> None:
     first = planted().describe(Found(plain()[1:]).as_previous())
     assert first["changes"]["added"]
     assert planted().describe(planted().as_previous(report=first)) == first
 
 
-def test_report_of_other_pictures_is_not_carried_over() -> None:
+def test_report_of_other_images_is_not_carried_over() -> None:
     first = planted().describe(Found(plain()[1:]).as_previous())
     back = Found(plain()).describe(planted().as_previous(report=first))
     assert back["changes"]["removed"] == {"bee": {"train": 1, "validation": 0, "test": 0}}
@@ -318,7 +318,7 @@ def test_report_of_other_pictures_is_not_carried_over() -> None:
 
 
 @pytest.mark.parametrize("report", [{}, {"version": "other"}, {"changes": {"added": {}}}])
-def test_lost_report_of_the_same_pictures_says_that_nothing_changed(report: dict[str, Any]) -> None:
+def test_lost_report_of_the_same_images_says_that_nothing_changed(report: dict[str, Any]) -> None:
     text = text_of(planted().describe(planted().as_previous(report=report)))
     assert "Nothing changed." in text
 
@@ -340,5 +340,5 @@ def test_report_is_written_with_the_pixels_that_there_are(tmp_path: Path) -> Non
     write_examples(tmp_path, found.examples)
     assert read_json(tmp_path / "reports" / "data.json") == description
     html = (tmp_path / "reports" / "data.html").read_text()
-    assert [image["alt"] for image in Page(html).all("img")] == ["A picture of bee"] * 2
+    assert [image["alt"] for image in Page(html).all("img")] == ["An image of bee"] * 2
     assert read_previous(tmp_path, tmp_path / "reports").report == description

@@ -32,7 +32,7 @@ Answers = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 @st.composite
 def answers(draw: st.DrawFn) -> Answers:
-    """Random probabilities, labels (classes without pictures are likely) and class names."""
+    """Random probabilities, labels (classes without images are likely) and class names."""
     n_classes, n = draw(st.integers(2, 7)), draw(st.integers(1, 60))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     labels = random.integers(0, draw(st.integers(1, n_classes)), n)
@@ -90,13 +90,13 @@ def test_measure_says_null_for_an_absent_class() -> None:
     assert figures["balanced_accuracy"] == 1.0
 
 
-def test_measure_refuses_no_pictures() -> None:
+def test_measure_refuses_no_images() -> None:
     with pytest.raises(DataError, match="test_fraction"):
         measure(np.empty((0, 2)), np.empty(0, int), ("a", "b"))
 
 
 def test_measure_refuses_what_is_no_number() -> None:
-    with pytest.raises(TrainingError, match="1 of 2 pictures"):
+    with pytest.raises(TrainingError, match="1 of 2 images"):
         measure(np.array([[np.nan, 1.0], [0.5, 0.5]]), np.array([0, 1]), ("a", "b"))
 
 
@@ -126,7 +126,7 @@ def test_compare_paired_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]
     assert compare_paired(second, first)["p_value"] == result["p_value"]
 
 
-def test_compare_paired_survives_many_pictures() -> None:
+def test_compare_paired_survives_many_images() -> None:
     first = np.zeros(20_000, bool)
     first[:11_000] = True
     assert 0 <= compare_paired(first, ~first)["p_value"] < 1e-40
@@ -134,7 +134,7 @@ def test_compare_paired_survives_many_pictures() -> None:
 
 @given(answers())
 @settings(max_examples=40, deadline=None)
-def test_calibration_counts_every_picture_in_its_bin(case: Answers) -> None:
+def test_calibration_counts_every_image_in_its_bin(case: Answers) -> None:
     probabilities, labels, _ = case
     rows = calibration(probabilities, labels)
     assert sum(row["n"] for row in rows) == len(labels)

@@ -133,8 +133,8 @@ def test_without_credentials_leaves_paths_alone() -> None:
     assert without_credentials("s3://key:secret@host/b") == "s3://host/b"
 
 
-def test_model_card_carries_the_licence_of_the_pictures() -> None:
-    own = "The rights in the pictures are their owners'"
+def test_model_card_carries_the_licence_of_the_images() -> None:
+    own = "The rights in the images are their owners'"
     data = {"accepted": 1, "quarantined": 0, "excluded": {}, "counts": {}}
     about = {"licence": "CC BY 4.0 <b>", "citation": "E. Alpaydin", "unknown": "not shown"}
     text = card(["a", "b"], data=data | {"about": about})

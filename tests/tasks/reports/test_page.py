@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 
 def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data: Any) -> dict[str, Any]:
-    """An evaluation as `tasks.evaluate` writes it, with made-up answers; the last class has no test picture."""
+    """An evaluation as `tasks.evaluate` writes it, with made-up answers; the last class has no test image."""
     random = np.random.default_rng(0)
     labels = random.integers(0, max(1, len(classes) - 1), n)
     named: dict[str, Any] = {}
@@ -121,8 +121,8 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
 
 
 def render(evaluation: dict[str, Any]) -> str:
-    pictures = [np.full((224, 224, 3), 40 * number, np.uint8) for number in range(len(evaluation["mistakes"]))]
-    return render_page(evaluation, pictures)
+    images = [np.full((224, 224, 3), 40 * number, np.uint8) for number in range(len(evaluation["mistakes"]))]
+    return render_page(evaluation, images)
 
 
 def hostile_evaluation(classes: list[str]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_page_loads_nothing_from_outside(classes: list[str]) -> None:
     assert "@import" not in "".join(page.style)
 
 
-def test_page_forbids_all_but_inline_styles_and_data_pictures() -> None:
+def test_page_forbids_all_but_inline_styles_and_data_images() -> None:
     metas = Page(render(make_evaluation(["a", "b"]))).all("meta")
     policies = [meta["content"] for meta in metas if "http-equiv" in meta]
     assert len(policies) == 1
@@ -185,20 +185,20 @@ def test_page_tells_the_headline() -> None:
     test = evaluation["strategies"]["strategy_0"]["test"]
     text = "".join(Page(render(evaluation)).text)
     assert "ants, bees or wasps?" in text
-    assert f"{test['correct']} of 60 pictures" in text
+    assert f"{test['correct']} of 60 images" in text
     assert f"{100 * test['accuracy_ci95'][0]:.1f}\u00a0%" in text
     assert "Visual Geometry Group, University of Oxford" in text
     assert "CC BY 4.0" in text
 
 
-def test_page_pictures_are_small_jpegs_without_metadata() -> None:
-    images = Page(render(make_evaluation(["a", "b", "c"]))).all("img")
-    assert images
-    assert all(image["alt"] for image in images)
-    picture = Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").split(",")[1])))
-    assert picture.format == "JPEG"
-    assert picture.size == (224, 224)
-    assert not picture.getexif()
+def test_page_images_are_small_jpegs_without_metadata() -> None:
+    shown = Page(render(make_evaluation(["a", "b", "c"]))).all("img")
+    assert shown
+    assert all(image["alt"] for image in shown)
+    image = Image.open(io.BytesIO(base64.b64decode((shown[0]["src"] or "").split(",")[1])))
+    assert image.format == "JPEG"
+    assert image.size == (224, 224)
+    assert not image.getexif()
 
 
 def test_page_tables_have_headers_with_scopes() -> None:

@@ -52,12 +52,12 @@ def test_torn_lines_of_the_history_are_left_out(tmp_path: Path) -> None:
         ([(0, 2.0)], 10, None),
     ],
 )
-def test_expectation_grows_with_the_pictures(runs: Any, new: int, expected: float | None) -> None:
+def test_expectation_grows_with_the_images(runs: Any, new: int, expected: float | None) -> None:
     history = [entry(seconds=seconds, extracted=n, reused=0) for n, seconds in runs]
     assert expected_seconds(history, "features", new) == (None if expected is None else pytest.approx(expected))
 
 
-def test_expectation_of_a_stage_without_pictures_is_the_median_of_its_last_runs() -> None:
+def test_expectation_of_a_stage_without_images_is_the_median_of_its_last_runs() -> None:
     history = [entry("export", seconds) for seconds in (99, 1, 2, 3, 4, 5)] + [entry("evaluate", 50)]
     assert expected_seconds(history, "export", None) == 3
     assert expected_seconds(history, "train@fine_tuning", None) is None

@@ -20,8 +20,8 @@ def metrics(low: float, high: float, champion: str = "fine_tuning") -> dict[str,
 def test_accuracy_that_is_clearly_lower_is_told_with_both_figures() -> None:
     text = describe_drop(metrics(0.9, 0.96), metrics(0.7, 0.8, "progressive"))
     assert text is not None
-    assert "from 0.9300 (95 % interval 0.9000 to 0.9600, 100 pictures) (fine_tuning)" in text
-    assert "to 0.7500 (95 % interval 0.7000 to 0.8000, 100 pictures) (progressive)" in text
+    assert "from 0.9300 (95 % interval 0.9000 to 0.9600, 100 images) (fine_tuning)" in text
+    assert "to 0.7500 (95 % interval 0.7000 to 0.8000, 100 images) (progressive)" in text
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_nothing_runs_when_nothing_changed() -> None:
     assert plan_text(steps, SAME, Path("/")).endswith("Nothing to do.")
 
 
-def test_new_pictures_run_everything_for_the_new_ones_only() -> None:
+def test_new_images_run_everything_for_the_new_ones_only() -> None:
     source = SourceNews("here", total=110, new=10, gone=0, rearranged=True, unversioned=0)
     steps = make_plan(graph(), source, history())
     assert verdicts(steps) == ["runs"] * 5
@@ -55,7 +55,7 @@ def test_new_pictures_run_everything_for_the_new_ones_only() -> None:
     assert [step.disk_mb for step in steps] == pytest.approx([5.0, 5.0, 5.0, 50.0, 50.0])
 
 
-def test_pictures_that_are_gone_run_everything_but_compute_no_picture() -> None:
+def test_images_that_are_gone_run_everything_but_compute_no_image() -> None:
     steps = make_plan(graph(), SourceNews("here", 90, 0, 10, True, 0), history())
     assert verdicts(steps) == ["runs"] * 5
     assert [step.new for step in steps[:3]] == [0, 0, 0]
@@ -68,8 +68,8 @@ def test_changed_setting_runs_its_stage_and_what_follows() -> None:
     assert steps[4].why == "reads what comes from train@x"
 
 
-def test_changed_code_may_concern_every_picture() -> None:
-    steps = make_plan(graph(prepare=("changed: tasks/pictures",)), SAME, history())
+def test_changed_code_may_concern_every_image() -> None:
+    steps = make_plan(graph(prepare=("changed: tasks/images",)), SAME, history())
     assert (steps[1].new, steps[1].at_most) == (100, True)
     assert (steps[2].verdict, steps[2].new) == ("runs", 0)
 
@@ -81,14 +81,14 @@ def test_source_whose_bytes_alone_tell_makes_no_promise() -> None:
     assert "if all that may run does" in text
 
 
-def test_other_labels_of_the_same_pictures_run_everything_but_compute_no_picture() -> None:
+def test_other_labels_of_the_same_images_run_everything_but_compute_no_image() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, True, 0), history())
     assert verdicts(steps) == ["runs"] * 5
     assert steps[0].why == "labels, splits, groups, or what is left out are others"
     assert [step.new for step in steps[:3]] == [0, 0, 0]
 
 
-def test_source_that_was_not_listed_leaves_the_pictures_unknown() -> None:
+def test_source_that_was_not_listed_leaves_the_images_unknown() -> None:
     steps = make_plan(graph(), None, history())
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
     assert [step.new for step in steps[:3]] == [None] * 3
@@ -96,7 +96,7 @@ def test_source_that_was_not_listed_leaves_the_pictures_unknown() -> None:
     assert "time unknown, disk unknown" in plan_text(steps, None, Path("/"))
 
 
-def test_first_run_without_history_knows_the_pictures_but_no_time() -> None:
+def test_first_run_without_history_knows_the_images_but_no_time() -> None:
     never = [StageChanges(one.stage, one.after, one.always, True, ("it has never run",), None) for one in graph()]
     steps = make_plan(never, SourceNews("here", 100, 100, 0, True, 0), [])
     assert verdicts(steps) == ["runs"] * 5

@@ -130,7 +130,7 @@ print("last words")
 def test_supervise_shows_the_progress_of_the_child(tmp_path: Path) -> None:
     code = """
         from tasks.progress import Progress
-        with Progress("features", 2, "pictures") as progress:
+        with Progress("features", 2, "images") as progress:
             progress.advance(2, {"loss": 0.5})
     """
     _, _, states = run(tmp_path, code)

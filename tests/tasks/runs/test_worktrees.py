@@ -199,7 +199,7 @@ def test_folder_uses_the_cache_the_remotes_and_the_credentials_of_the_clone(root
     assert list((root / ".dvc/cache/files").rglob("*"))
 
 
-@pytest.mark.parametrize("name", ["pictures", "inside/pictures"])
+@pytest.mark.parametrize("name", ["images", "inside/images"])
 def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, name: str) -> None:
     (root / name).mkdir(parents=True)
     (root / name / "a.jpg").write_text("a")

@@ -59,9 +59,9 @@ def test_preprocess_is_that_of_keras_eagerly_and_in_a_dataset() -> None:
     import keras
     import tensorflow as tf
 
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
-    theirs = keras.applications.vgg16.preprocess_input(pictures.copy())
-    np.testing.assert_allclose(preprocess(pictures), theirs, atol=1e-4)
-    np.testing.assert_allclose(preprocess(tf.constant(pictures)).numpy(), theirs, atol=1e-4)
-    mapped = tf.data.Dataset.from_tensor_slices(pictures).map(preprocess)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
+    theirs = keras.applications.vgg16.preprocess_input(images.copy())
+    np.testing.assert_allclose(preprocess(images), theirs, atol=1e-4)
+    np.testing.assert_allclose(preprocess(tf.constant(images)).numpy(), theirs, atol=1e-4)
+    mapped = tf.data.Dataset.from_tensor_slices(images).map(preprocess)
     np.testing.assert_allclose(np.stack(list(mapped.as_numpy_iterator())), theirs, atol=1e-4)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.pictures.manifest import Example
+from tasks.images.manifest import Example
 from tasks.settings import Settings
 from tasks.vgg.boundaries import Rates, candidates, decide, share_below, wanted_rows
 from tasks.vgg.strategies import BLOCK_NAMES, plan_phases
@@ -68,7 +68,7 @@ def test_disk_and_wishes_are_heeded(change: Callable[..., Settings]) -> None:
     assert not kept(1e12, "never")
 
 
-def test_rows_are_the_pictures_and_the_views_that_training_reads(change: Callable[..., Settings]) -> None:
+def test_rows_are_the_images_and_the_views_that_training_reads(change: Callable[..., Settings]) -> None:
     settings = change(ALL, "views.count=2")
     train, validation, test = (example.key for example in examples())
     rows = wanted_rows(examples(), settings, [("progressive", "block4_pool"), ("head_replacement", "block5_pool")])

@@ -22,7 +22,7 @@ def test_small_rounding_passes_and_says_how_sure_that_is() -> None:
     features, labels = some_features()
     verdict = check(features, np.round(features * 64) / 64, labels)
     assert verdict.passed
-    assert "of 200 validation pictures" in verdict.reason
+    assert "of 200 validation images" in verdict.reason
     assert "log loss higher by" in verdict.reason
 
 
@@ -33,26 +33,26 @@ def test_harm_is_seen() -> None:
     assert not check(features, -features, labels).passed
 
 
-def test_few_pictures_tell_nothing() -> None:
+def test_few_images_tell_nothing() -> None:
     features, labels = some_features(98)
     verdict = check(features, features, labels)
     assert not verdict.passed
-    assert verdict.reason == "98 validation pictures are too few to tell whether int8 costs accuracy"
+    assert verdict.reason == "98 validation images are too few to tell whether int8 costs accuracy"
     assert not check(features[:0], features[:0], []).passed
     assert not check(np.tile(features, (2, 1)), np.tile(features, (2, 1)), ["ant"] * 196).passed
 
 
-def test_classes_of_less_than_a_picture_a_fold_are_left_out() -> None:
+def test_classes_of_less_than_a_image_a_fold_are_left_out() -> None:
     features, labels = some_features()
     rare = ["cat"] * 4
     verdict = check(np.vstack([features, features[:4]]), np.vstack([features, features[:4]]), labels + rare)
-    assert "of 200 validation pictures" in verdict.reason
+    assert "of 200 validation images" in verdict.reason
     assert verdict.passed
 
 
-def test_calibration_looks_at_the_same_pictures_whatever_their_order(monkeypatch) -> None:
-    monkeypatch.setattr(quantized, "measure_ranges", lambda _, pictures: (float(pictures.sum()),))
-    monkeypatch.setattr(calibration, "PICTURES", 2)
+def test_calibration_looks_at_the_same_images_whatever_their_order(monkeypatch) -> None:
+    monkeypatch.setattr(quantized, "measure_ranges", lambda _, images: (float(images.sum()),))
+    monkeypatch.setattr(calibration, "IMAGES", 2)
 
     def read(keys: tuple[str, ...]) -> np.ndarray:
         return np.array([int(key) for key in keys])

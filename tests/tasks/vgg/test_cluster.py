@@ -16,10 +16,10 @@ from tasks.vgg.weights import load_weights
 ENGINE = Engine("ncnn", "float32")
 
 
-def pictures(count: int) -> Iterator[tuple[str, Pixels]]:
+def images(count: int) -> Iterator[tuple[str, Pixels]]:
     random = np.random.default_rng(0)
     for number in range(count):
-        yield f"picture {number}", random.integers(0, 255, (224, 224, 3), dtype=np.uint8)
+        yield f"image {number}", random.integers(0, 255, (224, 224, 3), dtype=np.uint8)
 
 
 @pytest.mark.slow
@@ -28,8 +28,8 @@ def pictures(count: int) -> Iterator[tuple[str, Pixels]]:
 def test_extract_on_ray_equals_one_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     weights = load_weights()
-    here = list(extract_here(ENGINE, weights, ("block5_pool",), pictures(5), 2))
-    there = list(extract_on_ray(ENGINE, weights, ("block5_pool",), pictures(5), 2))
+    here = list(extract_here(ENGINE, weights, ("block5_pool",), images(5), 2))
+    there = list(extract_on_ray(ENGINE, weights, ("block5_pool",), images(5), 2))
     assert [key for key, _ in there] == [key for key, _ in here]
     for (_, one), (_, other) in zip(here, there, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -45,4 +45,4 @@ def test_extract_on_ray_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
     with pytest.raises(SettingsError, match="extra `ray`"):
-        list(extract_on_ray(ENGINE, {}, ("block5_pool",), pictures(1), 1))
+        list(extract_on_ray(ENGINE, {}, ("block5_pool",), images(1), 1))

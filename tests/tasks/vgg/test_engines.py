@@ -1,4 +1,4 @@
-"""Engines: which one is chosen, how pictures are batched, and that all of them compute VGG16."""
+"""Engines: which one is chosen, how images are batched, and that all of them compute VGG16."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_batches_keep_the_order_and_the_last_partial_one(count: int) -> None:
     assert found == [(f"key{number}", number) for number in range(count)]
 
 
-def test_features_come_back_under_the_key_of_their_picture() -> None:
-    batch = pictures(3)
+def test_features_come_back_under_the_key_of_their_image() -> None:
+    batch = images(3)
     named = [(f"key{number}", batch[number]) for number in (2, 0, 1)]
     found = list(extract_here(NCNN, random_weights(), ("block1_pool",), named, 2))
     assert [key for key, _ in found] == ["key2", "key0", "key1"]
@@ -108,7 +108,7 @@ def test_features_come_back_under_the_key_of_their_picture() -> None:
     assert all(np.array_equal(features, expected[int(key[-1])]) for key, (features,) in found)
 
 
-def pictures(count: int) -> np.ndarray:
+def images(count: int) -> np.ndarray:
     """Noise at several scales, so that edges of every size are there."""
     rng = np.random.default_rng(1)
     coarse = rng.integers(0, 256, (count, 28, 28, 3)).repeat(8, axis=1).repeat(8, axis=2)
@@ -123,21 +123,21 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_ncnn_gives_every_boundary_in_keras_layout(boundary: str) -> None:
     extract = build_extractor(NCNN, random_weights(), (boundary,), 2)
-    (features,) = extract(pictures(2))
+    (features,) = extract(images(2))
     assert (features.shape, features.dtype) == ((2, *boundary_shape(boundary)), np.float16)
     assert np.isfinite(features).all()
 
 
-def test_ncnn_gives_the_same_for_a_picture_alone_and_in_a_batch() -> None:
+def test_ncnn_gives_the_same_for_a_image_alone_and_in_a_batch() -> None:
     extract = build_extractor(NCNN, random_weights(), ("block3_pool",), 3)
-    batch = pictures(3)
+    batch = images(3)
     assert np.array_equal(extract(batch)[0][2], extract(batch[2:])[0][0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [NCNN, Engine("tensorflow", "float32")], ids=str)
 def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engine) -> None:
-    batch, wanted = pictures(2), ("block1_pool", "block2_pool", "block5_pool")
+    batch, wanted = images(2), ("block1_pool", "block2_pool", "block5_pool")
     together = build_extractor(engine, random_weights(), wanted, 2)(batch)
     for boundary, found in zip(wanted, together, strict=True):
         (alone,) = build_extractor(engine, random_weights(), (boundary,), 2)(batch)
@@ -146,14 +146,14 @@ def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engin
 
 @pytest.fixture(scope="module")
 def ranges() -> tuple[float, ...]:
-    """Calibrated on one picture."""
-    return measure_ranges(random_weights(), pictures(1))
+    """Calibrated on one image."""
+    return measure_ranges(random_weights(), images(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["block1_pool", "block5_pool"])
 def test_int8_gives_every_boundary_in_keras_layout_the_same_each_time(ranges: tuple[float, ...], boundary: str) -> None:
-    batch, engine = pictures(2), Engine("onnxruntime", "int8", ranges)
+    batch, engine = images(2), Engine("onnxruntime", "int8", ranges)
     (features,) = build_extractor(engine, random_weights(), (boundary,), 2)(batch)
     assert (features.shape, features.dtype) == ((2, *boundary_shape(boundary)), np.float16)
     (again,) = build_extractor(engine, random_weights(), (boundary,), 1)(batch[1:])
@@ -171,8 +171,8 @@ def test_int8_products_of_two_cannot_pass_16_bits(ranges: tuple[float, ...]) -> 
 
 @pytest.fixture(scope="module")
 def published() -> tuple[np.ndarray, Extract]:
-    """Four pictures, and ncnn with the published weights."""
-    return pictures(4), build_extractor(NCNN, load_weights(), ("block5_pool",), 4)
+    """Four images, and ncnn with the published weights."""
+    return images(4), build_extractor(NCNN, load_weights(), ("block5_pool",), 4)
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_ncnn_agrees_with_vgg16_of_keras(published: tuple[np.ndarray, Extract]) 
 
 @pytest.mark.slow
 @pytest.mark.weights
-def test_int8_agrees_with_float_on_pictures_it_was_not_calibrated_on(published: tuple[np.ndarray, Extract]) -> None:
+def test_int8_agrees_with_float_on_images_it_was_not_calibrated_on(published: tuple[np.ndarray, Extract]) -> None:
     batch, extract = published
     weights = load_weights()
     engine = Engine("onnxruntime", "int8", measure_ranges(weights, batch[:2]))
@@ -218,7 +218,7 @@ def test_tensorflow_agrees_with_ncnn_also_on_a_partial_batch(
 
 def test_engines_are_told_apart_by_their_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would pass if both sides were fed wrongly: the input must come from `preprocess`."""
-    batch = pictures(1)
+    batch = images(1)
     (right,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 1)(batch)
     monkeypatch.setattr(engines, "preprocess", lambda rgb: preprocess(rgb[..., ::-1]))
     (wrong,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 1)(batch)

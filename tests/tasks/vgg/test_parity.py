@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tasks.errors import ExportError
-from tasks.pictures.decoding import decode
-from tasks.pictures.manifest import Example
+from tasks.images.decoding import decode
+from tasks.images.manifest import Example
 from tasks.vgg.parity import Checks, FreshProcess, choose, compare, variants
 
 CLASSES = ("ant", "bee")
@@ -35,7 +35,7 @@ def test_choose_takes_each_class_in_turn_whatever_the_order() -> None:
     assert len(choose(examples, 99)) == 8
 
 
-def test_variants_are_the_picture_in_both_formats_and_turned() -> None:
+def test_variants_are_the_image_in_both_formats_and_turned() -> None:
     rows, columns = np.mgrid[0:120, 0:200]
     smooth = Image.fromarray(np.stack([rows, columns, rows], axis=2).astype(np.uint8))
     buffer = io.BytesIO()
@@ -55,7 +55,7 @@ def test_compare_gives_the_largest_difference() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[0.7, 0.3], [0.2, 0.8], [np.nan, 0.2]])
-def test_compare_names_format_picture_and_both_answers(wrong: list[float]) -> None:
+def test_compare_names_format_image_and_both_answers(wrong: list[float]) -> None:
     with pytest.raises(ExportError) as caught:
         compare("LiteRT", np.array([[0.8, 0.2], wrong]), checks())
     message = str(caught.value)
@@ -81,11 +81,11 @@ def test_fresh_process_ends_with_its_caller() -> None:
         child = fresh._child
         assert child.poll() is None
     assert child.poll() is not None
-    assert not Path(fresh._pictures.name).exists()
+    assert not Path(fresh._images.name).exists()
 
 
 @pytest.mark.slow
-def test_fresh_process_compares_labels_and_counts_refused_pictures(tmp_path: Path) -> None:
+def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path) -> None:
     import keras
 
     from tasks.vgg.serving import Served, save_served

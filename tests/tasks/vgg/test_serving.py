@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.pictures.decoding import Pixels, Refused, decode
+from tasks.images.decoding import Pixels, Refused, decode
 
 LARGEST_DIFFERENCE = 2
 """Levels of 0 to 255, of any channel of any pixel: a tie in each of the two passes may fall otherwise in float32."""
@@ -38,7 +38,7 @@ def graph() -> Callable[[bytes], Pixels]:
 
 
 def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> Any:
-    """A smooth picture with noise, so that a wrong order of rounding, scale or axis shows."""
+    """A smooth image with noise, so that a wrong order of rounding, scale or axis shows."""
     rows, columns = np.mgrid[0:height, 0:width]
     smooth = (
         120
@@ -53,7 +53,7 @@ def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> Any:
     )
 
 
-def picture(width: int = 97, height: int = 61, channels: int = 3) -> Image.Image:
+def image(width: int = 97, height: int = 61, channels: int = 3) -> Image.Image:
     array = noise(width, height, channels).reshape((height, width, channels) if channels > 1 else (height, width))
     return Image.fromarray(array)
 
@@ -76,28 +76,28 @@ def check_refused(content: bytes, reason: str) -> None:
 
     with pytest.raises(tf.errors.InvalidArgumentError, match=reason) as caught:
         graph()(content)
-    assert "Picture 0 of the batch is refused" in str(caught.value)
+    assert "Image 0 of the batch is refused" in str(caught.value)
     assert "tasks.predict" in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_graph_follows_every_size(size: tuple[int, int], form: str) -> None:
-    check_equal(encode(picture(*size), form))
+    check_equal(encode(image(*size), form))
 
 
 @pytest.mark.parametrize("quality", [30, 95])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_graph_follows_jpeg_codings(quality: int, subsampling: str, progressive: bool) -> None:
-    check_equal(encode(picture(), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive))
+    check_equal(encode(image(), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive))
 
 
 def test_graph_follows_grey_rgb_and_restart_jpeg() -> None:
-    check_equal(encode(picture(channels=1), "JPEG"))
-    check_equal(encode(picture(), "JPEG", keep_rgb=True))
-    check_equal(encode(picture(), "JPEG", restart_marker_rows=1))
-    check_equal(encode(picture(), "JPEG") + b"trailing junk \xff\xd8\xff")
+    check_equal(encode(image(channels=1), "JPEG"))
+    check_equal(encode(image(), "JPEG", keep_rgb=True))
+    check_equal(encode(image(), "JPEG", restart_marker_rows=1))
+    check_equal(encode(image(), "JPEG") + b"trailing junk \xff\xd8\xff")
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_graph_follows_grey_rgb_and_restart_jpeg() -> None:
     [(895, 1000), (896, 897), (1791, 1792), (1793, 2000), pytest.param((3585, 3584), marks=pytest.mark.slow)],
 )
 def test_graph_scales_large_jpegs_down_as_training_does(size: tuple[int, int]) -> None:
-    check_equal(encode(picture(*size), "JPEG"))
+    check_equal(encode(image(*size), "JPEG"))
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 def test_graph_scales_every_coding_down_as_training_does(subsampling: str) -> None:
-    check_equal(encode(picture(901, 1003), "JPEG", subsampling=subsampling, progressive=True))
-    check_equal(encode(picture(901, 1003, channels=1), "JPEG"))
-    check_equal(with_segments(encode(picture(901, 1003), "JPEG", subsampling=subsampling), exif(tiff(6, True))))
+    check_equal(encode(image(901, 1003), "JPEG", subsampling=subsampling, progressive=True))
+    check_equal(encode(image(901, 1003, channels=1), "JPEG"))
+    check_equal(with_segments(encode(image(901, 1003), "JPEG", subsampling=subsampling), exif(tiff(6, True))))
 
 
 def palette(**options: Any) -> bytes:
-    return encode(picture().quantize(19), "PNG", **options)
+    return encode(image().quantize(19), "PNG", **options)
 
 
 def deep_png(channels: int, colour: int, depth: int = 16, chunks: bytes = b"") -> bytes:
@@ -134,16 +134,16 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 PNGS: dict[str, Callable[[], bytes]] = {
-    "rgb": lambda: encode(picture(), "PNG"),
-    "grey": lambda: encode(picture(channels=1), "PNG"),
-    "rgba": lambda: encode(picture(channels=4), "PNG"),
-    "grey alpha": lambda: encode(picture(channels=4).convert("LA"), "PNG"),
+    "rgb": lambda: encode(image(), "PNG"),
+    "grey": lambda: encode(image(channels=1), "PNG"),
+    "rgba": lambda: encode(image(channels=4), "PNG"),
+    "grey alpha": lambda: encode(image(channels=4).convert("LA"), "PNG"),
     "palette": palette,
     "palette, one transparent": lambda: palette(transparency=3),
     "palette, alpha each": lambda: palette(transparency=bytes(range(0, 190, 10))),
     "rgb, transparent colour": lambda: encode(Image.new("RGB", (40, 30), (9, 8, 7)), "PNG", transparency=(9, 8, 7)),
-    "grey, transparent level": lambda: encode(picture(channels=1), "PNG", transparency=120),
-    "1 bit": lambda: encode(picture().convert("1"), "PNG"),
+    "grey, transparent level": lambda: encode(image(channels=1), "PNG", transparency=120),
+    "1 bit": lambda: encode(image().convert("1"), "PNG"),
     "2 bit grey": lambda: deep_png(1, 0, 2),
     "4 bit grey": lambda: deep_png(1, 0, 4),
     "16 bit grey": lambda: deep_png(1, 0),
@@ -151,7 +151,7 @@ PNGS: dict[str, Callable[[], bytes]] = {
     "16 bit grey alpha": lambda: deep_png(2, 4),
     "16 bit rgba": lambda: deep_png(4, 6),
     "gamma and profile": lambda: deep_png(3, 2, 8, chunk(b"gAMA", struct.pack(">I", 100000))),
-    "animated": lambda: encode(picture(), "PNG", save_all=True, append_images=[picture().rotate(180)]),
+    "animated": lambda: encode(image(), "PNG", save_all=True, append_images=[image().rotate(180)]),
 }
 
 
@@ -165,7 +165,7 @@ def test_graph_composites_on_the_given_background() -> None:
 
     from tasks.vgg.graph_decoding import decode_one
 
-    content = encode(picture(channels=4), "PNG")
+    content = encode(image(channels=4), "PNG")
     expected = decode(content, background_rgb=(10, 200, 90))[0].astype(int)
     actual = decode_one(tf.constant(content), (10, 200, 90)).numpy().astype(int)
     assert np.abs(actual - expected).max() <= LARGEST_DIFFERENCE
@@ -203,14 +203,14 @@ def xmp(text: str) -> tuple[int, bytes]:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_graph_applies_exif_orientation(orientation: int, big: bool) -> None:
     block = tiff(orientation, big)
-    check_equal(with_segments(encode(picture(), "JPEG"), (0xE2, b"ICC_PROFILE\x00 first"), exif(block)))
-    check_equal(encode(picture(), "PNG", exif=b"Exif\x00\x00" + block))
-    late = encode(picture(), "PNG")  # some writers put it behind the pixels
+    check_equal(with_segments(encode(image(), "JPEG"), (0xE2, b"ICC_PROFILE\x00 first"), exif(block)))
+    check_equal(encode(image(), "PNG", exif=b"Exif\x00\x00" + block))
+    late = encode(image(), "PNG")  # some writers put it behind the pixels
     check_equal(late[:-12] + chunk(b"eXIf", block) + late[-12:])
 
 
-def test_orientations_of_the_test_pictures_are_told_apart() -> None:
-    turned = [decode(with_segments(encode(picture(), "JPEG"), exif(tiff(number, True))))[0] for number in range(1, 9)]
+def test_orientations_of_the_test_images_are_told_apart() -> None:
+    turned = [decode(with_segments(encode(image(), "JPEG"), exif(tiff(number, True))))[0] for number in range(1, 9)]
     assert len({pixels.tobytes() for pixels in turned}) == 8
 
 
@@ -232,11 +232,11 @@ ODD_METADATA = {
 
 @pytest.mark.parametrize("name", ODD_METADATA)
 def test_graph_reads_metadata_as_training_does(name: str) -> None:
-    check_equal(with_segments(encode(picture(), "JPEG"), *ODD_METADATA[name]))
+    check_equal(with_segments(encode(image(), "JPEG"), *ODD_METADATA[name]))
 
 
 def test_graph_reads_xmp_of_png() -> None:
-    content = encode(picture(), "PNG")
+    content = encode(image(), "PNG")
     packet = b"XML:com.adobe.xmp\x00\x00\x00\x00\x00" + b'<x tiff:Orientation="6"/>'
     check_equal(content[:33] + chunk(b"iTXt", packet) + content[33:])
 
@@ -244,18 +244,18 @@ def test_graph_reads_xmp_of_png() -> None:
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "neither JPEG nor PNG"),
     "text": (lambda: b"<html>", "neither JPEG nor PNG"),
-    "gif": (lambda: encode(picture(), "GIF"), "neither JPEG nor PNG"),
-    "webp": (lambda: encode(picture(), "WEBP"), "neither JPEG nor PNG"),
-    "bmp": (lambda: encode(picture(), "BMP"), "neither JPEG nor PNG"),
-    "tiff": (lambda: encode(picture(), "TIFF"), "neither JPEG nor PNG"),
-    "cmyk": (lambda: encode(picture().convert("CMYK"), "JPEG"), "CMYK or YCCK"),
+    "gif": (lambda: encode(image(), "GIF"), "neither JPEG nor PNG"),
+    "webp": (lambda: encode(image(), "WEBP"), "neither JPEG nor PNG"),
+    "bmp": (lambda: encode(image(), "BMP"), "neither JPEG nor PNG"),
+    "tiff": (lambda: encode(image(), "TIFF"), "neither JPEG nor PNG"),
+    "cmyk": (lambda: encode(image().convert("CMYK"), "JPEG"), "CMYK or YCCK"),
     "jpeg header only": (lambda: b"\xff\xd8\xff", "no frame header"),
-    "two exif": (lambda: with_segments(encode(picture(), "JPEG"), exif(tiff(6, True)), exif(b"x")), "several EXIF"),
-    "long orientation": (lambda: with_segments(encode(picture(), "JPEG"), exif(tiff(6, True, kind=4))), "unusual"),
-    "two values": (lambda: with_segments(encode(picture(), "JPEG"), exif(tiff(6, True, count=2))), "unusual"),
-    "garbage exif": (lambda: with_segments(encode(picture(), "JPEG"), exif(b"garbage.")), "unusual"),
+    "two exif": (lambda: with_segments(encode(image(), "JPEG"), exif(tiff(6, True)), exif(b"x")), "several EXIF"),
+    "long orientation": (lambda: with_segments(encode(image(), "JPEG"), exif(tiff(6, True, kind=4))), "unusual"),
+    "two values": (lambda: with_segments(encode(image(), "JPEG"), exif(tiff(6, True, count=2))), "unusual"),
+    "garbage exif": (lambda: with_segments(encode(image(), "JPEG"), exif(b"garbage.")), "unusual"),
     "broken tag before": (
-        lambda: with_segments(encode(picture(), "JPEG"), exif(tiff(6, True, before=(0x010F, 2, 90, 1 << 20)))),
+        lambda: with_segments(encode(image(), "JPEG"), exif(tiff(6, True, before=(0x010F, 2, 90, 1 << 20)))),
         "unusual",
     ),
     "16 bit transparent": (lambda: deep_png(1, 0, 16, chunk(b"tRNS", b"\x01\x02")), "transparent colour"),
@@ -278,10 +278,10 @@ def test_graph_refuses_what_it_cannot_follow(name: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
-def test_graph_refuses_a_cut_picture_or_reads_it_as_training_does(form: str, share: float) -> None:
+def test_graph_refuses_a_cut_image_or_reads_it_as_training_does(form: str, share: float) -> None:
     import tensorflow as tf
 
-    content = encode(picture(), form)
+    content = encode(image(), form)
     cut = content[: int(len(content) * share)]
     try:
         decode(cut)
@@ -301,9 +301,9 @@ def test_graph_agrees_or_refuses_whatever_the_header_says(form: str, changes: li
 
     block = tiff(6, True)
     content = bytearray(
-        with_segments(encode(picture(), "JPEG"), exif(block))
+        with_segments(encode(image(), "JPEG"), exif(block))
         if form == "JPEG"
-        else encode(picture(), "PNG", exif=b"Exif\x00\x00" + block)
+        else encode(image(), "PNG", exif=b"Exif\x00\x00" + block)
     )
     for place, value in changes:
         content[place] = value
@@ -315,14 +315,14 @@ def test_graph_agrees_or_refuses_whatever_the_header_says(form: str, changes: li
     assert np.abs(expected - actual).max() <= LARGEST_DIFFERENCE
 
 
-def test_batch_names_the_refused_picture() -> None:
+def test_batch_names_the_refused_image() -> None:
     import tensorflow as tf
 
     from tasks.vgg.graph_decoding import decode_batch
 
-    good = encode(picture(), "PNG")
+    good = encode(image(), "PNG")
     assert decode_batch(tf.constant([good, good, good]), BACKGROUND).shape == (3, 224, 224, 3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Picture 1 of the batch is refused"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Image 1 of the batch is refused"):
         decode_batch(tf.constant([good, b"GIF89a", good]), BACKGROUND)
 
 
@@ -340,7 +340,7 @@ def tiny_served(classes: tuple[str, ...] = ("ant", "bee")) -> Any:
     return Served(network, classes, BACKGROUND)
 
 
-def test_served_labels_pictures_through_the_one_preprocessing() -> None:
+def test_served_labels_images_through_the_one_preprocessing() -> None:
     import tensorflow as tf
 
     from tasks.vgg.backbone import preprocess
@@ -363,8 +363,8 @@ def test_saved_model_loads_without_its_random_fingerprint(tmp_path: Path) -> Non
     save_served(tiny_served(), tmp_path / "a")
     assert not list(tmp_path.rglob("fingerprint.pb"))
     loaded = tf.saved_model.load(str(tmp_path / "a"))
-    content = encode(picture(), "JPEG")
-    answer = loaded.signatures["serving_default"](pictures=tf.constant([content]))
+    content = encode(image(), "JPEG")
+    answer = loaded.signatures["serving_default"](images=tf.constant([content]))
     pixels = decode(content)[0][np.newaxis].astype(np.float32)
     direct = loaded.signatures["pixels"](pixels=tf.constant(pixels))["probabilities"].numpy()
     np.testing.assert_allclose(answer["probabilities"].numpy(), direct, atol=1e-3)
@@ -376,7 +376,7 @@ def test_litert_answers_as_the_graph(capfd: pytest.CaptureFixture[str]) -> None:
     from tasks.vgg.serving import convert_litert, run_litert
 
     served = tiny_served()
-    pixels = np.stack([decode(encode(picture(), "PNG"))[0]] * 3).astype(np.float32)
+    pixels = np.stack([decode(encode(image(), "PNG"))[0]] * 3).astype(np.float32)
     expected = served.pixels(tf.constant(pixels))["probabilities"].numpy()
     content = convert_litert(served)
     capfd.readouterr()

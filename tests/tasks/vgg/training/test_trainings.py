@@ -138,7 +138,7 @@ def test_checkpoint_of_other_settings_is_not_used(
 
 
 @pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
-def test_training_from_kept_features_equals_training_from_pictures(
+def test_training_from_kept_features_equals_training_from_images(
     tiny: Settings, workspace: Path, change: Change, strategy: str
 ) -> None:
     """The boundary cache saves time and changes nothing but the rounding to 16 bits."""
@@ -149,8 +149,8 @@ def test_training_from_kept_features_equals_training_from_pictures(
     features.run(settings, workspace)
     train.run(settings, workspace, strategy)
     computed = load_trained(workspace / TRAINED / strategy)
-    assert set(computed.summary["starts_from"]) == {"pictures"}
-    assert "pictures" not in kept.summary["starts_from"]
+    assert set(computed.summary["starts_from"]) == {"images"}
+    assert "images" not in kept.summary["starts_from"]
     np.testing.assert_allclose(
         kept.summary["history"]["loss"], computed.summary["history"]["loss"], rtol=5e-3, atol=5e-3
     )

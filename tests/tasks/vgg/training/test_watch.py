@@ -30,8 +30,8 @@ def test_chance_is_the_entropy_of_the_classes() -> None:
     ("loss", "probabilities", "lost"),
     [
         (math.log(2), ONE_ANSWER, True),
-        (math.log(2), TWO_ANSWERS, False),  # it tells pictures apart
-        (0.3, ONE_ANSWER, False),  # it has learnt; so few pictures may all be of one class
+        (math.log(2), TWO_ANSWERS, False),  # it tells images apart
+        (0.3, ONE_ANSWER, False),  # it has learnt; so few images may all be of one class
     ],
 )
 def test_chance_needs_one_answer_and_the_loss_of_chance(loss: float, probabilities: np.ndarray, lost: bool) -> None:

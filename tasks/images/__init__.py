@@ -1,0 +1,1 @@
+"""Images: sources, packs, decoding, splits, shards, tf.data. Knows nothing of networks."""

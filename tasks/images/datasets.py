@@ -1,0 +1,96 @@
+"""The tf.data pipeline that everything which computes with TensorFlow reads: shards in, batches out.
+
+A position in training is (epoch, step) and nothing else: the order of an epoch is a permutation of all examples drawn
+from (seed, epoch), so the shuffle is perfect whatever the memory, and any step can be resumed without reading what
+came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.images.shards import Array
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Indices = npt.NDArray[np.int64]
+
+
+def epoch_order(size: int, seed: int | None, epoch: int) -> Indices:
+    """The examples' order (size,) in an epoch: shuffled from (seed, epoch), or as they are where seed is None."""
+    if seed is None:
+        return np.arange(size)
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Batches in an epoch, the last partial one included."""
+    return -(-size // batch_size)
+
+
+class Reader(Protocol):
+    """What batches are read from: shards, or images that become views as they are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, keys: Sequence[str], /) -> Array: ...
+
+
+def batches(
+    reader: Reader,
+    names: Sequence[str],
+    labels: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float32],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
+
+    Nothing is dropped: the last batch is filled up with zeros of weight 0, since a batch of another size would be
+    traced and planned anew.
+
+    Args:
+        reader: where the arrays are (images uint8, or features float16).
+        names: the examples, or views of them, as the reader knows them.
+        labels: class indices (n,).
+        weights: of the examples in the loss (n,), above 0.
+        batch_size: examples a batch.
+        seed: shuffles, other for each epoch; None keeps the order (evaluation).
+        epoch: counted from 0.
+        start_step: the first step; batches before it are not read.
+    """
+    import tensorflow as tf
+
+    order = epoch_order(len(names), seed, epoch)
+    steps = range(start_step, steps_per_epoch(len(names), batch_size))
+
+    def read() -> Iterator[tuple[Array, ...]]:
+        for step in steps:
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            arrays = reader.read([names[index] for index in chosen])
+            yield tuple(_filled(part, batch_size) for part in (arrays, labels[chosen], weights[chosen]))
+
+    signature = (
+        tf.TensorSpec((batch_size, *reader.shape), tf.as_dtype(reader.dtype)),
+        tf.TensorSpec((batch_size,), tf.int32),
+        tf.TensorSpec((batch_size,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(2)
+
+
+def _filled(part: Array, size: int) -> Array:
+    missing = size - len(part)
+    return np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part

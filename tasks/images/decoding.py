@@ -1,0 +1,282 @@
+"""The one decoder: encoded bytes -> 224x224x3 uint8 RGB, the same for training and scoring.
+
+The rules, in order:
+- The format is read from the bytes; names say nothing. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame). RAW
+  files are refused, also those that are TIFF files with a preview in front.
+- Limits are checked in the header, before any pixel is decoded.
+- A JPEG of 896 pixels and more on both sides is decoded at 1/2, 1/4 or 1/8, as small as leaves 448 (DRAFT_PX).
+- EXIF orientation is applied. Colour profiles are ignored.
+- 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
+- The whole image is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale,
+  half-pixel centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tasks.images.formats import is_cut, is_raw
+from tasks.images.gif import has_frames
+from tasks.settings import IMAGE_SIZE_PX
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # MPO comes with JPEG
+DRAFT_PX = 2 * IMAGE_SIZE_PX
+"""A JPEG is decoded at the least of 1, 1/2, 1/4, 1/8 that leaves both sides so long: high frequencies are cheaper
+dropped than computed. The rest of the way, a half or less, is antialiased as always. How exact, docs/speed.md tells."""
+
+FACTS_VERSION = 2
+"""Part of the recipe of whatever stores Facts; to be raised when one of them changes, but no pixel does."""
+
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_VERSION = 2
+_SAMPLE_PX = 256
+_ISO_MEDIA = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # the last is Canon's RAW
+_OTHER_FORMATS = (b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"icns", b"\xff\x0a", b"\x00\x00\x00\x0cjP  ")
+_RAW_FILES = (b"FUJIFILM", b"IIRO", b"IIRS", b"MMOR", b"IIU\x00")
+
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
+
+
+class Code(StrEnum):
+    """Why an image is refused."""
+
+    EMPTY_FILE = "empty_file"
+    NOT_A_IMAGE = "not_a_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    DECODER_FAILED = "decoder_failed"
+    UNSUPPORTED_COLOURS = "unsupported_colours"
+    TOO_SMALL = "too_small"
+    EXTREME_ASPECT = "extreme_aspect"
+    LOW_INFORMATION = "low_information"
+    LABEL_CONFLICT = "label_conflict"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    LOW_CONTRAST = "low_contrast"
+    BLURRED = "blurred"
+    SINGLE_COLOUR = "single_colour"
+
+
+class Refused(Exception):
+    """An image that can't be, or by policy shall not be, an example."""
+
+    def __init__(self, code: Code, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code, self.detail = code, detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an accepted image: size as stored, px; entropy of the grey image's histogram, bits.
+
+    Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
+
+    Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of the perceptual hash and the thumbnail,
+    `pixels`, the digest of the decoded pixels (both of `likeness`), and `scores` (of `quality`).
+    """
+
+    width_px: int
+    height_px: int
+    format: str
+    entropy_bits: float
+    notes: str
+    look: str = ""
+    pixels: str = ""
+    scores: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits on images that could be decoded, but shall not be examples."""
+
+    min_side_px: int
+    max_pixels: int
+    max_aspect_ratio: float
+    min_entropy_bits: float
+
+
+PERMISSIVE = Policy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
+"""For scoring: whatever can be decoded is scored."""
+
+WHITE = (255, 255, 255)
+
+
+def recipe(background_rgb: tuple[int, int, int]) -> dict[str, Any]:
+    """All that the pixels of an accepted image depend on; part of every fingerprint."""
+    return {
+        "decoder": _VERSION,
+        "pillow": PIL.__version__,
+        "size_px": IMAGE_SIZE_PX,
+        "draft_px": DRAFT_PX,
+        "background_rgb": list(background_rgb),
+    }
+
+
+def decode(
+    data: bytes, policy: Policy = PERMISSIVE, background_rgb: tuple[int, int, int] = WHITE
+) -> tuple[Pixels, Facts]:
+    """Decode one image.
+
+    Returns:
+        Pixels (224, 224, 3), uint8, RGB, upright; and what is known of the original.
+
+    Raises:
+        Refused: with the reason code and what was seen.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is handled or noted here
+        image = _open(data)
+        size_px = image.size
+        check_size(*size_px, policy)
+        image.draft(None, (DRAFT_PX, DRAFT_PX))  # of the formats, only JPEG can
+        turned = image.format == "TIFF" and _orientation(image) != 1  # Pillow turns TIFF files as it loads them
+        _load(image, data)
+        rgb = to_rgb(_upright(image), background_rgb)
+        facts = _facts(image, data, size_px, rgb, turned)
+        judge(facts, policy)
+    size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
+    pixels = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
+    return pixels, facts
+
+
+def check_size(width_px: int, height_px: int, policy: Policy) -> None:
+    """Raise Refused if the size breaks the policy."""
+    if width_px * height_px > policy.max_pixels:
+        raise Refused(Code.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}")
+    if min(width_px, height_px) < policy.min_side_px:
+        raise Refused(Code.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}")
+    ratio = max(width_px, height_px) / min(width_px, height_px)
+    if ratio > policy.max_aspect_ratio:
+        raise Refused(
+            Code.EXTREME_ASPECT,
+            f"{width_px}x{height_px} pixels, aspect ratio {ratio:.1f} above {policy.max_aspect_ratio:g}",
+        )
+
+
+def judge(facts: Facts, policy: Policy) -> None:
+    """Raise Refused if what is known of a decoded image breaks the policy."""
+    check_size(facts.width_px, facts.height_px, policy)
+    if facts.entropy_bits < policy.min_entropy_bits:
+        raise Refused(
+            Code.LOW_INFORMATION,
+            f"entropy {facts.entropy_bits:.2f} bits, below {policy.min_entropy_bits:g} (blank, or a placeholder?)",
+        )
+
+
+def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Image:
+    """RGB by the stated rules.
+
+    Raises:
+        Refused: the colour mode has no stated rule (floating point, 32-bit integers, LAB).
+    """
+    if image.mode.startswith("I;16"):
+        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        image = Image.fromarray(high)
+    if image.mode not in _MODES:
+        raise Refused(Code.UNSUPPORTED_COLOURS, f"colour mode {image.mode}; convert it to 8-bit RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        background = Image.new("RGBA", rgba.size, (*background_rgb, 255))
+        return Image.alpha_composite(background, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise Refused(Code.EMPTY_FILE, "0 bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        raw = is_raw(image, data)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except _BROKEN as error:
+        raise Refused(Code.TRUNCATED if is_cut(data) else Code.CORRUPT, _words(error)) from None
+    if raw:
+        raise Refused(Code.UNSUPPORTED_FORMAT, "RAW of a camera; convert it to JPEG or PNG")
+    return image
+
+
+def _unidentified(data: bytes) -> Refused:
+    head = data[:512]
+    if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
+        return Refused(Code.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} image; convert it to JPEG or PNG")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head.lower():
+        return Refused(Code.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
+    if head.startswith((*_OTHER_FORMATS, *_RAW_FILES)):
+        return Refused(Code.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG 2000 or XL, or RAW; convert it to JPEG or PNG")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
+        return Refused(Code.NOT_A_IMAGE, "a web page or other text")
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
+        code = Code.TRUNCATED if is_cut(data) else Code.CORRUPT
+        return Refused(code, "starts as an image, but its header can't be read")
+    return Refused(Code.NOT_A_IMAGE, f"unknown content, starts with {head[:8].hex(' ')}")
+
+
+def _load(image: Image.Image, data: bytes) -> None:
+    try:
+        image.load()
+    except MemoryError:
+        raise Refused(Code.TOO_MANY_PIXELS, f"{image.width}x{image.height} pixels don't fit into memory") from None
+    except _BROKEN as error:
+        words = _words(error)
+        hints = ("truncated", "not enough", "unexpected end", "incomplete")
+        cut = any(hint in words.lower() for hint in hints) or is_cut(data)
+        raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
+
+
+def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> Facts:
+    sample = (min(rgb.width, _SAMPLE_PX), min(rgb.height, _SAMPLE_PX))
+    grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
+    shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
+    shares = shares[shares > 0]
+    entropy = float((shares * np.log2(1 / shares)).sum())  # of one colour 0, and not -0
+    notes = []
+    if turned or _orientation(image) != 1:
+        notes.append("exif_oriented")
+    several = has_frames(data) if image.format == "GIF" else getattr(image, "is_animated", False)
+    if several:
+        notes.append("first_frame_of_several")
+    return Facts(*size_px, image.format or "", round(entropy, 4), ",".join(notes))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except _BROKEN:
+        return 1  # metadata that can't be read doesn't cost the image
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == 1:
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except _BROKEN as error:  # the orientation was read, so the rest of the metadata is at fault
+        raise Refused(Code.CORRUPT, f"orientation can't be applied: {_words(error)}") from None
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,171 @@
+"""The tables that stages hand on: what was discovered, what became an example, what was quarantined.
+
+Always: discovered = accepted (examples) + quarantined + excluded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.errors import IntegrityError
+from tasks.files import stream_table, write_table
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """One entry of the source. `key` (SHA-256 of the bytes) is empty for what is excluded.
+
+    `version` changes whenever the bytes may have changed, where the source can tell; `group` is what stays together.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    key: str
+    excluded: str | None
+    version: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One accepted image. `key` is the SHA-256 (hex) of its original bytes; sizes are those of the original."""
+
+    key: str
+    path: str
+    label: str
+    split: str
+    width_px: int
+    height_px: int
+    format: str
+    notes: str
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One refused image, with the reason code and what was seen."""
+
+    path: str
+    sha256: str
+    label: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """An image that is another one once more. The splits are those that the source gives, empty if it gives none.
+
+    Attributes:
+        kind: `same_bytes`, `same_pixels`, `near` (looks the same), or `group` (the source's group).
+        outcome: `left_out`; `left_out_as_leak`: the other one is held out; `kept_together`: both are in one split.
+    """
+
+    path: str
+    label: str
+    split: str
+    of_path: str
+    of_split: str
+    kind: str
+    outcome: str
+
+
+_DISCOVERED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("key", pa.string()),
+        ("excluded", pa.string()),
+        ("version", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+_EXAMPLES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("format", pa.string()),
+        ("notes", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+_DUPLICATES = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(Duplicate)])
+_MEMORY = pa.schema([("key", pa.string()), ("split", pa.string())])
+_QUARANTINE = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "code", "detail")])
+
+
+def write_discovered(raw: Path, rows: list[Discovered]) -> None:
+    write_table(raw / "manifest.parquet", _records(rows), _DISCOVERED)
+
+
+def previous_discovered(raw: Path) -> list[Discovered]:
+    """What the last run discovered; nothing if there was none, or if its table can't be read any more."""
+    try:
+        return read_discovered(raw)
+    except (IntegrityError, TypeError):  # damaged, or of an older layout: the source is simply read again
+        return []
+
+
+def read_discovered(raw: Path) -> list[Discovered]:
+    return [Discovered(**row) for row in stream_table(raw / "manifest.parquet")]
+
+
+def write_examples(prepared: Path, rows: list[Example]) -> None:
+    write_table(prepared / "examples.parquet", _records(rows), _EXAMPLES)
+
+
+def read_examples(prepared: Path) -> list[Example]:
+    """Accepted images, in the order of their paths."""
+    return [Example(**row) for row in stream_table(prepared / "examples.parquet")]
+
+
+def write_quarantine(prepared: Path, rows: list[Quarantined]) -> None:
+    write_table(prepared / "quarantine.parquet", _records(rows), _QUARANTINE)
+
+
+def read_quarantine(prepared: Path) -> list[Quarantined]:
+    """Refused images, in the order of their paths."""
+    return [Quarantined(**row) for row in stream_table(prepared / "quarantine.parquet")]
+
+
+def write_duplicates(prepared: Path, rows: list[Duplicate]) -> None:
+    write_table(prepared / "duplicates.parquet", _records(rows), _DUPLICATES)
+
+
+def read_duplicates(prepared: Path) -> list[Duplicate]:
+    """Images that are another one once more, in the order of their paths."""
+    return [Duplicate(**row) for row in stream_table(prepared / "duplicates.parquet")]
+
+
+def write_memory(prepared: Path, splits: dict[str, str]) -> None:
+    """Keep key -> split for the next run: who has a split, keeps it."""
+    write_table(prepared / "splits.parquet", [{"key": key, "split": splits[key]} for key in sorted(splits)], _MEMORY)
+
+
+def read_memory(prepared: Path) -> dict[str, str]:
+    return {row["key"]: row["split"] for row in stream_table(prepared / "splits.parquet")}
+
+
+def class_names(examples: list[Example]) -> tuple[str, ...]:
+    """The classes, sorted; a class's index in every array of probabilities is its place here."""
+    return tuple(sorted({example.label for example in examples}))
+
+
+def _records(rows: Sequence[Discovered | Example | Quarantined | Duplicate]) -> Iterator[dict[str, Any]]:
+    """The rows as dicts; dataclasses.asdict takes ten times as long, since it copies what it finds."""
+    names = [field.name for field in dataclasses.fields(rows[0])] if rows else []
+    return ({name: getattr(row, name) for name in names} for row in rows)

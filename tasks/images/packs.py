@@ -1,0 +1,103 @@
+"""Packs: original bytes in few big files, so that DVC and object stores move thousands of images at once.
+
+A pack is an ordinary uncompressed tar file whose members are named by the SHA-256 of their bytes; its own name is the
+start of its own SHA-256. So a pack never changes, every byte can be verified, and `tar tf` shows what is inside.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import IntegrityError
+from tasks.files import atomic_file, file_sha256, sha256_hex
+
+_NAME_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image's bytes are: `size_bytes` at `offset` of the pack."""
+
+    pack: Path
+    offset: int
+    size_bytes: int
+
+
+def index_packs(folder: Path) -> dict[Path, dict[str, Place]]:
+    """Pack -> key -> place, read from the headers of the packs themselves.
+
+    Raises:
+        IntegrityError: a pack is not a whole tar file.
+    """
+    return {pack: index_pack(pack) for pack in sorted(folder.glob("*.tar"))}
+
+
+def index_pack(pack: Path) -> dict[str, Place]:
+    """Key -> place in one pack.
+
+    Raises:
+        IntegrityError: the pack is not a whole tar file.
+    """
+    try:
+        with tarfile.open(pack, "r:") as members:
+            return {member.name: Place(pack, member.offset_data, member.size) for member in members}
+    except tarfile.TarError as error:
+        raise IntegrityError(f"The pack {pack} is damaged ({error}). Delete it and run again: rm {pack}") from None
+
+
+def verify_pack(pack: Path) -> bool:
+    """Whether the pack's bytes are those that were written."""
+    return file_sha256(pack).startswith(pack.stem)
+
+
+def write_packs(folder: Path, images: Iterable[tuple[str, bytes]], pack_size_bytes: int) -> Iterator[tuple[Path, int]]:
+    """Append packs that hold the given (key, bytes); yields each finished pack with its number of images.
+
+    The same images in the same order always give the same packs, also when a run was killed in between:
+    packs are filled in order and appear whole.
+    """
+    waiting: list[tuple[str, bytes]] = []
+    size = 0
+    for key, data in images:
+        waiting.append((key, data))
+        size += len(data)
+        if size >= pack_size_bytes:
+            yield _write_pack(folder, waiting), len(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _write_pack(folder, waiting), len(waiting)
+
+
+def read_image(place: Place, key: str) -> bytes:
+    """The original bytes, verified.
+
+    Raises:
+        IntegrityError: they are not the bytes that were packed.
+    """
+    with place.pack.open("rb") as file:
+        file.seek(place.offset)
+        data = file.read(place.size_bytes)
+    if sha256_hex(data) != key:
+        raise IntegrityError(
+            f"The bytes of image {key[:12]} in {place.pack} have changed since they were packed. "
+            f"Delete that pack and run again: rm {place.pack}"
+        )
+    return data
+
+
+def _write_pack(folder: Path, images: list[tuple[str, bytes]]) -> Path:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as members:
+        for key, data in images:
+            member = tarfile.TarInfo(key)
+            member.size = len(data)
+            members.addfile(member, io.BytesIO(data))
+    content = buffer.getbuffer()
+    pack = folder / f"{sha256_hex(content)[:_NAME_DIGITS]}.tar"
+    with atomic_file(pack) as file:
+        file.write(content)
+    return pack

@@ -1,0 +1,80 @@
+"""Where images come from. Each kind of source is a module with `check(uri)` and `discover(uri)`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Protocol, cast
+
+from tasks.errors import SourceError
+from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.reach import OWN, Reach
+
+__all__ = ["Excluded", "Item", "Listing", "Reach", "check_source", "discover"]
+
+KINDS = (
+    "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
+    "s3://bucket/prefix, tfds:name, or `digits`"
+)
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+_TABLES = (".csv", ".parquet")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
+
+
+class _Source(Protocol):
+    def check(self, uri: str) -> None: ...
+
+    def discover(self, uri: str, *reach: Reach) -> Listing: ...
+
+
+def check_source(uri: str, reach: Reach = OWN) -> None:
+    """Find out, in a second or so, whether the source is there and looks usable.
+
+    Raises:
+        SourceError: it is missing, empty, out of reach, or of a kind that isn't known; says what would be right.
+    """
+    _module(uri, reach).check(uri)
+
+
+def discover(uri: str, reach: Reach = OWN) -> Listing:
+    """List every image of the source with its label, and its split where the source gives one.
+
+    Raises:
+        SourceError: as `check_source`, or the source holds fewer than two classes.
+    """
+    source = _module(uri, reach)
+    source.check(uri)
+    further = (reach,) if _kind(uri) == "table" else ()  # all other kinds stay in their own bucket by their nature
+    listing = source.discover(uri, *further)
+    classes = sorted({item.label for item in listing.items})
+    if len(classes) < 2:
+        found = f"only the class {classes[0]!r}" if classes else "no image in a class folder"
+        raise SourceError(
+            f"A classifier needs at least two classes; {uri} holds {found}. "
+            "Put the images of each class into a folder of its own: SOURCE/<class>/<image>."
+        )
+    return listing
+
+
+def _module(uri: str, reach: Reach) -> _Source:
+    """The module for a kind of source; only the one that is used is imported (boto3 costs half a second)."""
+    if uri.startswith("s3://"):
+        reach.check_endpoint()
+    module = importlib.import_module(f"tasks.images.sources.{_kind(uri)}")
+    return cast("_Source", module)
+
+
+def _kind(uri: str) -> str:
+    if uri == "digits":
+        return "digits"
+    scheme = _SCHEME.match(uri)
+    if scheme and scheme[1] not in ("s3", "tfds"):
+        raise SourceError(f"Sources of the kind {scheme[1]!r} are not known. Give {KINDS}.")
+    if scheme and scheme[1] == "tfds":
+        return "tfds"
+    name = uri.lower().rstrip("/")
+    if name.endswith(_ARCHIVES):
+        return "archive"
+    if name.endswith(_TABLES):
+        return "table"
+    return "s3" if scheme else "folder"

@@ -1,0 +1,154 @@
+"""An archive with a folder of class folders in it: `.tar`, `.tar.gz`, `.tar.zst`, `.zip`, here or in S3.
+
+What it is, its first bytes say, not its name. Inside it is laid out as a folder is; folders that are common to all
+images (`flowers/` in `flowers/rose/1.jpg`) are looked through. Members that would lead outside (absolute, `..`,
+links, devices), that are encrypted or given twice are excluded with the reason; of members with one name the last
+counts. An item's version is the archive's SHA-256 and the member's place: an unchanged archive isn't read again.
+
+Costs: an archive is hashed once (`scratch.digest_of`). Zip and plain tar are read in place. A compressed tar is
+unpacked once into `.rootstock/sources/unpacked`, which takes the room of its contents; it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tasks.errors import SourceError
+from tasks.files import fingerprint
+from tasks.images.sources import scratch, tars, zips
+from tasks.images.sources.layout import class_name, is_junk, kept_splits, printable
+from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.members import Member, without_doubles
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+DOWNLOADS = Path(".rootstock/downloads")
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_TAR_MAGIC_OFFSET = 257
+_LAYOUT = "Expected <class>/<image> inside, or train/<class>/<image> with test or val beside train."
+
+
+def check(uri: str) -> None:
+    """Look whether the archive is there and is one.
+
+    Raises:
+        SourceError: it is missing, unreadable, or of another kind.
+    """
+    if uri.startswith("s3://"):
+        from tasks.images.sources import s3
+
+        s3.describe_object(uri)
+        return
+    path = Path(uri)
+    if not path.is_file():
+        what = "is no file" if path.exists() else f"doesn't exist (looked in {Path.cwd()})"
+        raise SourceError(f"The archive {uri!r} {what}. Give an existing one: make run SOURCE=path/to/flowers.zip")
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"The archive {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
+    _kind(path, uri)
+
+
+def discover(uri: str) -> Listing:
+    """Every member, as an image of a class or with the reason why not.
+
+    Raises:
+        SourceError: as `check`; or it is damaged, cut off, or a bomb.
+    """
+    if uri.startswith("s3://"):
+        path = _fetched(uri)
+    else:
+        check(uri)
+        path = Path(uri)
+    digest = scratch.digest_of(path)
+    return _arranged(list(without_doubles(_members(path, digest, uri))), digest, uri)
+
+
+def _fetched(uri: str) -> Path:
+    """The object as a local file; kept, and not fetched again while its version is the same."""
+    from tasks.images.sources import s3
+
+    path = DOWNLOADS / fingerprint(uri)
+    scratch.sweep(DOWNLOADS, keep=path.name)
+    s3.download_object(uri, path)
+    return path
+
+
+def _kind(path: Path, shown: str) -> str:
+    with path.open("rb") as file:
+        head = file.read(_TAR_MAGIC_OFFSET + 5)
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[_TAR_MAGIC_OFFSET:] == b"ustar":
+        return "tar"
+    looks = "is empty" if not head else f"begins with {head[:8]!r}"
+    raise SourceError(
+        f"The archive {shown!r} is none of {', '.join(SUFFIXES)}: it {looks}. "
+        "Get it again, or unpack it and give the folder."
+    )
+
+
+def _members(path: Path, digest: str, shown: str) -> Iterator[Member]:
+    kind = _kind(path, shown)
+    if kind == "zip":
+        return zips.list_zip(path, shown)
+    if kind == "tar":
+        return tars.list_tar(path, shown)
+    return tars.list_tar(tars.unpack(path, digest, kind, shown), shown)
+
+
+def _arranged(members: list[Member], digest: str, uri: str) -> Listing:
+    images = [member.parts for member in members if member.reason is None and not _is_junk(member.parts)]
+    if not images:
+        raise SourceError(f"The archive {uri!r} holds no file that may be read ({_counted(members)}). {_LAYOUT}")
+    top = _common_top(images)
+    splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
+    items: list[Item] = []
+    excluded: list[Excluded] = []
+    last = {member.parts: number for number, member in enumerate(members)}
+    for number, member in enumerate(members):
+        name = printable("/".join(member.parts))
+        reason = member.reason or _reason(member.parts, top, splits)
+        if reason is None:
+            split = splits.get(member.parts[top])
+            label = class_name(member.parts[top + 1 if splits else top])
+            items.append(Item(name, label, split, member.read, f"{digest}:{number}"))
+        else:
+            doubled = last[member.parts] != number
+            excluded.append(Excluded(f"{name} (entry {number + 1})" if doubled else name, reason))
+    return Listing(
+        tuple(sorted(items, key=lambda item: item.path)), tuple(sorted(excluded, key=lambda entry: entry.path))
+    )
+
+
+def _reason(parts: tuple[str, ...], top: int, splits: dict[str, str]) -> str | None:
+    if _is_junk(parts):
+        return "system_file"
+    inside = parts[top:] if len(parts) > top else ()
+    if splits and (not inside or inside[0] not in splits):
+        return "outside_split_folders"
+    return "outside_class_folders" if len(inside) < (3 if splits else 2) else None
+
+
+def _is_junk(parts: Sequence[str]) -> bool:
+    return any(is_junk(part) for part in parts)
+
+
+def _common_top(paths: Iterable[Sequence[str]]) -> int:
+    """How many folders are common to all files that lie in folders, and so are looked through.
+
+    At least two levels stay below them, a class and its images, if any file lies so deep.
+    """
+    inside = [path for path in paths if len(path) > 1]
+    deepest = max((len(path) for path in inside), default=0)
+    depth = 0
+    while deepest - depth > 2 and len({path[depth] for path in inside if len(path) > depth + 1}) == 1:
+        depth += 1
+        inside = [path for path in inside if len(path) > depth + 1]
+    return depth
+
+
+def _counted(members: list[Member]) -> str:
+    reasons = [member.reason or "system_file" for member in members]
+    return ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))) or "it is empty"

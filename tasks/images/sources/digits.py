@@ -1,0 +1,53 @@
+"""The built-in source: scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels), which need no network.
+
+E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998. CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from importlib import metadata
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.files import sha256_hex
+from tasks.images.sources.listing import Item, Listing
+
+URI = "digits"
+
+
+def check(_uri: str = URI) -> None:
+    """It is always there."""
+
+
+def discover(_uri: str = URI) -> Listing:
+    """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
+    from sklearn.datasets import load_digits  # slow to import; only this source needs it
+
+    digits = load_digits()
+    grey = (digits.images * (255 / 16)).round().astype("uint8")
+    items = [
+        Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels), _version(pixels))
+        for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
+    ]
+    about = {
+        "name": "Optical Recognition of Handwritten Digits",
+        "licence": "CC BY 4.0",
+        "citation": "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998",
+        "homepage": "https://archive.ics.uci.edu/dataset/80",
+    }
+    return Listing(tuple(sorted(items, key=lambda item: item.path)), about=about)
+
+
+def _version(pixels: npt.NDArray[np.uint8]) -> str:
+    return f"{sha256_hex(pixels.tobytes())}, {metadata.version('pillow')}"  # Pillow makes the bytes of them
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,113 @@
+"""A folder of class folders: `ROOT/<class>/**/<image>`, or `ROOT/<split>/<class>/**/<image>`.
+
+Splits are kept where a folder `train` stands beside `test` or one of `val`, `valid`, `validation`. Where only a
+validation folder stands beside `train`, it is the held-out test split: nothing may be chosen on what is reported.
+Links are followed only to files inside the root. Class names that differ only in how Unicode writes them (NFC, NFD, as
+in archives from a Mac) are one class. Nothing at the source is ever changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.errors import SourceError
+from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
+from tasks.images.sources.listing import Excluded, Item, Listing
+
+__all__ = ["check", "discover", "printable"]
+
+
+def check(uri: str) -> None:
+    root = Path(uri)
+    if not root.exists():
+        raise SourceError(
+            f"The source {uri!r} doesn't exist (looked in {Path.cwd()}). "
+            "Give an existing folder: make run SOURCE=path/to/folder"
+        )
+    if not root.is_dir():
+        raise SourceError(f"The source {uri!r} is a file, not a folder. {LAYOUT}")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise SourceError(f"The source {uri!r} may not be read by this user. Mend it: chmod -R u+rX {uri}")
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if not is_junk(entry.name))
+    if not names:
+        raise SourceError(f"The folder {uri!r} is empty. {LAYOUT}")
+    if not any((root / name).is_dir() for name in names):
+        raise SourceError(
+            f"The folder {uri!r} holds {len(names)} files but no class folders, so nothing says "
+            f"what is on the images. {LAYOUT}"
+        )
+
+
+def discover(uri: str) -> Listing:
+    root = Path(uri)
+    splits = _splits(root)
+    items: list[Item] = []
+    excluded: list[Excluded] = []
+    for path, reason in _walk(root):
+        parts = path.relative_to(root).parts
+        split = splits.get(parts[0]) if splits else None
+        inside = parts[1:] if splits else parts
+        if reason is None and splits and split is None:
+            reason = "outside_split_folders"
+        if reason is None and len(inside) < 2:
+            reason = "outside_class_folders"
+        name = printable("/".join(parts))
+        if reason:
+            excluded.append(Excluded(name, reason))
+        else:
+            items.append(Item(name, class_name(inside[0]), split, functools.partial(path.read_bytes)))
+    return Listing(
+        tuple(sorted(items, key=lambda item: item.path)),
+        tuple(sorted(excluded, key=lambda entry: entry.path)),
+    )
+
+
+def _splits(root: Path) -> dict[str, str]:
+    """Folder name -> split, empty if the source gives none."""
+    with os.scandir(root) as entries:
+        return kept_splits(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every file below the root with the reason to exclude it, or None; folders reached by links are not entered."""
+    inside = os.path.realpath(root)
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        entries = _entries(folder)
+        if not entries:
+            yield folder, "empty_folder"
+        for entry in entries:
+            if is_junk(entry.name):
+                yield Path(entry.path), "system_file"
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+            else:
+                yield Path(entry.path), _reason(entry, inside)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(
+            f"The folder {printable(str(folder))} can't be read ({error.strerror}). Mend it: chmod -R u+rX the source."
+        ) from None
+
+
+def _reason(entry: os.DirEntry[str], inside: str) -> str | None:
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        if not target.startswith(inside + os.sep):
+            return "link_out_of_source"
+        if not Path(target).is_file():
+            return "link_to_no_file"
+        return None
+    mode = entry.stat(follow_symlinks=False).st_mode
+    return None if stat.S_ISREG(mode) else "not_a_regular_file"

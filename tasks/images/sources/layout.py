@@ -1,0 +1,52 @@
+"""The rules by which every source reads names: class folders, given splits, files that a system made.
+
+A source keeps its splits where a folder `train` stands beside `test` or one of `val`, `valid`, `validation`. Where only
+a validation folder stands beside `train`, it is the held-out test split: nothing may be chosen on what is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+LAYOUT = "Expected SOURCE/<class>/<image>, or SOURCE/train/<class>/<image> with SOURCE/test or SOURCE/val."
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+def printable(name: str) -> str:
+    """The name with undecodable bytes, control characters and backslashes escaped; two names never become one."""
+    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in name)
+
+
+def class_name(name: str) -> str:
+    """The name of a class as every table shows it: printable, and one for all ways that Unicode writes it."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def kept_splits(names: Iterable[str]) -> dict[str, str]:
+    """Name -> split for the top folders that are splits; empty where the source gives none."""
+    found = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
+    given = set(found.values())
+    if "train" not in given or len(given) < 2:
+        return {}
+    if "test" not in given:
+        return {name: "test" if split == "validation" else split for name, split in found.items()}
+    return found
+
+
+def is_junk(name: str) -> bool:
+    """Whether a system, not a person, made the file or folder of this name."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _JUNK
+
+
+def _escape(char: str) -> str:
+    byte = ord(char) - 0xDC00  # how Python carries a byte that is no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else json.dumps(char)[1:-1]

@@ -1,0 +1,52 @@
+"""What every source answers: the images that it holds, and what in it is no image of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image at the source.
+
+    Attributes:
+        path: unique within the source, `/` between folders, printable (undecodable bytes are escaped).
+        label: name of its class.
+        split: `train`, `validation` or `test` where the source gives it, else None.
+        read: gives the original bytes, whole, or raises SourceError; called from several threads at once.
+        version: changes whenever the bytes may have changed, so that an item of a known version isn't read again;
+            None where only the bytes tell.
+        group: the patient, product or video that it belongs to; images of one group stay in one split.
+    """
+
+    path: str
+    label: str
+    split: str | None
+    read: Callable[[], bytes]
+    version: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Something at the source that is not an image of a class, with the reason why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a source holds, in the order of the paths.
+
+    Attributes:
+        items: the images.
+        excluded: what is no image of a class.
+        about: what the source says of itself, for the model card: `name`, `description`, `licence`, `citation`,
+            `homepage`; only what is known.
+    """
+
+    items: tuple[Item, ...]
+    excluded: tuple[Excluded, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)

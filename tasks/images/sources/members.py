@@ -1,0 +1,80 @@
+"""What an archive holds: one record a member, and the rules for names that are the same for every kind of archive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from tasks.errors import SourceError
+
+MAX_MEMBER_BYTES = 256 << 20
+"""A larger member is no image; it is excluded, never read."""
+MAX_UNPACKED_BYTES = 2 << 40
+MAX_RATIO, RATIO_FREE_BYTES = 100, 64 << 20
+"""Unpacked bytes may be a hundred times the packed ones (blank bitmaps come close), but for the first 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive that is no folder.
+
+    Attributes:
+        parts: its path inside, folder by folder; undecodable bytes are surrogates.
+        read: gives its bytes, or raises SourceError.
+        reason: why it is excluded, None for a regular file that may be read.
+    """
+
+    parts: tuple[str, ...]
+    read: Callable[[], bytes]
+    reason: str | None = None
+
+
+def safe_parts(name: str) -> tuple[tuple[str, ...], str | None]:
+    """The parts of a member's name, and the reason to refuse it: it would leave the folder it is unpacked in.
+
+    Backslashes and drive letters count too: the archive may be made for a system where they lead outside.
+    """
+    either = name.replace("\\", "/").split("/")
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if name.startswith(("/", "\\")) or (name[1:2] == ":" and name[:1].isalpha() and name[2:3] in ("/", "\\")):
+        return parts or (name,), "absolute_path"
+    if ".." in either:
+        return parts, "path_out_of_archive"
+    if not parts or "\0" in name:
+        return parts or (name,), "invalid_name"
+    return parts, None
+
+
+def without_doubles(members: Iterable[Member]) -> Iterator[Member]:
+    """Of members with one name the last counts, as when the archive is unpacked; the others are excluded."""
+    every = list(members)
+    last = {member.parts: number for number, member in enumerate(every)}
+    for number, member in enumerate(every):
+        if last[member.parts] != number and member.reason is None:
+            yield replace(member, reason="duplicate_member")
+        else:
+            yield member
+
+
+def check_ratio(archive: str, packed: int, unpacked: int) -> None:
+    """Refuse a bomb.
+
+    Raises:
+        SourceError: the unpacked bytes pass what the packed ones can honestly hold.
+    """
+    allowed = min(MAX_UNPACKED_BYTES, RATIO_FREE_BYTES + MAX_RATIO * packed)
+    if unpacked > allowed:
+        raise SourceError(
+            f"The archive {archive} is refused: {packed:,} packed bytes unpack to {unpacked:,} or more, and at most "
+            f"{allowed:,} are allowed ({MAX_RATIO} times as many; {MAX_UNPACKED_BYTES:,} at all). Images don't "
+            "shrink like that; this is how archives are made that fill a disk. If it is sound, unpack it yourself "
+            "and give the folder."
+        )
+
+
+def damaged(archive: str, what: object) -> SourceError:
+    said = " ".join(str(what).split())[:200]
+    return SourceError(
+        f"The archive {archive} is damaged or cut off ({said}). Get it again and compare its checksum with the "
+        "publisher's, or unpack what is left of it yourself and give the folder."
+    )

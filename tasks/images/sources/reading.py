@@ -1,0 +1,42 @@
+"""Reading items ahead, by several threads, in order: downloads overlap, and the memory stays bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tasks.errors import SourceError
+from tasks.images.sources.listing import Item
+
+_AHEAD_PER_READER = 2
+
+
+def read_ahead(items: Iterable[Item], readers: int) -> Iterator[tuple[Item, bytes]]:
+    """The items with their bytes, in their order; at most a few of each reader wait in memory.
+
+    Raises:
+        SourceError: an item can't be read; names it.
+    """
+    waiting: deque[tuple[Item, Future[bytes]]] = deque()
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(_read, item)))
+            if len(waiting) >= readers * _AHEAD_PER_READER:
+                item, future = waiting.popleft()
+                yield item, future.result()
+        while waiting:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(item: Item) -> bytes:
+    try:
+        return item.read()
+    except OSError as error:
+        raise SourceError(
+            f"{item.path} can't be read: {error.strerror or error}. Mend or remove it at the source."
+        ) from None

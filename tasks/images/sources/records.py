@@ -1,0 +1,174 @@
+"""Shards of tf.train.Example records, as TFDS prepares them: one pass makes an index, then reading is random access.
+
+The index is a scratch file: where each image's bytes lie, their SHA-256 and their class. As long as the shards are
+the same files (`scratch.identity`), nothing of them is read. Memory: the index, some 200 bytes an image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.errors import SourceError
+from tasks.files import atomic_file, fingerprint, sha256_hex
+from tasks.images.sources import scratch
+from tasks.images.sources.held import Held
+
+FORMATS = ("tfrecord", "array_record")
+INDEXES = scratch.SCRATCH / "tfds"
+_HEADER, _FOOTER = 12, 4  # TFRecord: length and its CRC, the record, its CRC
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("number", pa.int64()),  # of the record in its shard
+        ("offset", pa.int64()),  # of the image's bytes in a tfrecord file, -1 in others
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("label", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the features that hold the image and the number of its class."""
+
+    image: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image in a shard; `label` is the number of its class, `read` gives its bytes."""
+
+    shard: Path
+    number: int
+    label: int
+    sha256: str
+    read: Callable[[], bytes]
+
+
+def list_records(shards: Sequence[Path], file_format: str, fields: Fields) -> Iterator[Record]:
+    """Every image in the shards, in their order.
+
+    Raises:
+        SourceError: a shard is missing or damaged.
+    """
+    path = INDEXES / f"{fingerprint([*map(str, shards), file_format, fields.image, fields.label])}.parquet"
+    schema = _SCHEMA.with_metadata({"shards": _identity(shards)})
+    table = _stored(path, schema)
+    if table is None:
+        rows = [row for place, shard in enumerate(shards) for row in _index(place, shard, file_format, fields)]
+        table = pa.table([list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema), schema=schema)
+        with atomic_file(path) as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    readers = [_reader(shard, file_format, fields) for shard in shards]
+    for batch in table.to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            shard, read = shards[row["shard"]], readers[row["shard"]]
+            call = functools.partial(_read, read, shard, row["number"], row["offset"], row["size"], row["sha256"])
+            yield Record(shard, row["number"], row["label"], row["sha256"], call)
+
+
+def _identity(shards: Sequence[Path]) -> str:
+    try:
+        return fingerprint([[str(shard.resolve()), scratch.identity(shard)] for shard in shards])
+    except OSError as error:
+        raise SourceError(f"A shard is missing: {error.filename}. {_again(Path(str(error.filename)))}") from None
+
+
+def _stored(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """The index, if it was made of these very shards."""
+    if path.exists():
+        with contextlib.suppress(OSError, ValueError):  # damaged: made anew
+            table = pq.read_table(path, page_checksum_verification=True)
+            if table.schema.equals(schema, check_metadata=True):
+                return table
+    return None
+
+
+def _index(place: int, shard: Path, file_format: str, fields: Fields) -> Iterator[tuple[int, int, int, int, str, int]]:
+    start = 0
+    records = _tfrecords(shard) if file_format == "tfrecord" else _array_records(shard)
+    try:
+        for number, record in enumerate(records):
+            data, label = _parse(record, fields)
+            offset = start + _HEADER + record.find(data) if file_format == "tfrecord" else -1
+            yield place, number, offset, len(data), sha256_hex(data), label
+            start += _HEADER + len(record) + _FOOTER
+    except Exception as error:  # noqa: BLE001 - TensorFlow's, protobuf's and ArrayRecord's own, of no common kind
+        raise _damaged(shard, error) from None
+
+
+def _tfrecords(shard: Path) -> Iterator[bytes]:
+    """Through TensorFlow's own reader, which checks the CRC of every record."""
+    import tensorflow as tf  # only where an index must be made
+
+    yield from tf.data.TFRecordDataset(str(shard), buffer_size=8 << 20).as_numpy_iterator()
+
+
+def _array_records(shard: Path) -> Iterator[bytes]:
+    source = _array_record_source(shard)
+    for number in range(len(source)):
+        yield source[number]
+
+
+def _parse(record: bytes, fields: Fields) -> tuple[bytes, int]:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    [data] = features[fields.image].bytes_list.value
+    [label] = features[fields.label].int64_list.value
+    return data, label
+
+
+def _reader(shard: Path, file_format: str, fields: Fields) -> Callable[[int, int, int], bytes]:
+    if file_format == "tfrecord":
+        held = Held(shard)
+        return lambda _number, offset, size: held.read(offset, size)
+    source: list[Any] = []
+    lock = threading.Lock()
+
+    def read(number: int, _offset: int, _size: int) -> bytes:
+        with lock:
+            if not source:
+                source.append(_array_record_source(shard))
+            record = source[0][number]
+        return _parse(record, fields)[0]
+
+    return read
+
+
+def _array_record_source(shard: Path) -> Any:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource  # type: ignore[import-untyped]
+
+    return ArrayRecordDataSource([str(shard)])
+
+
+def _read(
+    read: Callable[[int, int, int], bytes], shard: Path, number: int, offset: int, size: int, sha256: str
+) -> bytes:
+    try:
+        data = read(number, offset, size)
+    except Exception as error:  # noqa: BLE001 - as in _index
+        raise _damaged(shard, error) from None
+    if sha256_hex(data) != sha256:
+        raise _damaged(shard, f"record {number} has other bytes than when it was listed")
+    return data
+
+
+def _damaged(shard: Path, what: object) -> SourceError:
+    said = " ".join(str(what).split())[:200]
+    return SourceError(f"The shard {shard} is damaged ({said}). {_again(shard)}")
+
+
+def _again(shard: Path) -> str:
+    return f"Prepare the data set again: remove {shard.parent}, then run the same command or `tfds build`."

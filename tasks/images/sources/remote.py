@@ -1,0 +1,71 @@
+"""Which of the objects that a table names are there, and in which version, with as few requests as that takes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from tasks.errors import SourceError
+from tasks.images.sources import s3
+from tasks.images.sources.s3_client import parse
+from tasks.images.sources.s3_objects import Stored
+
+_PAGE = 1000
+_THREADS = 16
+_MANY_FAILURES = 20
+
+
+def locate(uris: Iterable[str]) -> dict[str, Stored | SourceError]:
+    """Address -> the object's present version, or what is wrong with it.
+
+    What lies below the keys' common prefix is listed, a thousand objects a request, but never with more requests than
+    there are keys; keys that weren't met by then are asked for one by one. After twenty failures nothing more is
+    asked, and what is left is not in the answer.
+
+    Raises:
+        SourceError: a listing fails.
+    """
+    wanted = set(uris)
+    found: dict[str, Stored | SourceError] = {}
+    for _, of_bucket in itertools.groupby(sorted(wanted), key=lambda uri: parse(uri).bucket):
+        addresses = list(of_bucket)
+        listed, is_complete = _listed(addresses)
+        found |= {uri: listed[uri] for uri in addresses if uri in listed}
+        missing = [uri for uri in addresses if uri not in listed]
+        if is_complete:
+            found |= {uri: SourceError(f"{uri} can't be read: there is no such object.") for uri in missing}
+        else:
+            found |= dict(_asked(missing))
+    return found
+
+
+def _listed(uris: list[str]) -> tuple[dict[str, Stored], bool]:
+    """The objects that were met, and whether all were met that are there."""
+    if len(uris) == 1:
+        return {}, False  # asking for it is as quick, and needs no right to list
+    bucket = f"s3://{parse(uris[0]).bucket}/"
+    prefix = os.path.commonprefix([uri[len(bucket) :] for uri in uris])  # noqa: RUF071 - keys are no paths
+    objects = s3.list_objects(bucket + prefix)
+    few = itertools.islice(objects, len(uris) * _PAGE)
+    met = {str(stored.address): stored for stored in few}
+    return met, next(objects, None) is None
+
+
+def _asked(uris: list[str]) -> Iterator[tuple[str, Stored | SourceError]]:
+    failures = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for batch in range(0, len(uris), _THREADS):
+            for uri, answer in zip(uris[batch:], pool.map(_ask, uris[batch : batch + _THREADS]), strict=False):
+                failures += isinstance(answer, SourceError)
+                yield uri, answer
+            if failures >= _MANY_FAILURES:
+                return
+
+
+def _ask(uri: str) -> Stored | SourceError:
+    try:
+        return s3.describe_object(uri)
+    except SourceError as error:
+        return error

@@ -1,0 +1,180 @@
+"""The rows of a CSV or Parquet table, with their numbers, and the problems that were found in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.errors import SourceError
+
+MAX_BYTES = 2 << 30
+"""A larger table (unpacked, for Parquet) is refused."""
+_DELIMITERS = (",", ";", "\t")
+_NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
+_SHOWN = 20
+_PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `number` is its line in a CSV file, its place from 1 in Parquet. What isn't given is empty."""
+
+    number: int
+    path: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass
+class Problems:
+    """What is wrong with the rows of a table; told all at once."""
+
+    table: str
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, row: Row | int, what: str) -> None:
+        self.found.append((row if isinstance(row, int) else row.number, what))
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            told = [f"  row {number}: {what}" for number, what in sorted(self.found)[:_SHOWN]]
+            more = [f"  and {len(self.found) - _SHOWN} more"] if len(self.found) > _SHOWN else []
+            lines = "\n".join([*told, *more])
+            raise SourceError(f"The table {self.table!r} has {len(self.found)} errors in its rows. Mend them:\n{lines}")
+
+
+def brief(word: str | None) -> str:
+    """A word of a table for a message: quoted, printable, no longer than 80 characters."""
+    quoted = repr(word)
+    return quoted if len(quoted) <= 80 else f"{quoted[:79]}..."
+
+
+def columns_of(read: Callable[[], bytes], table: str) -> list[str]:
+    """The names of the columns; of a CSV file the first lines are enough.
+
+    Raises:
+        SourceError: they are not those of a table of images, or it can't be read.
+    """
+    data = _bounded(read(), table)
+    if data.startswith(_PARQUET_MAGIC):
+        return _checked(_names(_parquet(data, table).schema_arrow.names), table)
+    return _header(_text(data, table), table)[1]
+
+
+def read_rows(read: Callable[[], bytes], table: str, problems: Problems) -> Iterator[Row]:
+    """Every row that has as many fields as the header; the others go to `problems`.
+
+    Raises:
+        SourceError: as `columns_of`; or nothing can be read behind a row.
+    """
+    data = _bounded(read(), table)
+    if data.startswith(_PARQUET_MAGIC):
+        yield from _parquet_rows(_parquet(data, table), table)
+    else:
+        yield from _csv_rows(_text(data, table), table, problems)
+
+
+def _bounded(data: bytes, table: str) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise SourceError(f"The table {table!r} has {len(data):,} bytes, and at most {MAX_BYTES:,} are read. Split it.")
+    return data
+
+
+def _text(data: bytes, table: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(
+            f"The table {table!r} is not UTF-8: byte {data[error.start]:#04x} in row {row}. "
+            "Save it as UTF-8 (in a spreadsheet: CSV UTF-8)."
+        ) from None
+
+
+def _header(text: str, table: str) -> tuple[str, list[str]]:
+    """The delimiter and the names of the columns."""
+    line = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    try:
+        splits = {mark: _names(next(csv.reader([line], delimiter=mark), [])) for mark in _DELIMITERS}
+    except csv.Error as error:
+        raise SourceError(f"The table {table!r} has no header that can be read ({error}).") from None
+    for mark, names in splits.items():
+        if set(_NEEDED) <= set(names):
+            return mark, _checked(names, table)
+    return "", _checked(max(splits.values(), key=len), table)
+
+
+def _names(fields: Sequence[str]) -> list[str]:
+    return [name.strip().lower() for name in fields]
+
+
+def _checked(names: list[str], table: str) -> list[str]:
+    expected = f"{', '.join(_NEEDED)}, and if you like {', '.join(_OPTIONAL)}"
+    known = {*_NEEDED, *_OPTIONAL}
+    if not set(_NEEDED) <= set(names) or not set(names) <= known or len(set(names)) < len(names):
+        raise SourceError(
+            f"The table {table!r} has the wrong columns. Expected: {expected}, each once and no others. "
+            f"Found: {', '.join(brief(name) for name in names[:_SHOWN]) or 'none'}"
+        )
+    return names
+
+
+def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[Row]:
+    mark, names = _header(text, table)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    start, is_header = 1, True
+    try:
+        for fields in reader:
+            number, start = start, reader.line_num + 1
+            if not any(cell.strip() for cell in fields):
+                continue
+            if is_header:
+                is_header = False
+            elif len(fields) != len(names):
+                problems.add(number, f"{len(fields)} fields instead of {len(names)} ({', '.join(names)})")
+            else:
+                yield _row(number, names, fields)
+    except csv.Error as error:
+        problems.add(start, f"no CSV from here on: {error} (an open quote?)")
+
+
+def _parquet(data: bytes, table: str) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    except (OSError, ValueError) as error:
+        raise _damaged(table, error) from None
+    if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+        raise SourceError(f"The table {table!r} unpacks to more than {MAX_BYTES:,} bytes, which are read at most.")
+    return file
+
+
+def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[Row]:
+    written = file.schema_arrow.names
+    names = _checked(_names(written), table)
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=10_000):
+            columns = [column.to_pylist() for column in batch.columns]
+            for cells in zip(*columns, strict=True):
+                number += 1
+                yield _row(number, names, ["" if cell is None else str(cell) for cell in cells])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(table, error) from None
+
+
+def _row(number: int, names: list[str], cells: Sequence[str]) -> Row:
+    """A file's name may begin or end with a blank, no other word may."""
+    given = {name: cell if name == "path" else cell.strip() for name, cell in zip(names, cells, strict=True)}
+    return Row(number, **given)
+
+
+def _damaged(table: str, error: Exception) -> SourceError:
+    said = " ".join(str(error).split())[:200]
+    return SourceError(f"The table {table!r} is damaged ({said}). Write it again, or give it as CSV.")

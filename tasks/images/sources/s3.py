@@ -1,0 +1,151 @@
+"""A prefix of a bucket, laid out as a folder: `s3://bucket/prefix/<class>/**/<image>`, with given splits or without.
+
+The listing is all that an unchanged bucket costs: an item's version is its ETag and size, so bytes of a known version
+aren't read again. Keys are no paths: `..`, `//` and backslashes in them stay what they are. A key of no bytes that only
+stands for a folder is excluded, like all else that is no image of a class. Endpoint, region and credentials come from
+the environment (`s3_client`), never from the address.
+
+`list_objects`, `describe_object`, `fetch_object` and `download_object` serve sources whose parts lie in S3.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import SourceError
+from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
+from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.s3_client import Address, parse, shared_client
+from tasks.images.sources.s3_download import download
+from tasks.images.sources.s3_errors import explained
+from tasks.images.sources.s3_objects import Stored, describe, fetch, fetch_latest, list_stored
+
+_FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
+
+
+def check(uri: str) -> None:
+    """Look, by one request, whether class folders lie there.
+
+    Raises:
+        SourceError: the bucket, the prefix or the credentials are missing or wrong, or the endpoint doesn't answer.
+    """
+    address, client = parse(uri), shared_client()
+    prefix = _as_folder(address)
+    with explained(f"{printable(uri)} can't be listed", client.meta.endpoint_url):
+        page = client.list_objects_v2(Bucket=prefix.bucket, Prefix=prefix.key, Delimiter="/", MaxKeys=1000)
+    folders = [entry["Prefix"][len(prefix.key) : -1] for entry in page.get("CommonPrefixes", ())]
+    files = [entry["Key"] for entry in page.get("Contents", ()) if not _is_marker(entry["Key"], entry["Size"])]
+    if all(is_junk(name) for name in folders) and not page.get("IsTruncated"):
+        raise _without_classes(client, address, len(files))
+
+
+def discover(uri: str) -> Listing:
+    """Every object below the prefix, as an image of a class or with the reason why not.
+
+    Raises:
+        SourceError: as `check`.
+    """
+    address, client = parse(uri), shared_client()
+    prefix = _as_folder(address)
+    found = {stored.address.key[len(prefix.key) :]: stored for stored in list_stored(client, prefix)}
+    found.pop("", None)  # the marker of the prefix itself
+    folders = {name.partition("/")[0] for name in found if "/" in name}
+    if all(is_junk(folder) for folder in folders):
+        raise _without_classes(client, address, len(found))
+    splits = kept_splits(folders)
+    entries = [_entry(name, stored, splits, client) for name, stored in found.items()]
+    entries.sort(key=lambda entry: entry.path)
+    return Listing(
+        tuple(entry for entry in entries if isinstance(entry, Item)),
+        tuple(entry for entry in entries if isinstance(entry, Excluded)),
+    )
+
+
+def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any) -> Item | Excluded:
+    parts = name.split("/")
+    reason = _reason(parts, stored, splits)
+    if reason is not None:
+        return Excluded(printable(name), reason)
+    label = class_name(parts[1 if splits else 0])
+    read = functools.partial(fetch, client, stored)
+    return Item(printable(name), label, splits.get(parts[0]), read, stored.version)
+
+
+def list_objects(uri: str) -> Iterator[Stored]:
+    """All objects whose keys begin so, with ETag, size and version; one request for a thousand.
+
+    Raises:
+        SourceError: they can't be listed.
+    """
+    return list_stored(shared_client(), parse(uri))
+
+
+def describe_object(uri: str) -> Stored:
+    """The present version of one object; one request.
+
+    Raises:
+        SourceError: it isn't there, or may not be read.
+    """
+    return describe(shared_client(), parse(uri))
+
+
+def fetch_object(uri: str, etag: str = "") -> bytes:
+    """The bytes of one object, whole and of one version; of the version `etag`, where given. Safe in many threads.
+
+    Raises:
+        SourceError: it isn't there, may not be read, has another version, changes meanwhile, or is damaged.
+    """
+    return fetch_latest(shared_client(), parse(uri), etag)
+
+
+def download_object(uri: str, path: Path) -> Stored:
+    """Make `path` the present version of an object; one request and no more if it is that already.
+
+    A download that broke off goes on where it ended, also in a later run, unless the object changed meanwhile.
+
+    Raises:
+        SourceError: as `fetch_object`.
+        OSError: the disk is full or read-only.
+    """
+    client = shared_client()
+    stored = describe(client, parse(uri))
+    download(client, stored, path)
+    return stored
+
+
+def _as_folder(address: Address) -> Address:
+    return Address(address.bucket, address.key + "/" if address.key and not address.key.endswith("/") else address.key)
+
+
+def _is_marker(key: str, size: int) -> bool:
+    return size == 0 and key.endswith(_FOLDER_MARKERS)
+
+
+def _reason(parts: list[str], stored: Stored, splits: dict[str, str]) -> str | None:
+    if _is_marker(stored.address.key, stored.size):
+        return "folder_marker"
+    if any(is_junk(part) for part in parts):
+        return "system_file"
+    if splits and parts[0] not in splits:
+        return "outside_split_folders"
+    inside = parts[1:] if splits else parts
+    return "outside_class_folders" if len(inside) < 2 or not inside[0] else None
+
+
+def _without_classes(client: Any, address: Address, files: int) -> SourceError:
+    shown = printable(str(address))
+    if files:
+        return SourceError(
+            f"The prefix {shown} holds {files} objects but no class folders, so nothing says what is on the images. "
+            f"{LAYOUT}"
+        )
+    first = next(list_stored(client, address), None) if address.key else None  # keys come in their order
+    if first is not None and first.address == address and not _is_marker(address.key, first.size):
+        return SourceError(
+            f"{shown} is one object, not a folder of images. Give its prefix, or an archive (.zip, .tar, .tar.gz, "
+            f".tar.zst) or a table (.csv, .parquet). {LAYOUT}"
+        )
+    return SourceError(f"The prefix {shown} is empty. Capitals count: check its spelling. {LAYOUT}")

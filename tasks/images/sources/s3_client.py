@@ -1,0 +1,118 @@
+"""One S3 client a process: how patient it is, and which address it takes.
+
+Endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), region and credentials come from where boto3 looks for them, and from
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError
+
+from tasks.errors import SourceError
+from tasks.images.sources.s3_errors import ATTEMPTS, explained
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30
+CONNECTIONS = 64
+"""Kept open at once: more threads than that only open new ones more often."""
+_ATTEMPTS_UNANSWERED = 2
+_CREDENTIALS = "~/.aws/credentials"
+
+SCHEME = "s3://"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_SIGNED = re.compile(r"[?&](x-amz-[a-z-]+|awsaccesskeyid|aws_\w+|signature|access_?key\w*|secret\w*)=", re.IGNORECASE)
+
+_lock = threading.Lock()
+_clients: dict[int, Any] = {}
+
+
+@dataclass(frozen=True)
+class Address:
+    """`s3://bucket/key`; the key is taken as it is: `..`, `//`, `%` and `?` have no meaning in it."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.bucket}/{self.key}"
+
+
+def parse(uri: str) -> Address:
+    """The parts of `s3://bucket/key`.
+
+    Raises:
+        SourceError: there is no bucket in it, or there are credentials (which are not quoted).
+    """
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if "@" in bucket or ":" in bucket or _SIGNED.search(uri):
+        raise SourceError(
+            "The address of an S3 source may not hold credentials: it is written to files and logs. Give "
+            "s3://bucket/prefix, put the keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and replace these keys."
+        )
+    if not uri.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
+        raise SourceError(f"An S3 source is s3://bucket/prefix; received {uri!r}, in which {bucket!r} is no bucket.")
+    return Address(bucket, key)
+
+
+def shared_client() -> Any:
+    """The client of this process, safe to use from many threads; a new one when the account's settings change."""
+    with _lock:
+        account = _account()
+        if account not in _clients:
+            _clients.clear()
+            _clients[account] = _make()
+        return _clients[account]
+
+
+def _make() -> Any:
+    settings = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+    )
+    with explained("S3 can't be asked", None):
+        try:
+            client = boto3.session.Session().client("s3", config=settings)
+        except BotoCoreError:
+            raise
+        except ValueError:
+            raise SourceError(
+                "AWS_ENDPOINT_URL is no address. Give http://HOST:PORT or https://HOST, or unset it."
+            ) from None
+    client.meta.events.register_first("needs-retry.s3", _Unanswered())
+    return client
+
+
+def _account() -> int:
+    """Differs between processes (sockets can't be shared) and whenever an AWS variable or file changes."""
+    variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    files = [
+        Path(os.environ.get(name, default)).expanduser()
+        for name, default in (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", _CREDENTIALS))
+    ]
+    states = tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.is_file()))
+    return hash((os.getpid(), variables, states))
+
+
+class _Unanswered:
+    """Gives up soon on an endpoint that never answered: it is misspelt or down. One that did answer is waited for."""
+
+    def __init__(self) -> None:
+        self._answered = False
+
+    def __call__(self, attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> None:
+        if response is not None:
+            self._answered = True
+        nowhere = isinstance(caught_exception, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError))
+        if caught_exception is not None and nowhere and not self._answered and attempts >= _ATTEMPTS_UNANSWERED:
+            raise caught_exception

@@ -1,0 +1,244 @@
+"""Objects of a bucket, whole or not at all: resumed where the connection broke, and always of one version.
+
+Every request carries the ETag (`If-Match`), so bytes of two versions never mix. A small object is one request; a larger
+one is read in parts, several at once. Checked are: the length, always; the MD5, where the ETag is one; the store's own
+checksum (CRC, SHA), by botocore, where the store gives it for the whole object.
+
+An ETag is the MD5 of the bytes unless it was uploaded in parts (`-N` at its end), encrypted with keys of KMS or of the
+customer, or lies in a directory bucket: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore import exceptions as boto
+
+from tasks.errors import SourceError
+from tasks.images.sources.layout import printable
+from tasks.images.sources.s3_client import Address
+from tasks.images.sources.s3_errors import explained, status_of
+
+PART_BYTES = 8 << 20
+PARTS_AT_ONCE = 4
+MAX_RESUMES = 8
+"""How often reading one part may break off before the object is given up."""
+_CHUNK_BYTES = 16 << 10  # at most this much is read twice after a break
+_LONGEST_PAUSE_S = 5.0
+_BROKEN = (boto.HTTPClientError, boto.IncompleteReadError)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One version of an object.
+
+    Attributes:
+        etag: as the store gives it, with its quotes; empty where it gives none.
+    """
+
+    address: Address
+    etag: str
+    size: int
+
+    @property
+    def version(self) -> str | None:
+        """Changes whenever the bytes may have changed; None if the store doesn't say."""
+        return f"{self.etag.strip(chr(34))}:{self.size}" if self.etag else None
+
+
+@dataclass
+class Reading:
+    """An object while it is read.
+
+    Attributes:
+        opaque: a response said that the ETag is no MD5.
+    """
+
+    client: Any
+    stored: Stored
+    opaque: bool = field(default=False)
+
+    @property
+    def shown(self) -> str:
+        return printable(str(self.stored.address))
+
+
+def list_stored(client: Any, prefix: Address) -> Iterator[Stored]:
+    """All objects whose keys begin with the prefix's key, in pages of 1,000.
+
+    Raises:
+        SourceError: the listing fails.
+    """
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=prefix.bucket, Prefix=prefix.key, PaginationConfig={"PageSize": 1000}
+    )
+    with explained(f"{printable(str(prefix))} can't be listed", client.meta.endpoint_url):
+        for page in pages:
+            for entry in page.get("Contents", ()):
+                yield Stored(Address(prefix.bucket, entry["Key"]), entry.get("ETag", ""), entry["Size"])
+
+
+def describe(client: Any, address: Address) -> Stored:
+    """The object's present version, by one request.
+
+    Raises:
+        SourceError: it isn't there, or may not be read.
+    """
+    with explained(f"{printable(str(address))} can't be read", client.meta.endpoint_url):
+        try:
+            answer = client.head_object(Bucket=address.bucket, Key=address.key)
+        except boto.ClientError as error:
+            if status_of(error) in (400, 403):  # the answer to HEAD has no text, so it doesn't say why
+                client.get_object(Bucket=address.bucket, Key=address.key, Range="bytes=0-0")["Body"].close()
+            raise
+        return Stored(address, answer.get("ETag", ""), answer["ContentLength"])
+
+
+def fetch_latest(client: Any, address: Address, etag: str = "") -> bytes:
+    """The bytes of an object that no listing told of; of the version `etag`, where given.
+
+    Raises:
+        SourceError: as `fetch`.
+    """
+    asking = Reading(client, Stored(address, etag, -1))
+    answer = _ask(asking, 0, None)
+    with explained(f"{asking.shown} can't be read", client.meta.endpoint_url):
+        stored = Stored(address, answer.get("ETag", ""), answer["ContentLength"])
+    reading = Reading(client, stored, asking.opaque)
+    if not _is_one_request(stored):
+        answer["Body"].close()
+        answer = None
+    return _whole(reading, answer)
+
+
+def fetch(client: Any, stored: Stored) -> bytes:
+    """The bytes of this version.
+
+    Raises:
+        SourceError: it changed or went, may not be read, is damaged, or the store can't be reached.
+    """
+    return _whole(Reading(client, stored), None)
+
+
+def _whole(reading: Reading, answer: Any) -> bytes:
+    """All bytes, checked; `answer` is a response for them that nobody has read yet."""
+    for first in (answer, None):  # damage on the way is not there the second time
+        if _is_one_request(reading.stored):
+            data = _span(reading, 0, reading.stored.size, first)
+        else:
+            data = b"".join(parts(reading, 0))
+        if is_whole(reading, hashlib.md5(data, usedforsecurity=False).hexdigest()):
+            return data
+    raise damaged(reading)
+
+
+def _is_one_request(stored: Stored) -> bool:
+    """Without an ETag nothing tells that several answers are of one version."""
+    return stored.size <= PART_BYTES or not stored.etag
+
+
+def parts(reading: Reading, start: int) -> Iterator[bytes]:
+    """The bytes from `start` on, part by part in order, while the next ones are on their way."""
+    size = reading.stored.size
+    step = size + 1 if _is_one_request(reading.stored) else PART_BYTES
+    starts = deque(range(start, size, step))
+    coming: deque[Future[bytes]] = deque()
+    pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="s3")
+    try:
+        while starts or coming:
+            while starts and len(coming) < PARTS_AT_ONCE:
+                begin = starts.popleft()
+                coming.append(pool.submit(_span, reading, begin, min(begin + step, size)))
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def is_whole(reading: Reading, md5_hex: str) -> bool:
+    """Whether the bytes of this MD5 are the object's, as far as its ETag tells."""
+    stored = reading.stored
+    expected = re.fullmatch(r'"?([0-9a-f]{32})"?', stored.etag)
+    if expected is None or reading.opaque or stored.address.bucket.endswith("--x-s3"):
+        return True
+    return expected[1] == md5_hex
+
+
+def damaged(reading: Reading) -> SourceError:
+    return SourceError(
+        f"{reading.shown} is damaged: twice, its bytes didn't have the MD5 that the store gives for them "
+        f"({reading.stored.etag}). Put the object there anew."
+    )
+
+
+def _span(reading: Reading, start: int, stop: int, answer: Any = None) -> bytes:
+    """The bytes from `start` to before `stop`; a broken connection is taken up where it broke."""
+    data = bytearray()
+    breaks = 0
+    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
+        while answer or len(data) < stop - start or not stop:
+            answer = answer or _ask(reading, start + len(data), stop)
+            try:
+                _take(answer, data)
+                break
+            except (*_BROKEN, boto.FlexibleChecksumError) as error:
+                breaks += 1
+                if breaks > MAX_RESUMES:
+                    raise
+                if isinstance(error, boto.FlexibleChecksumError) or not reading.stored.etag:
+                    data.clear()
+            finally:
+                answer["Body"].close()
+            answer = None
+            time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**breaks, _LONGEST_PAUSE_S))  # noqa: S311 - no secret
+    return bytes(data)
+
+
+def _take(answer: Any, data: bytearray) -> None:
+    """Append a response's bytes as they come; what came before an error stays.
+
+    The length needs no check here: it is announced, and botocore raises if other than that comes.
+    """
+    for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
+        data += chunk
+
+
+def _ask(reading: Reading, start: int, stop: int | None) -> Any:
+    """A response for the bytes from `start` to before `stop`, checked to be of this version and these bytes."""
+    stored = reading.stored
+    whole = stop is None or (start == 0 and stop == stored.size)
+    wanted = {"IfMatch": stored.etag} if stored.etag else {}
+    if not whole:
+        wanted["Range"] = f"bytes={start}-{(stop or 0) - 1}"
+    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
+        answer = reading.client.get_object(Bucket=stored.address.bucket, Key=stored.address.key, **wanted)
+        wrong = _misfit(stored, answer, start, stop, whole)
+        if wrong:
+            answer["Body"].close()
+            raise SourceError(f"{reading.shown} can't be read: {wrong}")
+    encryption = answer.get("ServerSideEncryption")
+    reading.opaque = reading.opaque or encryption not in (None, "AES256") or "SSECustomerAlgorithm" in answer
+    return answer
+
+
+def _misfit(stored: Stored, answer: Any, start: int, stop: int | None, whole: bool) -> str | None:
+    """What is wrong with a response, None if it is the one that was asked for: not every store heeds every header."""
+    if stored.etag and answer.get("ETag") != stored.etag:
+        return "it changed while it was read. Run again when it rests."
+    if stop is None:
+        return None
+    if answer["ContentLength"] != stop - start or (
+        not whole and answer.get("ContentRange") != f"bytes {start}-{stop - 1}/{stored.size}"
+    ):
+        return (
+            "the store sent other bytes than those asked for. Large objects and broken connections need ranges: "
+            "copy the images here (`aws s3 sync`) and give the folder."
+        )
+    return None

@@ -1,0 +1,210 @@
+"""A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, here or in S3.
+
+Paths are relative to the table's folder; absolute ones and `..` are fine as long as they end inside that folder. Or
+they are `s3://` objects, in the table's own bucket or in one that `source.s3_buckets` lists. CSV is UTF-8, parted by
+comma, semicolon or tab, whichever makes the header's names; a misspelt or unknown column is refused, because a lost
+`split` or `group` would leak. Splits are `train`, `val`/`valid`/`validation` and `test`, kept by the rule for folders.
+A path that is given twice with all the same is one image, the second row excluded; with another class, split or
+group it is an error. All errors are told at once, with their rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.errors import SourceError
+from tasks.images.sources.layout import SPLIT_NAMES, class_name, kept_splits, printable
+from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.reach import OWN, Reach
+from tasks.images.sources.rows import Problems, Row, brief, columns_of, read_rows
+
+SUFFIXES = (".csv", ".parquet")
+_S3 = "s3://"
+_HEAD_BYTES = 64 << 10
+
+
+class _Place(NamedTuple):
+    """Where a row's image lies: its unique name, how to read it, and the version of what is read."""
+
+    name: str
+    read: Callable[[], bytes]
+    version: str | None = None
+
+
+@dataclass
+class _Table:
+    """Where the table lies, and what was found in it so far."""
+
+    root: str
+    problems: Problems
+    reach: Reach
+    items: dict[str, tuple[Row, Item]] = field(default_factory=dict)
+    excluded: list[Excluded] = field(default_factory=list)
+
+
+def check(uri: str) -> None:
+    """Look whether the table is there and has the right columns.
+
+    Raises:
+        SourceError: it is missing, can't be read, or has other columns.
+    """
+    if uri.startswith(_S3):
+        from tasks.images.sources import s3
+
+        s3.describe_object(uri)
+        return
+    path = Path(uri)
+    if not path.is_file():
+        what = "is no file" if path.exists() else f"doesn't exist (looked in {Path.cwd()})"
+        raise SourceError(f"The table {uri!r} {what}. Give an existing one: make run SOURCE=path/to/images.csv")
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"The table {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
+    columns_of(functools.partial(_head, path), uri)
+
+
+def discover(uri: str, reach: Reach = OWN) -> Listing:
+    """Every row, as an image of a class or with the reason why not.
+
+    Raises:
+        SourceError: as `check`, or rows are wrong; it names the first twenty and counts the others.
+    """
+    if not uri.startswith(_S3):
+        check(uri)
+    root = uri.rpartition("/")[0] if uri.startswith(_S3) else os.path.realpath(Path(uri).parent)
+    table = _Table(root, Problems(uri), reach)
+    rows = list(read_rows(_reader(uri), uri, table.problems))
+    splits = kept_splits({row.split for row in rows})
+    some_splits = any(row.split for row in rows)
+    remote = _remote_places(rows, table)
+    for row in rows:
+        _check_words(row, some_splits, table.problems)
+        place = remote.get(row.number) if _is_remote(row, table) else _local_place(row, table)
+        if place is not None:
+            _add(row, place, splits.get(row.split), table)
+    table.problems.raise_if_any()
+    return Listing(
+        tuple(sorted((item for _, item in table.items.values()), key=lambda item: item.path)),
+        tuple(sorted(table.excluded, key=lambda entry: entry.path)),
+    )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        if head.startswith(b"PAR1"):
+            return head + file.read()
+    return head if len(head) < _HEAD_BYTES else head[: head.rfind(b"\n") + 1]
+
+
+def _reader(uri: str) -> Callable[[], bytes]:
+    if uri.startswith(_S3):
+        from tasks.images.sources import s3
+
+        return functools.partial(s3.fetch_object, uri)
+    return Path(uri).read_bytes
+
+
+def _check_words(row: Row, some_splits: bool, problems: Problems) -> None:
+    if not row.label:
+        problems.add(row, "the label is empty")
+    if row.split and row.split.lower() not in SPLIT_NAMES:
+        problems.add(row, f"unknown split {brief(row.split)}; known are {', '.join(SPLIT_NAMES)}")
+    if some_splits and not row.split:
+        problems.add(row, "no split, but other rows have one")
+
+
+def _is_remote(row: Row, table: _Table) -> bool:
+    return row.path.startswith(_S3) or table.root.startswith(_S3)
+
+
+def _local_place(row: Row, table: _Table) -> _Place | None:
+    """A file below the table's folder; None, and a problem, if it is none."""
+    wrong = "the path is empty" if not row.path else "the path holds a NUL" if "\0" in row.path else None
+    lexical = os.path.normpath(Path(table.root, row.path))
+    wrong = wrong or _wrong_with_file(lexical, row.path, table.root.rstrip(os.sep) + os.sep)
+    if wrong:
+        table.problems.add(row, wrong)
+        return None
+    path = Path(lexical)
+    return _Place(path.relative_to(table.root).as_posix(), path.read_bytes)
+
+
+def _wrong_with_file(lexical: str, shown: str, inside: str) -> str | None:
+    if not lexical.startswith(inside) or not os.path.realpath(lexical).startswith(inside):
+        return f"{brief(shown)} is outside of the table's folder"
+    try:
+        mode = os.stat(lexical).st_mode  # noqa: PTH116 - a million rows
+    except OSError as error:
+        return f"{brief(shown)} can't be read ({error.strerror})"
+    return None if stat.S_ISREG(mode) else f"{brief(shown)} is no file"
+
+
+def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
+    """Row number -> object, for the rows that name one that is there; problems for those that don't."""
+    uris = {row: _address(row, table) for row in rows if _is_remote(row, table)}
+    if not uris:
+        return {}
+    from tasks.images.sources import remote, s3
+
+    table.reach.check_endpoint()
+    found = remote.locate(uri for uri in uris.values() if uri)
+    places = {}
+    for row, uri in uris.items():
+        stored = found.get(uri) if uri else None
+        if isinstance(stored, SourceError):
+            table.problems.add(row, str(stored))
+        elif uri and stored:
+            places[row.number] = _Place(uri, functools.partial(s3.fetch_object, uri, stored.etag), stored.version)
+    return places
+
+
+def _address(row: Row, table: _Table) -> str | None:
+    from tasks.images.sources.s3_client import parse
+
+    uri = row.path if row.path.startswith(_S3) else f"{table.root}/{row.path}"
+    leaves = uri != row.path and (".." in row.path.split("/") or row.path.startswith("/"))
+    try:
+        address = parse(uri)
+    except SourceError as error:
+        table.problems.add(row, str(error))
+        return None
+    if leaves or not row.path or not address.key or address.key.endswith("/"):
+        table.problems.add(row, f"{brief(row.path)} is no object: s3://bucket/key, or a key below the table's prefix")
+        return None
+    own = parse(table.root + "/").bucket if table.root.startswith(_S3) else None
+    wrong = table.reach.wrong_with_bucket(address.bucket, own)
+    if wrong:
+        table.problems.add(row, wrong)
+        return None
+    return uri
+
+
+def _add(row: Row, place: _Place, split: str | None, table: _Table) -> None:
+    name, label, group = printable(place.name), class_name(row.label), printable(row.group) or None
+    item = Item(name, label, split, place.read, place.version, group)
+    first, other = table.items.setdefault(item.path, (row, item))
+    if first is row:
+        return
+    differ = [
+        f"{name} is {brief(mine)} here and {brief(theirs)} in row {first.number}"
+        for name, mine, theirs in _pairs(row, first, item, other)
+        if mine != theirs
+    ]
+    if differ:
+        table.problems.add(row, f"{brief(row.path)} is given twice: {', '.join(differ)}")
+    else:
+        table.excluded.append(Excluded(f"{item.path} (row {row.number})", "duplicate_row"))
+
+
+def _pairs(row: Row, first: Row, item: Item, other: Item) -> Iterable[tuple[str, str | None, str | None]]:
+    return [
+        ("label", item.label, other.label),
+        ("split", row.split.lower(), first.split.lower()),
+        ("group", item.group, other.group),
+    ]

@@ -1,0 +1,164 @@
+"""Tar archives: headers are listed in one pass, members are read by their offset. Compressed ones are unpacked once.
+
+The unpacked tar is a scratch file; nothing is ever written under a member's name. Memory is bounded: bytes flow in
+chunks, and no header may ask for more than 64 KiB (the standard library would read a name of any length).
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from tasks.errors import SourceError, StorageError
+from tasks.files import atomic_file
+from tasks.images.sources import scratch
+from tasks.images.sources.held import Held
+from tasks.images.sources.members import MAX_MEMBER_BYTES, Member, check_ratio, damaged, safe_parts
+
+UNPACKED = scratch.SCRATCH / "unpacked"
+_CHUNK = 1 << 20
+_HEADER_BYTES = 64 << 10  # the longest path has 4 KiB; more are extended attributes
+_BLOCK = 512
+_SPARE_BYTES = 256 << 20  # left free on the disk
+_CHUNKS_BETWEEN_LOOKS = 64
+_FAILURES = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, gzip.BadGzipFile)
+
+
+class _Headers:
+    """What tarfile reads headers from: a file that refuses to read much at once."""
+
+    def __init__(self, held: Held) -> None:
+        self._held, self._position = held, 0
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        data = self._held.read(self._position, size)
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or position < 0:
+            raise tarfile.ReadError("an offset before the beginning")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def list_tar(path: Path, shown: str) -> Iterator[Member]:
+    """Every member of a plain tar but its folders; `shown` is the archive's name in messages.
+
+    Raises:
+        SourceError: a header is wrong, or the end mark is missing: what is missing behind them nobody knows.
+    """
+    held = Held(path)
+    try:
+        for info in _entries(held):
+            if not info.isdir():
+                parts, unsafe = safe_parts(info.name)
+                read = functools.partial(_read, held, info.offset_data, info.size, shown)
+                yield Member(parts, read, unsafe or _reason(info))
+    except _FAILURES as error:
+        raise damaged(shown, error) from None
+
+
+def _entries(held: Held) -> Iterator[tarfile.TarInfo]:
+    headers = cast(BinaryIO, _Headers(held))
+    with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+        end = 0
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            if info.size < 0 or tar.offset <= end:  # else a crafted header is read for ever, CVE-2025-8194
+                raise tarfile.ReadError(f"a negative size at offset {info.offset}")
+            if info.isreg() and not info.issparse() and info.offset_data + info.size > held.size:
+                raise tarfile.ReadError(f"the file ends within {info.name!r}")
+            end = tar.offset
+            yield info
+        if held.read(tar.offset, _BLOCK) != bytes(_BLOCK):  # tarfile takes a broken header for the end
+            raise tarfile.ReadError(f"neither a header nor the end mark at offset {tar.offset} of {held.size}")
+
+
+def _reason(info: tarfile.TarInfo) -> str | None:
+    if info.issym() or info.islnk():
+        return "link"
+    if not info.isreg():
+        return "not_a_regular_file"
+    if info.issparse():
+        return "sparse_file"
+    return "too_large" if info.size > MAX_MEMBER_BYTES else None
+
+
+def _read(held: Held, offset: int, size: int, shown: str) -> bytes:
+    data = held.read(offset, size)
+    if len(data) != size:
+        raise damaged(shown, f"it was {held.size} bytes long and is shorter now")
+    return data
+
+
+def unpack(path: Path, digest: str, kind: str, shown: str) -> Path:
+    """The plain tar in a compressed one, unpacked to a scratch file unless that is there already.
+
+    Args:
+        path: the compressed archive.
+        digest: its SHA-256; the scratch file is named by it, and those of other archives are removed.
+        kind: `gzip` or `zstd`.
+        shown: its name in messages.
+
+    Raises:
+        SourceError: it is damaged, or a bomb; the scratch file never passes what `check_ratio` allows.
+        StorageError: the disk can't hold it.
+    """
+    unpacked = UNPACKED / f"{digest}.tar"
+    scratch.sweep(UNPACKED, keep=unpacked.name)
+    if scratch.is_untouched(unpacked, digest):
+        return unpacked
+    try:
+        with path.open("rb") as packed, atomic_file(unpacked) as file:
+            _copy(_opened(packed, kind), packed, file, shown)
+    except (*_FAILURES, pa.ArrowException) as error:
+        raise damaged(shown, error) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise damaged(shown, error) from None  # how gzip and Arrow say that bytes are wrong
+    scratch.remember(unpacked, digest)
+    return unpacked
+
+
+def _opened(packed: BinaryIO, kind: str) -> Callable[[int], bytes]:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=packed).read
+    stream: Callable[[int], bytes] = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd").read
+    return stream
+
+
+def _copy(read: Callable[[int], bytes], packed: BinaryIO, file: BinaryIO, shown: str) -> None:
+    written = 0
+    for number, chunk in enumerate(iter(functools.partial(read, _CHUNK), b"")):
+        written += len(chunk)
+        check_ratio(shown, packed.tell(), written)
+        if number % _CHUNKS_BETWEEN_LOOKS == 0:
+            _check_room(written, shown)
+        file.write(chunk)
+    if written == 0:
+        raise SourceError(f"The archive {shown} holds nothing. Give one with the images of each class in a folder.")
+
+
+def _check_room(written: int, shown: str) -> None:
+    free = shutil.disk_usage(UNPACKED).free
+    if free < _SPARE_BYTES:
+        raise StorageError(
+            f"The disk has {free:,} bytes left, and {shown} is not yet unpacked ({written:,} bytes so far). "
+            f"Make room in {UNPACKED.resolve()}, or unpack the archive elsewhere and give the folder."
+        )

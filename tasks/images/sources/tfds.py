@@ -1,0 +1,178 @@
+"""Any image classification data set of TensorFlow Datasets: `tfds:name[/config][:version]`.
+
+A prepared data set is read from its files alone (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`): no network, no
+builder code. Otherwise TFDS downloads and prepares it there. The bytes are the encoded ones that were put in, never
+decoded. Splits are kept where there is more than one and `train` is among them; other splits than train, validation
+and test are excluded. An item's version is the SHA-256 of its bytes.
+
+Costs: importing tensorflow-datasets takes a second, and tries no network. Listing shards for the first time is one
+pass over them, with TensorFlow (4 s) for the CRC of each record; then the listing costs one `stat` a shard.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import SourceError
+from tasks.images.sources.layout import class_name, kept_splits, printable
+from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.records import FORMATS, Fields, Record, list_records
+
+SCHEME = "tfds:"
+_NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>\w[\w.+-]*))?(:(?P<version>[\d*]+\.[\d*]+\.[\d*]+))?")
+
+
+def check(uri: str) -> None:
+    """Look at the name, and whether TFDS is installed; not whether it knows the data set, which takes it a second.
+
+    Raises:
+        SourceError: neither could be read.
+    """
+    if not _NAME.fullmatch(uri.removeprefix(SCHEME)):
+        raise SourceError(
+            "A data set of TFDS is given as tfds:name, tfds:name/config or tfds:name:1.2.3, its name in small letters "
+            f"with underscores: tfds:tf_flowers. Received: {uri!r}"
+        )
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise SourceError(f"{uri} needs the package tensorflow-datasets. Install it: make setup")
+
+
+def discover(uri: str) -> Listing:
+    """Every image of every split, as `<split>/<class>/<TFDS id>`.
+
+    Raises:
+        SourceError: the data set isn't known, can't be downloaded, is no image classification, or is damaged.
+    """
+    check(uri)
+    builder = _builder(uri.removeprefix(SCHEME))
+    fields = _fields(builder.info, uri)
+    file_format = builder.info.file_format.value
+    if file_format not in FORMATS:
+        raise SourceError(
+            f"{uri} is prepared as {file_format}; readable are {', '.join(FORMATS)}. Prepare it as one of them: "
+            f"tfds build {builder.info.name} --file_format={FORMATS[1]}"
+        )
+    items: list[Item] = []
+    excluded: list[Excluded] = []
+    names = _class_names(builder.info.features[fields.label])
+    splits = kept_splits(builder.info.splits)
+    for name, info in sorted(builder.info.splits.items()):
+        if splits and name not in splits:
+            excluded.append(Excluded(printable(name), "unknown_split"))
+            continue
+        shards = [Path(str(path)) for path in info.filepaths]
+        for record in list_records(shards, file_format, fields):
+            entry = _entry(record, name, splits.get(name), names)
+            (items if isinstance(entry, Item) else excluded).append(entry)  # type: ignore[arg-type]
+    return Listing(
+        tuple(sorted(items, key=lambda item: item.path)),
+        tuple(sorted(excluded, key=lambda entry: entry.path)),
+        _about(builder.info),
+    )
+
+
+def _builder(name: str) -> Any:
+    """A builder that reads prepared files; they are prepared first if they aren't there."""
+    import tensorflow_datasets as tfds
+
+    folder = _data_dir()
+    files = tfds.core.read_only_builder
+    try:
+        return files.builder_from_files(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise SourceError(f"tfds:{name} in {folder} can't be read: {_said(error)}. Prepare it again.") from None
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+        builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError:
+        raise SourceError(_unknown(name, folder, tfds.list_builders(with_community_datasets=False))) from None
+    except Exception as error:  # noqa: BLE001 - downloads and builders fail in ways of their own
+        raise SourceError(_failed(name, folder, error)) from None
+    return files.builder_from_directory(builder.data_path)
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+
+
+def _unknown(name: str, folder: Path, known: list[str]) -> str:
+    import difflib
+
+    wanted = name.partition(":")[0].partition("/")[0]
+    near = difflib.get_close_matches(wanted, known, 5, 0.6)
+    meant = f" Near to it: {', '.join(near)}." if near else ""
+    return (
+        f"TFDS doesn't know the data set {name!r}, and {folder} holds none prepared under this name (configuration, "
+        f"version).{meant} See https://www.tensorflow.org/datasets/catalog, or set TFDS_DATA_DIR to the folder "
+        "where yours is prepared."
+    )
+
+
+def _failed(name: str, folder: Path, error: Exception) -> str:
+    return (
+        f"TFDS could not download or prepare {name!r} in {folder}: {_said(error)}. Run again if the network was at "
+        f"fault. Or prepare it where there is one: `tfds build {name.replace(':', ' --version=', 1)} "
+        "--data_dir=FOLDER`; then copy FOLDER here and set TFDS_DATA_DIR to it."
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _fields(info: Any, uri: str) -> Fields:
+    """The features that hold image and class: the supervised ones, else the only ones of their kind."""
+    features = info.features if hasattr(info.features, "items") else {}
+    images = [key for key, feature in features.items() if _is_image(feature)]
+    labels = [key for key, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    keys: tuple[str, ...] = info.supervised_keys or ()
+    if len(keys) == 2 and keys[0] in images and keys[1] in labels:
+        return Fields(keys[0], keys[1])
+    if len(images) == len(labels) == 1:
+        return Fields(images[0], labels[0])
+    found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
+    raise SourceError(
+        f"{uri} is no image classification: it needs an Image of 8 or 16 bit and a ClassLabel, as supervised keys or "
+        f"one of each. It has {found or 'no named features'}; supervised keys: {keys or 'none'}."
+    )
+
+
+def _is_image(feature: Any) -> bool:
+    import numpy as np
+
+    return type(feature).__name__ == "Image" and np.dtype(feature.np_dtype).kind == "u"
+
+
+def _class_names(feature: Any) -> list[str]:
+    names = feature.names or [str(number) for number in range(feature.num_classes or 0)]
+    return [class_name(name) for name in names]
+
+
+def _entry(record: Record, split: str, kept: str | None, names: list[str]) -> Item | Excluded:
+    name = f"{record.shard.name}__{record.number}"  # as tfds.ReadConfig(add_tfds_id=True) calls it
+    if not 0 <= record.label < len(names):
+        return Excluded(printable(f"{split}/{name}"), "no_label")
+    label = names[record.label]
+    return Item(printable(split) + f"/{label}/" + printable(name), label, kept, record.read, f"sha256:{record.sha256}")
+
+
+def _about(info: Any) -> dict[str, str]:
+    said = {
+        "name": info.full_name,
+        "description": info.description,
+        "licence": getattr(info.redistribution_info, "license", ""),
+        "citation": info.citation,
+        "homepage": info.homepage,
+    }
+    return {
+        key: " ".join(value.split()) if key != "citation" else value.strip() for key, value in said.items() if value
+    }

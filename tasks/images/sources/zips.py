@@ -1,0 +1,77 @@
+"""Zip archives: the central directory is the listing, and members are read by random access.
+
+Names without the UTF-8 flag are UTF-8 where their bytes are (Linux, macOS), else code page 437, as the format says.
+In a zip made on DOS or Windows a backslash parts folders. Only stored and deflated members are read: the memory of
+other methods is the archive's choice.
+"""
+
+from __future__ import annotations
+
+import functools
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.errors import SourceError
+from tasks.images.sources.members import MAX_MEMBER_BYTES, Member, check_ratio, damaged, safe_parts
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of the general purpose flag, APPNOTE.TXT 4.4.4
+_DOS, _NTFS, _UNIX, _DARWIN = 0, 10, 3, 19  # "version made by", 4.4.2
+_FAILURES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OverflowError)
+
+
+def list_zip(path: Path, shown: str) -> Iterator[Member]:
+    """Every file in the archive; `shown` is its name in messages.
+
+    Raises:
+        SourceError: it is damaged, or a bomb.
+    """
+    try:
+        archive = zipfile.ZipFile(path)  # open as long as a member may be read
+    except _FAILURES as error:
+        raise damaged(shown, error) from None
+    entries = [entry for entry in archive.infolist() if not _name(entry).endswith("/")]
+    check_ratio(shown, path.stat().st_size, sum(entry.file_size for entry in entries))
+    for entry in entries:
+        parts, unsafe = safe_parts(_name(entry))
+        yield Member(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry))
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    name = entry.orig_filename
+    if not entry.flag_bits & _UTF8:
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            name = entry.orig_filename
+    return name.replace("\\", "/") if entry.create_system in (_DOS, _NTFS) else name
+
+
+def _reason(entry: zipfile.ZipInfo) -> str | None:
+    mode = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system in (_UNIX, _DARWIN) else 0
+    if stat.S_ISLNK(mode):
+        return "link"
+    if mode and not stat.S_ISREG(mode):
+        return "not_a_regular_file"
+    if entry.flag_bits & _ENCRYPTED:
+        return "encrypted"
+    if entry.compress_type not in _METHODS:
+        return "unsupported_compression"
+    return "too_large" if entry.file_size > MAX_MEMBER_BYTES else None
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str) -> bytes:
+    """The bytes of a member, their CRC checked. Threads may read at once: zipfile locks its file."""
+    try:
+        with archive.open(entry) as file:
+            data = file.read()  # never more than the size that the directory gives
+    except SourceError:
+        raise
+    except (*_FAILURES, RuntimeError, OSError) as error:
+        raise damaged(shown, error) from None
+    if len(data) != entry.file_size:
+        raise damaged(shown, f"{entry.filename!r} has {len(data)} bytes instead of {entry.file_size}")
+    return data

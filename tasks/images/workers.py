@@ -1,0 +1,244 @@
+"""Decoding on all cores: images go out to worker processes, some at a time, and come back in order.
+
+An image whose decoder crashes or hangs costs that image only: what was under way is decoded again, each in a worker
+of its own, and the one that fails there too is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import resource
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tasks.cores import usable_cores
+from tasks.errors import IntegrityError
+from tasks.images import likeness, quality
+from tasks.images.decoding import Code, Facts, Pixels, Policy, Refused, decode
+from tasks.images.packs import Place, read_image
+from tasks.settings import IMAGE_SIZE_PX
+
+Result = tuple[Pixels, Facts] | Refused
+_Unreadable = IntegrityError | OSError
+_Decoded = list[Result | Facts | _Unreadable]
+"""Results of a message; facts alone where the pixels are in the message's slot."""
+
+_IMAGE = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
+
+_AT_ONCE = 8
+"""Images a message: sending one by one costs as much as describing them."""
+
+_WAITING, _WAITING_PER_WORKER = 32, 3
+"""So many messages of decoded images (1.2 MB each) wait to be fetched, or so many for each worker if that is more:
+it bounds the memory, and lets the workers go on while a shard is written. Each has a slot for its pixels in memory that
+the workers share with this process: to send them would cost as much as a tenth of the decoding."""
+
+TIME_LIMIT_S = 60
+"""An image of 100 million pixels takes two seconds."""
+
+MEMORY_LIMIT_MB = 4096
+"""What a worker may take beyond its own size (Linux). An image of 100 million pixels takes up to 2,000 MB."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    images: tuple[tuple[str, Place], ...]
+    policy: Policy
+    background_rgb: tuple[int, int, int]
+    time_limit_s: int
+    describe: bool
+    slot: int | None = None
+    """Where the pixels go in the memory that the workers share with this process; None to send them."""
+
+
+_slots: Pixels | None = None
+"""In a worker: the shared memory (slots, images a message, 224, 224, 3)."""
+
+
+def decode_all(
+    work: Iterable[tuple[str, Place]],
+    policy: Policy,
+    background_rgb: tuple[int, int, int],
+    time_limit_s: int = TIME_LIMIT_S,
+    describe: bool = False,
+    memory_limit_mb: int = MEMORY_LIMIT_MB,
+) -> Iterator[tuple[str, Result]]:
+    """Decode images from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
+    workers = usable_cores()
+    ahead = max(_WAITING, workers * _WAITING_PER_WORKER)
+    shape = (ahead, _AT_ONCE, *_IMAGE)
+    memory = _context().RawArray("B", math.prod(shape))
+    slots = np.frombuffer(memory, np.uint8).reshape(shape)
+    waiting: deque[tuple[_Job, Future[_Decoded]]] = deque()
+    pool, lonely = _Pool(workers, memory_limit_mb, memory), _Lonely(memory_limit_mb)
+    try:
+        for number, images in enumerate(_several(work)):
+            if len(waiting) == ahead:
+                yield from _fetch(*waiting.popleft(), slots, lonely)
+            job = _Job(images, policy, background_rgb, time_limit_s, describe, slot=number % ahead)
+            try:
+                future = pool.submit(job)
+            except BrokenProcessPool:
+                pool.shutdown()  # waits until no worker is left that could still write into the slots
+                pool = _Pool(workers, memory_limit_mb, memory)
+                future = pool.submit(job)
+            waiting.append((job, future))
+        while waiting:
+            yield from _fetch(*waiting.popleft(), slots, lonely)
+    finally:
+        pool.shutdown()
+        lonely.shutdown()
+
+
+def _several(work: Iterable[tuple[str, Place]]) -> Iterator[tuple[tuple[str, Place], ...]]:
+    images = iter(work)
+    while several := tuple(islice(images, _AT_ONCE)):
+        yield several
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    return get_context("forkserver") if os.name == "posix" else get_context("spawn")
+
+
+class _Pool:
+    """Worker processes that know this module, and not the program's: importing that would take each half a second."""
+
+    def __init__(self, workers: int, memory_limit_mb: int, memory: Any = None) -> None:
+        context = _context()
+        if os.name == "posix":
+            context.set_forkserver_preload([__name__])  # once, instead of in every worker
+        self._executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_prepare_worker, initargs=(memory_limit_mb, memory)
+        )
+
+    def submit(self, job: _Job) -> Future[_Decoded]:
+        """Hand out a job; a worker is started for it if none is idle."""
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # a new worker imports what stands here
+        try:
+            return self._executor.submit(_decode, job)
+        finally:
+            sys.modules["__main__"] = program
+
+    def shutdown(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _prepare_worker(memory_limit_mb: int, memory: Any) -> None:
+    global _slots
+    if memory is not None:
+        _slots = np.frombuffer(memory, np.uint8).reshape(-1, _AT_ONCE, *_IMAGE)
+    _set_limits(memory_limit_mb)
+
+
+def _set_limits(memory_limit_mb: int) -> None:
+    """Bound the worker's memory, and let it not outlive a stage that was killed: it would wait for work for ever."""
+    if sys.platform == "linux":
+        # The data, not the address space: OpenBLAS reserves gigabytes of that for cores that it never uses.
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        limit = pages * resource.getpagesize() + memory_limit_mb * 1_000_000
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    parent = parent_process()
+    if parent:
+        Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, lonely: _Lonely) -> Iterator[tuple[str, Result]]:
+    try:
+        results = future.result()
+    except BrokenProcessPool:  # the fault of one of these images, or of one that was decoded at the same time
+        for image in job.images:
+            yield image[0], lonely.decode(replace(job, images=(image,), slot=None))
+    else:
+        for place, ((key, _), result) in enumerate(zip(job.images, results, strict=False)):
+            if isinstance(result, _Unreadable):
+                raise result
+            yield key, (slots[job.slot, place].copy(), result) if isinstance(result, Facts) else result
+
+
+class _Lonely:
+    """One worker that gets one image at a time, so that it is known which one it dies of."""
+
+    def __init__(self, memory_limit_mb: int) -> None:
+        self._memory_limit_mb = memory_limit_mb
+        self._pool: _Pool | None = None
+
+    def decode(self, job: _Job) -> Result:
+        self._pool = self._pool or _Pool(1, self._memory_limit_mb)
+        try:
+            [result] = self._pool.submit(job).result()
+        except BrokenProcessPool:
+            self.shutdown()
+            return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
+        if isinstance(result, _Unreadable):
+            raise result
+        assert not isinstance(result, Facts)  # there is no slot
+        return result
+
+    def shutdown(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        self._pool = None
+
+
+def _decode(job: _Job) -> _Decoded:
+    """The results, up to the first image that can't be read; what is wrong there comes last."""
+    results: _Decoded = []
+    for key, place in job.images:
+        try:
+            result = _decode_one(job, key, place)
+        except (IntegrityError, OSError) as error:
+            return [*results, error]
+        if _slots is not None and job.slot is not None and not isinstance(result, Refused):
+            _slots[job.slot, len(results)] = result[0]
+            results.append(result[1])
+        else:
+            results.append(result)
+    return results
+
+
+def _decode_one(job: _Job, key: str, place: Place) -> Result:
+    if hasattr(signal, "alarm"):
+        signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
+    try:
+        pixels, facts = decode(read_image(place, key), job.policy, job.background_rgb)
+    except Refused as refused:
+        return refused
+    except MemoryError:
+        return Refused(Code.DECODER_FAILED, "decoding takes more memory than an image may")
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+    return pixels, describe_pixels(pixels, facts) if job.describe else facts
+
+
+def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
+    """The facts with what the image looks like, and how good it is."""
+    return replace(
+        facts,
+        look=base64.b64encode(likeness.look(pixels)).decode(),
+        pixels=likeness.pixel_digest(pixels),
+        scores=quality.scores(pixels),
+    )

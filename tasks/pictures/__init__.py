@@ -1,1 +1,0 @@
-"""Pictures: sources, packs, decoding, splits, shards, tf.data. Knows nothing of networks."""

@@ -1,0 +1,256 @@
+"""Sources: whatever lies in a folder is listed once, as an image of a class or with the reason why not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import SourceError
+from tasks.images.sources import Listing, check_source, discover
+from tasks.images.sources.folder import printable
+from tests.conftest import PROJECT, save_image
+
+
+def put(root: Path, *names: str | bytes) -> Path:
+    """Files whose content is their name; folders where they are needed."""
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))  # noqa: PTH118 - names may be bytes
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        with open(path, "wb") as file:  # noqa: PTH123
+            file.write(os.fsencode(name))
+    return root
+
+
+def splits(listing: Listing) -> dict[str, str | None]:
+    return {item.path: item.split for item in listing.items}
+
+
+def reasons(listing: Listing) -> dict[str, str]:
+    return {entry.path: entry.reason for entry in listing.excluded}
+
+
+def test_folder_takes_classes_from_its_folders_and_reads_the_bytes(tmp_path: Path) -> None:
+    listing = discover(str(put(tmp_path, "ants/1.jpg", "ants/deep/er/2.JPG", "bees/3")))
+    assert [(item.path, item.label, item.split) for item in listing.items] == [
+        ("ants/1.jpg", "ants", None),
+        ("ants/deep/er/2.JPG", "ants", None),
+        ("bees/3", "bees", None),
+    ]
+    assert [item.read() for item in listing.items] == [b"ants/1.jpg", b"ants/deep/er/2.JPG", b"bees/3"]
+    assert listing.excluded == ()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_folder_with_train_and_validation_only_holds_validation_out_as_test(tmp_path: Path, name: str) -> None:
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", f"{name}/a/3", f"{name}/b/sub/4")))
+    assert splits(listing) == {
+        "train/a/1": "train",
+        "train/b/2": "train",
+        f"{name}/a/3": "test",
+        f"{name}/b/sub/4": "test",
+    }
+    assert {item.label for item in listing.items} == {"a", "b"}
+
+
+def test_folder_with_three_splits_keeps_them(tmp_path: Path) -> None:
+    listing = discover(str(put(tmp_path, "Train/a/1", "valid/b/2", "TEST/a/3")))
+    assert splits(listing) == {"Train/a/1": "train", "valid/b/2": "validation", "TEST/a/3": "test"}
+
+
+def test_folder_with_train_and_test_leaves_validation_to_be_carved(tmp_path: Path) -> None:
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3")))
+    assert splits(listing) == {"train/a/1": "train", "train/b/2": "train", "test/a/3": "test"}
+
+
+def test_folder_may_have_a_class_called_train(tmp_path: Path) -> None:
+    listing = discover(str(put(tmp_path, "train/1", "bus/2")))
+    assert splits(listing) == {"train/1": None, "bus/2": None}
+
+
+def test_folder_excludes_and_lists_what_is_no_image_of_a_class(tmp_path: Path) -> None:
+    put(tmp_path, "a/1", "b/2", "readme.txt", "a/.DS_Store", "a/._1", "b/Thumbs.db", "__MACOSX/a/1", ".git/config")
+    (tmp_path / "c" / "empty").mkdir(parents=True)
+    listing = discover(str(tmp_path))
+    assert [item.path for item in listing.items] == ["a/1", "b/2"]
+    assert reasons(listing) == {
+        "readme.txt": "outside_class_folders",
+        "a/.DS_Store": "system_file",
+        "a/._1": "system_file",
+        "b/Thumbs.db": "system_file",
+        "__MACOSX": "system_file",
+        ".git": "system_file",
+        "c/empty": "empty_folder",
+    }
+
+
+def test_folder_with_splits_excludes_what_stands_beside_them(tmp_path: Path) -> None:
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3", "extra/a/4", "train/5")))
+    assert reasons(listing) == {"extra/a/4": "outside_split_folders", "train/5": "outside_class_folders"}
+
+
+def test_folder_follows_links_only_to_files_inside(tmp_path: Path) -> None:
+    outside = put(tmp_path / "outside", "secret") / "secret"
+    root = put(tmp_path / "root", "a/1", "b/2")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "a" / "out").symlink_to(outside)
+    (root / "a" / "up").symlink_to("../../outside/secret")
+    (root / "a" / "broken").symlink_to("nowhere")
+    (root / "a" / "self").symlink_to("self")
+    (root / "a" / "good").symlink_to("../b/2")
+    (tmp_path / "root-beside").mkdir()
+    put(tmp_path / "root-beside", "3")
+    (root / "a" / "beside").symlink_to(tmp_path / "root-beside" / "3")
+    listing = discover(str(root))
+    assert [item.path for item in listing.items] == ["a/1", "a/good", "b/2"]
+    assert reasons(listing) == {
+        "a/loop": "link_out_of_source",
+        "a/out": "link_out_of_source",
+        "a/up": "link_out_of_source",
+        "a/beside": "link_out_of_source",
+        "a/broken": "link_to_no_file",
+        "a/self": "link_to_no_file",
+    }
+
+
+def test_folder_does_not_enter_split_folders_that_are_links(tmp_path: Path) -> None:
+    put(tmp_path / "outside", "a/1")
+    root = put(tmp_path / "root", "test/a/1", "other/b/2")
+    (root / "train").symlink_to(tmp_path / "outside")
+    listing = discover(str(root))
+    assert splits(listing) == {"test/a/1": None, "other/b/2": None}
+    assert reasons(listing) == {"train": "link_out_of_source"}
+
+
+def test_folder_does_not_open_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put(tmp_path, "a/1", "b/2")
+    os.mkfifo(root / "a" / "fifo")
+    monkeypatch.chdir(root / "a")  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        listing = discover(str(root))
+    assert [item.path for item in listing.items] == ["a/1", "b/2"]
+    assert reasons(listing) == {"a/fifo": "not_a_regular_file", "a/socket": "not_a_regular_file"}
+
+
+def test_folder_escapes_names_so_that_any_report_can_show_them(tmp_path: Path) -> None:
+    put(tmp_path, b"a/\xff.jpg", "a/line\nbreak", "a/tab\t", "b/back\\slash", "b/" + "x" * 255)
+    paths = [item.path for item in discover(str(tmp_path)).items]
+    assert paths == [r"a/\xff.jpg", r"a/line\nbreak", r"a/tab\t", r"b/back\\slash", "b/" + "x" * 255]
+    assert all(path.isprintable() for path in paths)
+
+
+def test_folder_keeps_names_apart_that_look_alike(tmp_path: Path) -> None:
+    names = [b"a/\xa0", b"a/\\xa0", "a/\u00a0", "a/X", "a/x", "a/é", unicodedata.normalize("NFD", "a/é"), "b/1"]
+    listing = discover(str(put(tmp_path, *names)))
+    assert len({item.path for item in listing.items}) == len(names)
+    assert {item.read() for item in listing.items} == {os.fsencode(name) for name in names}
+
+
+def test_folder_takes_nfc_and_nfd_names_for_one_class(tmp_path: Path) -> None:
+    names = [
+        f"{unicodedata.normalize(form, split)}/{number}"
+        for number, (form, split) in enumerate(
+            [("NFC", "train/Bär"), ("NFD", "train/Bär"), ("NFD", "test/Bär"), ("NFC", "train/Kuh")]
+        )
+    ]
+    listing = discover(str(put(tmp_path, *names)))
+    assert {item.label for item in listing.items} == {unicodedata.normalize("NFC", "Bär"), "Kuh"}
+
+
+@given(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20))
+def test_printable_names_are_equal_only_for_equal_names(one: bytes, other: bytes) -> None:
+    shown = [printable(os.fsdecode(name)) for name in (one, other)]
+    assert (shown[0] == shown[1]) == (one == other)
+    assert all(name.isprintable() for name in shown)
+
+
+def test_listing_is_in_the_order_of_the_paths(tmp_path: Path) -> None:
+    put(tmp_path, "b/2", "a/10", "a/9", "a-b/1", "z")
+    listing = discover(str(tmp_path))
+    paths = [item.path for item in listing.items]
+    assert paths == sorted(paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "is empty"),
+        ([".DS_Store"], "is empty"),
+        (["1.jpg", "2.jpg"], "2 files but no class folders"),
+        (["a/1"], "only the class 'a'"),
+        (["a/.hidden", "b/.hidden"], "no image in a class folder"),
+        (["train/a/1", "test/a/1"], "only the class 'a'"),
+    ],
+)
+def test_folder_that_makes_no_classifier_is_explained(tmp_path: Path, names: list[str], said: str) -> None:
+    put(tmp_path, *names)
+    with pytest.raises(SourceError) as caught:
+        discover(str(tmp_path))
+    assert said in str(caught.value)
+    assert "SOURCE/<class>/<image>" in str(caught.value)
+
+
+def test_source_that_is_missing_or_a_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="doesn't exist"):
+        check_source(str(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match="is a file, not a folder"):
+        check_source(str(save_image(tmp_path / "1.png", "ant", 1)))
+
+
+@pytest.mark.parametrize("uri", ["https://example.org/a.zip", "gs://bucket/prefix"])
+def test_source_of_an_unknown_kind_names_the_known_ones(uri: str) -> None:
+    with pytest.raises(
+        SourceError, match=r"not known\. Give a folder of class folders, an archive .*tfds:name, or `digits`"
+    ):
+        check_source(uri)
+
+
+def test_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put(tmp_path, "a/1", "b/2")
+    scandir = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is denied
+    with pytest.raises(SourceError, match=r"b can't be read \(Permission denied\)"):
+        discover(str(root))
+
+
+def test_discovering_changes_nothing(tmp_path: Path) -> None:
+    root = put(tmp_path, "a/1", "b/2", "b/.DS_Store")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    discover(str(root))
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_digits_are_ten_classes() -> None:
+    listing = discover("digits")
+    assert len(listing.items) == 1797
+    assert {item.label for item in listing.items} == set("0123456789")
+    assert {item.split for item in listing.items} == {None}
+    assert listing.items[0].read().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_digits_are_the_same_bytes_in_every_process() -> None:
+    code = """
+from hashlib import sha256
+from tasks.images.sources import discover
+print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits").items])
+"""
+    one, two = (
+        subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    )
+    assert one == two

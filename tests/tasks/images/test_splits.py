@@ -1,0 +1,405 @@
+"""Splits: images on their own are drawn by their content, groups together; none ever moves because of another."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.images.manifest import Duplicate, Example
+from tasks.images.splits import (
+    Assignment,
+    Member,
+    Rules,
+    anchors,
+    assign,
+    assign_fold,
+    assign_folds,
+    assign_split,
+    draw,
+)
+
+keys = st.binary(min_size=1, max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
+fractions = st.tuples(st.floats(0, 0.5, exclude_max=True), st.floats(0, 0.5, exclude_max=True))
+RULES = Rules(validation_fraction=0.3, test_fraction=0.3, seed=0)
+ORDER = ("test", "validation", "train")
+ALL_KEYS = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(10_000)]
+
+
+@given(keys, fractions, st.integers(0, 5))
+def test_split_depends_on_nothing_but_the_image_and_the_rules(key: str, shares: tuple[float, float], seed: int) -> None:
+    first = assign_split(key, None, set(), *shares, seed)
+    assert first == assign_split(key, None, set(), *shares, seed)
+    assert first in ("train", "validation", "test")
+
+
+@given(keys, st.floats(0, 0.3), st.floats(0, 0.3), st.integers(0, 5))
+def test_larger_test_share_takes_no_image_out_of_test(key: str, less: float, more: float, seed: int) -> None:
+    less, more = sorted((less, more))
+    if assign_split(key, None, set(), 0.2, less, seed) == "test":
+        assert assign_split(key, None, set(), 0.2, more, seed) == "test"
+
+
+@given(keys, st.sampled_from(["validation", "test"]), fractions)
+def test_given_held_out_splits_are_kept(key: str, given_split: str, shares: tuple[float, float]) -> None:
+    assert assign_split(key, given_split, {"train", given_split}, *shares, 0) == given_split
+
+
+@given(keys, fractions)
+def test_given_train_stays_train_where_everything_is_given(key: str, shares: tuple[float, float]) -> None:
+    assert assign_split(key, "train", {"train", "validation", "test"}, *shares, 0) == "train"
+
+
+@given(keys, fractions)
+def test_validation_is_carved_from_train_where_only_test_is_given(key: str, shares: tuple[float, float]) -> None:
+    assert assign_split(key, "train", {"train", "test"}, *shares, 0) in ("train", "validation")
+
+
+@pytest.mark.parametrize(
+    ("given_splits", "expected"),
+    [
+        (set(), {"train": 0.65, "validation": 0.2, "test": 0.15}),
+        ({"train", "test"}, {"train": 0.8, "validation": 0.2}),
+        ({"train", "validation"}, {"train": 0.85, "test": 0.15}),
+    ],
+)
+def test_shares_are_the_wanted_ones(given_splits: set[str], expected: dict[str, float]) -> None:
+    given_split = "train" if given_splits else None
+    counts = Counter(assign_split(key, given_split, given_splits, 0.2, 0.15, 0) for key in ALL_KEYS)
+    assert counts.keys() == expected.keys()
+    for split, share in expected.items():
+        assert counts[split] / len(ALL_KEYS) == pytest.approx(share, abs=0.015)
+
+
+def test_another_seed_gives_other_splits() -> None:
+    one, two = ([assign_split(key, None, set(), 0.2, 0.2, seed) for key in ALL_KEYS] for seed in (0, 1))
+    agreement = sum(first == second for first, second in zip(one, two, strict=True)) / len(ALL_KEYS)
+    assert agreement == pytest.approx(0.6**2 + 2 * 0.2**2, abs=0.02)
+
+
+def test_draw_is_even_and_the_same_on_every_machine() -> None:
+    numbers = [draw(key, 0) for key in ALL_KEYS]
+    assert all(0 <= number < 1 for number in numbers)
+    tenths = Counter(int(number * 10) for number in numbers)
+    assert max(tenths.values()) / min(tenths.values()) < 1.2
+    assert draw("0" * 64, 0) == pytest.approx(0.390274121)
+
+
+def key_of(number: int) -> str:
+    return ALL_KEYS[number]
+
+
+@st.composite
+def many_members(draw_: st.DrawFn, given_too: bool = True) -> list[Member]:
+    """Up to 10 images in a few groups and looks, which often overlap."""
+    numbers = draw_(st.lists(st.integers(0, 11), max_size=10, unique=True))
+    names = st.sampled_from([None, "a", "b", "c"])
+    splits = st.sampled_from([None, None, None, *ORDER]) if given_too else st.none()
+    return [Member(key_of(number), draw_(splits), draw_(names), draw_(names)) for number in numbers]
+
+
+rules = st.builds(
+    Rules,
+    st.sampled_from([0.0, 0.2, 0.4]),
+    st.sampled_from([0.0, 0.2, 0.4]),
+    st.integers(0, 3),
+    st.sets(st.sampled_from(ORDER)).map(frozenset),
+)
+some_previous = st.lists(st.sampled_from([None, None, *ORDER]), min_size=12, max_size=12).map(
+    lambda splits: {key_of(number): split for number, split in enumerate(splits) if split}
+)
+
+
+def splits_by_name(members: Sequence[Member], assignment: Assignment) -> dict[tuple[str, str], set[str]]:
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for member in members:
+        for kind, name in (("group", member.group), ("look", member.look)):
+            if name is not None and member.key in assignment.splits:
+                found[kind, name].add(assignment.splits[member.key])
+    return found
+
+
+@given(many_members(), some_previous, rules)
+def test_no_group_and_no_look_is_in_two_splits(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+    assignment = assign(members, previous, by)
+    assert all(len(found) == 1 for found in splits_by_name(members, assignment).values())
+
+
+@given(many_members(), some_previous, rules)
+def test_every_image_is_assigned_or_left_out(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+    assignment = assign(members, previous, by)
+    assert assignment.splits.keys() | assignment.leaks.keys() == {member.key for member in members}
+    assert not assignment.splits.keys() & assignment.leaks.keys()
+    assert set(assignment.splits.values()) <= set(ORDER)
+
+
+@given(many_members(), some_previous, rules)
+def test_what_is_left_out_names_a_held_out_image_that_stays(
+    members: list[Member], previous: dict[str, str], by: Rules
+) -> None:
+    assignment = assign(members, previous, by)
+    anchor_of = anchors(members)
+    for key, mate in assignment.leaks.items():
+        assert assignment.splits[mate] in ("test", "validation")
+        assert anchor_of[key] == anchor_of[mate]
+
+
+@given(many_members(), some_previous, rules)
+def test_given_splits_are_respected(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+    assignment = assign(members, previous, by)
+    for member in members:
+        split = assignment.splits.get(member.key)
+        if member.given in ("test", "validation"):
+            assert split in (member.given, None)
+        if member.given == "train" and split:
+            assert split == "train" or split not in by.given_splits
+
+
+@given(many_members(), some_previous, rules)
+def test_given_test_images_are_never_left_out(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+    assignment = assign(members, previous, by)
+    assert all(assignment.splits[member.key] == "test" for member in members if member.given == "test")
+
+
+@given(many_members(given_too=False), many_members(given_too=False), rules)
+def test_members_never_move_when_images_come_and_go(before: list[Member], after: list[Member], by: Rules) -> None:
+    first = assign(before, {}, by)
+    second = assign(after, first.memory, by)
+    for key in first.splits.keys() & {member.key for member in after}:
+        assert second.splits.get(key, first.splits[key]) == first.splits[key]
+
+
+@given(many_members(given_too=False), some_previous, many_members(given_too=False), rules)
+def test_newcomers_push_nobody_out(
+    members: list[Member], previous: dict[str, str], more: list[Member], by: Rules
+) -> None:
+    first = assign(members, previous, by)
+    known = {member.key for member in members}
+    second = assign([*members, *(member for member in more if member.key not in known)], first.memory, by)
+    assert first.splits.items() <= second.splits.items()
+
+
+@given(many_members(), some_previous, rules, st.randoms(use_true_random=False))
+def test_order_of_the_members_does_not_matter(
+    members: list[Member], previous: dict[str, str], by: Rules, random: object
+) -> None:
+    shuffled = list(members)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert assign(shuffled, previous, by) == assign(members, previous, by)
+
+
+@given(many_members(), some_previous, rules)
+def test_the_next_run_changes_nothing(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+    first = assign(members, previous, by)
+    second = assign(members, first.memory, by)
+    assert first.splits.items() <= second.splits.items()
+    assert assign(members, second.memory, by) == second
+
+
+@given(st.lists(st.integers(0, 999), unique=True), st.sampled_from([None, *ORDER]), rules)
+def test_images_on_their_own_are_drawn_as_ever(numbers: list[int], given_split: str | None, by: Rules) -> None:
+    members = [Member(key_of(number), given_split) for number in numbers]
+    shares = (by.validation_fraction, by.test_fraction, by.seed)
+    by = dataclasses.replace(by, given_splits=by.given_splits | ({given_split} - {None}))
+    expected = {m.key: assign_split(m.key, given_split, by.given_splits, *shares) for m in members}
+    assert assign(members, {}, by).splits == expected
+
+
+def test_group_of_the_source_is_drawn_by_its_name() -> None:
+    counts: Counter[str] = Counter()
+    for number in range(500):
+        group = f"patient {number}"
+        one = assign([Member(key_of(2 * number), group=group)], {}, RULES).splits
+        other = assign([Member(key_of(2 * number + 1), group=group)], {}, RULES).splits
+        assert set(one.values()) == set(other.values())
+        counts.update(one.values())
+    assert counts["test"] / 500 == pytest.approx(0.3, abs=0.06)
+
+
+def test_look_is_drawn_by_its_smallest_key() -> None:
+    for number in range(0, 100, 4):
+        members = [Member(key_of(number + more), look="same") for more in range(4)]
+        smallest = min(member.key for member in members)
+        expected = assign_split(smallest, None, set(), 0.3, 0.3, 0)
+        assert set(assign(members, {}, RULES).splits.values()) == {expected}
+
+
+def test_newcomer_joins_its_likes_and_its_group() -> None:
+    for split in ORDER:
+        members = [Member("old", look="x"), Member("like", look="x", group="p"), Member("further", group="p")]
+        assert assign(members, {"old": split}, RULES).splits == {"old": split, "like": split, "further": split}
+
+
+@pytest.mark.parametrize(("group_split", "look_split"), [("train", "test"), ("test", "train")])
+def test_newcomer_between_two_splits_is_left_out_and_pushes_nobody_out(group_split: str, look_split: str) -> None:
+    members = [
+        *(Member(f"patient's {number}", group="patient") for number in range(3)),
+        Member("like", look="x"),
+        Member("newcomer", group="patient", look="x"),
+    ]
+    previous = {f"patient's {number}": group_split for number in range(3)} | {"like": look_split}
+    assignment = assign(members, previous, RULES)
+    assert assignment.splits == previous
+    assert assignment.leaks == {"newcomer": "like" if look_split == "test" else "patient's 0"}
+
+
+def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_kept() -> None:
+    members = [
+        Member("train", group="p"),
+        Member("test", group="q"),
+        Member("one", group="p", look="x"),
+        Member("other", group="q", look="x"),
+    ]
+    previous = {"train": "train", "test": "test"}
+    assignment = assign(members, previous, RULES)
+    assert assignment.splits == previous | {"other": "test"}
+    assert assignment.leaks == {"one": "other"}
+
+
+def test_who_keeps_a_image_out_does_not_depend_on_who_was_met_first() -> None:
+    members = [
+        Member("a", look="x"),
+        Member("b", group="p", look="x"),
+        Member("q", group="p"),
+        Member("r", group="r"),
+        Member("z", group="r", look="x"),
+    ]
+    first = assign(members, {"q": "validation", "r": "test"}, RULES)
+    second = assign(members, first.memory, RULES)
+    assert second.leaks == {"b": "a"}
+    assert assign(members, second.memory, RULES).leaks == second.leaks
+
+
+def test_newcomer_that_the_source_keeps_from_its_likes_is_left_out() -> None:
+    by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
+    members = [Member("t", "test", look="x"), Member("new", "train", group="g", look="x"), Member("mate", group="g")]
+    assignment = assign(members, {}, by)
+    assert assignment.leaks == {"new": "t"}
+    assert assignment.splits.keys() == {"t", "mate"}
+
+
+def test_of_looks_that_merged_the_held_out_side_stays() -> None:
+    members = [Member("a", look="x"), Member("b", look="x"), Member("c", look="x"), Member("bridge", look="x")]
+    previous = {"a": "train", "b": "validation", "c": "test"}
+    assignment = assign(members, previous, RULES)
+    assert assignment.splits == {"c": "test", "bridge": "test"}
+    assert assignment.leaks == {"a": "bridge", "b": "bridge"}
+
+
+def test_image_left_out_for_a_while_comes_back_to_its_split() -> None:
+    apart = [Member("a", look="x"), Member("b", look="y")]
+    together = [Member("a", look="x"), Member("b", look="x")]
+    for split in ("train", "validation"):
+        first = assign(together, {"a": split, "b": "test"}, RULES)
+        assert first.leaks == {"a": "b"}
+        assert assign(apart, first.memory, RULES).splits == {"a": split, "b": "test"}
+
+
+def test_near_duplicates_across_given_splits_stay_where_they_are_held_out() -> None:
+    by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
+    members = [Member("t", "test", look="x"), Member("s", "train", look="x"), Member("own", "train", look="y")]
+    assignment = assign(members, {}, by)
+    assert assignment.splits["t"] == "test"
+    assert assignment.leaks == {"s": "t"}
+    assert assignment.splits["own"] in ("train", "validation")
+
+
+def test_split_that_the_source_gives_now_counts_more_than_the_previous_one() -> None:
+    by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
+    assert assign([Member("a", "test")], {"a": "train"}, by).splits == {"a": "test"}
+    assert assign([Member("a", "train")], {"a": "test"}, by).splits["a"] != "test"
+
+
+def test_anchor_connects_over_groups_and_looks() -> None:
+    members = [
+        Member("d", group="q"),
+        Member("c", group="q", look="1"),
+        Member("b", look="1", group="p"),
+        Member("e", look="2"),
+        Member("f", look="2"),
+        Member("g"),
+    ]
+    expected = {"d": "group:p", "c": "group:p", "b": "group:p", "e": "e", "f": "e", "g": "g"}
+    assert anchors(members) == expected
+
+
+def test_folds_are_even_stable_and_independent_of_the_split() -> None:
+    folds = {key: assign_fold(key, 5, 0) for key in ALL_KEYS}
+    counts = Counter(folds.values())
+    assert sorted(counts) == [0, 1, 2, 3, 4]
+    assert min(counts.values()) > 0.9 * len(ALL_KEYS) / 5
+    held_out = Counter(folds[key] for key in ALL_KEYS if assign_split(key, None, set(), 0.2, 0.2, 0) == "test")
+    assert len(held_out) == 5
+    assert min(held_out.values()) > 0.8 * max(held_out.values())
+    assert folds[key_of(0)] == assign_fold(key_of(0), 5, 0)
+    assert any(assign_fold(key, 5, 1) != folds[key] for key in ALL_KEYS)
+
+
+@pytest.mark.parametrize("folds", [1, 0, -3])
+def test_fewer_than_two_folds_are_refused(folds: int) -> None:
+    with pytest.raises(ValueError, match=f"Received: {folds}"):
+        assign_fold("key", folds, 0)
+
+
+def example(number: int, label: str = "ant", group: str | None = None) -> Example:
+    return Example(key_of(number), f"{label}/{number}.jpg", label, "train", 9, 9, "JPEG", "", group)
+
+
+def kept_together(one: Example, of: Example) -> Duplicate:
+    return Duplicate(one.path, one.label, "", of.path, "", "near", "kept_together")
+
+
+many_examples = st.lists(st.sampled_from(["ant", "ant", "bee"]), min_size=6, max_size=60).map(
+    lambda labels: [example(number, label) for number, label in enumerate(["ant", "bee"] * 5 + labels)]
+)
+
+
+@given(many_examples, st.integers(2, 5), st.integers(0, 3))
+def test_every_class_is_spread_evenly_over_the_folds(examples: list[Example], folds: int, seed: int) -> None:
+    fold_of = assign_folds(examples, [], folds, seed)
+    assert fold_of.keys() == {one.key for one in examples}
+    for label in ("ant", "bee"):
+        counts = Counter(dict.fromkeys(range(folds), 0))
+        counts.update(fold_of[one.key] for one in examples if one.label == label)
+        assert len(counts) == folds
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@given(many_examples, st.integers(2, 5), st.randoms(use_true_random=False))
+def test_folds_do_not_depend_on_the_order(examples: list[Example], folds: int, random: object) -> None:
+    shuffled = list(examples)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert assign_folds(shuffled, [], folds, 0) == assign_folds(examples, [], folds, 0)
+
+
+def test_groups_and_near_duplicates_are_in_one_fold_and_classes_still_spread() -> None:
+    examples = [example(n, label=("ant", "bee")[n % 2], group=f"patient {n // 6}") for n in range(120)]
+    apart = [example(n, label=("ant", "bee")[n % 2]) for n in range(120, 200)]
+    likes = [kept_together(apart[n], apart[0]) for n in (2, 4)] + [kept_together(apart[11], examples[1])]
+    fold_of = assign_folds([*examples, *apart], likes, 5, 0)
+    folds_of_group = defaultdict(set)
+    for one in examples:
+        folds_of_group[one.group].add(fold_of[one.key])
+    assert all(len(found) == 1 for found in folds_of_group.values())
+    assert len({fold_of[apart[n].key] for n in (0, 2, 4)}) == 1
+    assert fold_of[apart[11].key] == fold_of[examples[1].key]
+    for label in ("ant", "bee"):
+        counts = Counter(fold_of[one.key] for one in [*examples, *apart] if one.label == label)
+        assert len(counts) == 5
+        assert max(counts.values()) - min(counts.values()) <= 3
+
+
+def test_another_seed_gives_other_folds() -> None:
+    examples = [example(number) for number in range(100)]
+    assert assign_folds(examples, [], 5, 0) != assign_folds(examples, [], 5, 1)
+
+
+def test_class_with_fewer_images_than_folds_is_refused_by_name() -> None:
+    examples = [*(example(number) for number in range(9)), *(example(n, "bee", group="one") for n in range(9, 20))]
+    with pytest.raises(ValueError, match=r"Received: folds=3.*'bee' \(1\)"):
+        assign_folds(examples, [], 3, 0)
