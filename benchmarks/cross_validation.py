@@ -24,15 +24,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.workspaces import make_workspace, run
-from tasks import features, prepare, train
+from tasks import features, train
 from tasks.files import read_json
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
 from tasks.images.splits import assign_folds
 from tasks.settings import STRATEGIES, change_settings, load_settings
-from tasks.vgg.answers import Sources, answer
-from tasks.vgg.boundaries import inputs_of
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.examples import Material, make_split
+from tasks.vgg.inference import predict_probabilities
+from tasks.workspace import PREPARED, Workspace
 
 FOLDS = 5
 VALIDATION_FOLDS = 7
@@ -55,14 +56,16 @@ def main() -> None:
         together = put_together(options.folder.resolve(), Path(scratch) / "images")
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
         settings = change_settings(workspace, [*named, f"train.recipe={options.recipe}", *options.set])
-        if settings.train.flip_averaging and strategies != ("feature_extraction",):
-            parser.error("train.flip_averaging can be measured for feature_extraction only: the others need views")
+        if settings.train.test_time_augmentation and strategies != ("feature_extraction",):
+            parser.error(
+                "train.test_time_augmentation can be measured for feature_extraction only: the others need views"
+            )
         run(workspace, "dvc", "repro", "--quiet", "prepare")
-        prepared = workspace / prepare.PREPARED
+        prepared = workspace / PREPARED
         # `features` gives views to what is trained on, and mirror images to the rest
-        split = "validation" if settings.train.flip_averaging else "train"
+        split = "validation" if settings.train.test_time_augmentation else "train"
         write_examples(prepared, [replace(one, split=split) for one in read_examples(prepared)])
-        print(features.run(settings, workspace), flush=True)
+        print(features.run(settings, Workspace.at(workspace)), flush=True)
         if options.learning_curve:
             learning_curve(Folds(workspace), options.repeats)
         else:
@@ -83,8 +86,8 @@ class Folds:
 
     def __init__(self, workspace: Path) -> None:
         self.workspace, self.settings = workspace, load_settings(workspace)
-        self.examples = read_examples(workspace / prepare.PREPARED)
-        self.duplicates = read_duplicates(workspace / prepare.PREPARED)
+        self.examples = read_examples(workspace / PREPARED)
+        self.duplicates = read_duplicates(workspace / PREPARED)
         self.classes = class_names(self.examples)
         self.labels = {one.key: self.classes.index(one.label) for one in self.examples}
 
@@ -108,17 +111,19 @@ class Folds:
         splits = {key: "validation" if number == 0 else "train" for key, number in rest.items()}
         splits |= {one.key: "test" for one in self.examples if fold_of[one.key] == fold}
         named = [replace(one, split=splits[one.key]) for one in self.examples if one.key in splits]
-        sources = Sources(self.workspace / prepare.SHARDS, self.workspace / features.FEATURES)
-        shards = open_shards(sources.features / features.BOUNDARY)
+        workspace = Workspace.at(self.workspace)
+        shards = open_shards(workspace.features / BOTTLENECK)
         parts = {split: make_split(named, split, self.classes, shards) for split in ("train", "validation", "test")}
-        kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
+        kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
         with tempfile.TemporaryDirectory() as scratch:
-            material = Material(strategy, self.classes, parts["train"], parts["validation"], sources, kept)
+            material = Material(strategy, self.classes, parts["train"], parts["validation"], workspace, kept)
             outcome = train.fit(self.settings, material, Path(scratch) / "checkpoints", Path(scratch))
         best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
         print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
         keys = parts["test"].keys
-        answers = answer(outcome.head, outcome.backbone, self.settings.train.flip_averaging, sources, keys)
+        answers = predict_probabilities(
+            outcome.head, outcome.backbone, self.settings.train.test_time_augmentation, workspace, keys
+        )
         return zip(keys, np.concatenate(list(answers)), strict=True)
 
 

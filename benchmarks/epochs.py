@@ -20,8 +20,8 @@ from benchmarks.workspaces import PROJECT
 from tasks.settings import load_settings
 from tasks.vgg.backbone import boundary_shape
 from tasks.vgg.head import new_head
-from tasks.vgg.recipes.descent import training_precision
 from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.training.gradient_training import training_precision
 from tasks.vgg.weights import load_weights
 
 
@@ -32,10 +32,10 @@ def main() -> None:
     settings = load_settings(Path(PROJECT))
     rules = settings.train
     precision = training_precision(rules)
-    block5, *_ = plan_phases("progressive", rules, settings.views)
-    (blocks,) = plan_phases("fine_tuning", rules, settings.views)
+    block5, *_ = plan_phases("progressive", rules, settings.augmentation)
+    (blocks,) = plan_phases("fine_tuning", rules, settings.augmentation)
     tutorial = rules.model_copy(update={"recipe": "tutorial"})
-    (everything,) = plan_phases("fine_tuning", tutorial, settings.views)
+    (everything,) = plan_phases("fine_tuning", tutorial, settings.augmentation)
     cached, uncached = (step_s(block5, start, precision, steps) for start in (block5.boundary, None))
     ours = step_s(blocks, blocks.boundary, precision, steps)
     theirs = step_s(everything, None, "float32", steps)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import features, prepare
 from tasks.images.shards import open_shards
 from tasks.settings import load_settings
+from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.engines import Engine, Pixels, build_extractor, choose_engine
 from tasks.vgg.quantized import measure_ranges
 from tasks.vgg.weights import Weights, load_weights
+from tasks.workspace import SHARDS
 
 BATCHES = 6
 
@@ -32,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings(options.workspace).features
     weights = load_weights()
-    shards = open_shards(options.workspace / prepare.SHARDS)
+    shards = open_shards(options.workspace / SHARDS)
     keys = [row["key"] for header in shards.headers for row in header.rows]
     batch = shards.read([keys[place % len(keys)] for place in range(settings.batch_size)])
     if not options.compare:
@@ -60,7 +61,7 @@ def main() -> None:
 
 def rate(engine: Engine, weights: Weights, batch: Pixels):
     """Images/s after the first batch, and that batch's features (n, 7, 7, 512) float32."""
-    extract = build_extractor(engine, weights, (features.BOUNDARY,), len(batch))
+    extract = build_extractor(engine, weights, (BOTTLENECK,), len(batch))
     result = extract(batch)[0].astype(np.float32)
     start = time.perf_counter()
     for _ in range(BATCHES):

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import PROJECT, make_workspace, run
-from tasks import prepare
 from tasks.images.manifest import read_examples
 from tasks.settings import STRATEGIES, change_settings
+from tasks.workspace import PREPARED
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
     run(workspace, "dvc", "repro", "--quiet", "evaluate")
     seconds = time.perf_counter() - start
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
-    images = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
+    images = sum(one.split == "train" for one in read_examples(workspace / PREPARED))
     trained = 0.0
     for name, one in metrics["strategies"].items():
         test, took = one["test"], read_costs(workspace, f"train@{name}")["seconds"]

@@ -14,8 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tasks.errors import RootstockError, SettingsError
-from tasks.program import MENDABLE
+from tasks.errors import MENDABLE, RootstockError, SettingsError
 
 if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks.runs.worktrees import Place
+from tasks.runs.worktrees import RunContext
 from tasks.settings import Settings, change_settings
 
-METRICS = "reports/metrics.json"
-REPORT = "reports/report.html"
-MODEL = "models/export"
 
-
-def choose(place: Place, assignments: Iterable[str]) -> Settings:
+def choose(context: RunContext, assignments: Iterable[str]) -> Settings:
     """Check the choices and write them into params.yaml; gives all settings.
 
     Args:
-        place: where the run works.
+        context: where the run works.
         assignments: `block.key=value` for each setting that shall differ from what params.yaml says.
 
     Raises:
@@ -26,7 +22,7 @@ def choose(place: Place, assignments: Iterable[str]) -> Settings:
     from tasks.images.sources import check_source
 
     def check(settings: Settings) -> None:
-        place.reach(settings.source.uri)
+        context.reach(settings.source.uri)
         check_source(settings.source.uri)
 
-    return change_settings(place.folder, assignments, check)
+    return change_settings(context.workspace.folder, assignments, check)

@@ -14,17 +14,17 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flows.choices import METRICS, MODEL, REPORT, choose
+from flows.choices import choose
 from flows.form import to_changes
 from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
-from tasks.errors import RootstockError, SettingsError
+from tasks.errors import MENDABLE, RootstockError, SettingsError
 from tasks.files import read_json
-from tasks.program import MENDABLE
 from tasks.runs.costs import costs_table, read_history
-from tasks.runs.endings import StageFailed
-from tasks.runs.worktrees import Place
+from tasks.runs.stage_failure import StageFailed
+from tasks.runs.worktrees import RunContext
 from tasks.settings import format_assignment, parse_strategies
+from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
 
 _READABLE_LOGS = {
     # The lines of the stages, without the words `Task run` before each.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pipeline in the current folder. Gives the exit code: 2 for what the user can mend, 1 for a crash."""
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
-    workspace = Path.cwd()
+    workspace = Workspace.at(Path.cwd())
     before = len(read_history(workspace))
     try:
         _run(chosen, workspace)
@@ -60,17 +60,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(chosen: argparse.Namespace, workspace: Path) -> None:
+def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
     assignments = _assignments(chosen)
-    choose(Place(workspace, None), assignments)  # the flow does it again: here it costs no Prefect
-    os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
+    choose(RunContext(workspace, None), assignments)  # the flow does it again: here it costs no Prefect
+    os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace.folder, os.environ)})
     _use_server(workspace)
     from flows.pipeline import pipeline
 
     pipeline(**to_changes(assignments))
 
 
-def _use_server(workspace: Path) -> None:
+def _use_server(workspace: Workspace) -> None:
     """The user's Prefect server, or one for this run; Prefect is imported while it starts."""
     if address := os.environ.get("PREFECT_API_URL"):
         check_answers(address)
@@ -79,7 +79,7 @@ def _use_server(workspace: Path) -> None:
     # Not at the flow's end: Prefect sends its last logs and events while Python exits, in handlers that are
     # registered later, and so called earlier, than this one.
     atexit.register(stack.close)
-    server = stack.enter_context(temporary_server(workspace))
+    server = stack.enter_context(temporary_server(workspace.folder))
     os.environ["PREFECT_API_URL"] = server.api_url
     import prefect  # noqa: F401
 
@@ -100,15 +100,15 @@ def _assignments(chosen: argparse.Namespace) -> list[str]:
     return assignments
 
 
-def _tell(workspace: Path) -> None:
-    metrics = read_json(workspace / METRICS)
+def _tell(workspace: Workspace) -> None:
+    metrics = read_json(workspace.metrics)
     champion = metrics["champion"]
     test = metrics["strategies"][champion]["test"]
     low, high = test["accuracy_ci95"]
     print(
         f"\nChampion: {champion}, test accuracy {test['accuracy']:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} images)\n"
-        f"Report:   {REPORT}\nMetrics:  {METRICS}\nModel:    {MODEL}"
+        f"Report:   {REPORT_PAGE}\nMetrics:  {METRICS}\nModel:    {EXPORT}"
     )
 
 

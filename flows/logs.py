@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tasks.errors import RootstockError
-from tasks.runs.endings import StageFailed
+from tasks.runs.stage_failure import StageFailed
 
 _FLOWS, _TASKS = "prefect.flow_runs", "prefect.task_runs"
 _FAILED = "Finished in state Failed"

@@ -15,14 +15,14 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.choices import METRICS, choose
-from flows.cockpit import show_plan, show_report, showing_costs, watching_accuracy
+from flows.artifacts import show_plan, show_report, showing_costs, watching_accuracy
+from flows.choices import choose
 from flows.form import settings_form, to_assignments
 from flows.logs import shorten_errors
-from flows.placement import carry_out, check_placement
-from flows.workplace import workplace
+from flows.remote_stages import carry_out, check_work_pools
+from flows.run_context import run_context
 from tasks.files import read_json
-from tasks.runs.worktrees import Place
+from tasks.runs.worktrees import RunContext
 from tasks.settings import Settings
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
 
@@ -36,23 +36,23 @@ def pipeline(**changes: Any) -> None:
         changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
     """
     shorten_errors()
-    with workplace() as place, showing_costs(place), watching_accuracy(place):
-        chosen = choose(place, to_assignments(changes))
-        check_placement(chosen.run, place)
-        if not (show_plan(place, chosen) and is_finished(place)):
-            _bring_up_to_date(place, chosen)
-        create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(place.folder / METRICS)))
+    with run_context() as context, showing_costs(context), watching_accuracy(context):
+        chosen = choose(context, to_assignments(changes))
+        check_work_pools(chosen.run, context)
+        if not (show_plan(context, chosen) and is_finished(context)):
+            _bring_up_to_date(context, chosen)
+        create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(context.workspace.metrics)))
 
 
-def _bring_up_to_date(place: Place, chosen: Settings) -> None:
-    run(ingest, chosen.run, place)
-    if not is_finished(place):
-        carry_out(prepare, chosen.run, place)
-        carry_out(features, chosen.run, place)
-        carry_out(train, chosen.run, place, chosen.strategies)
-        run(evaluate, chosen.run, place)
-        run(export, chosen.run, place)
-        show_report(place)
+def _bring_up_to_date(context: RunContext, chosen: Settings) -> None:
+    run(ingest, chosen.run, context)
+    if not is_finished(context):
+        carry_out(prepare, chosen.run, context)
+        carry_out(features, chosen.run, context)
+        carry_out(train, chosen.run, context, chosen.strategies)
+        run(evaluate, chosen.run, context)
+        run(export, chosen.run, context)
+        show_report(context)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

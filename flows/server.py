@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tasks.errors import RootstockError
-from tasks.runs.guarded import Guarded
+from tasks.runs.guarded_process import GuardedProcess
 
 HOST = "127.0.0.1"
 HOME = ".rootstock/prefect"
@@ -61,7 +61,7 @@ class Server:
         api_url: what PREFECT_API_URL must be to use it.
     """
 
-    def __init__(self, process: Guarded, port: int, log_file: Path) -> None:
+    def __init__(self, process: GuardedProcess, port: int, log_file: Path) -> None:
         self._process, self._port, self._log_file = process, port, log_file
         self.address = f"http://{HOST}:{port}"
         self.api_url = f"{self.address}/api"
@@ -164,7 +164,7 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
 @contextlib.contextmanager
 def _started(command: list[str], workspace: Path, environment: Mapping[str, str], port: int) -> Iterator[Server]:
     log_file = Path(environment["PREFECT_HOME"]) / "server.log"
-    with log_file.open("wb") as output, Guarded(command, workspace, environment, output) as process:
+    with log_file.open("wb") as output, GuardedProcess(command, workspace, environment, output) as process:
         yield Server(process, port, log_file)
 
 

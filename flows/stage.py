@@ -13,16 +13,17 @@ from uuid import UUID
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.attempt import Report
 from flows.logs import shorten_errors
-from flows.workplace import this_run
+from flows.remote_attempt import AttemptChannel
+from flows.run_context import this_run
 from tasks import stages
 from tasks.files import write_bytes
-from tasks.runs.costs import append_history, read_history
+from tasks.runs.costs import read_history
 from tasks.runs.ledger import LOCK_FILE, outputs, read_entry
 from tasks.runs.materials import share
-from tasks.runs.worktrees import Place, check_out, claimed, remove
+from tasks.runs.worktrees import RunContext, check_out, claimed, remove
 from tasks.settings import PARAMS_FILE, load_settings
+from tasks.workspace import Workspace
 
 
 @flow
@@ -38,18 +39,18 @@ def stage(name: str, commit: str, params: str, lock: str, beat_s: float) -> None
     """
     shorten_errors()
     run = this_run()
-    report = Report(UUID(flow_run.id), beat_s)
-    with report.beating(), claimed(run.root, f"stage-{name}") as folder:
+    channel = AttemptChannel(UUID(flow_run.id), beat_s)
+    with channel.beating(), claimed(run.root, f"stage-{name}") as folder:
         check_out(run.root, folder, commit, run.say)
         write_bytes(folder / PARAMS_FILE, params.encode())
         write_bytes(folder / LOCK_FILE, lock.encode())
         settings = load_settings(folder).run.model_copy(update={"stage_retries": 0})  # the pipeline tries again
         base, _, item = name.partition("@")
-        before = len(read_history(folder))
+        workspace = Workspace.at(folder)
+        before = len(read_history(workspace))
         with contextlib.chdir(folder):
-            stages.run(stages.BY_NAME[base], settings, Place(folder, run), item or None)
+            stages.run(stages.BY_NAME[base], settings, RunContext(workspace, run), item or None)
             share(name, folder, outputs(folder, name), limit_s=settings.stage_time_limit_s, on_line=run.say)
-        entry, costs = read_entry(folder, name), read_history(folder)[before:]
-        append_history(run.root, costs)  # the experience of `make plan` here
+        entry, costs = read_entry(folder, name), read_history(workspace)[before:]
         remove(run.root, folder)
-    report.succeed(entry, costs)
+    channel.succeed(entry, costs)

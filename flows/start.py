@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.errors import RootstockError
-from tasks.runs.code import unpack
+from tasks.runs.code_snapshot import unpack
 
 COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
 """Names the environment variable with the deployed commit; prefect.yaml sets it."""

@@ -18,9 +18,8 @@ from types import FrameType
 from typing import NoReturn
 
 from flows.server import free_port, prefect_environment, served
-from tasks.errors import RootstockError
-from tasks.program import MENDABLE
-from tasks.runs.guarded import Guarded
+from tasks.errors import MENDABLE, RootstockError
+from tasks.runs.guarded_process import GuardedProcess
 from tasks.runs.supervisor import child_environment
 
 POOL = "local"
@@ -59,7 +58,7 @@ def _serve(workspace: Path, port: int) -> None:
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
         worker_command = _command("worker", "start", "--pool", POOL)
-        with Guarded(worker_command, workspace, environment, grace_s=_GRACE_S) as worker:
+        with GuardedProcess(worker_command, workspace, environment, grace_s=_GRACE_S) as worker:
             print(f"\nPrefect is at {server.address} - run the deployment {DEPLOYMENT} there. Ctrl-C stops all.")
             print(f"For other terminals: export PREFECT_API_URL={server.api_url}\n", flush=True)
             while worker.ending() is None and server.is_running():

@@ -16,6 +16,9 @@ RootstockError
 
 from __future__ import annotations
 
+MENDABLE = 2
+"""Exit code of a program that stopped for a reason that the user can mend; a retry can't help."""
+
 
 class RootstockError(Exception):
     """Base of all errors that the user can mend; printed without a traceback, exit code 2."""

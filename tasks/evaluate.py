@@ -28,19 +28,18 @@ from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import atomic_folder, read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.manifest import SPLITS, Example, read_examples, read_quarantine
 from tasks.images.shards import open_shards
-from tasks.program import read_costs, run_stage
+from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
 from tasks.reports.page import LISTED_QUARANTINED, render_page
 from tasks.reports.plots import calibration_csv, confusion_csv, per_class_csv
 from tasks.reports.text import percent, without_credentials
+from tasks.runs.costs import read_costs
 from tasks.settings import Settings
-from tasks.vgg.answers import Sources, answer
-from tasks.vgg.trained import TRAINED, Trained, load_all
+from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.trained import Trained, load_all
+from tasks.workspace import PREPARED, REPORT_PAGE, Workspace
 
-PREPARED = "data/prepared"
-FEATURES = "data/features"
-REPORTS = "reports"
 TOLD = (
     "candidates",
     "chosen",
@@ -71,7 +70,7 @@ class Summary:
         return (
             f"{self.champion} is right for {percent(self.accuracy)} of {self.n} held-out images "
             f"(95 % interval {percent(self.accuracy_low)} to {percent(self.accuracy_high)}); "
-            f"see {REPORTS}/report.html"
+            f"see {REPORT_PAGE}"
         )
 
 
@@ -91,7 +90,7 @@ class Scored:
         return np.equal(metrics.predict(self.probabilities), self.labels)
 
 
-def run(settings: Settings, workspace: Path) -> Summary:
+def run(settings: Settings, workspace: Workspace) -> Summary:
     """Measure every strategy, pick the champion, write the reports.
 
     Raises:
@@ -99,14 +98,14 @@ def run(settings: Settings, workspace: Path) -> Summary:
         TrainingError: no strategy gave a model that can be used.
         IntegrityError: a trained model is missing, or doesn't belong to the prepared images.
     """
-    remove_stale(workspace / TRAINED, settings.strategies)
-    examples = read_examples(workspace / PREPARED)
+    remove_stale(workspace.trained, settings.strategies)
+    examples = read_examples(workspace.prepared)
     test = [example for example in examples if example.split == "test"]
-    models = load_all(workspace / TRAINED, settings.strategies)
-    scored = _score(models, examples, test, Sources(workspace / PREPARED / "shards", workspace / FEATURES))
+    models = load_all(workspace.trained, settings.strategies)
+    scored = _score(models, examples, test, workspace)
     champion = metrics.choose_champion(_usable(scored), {name: one.validation_losses for name, one in scored.items()})
     mistakes = worst_mistakes(scored[champion], test, settings.evaluate.worst_mistakes)
-    evaluation = _evaluation(champion, scored, mistakes, _data(workspace / PREPARED, examples))
+    evaluation = _evaluation(champion, scored, mistakes, _data(workspace.prepared, examples))
     _write(workspace, evaluation, scored[champion])
     figures = scored[champion].test
     low, high = figures["accuracy_ci95"]
@@ -158,7 +157,7 @@ def worst_mistakes(scored: Scored, test: Sequence[Example], limit: int) -> list[
 
 
 def _score(
-    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], sources: Sources
+    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], workspace: Workspace
 ) -> dict[str, Scored]:
     """Every model on its validation images and on the test images."""
     _require("test", test)
@@ -169,7 +168,9 @@ def _score(
         for name, model in models.items():
             answers = []
             keys = [example.key for example in test]
-            for batch in answer(model.head, model.backbone, model.flip_averaging, sources, keys):
+            for batch in predict_probabilities(
+                model.head, model.backbone, model.test_time_augmentation, workspace, keys
+            ):
                 answers.append(batch)
                 progress.advance(len(batch))
             probabilities = np.concatenate(answers)
@@ -263,16 +264,16 @@ def _evaluation(
     }
 
 
-def _write(workspace: Path, evaluation: Mapping[str, Any], best: Scored) -> None:
-    reports = workspace / REPORTS
+def _write(workspace: Workspace, evaluation: Mapping[str, Any], best: Scored) -> None:
+    reports = workspace.reports
     sweep_temporaries(reports)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
-    images = open_shards(workspace / PREPARED / "shards").read(keys) if keys else np.empty((0, 1, 1, 3), np.uint8)
+    images = open_shards(workspace.shards).read(keys) if keys else np.empty((0, 1, 1, 3), np.uint8)
     page = render_page(evaluation, list(images))
     _write_plots(reports / "plots", evaluation, best)
     write_bytes(reports / "report.html", page.encode())
-    write_json(reports / "evaluation.json", evaluation)
-    write_json(reports / "metrics.json", _metrics(workspace, evaluation))
+    write_json(workspace.evaluation, evaluation)
+    write_json(workspace.metrics, _metrics(workspace, evaluation))
 
 
 def _write_plots(folder: Path, evaluation: Mapping[str, Any], best: Scored) -> None:
@@ -283,8 +284,8 @@ def _write_plots(folder: Path, evaluation: Mapping[str, Any], best: Scored) -> N
         write_bytes(plots / "per_class.csv", per_class_csv(best.test["per_class"]))
 
 
-def _metrics(workspace: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    earlier = _earlier_strategies(workspace / REPORTS / "metrics.json")
+def _metrics(workspace: Workspace, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    earlier = _earlier_strategies(workspace.metrics)
     strategies = {}
     for name, one in evaluation["strategies"].items():
         # What another machine trained has no costs here; a figure that came along with git still holds.

@@ -19,19 +19,16 @@ from tasks.errors import IntegrityError
 from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images import decoding
 from tasks.images.manifest import read_examples
-from tasks.ingest import RAW
-from tasks.prepare import PREPARED
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.onnx_graph import build_onnx
 from tasks.vgg.parity import Checks, FreshProcess, check_images, compare, run_onnx
 from tasks.vgg.quiet import load_tensorflow
-from tasks.vgg.trained import TRAINED, Trained, load_trained
+from tasks.vgg.trained import Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
+from tasks.workspace import EXPORT, Workspace
 
-EXPORT = "models/export"
-EVALUATION = "reports/evaluation.json"
 _VERSION = 1
 
 
@@ -51,30 +48,30 @@ class Summary:
         )
 
 
-def run(settings: Settings, workspace: Path) -> Summary:
+def run(settings: Settings, workspace: Workspace) -> Summary:
     """Write and check `models/export`.
 
     Raises:
         ExportError: a format answers otherwise than the trained model, or can't be loaded.
         IntegrityError: the evaluation or the trained model is missing or damaged.
     """
-    evaluation = _evaluation(workspace / EVALUATION)
-    trained = load_trained(workspace / TRAINED / evaluation["champion"])
+    evaluation = _evaluation(workspace.evaluation)
+    trained = load_trained(workspace.trained / evaluation["champion"])
     wanted = settings.export
     with FreshProcess() as fresh:  # loads TensorFlow meanwhile
         weights = trained.weights(load_weights())
-        examples = [example for example in read_examples(workspace / PREPARED) if example.split == "test"]
+        examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
         background = settings.prepare.background_rgb
         checks = check_images(
             examples,
-            workspace / RAW,
+            workspace.raw,
             trained,
             weights,
             wanted.parity_images,
             background,
             wanted.probability_tolerance,
         )
-        folder = workspace / EXPORT
+        folder = workspace.export
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(folder.parent)
         with atomic_folder(folder) as new:
@@ -87,7 +84,7 @@ def _write_models(
     folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
 ) -> tuple[list[float], int]:
     """Write and check every format: the largest difference of each, and how many images the SavedModel refused."""
-    content = build_onnx(trained.head, trained.classes, weights, trained.flip_averaging)
+    content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
     write_bytes(folder / "model.onnx", content)
     differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
 
@@ -95,7 +92,7 @@ def _write_models(
     from tasks.vgg import serving
 
     served = serving.build_served(
-        trained.head, trained.classes, weights, settings.prepare.background_rgb, trained.flip_averaging
+        trained.head, trained.classes, weights, settings.prepare.background_rgb, trained.test_time_augmentation
     )
     serving.save_served(served, folder / "saved_model")
     fresh.ask(folder / "saved_model", checks)
@@ -134,7 +131,7 @@ def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], set
             "recipe": trained.recipe,
             "formats": formats,
             "backbone": {"weights_sha256": SHA256, **backbone},
-            "flip_averaging": trained.flip_averaging,
+            "test_time_augmentation": trained.test_time_augmentation,
             "decoder": decoding.recipe(settings.prepare.background_rgb),
             "probability_tolerance": settings.export.probability_tolerance,
             "sha256": dict(_checksums(folder)),

@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks import prepare
 from tasks.files import fingerprint, read_json, sync_file, write_json
-from tasks.images import views
+from tasks.images import augmentation
 from tasks.images.manifest import Example, read_examples
 from tasks.images.shards import Shards, Writer, open_shards, reconcile, usable_headers
 from tasks.program import run_stage
@@ -36,9 +35,10 @@ from tasks.settings import Features, Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, check_preprocessing
 from tasks.vgg.boundaries import (
     BOTTLENECK,
-    Cells,
+    RECIPE,
     Decision,
     Rates,
+    RowsByFolder,
     boundary_of,
     candidates,
     decide,
@@ -52,10 +52,8 @@ from tasks.vgg.calibration import FILE as CALIBRATION
 from tasks.vgg.engines import Engine, Halves, Pixels, choose_engine, has_fast_int8, measure_rate
 from tasks.vgg.head import pool
 from tasks.vgg.weights import SHA256, Weights, load_weights
+from tasks.workspace import Workspace
 
-FEATURES = "data/features"
-BOUNDARY = BOTTLENECK
-RECIPE = "recipe.json"
 _VERSION = 2
 _SHARD_BYTES = 64 << 20
 _PROBE_BYTES = 32 << 20
@@ -86,10 +84,10 @@ class _Part:
 
     engine: Engine
     recipe: dict[str, Any]
-    cells: Cells
+    cells: RowsByFolder
 
 
-def run(settings: Settings, workspace: Path) -> Summary:
+def run(settings: Settings, workspace: Workspace) -> Summary:
     """Bring `data/features` in line with `data/prepared`.
 
     Raises:
@@ -98,14 +96,14 @@ def run(settings: Settings, workspace: Path) -> Summary:
     """
     check_preprocessing()
     weights = load_weights()
-    examples = read_examples(workspace / prepare.PREPARED)
-    images = open_shards(workspace / prepare.SHARDS)
+    examples = read_examples(workspace.prepared)
+    images = open_shards(workspace.shards)
     place = {key: number for number, key in enumerate(images.order({example.key for example in examples}))}
     examples.sort(key=lambda example: place[example.key])
-    base = _base(read_json(workspace / prepare.PREPARED / "summary.json")["fingerprint"])
+    base = _base(read_json(workspace.prepared / "summary.json")["fingerprint"])
     engine = choose_engine(settings.features, weights)
     recipe = base | _about(engine)
-    folder = workspace / FEATURES
+    folder = workspace.features
     calibration = _calibration(settings.features, folder, base, examples, images, weights)
 
     quick = calibration.engine if calibration else engine
@@ -130,7 +128,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     write_json(folder / BOTTLENECK / RECIPE, recipe)
     for strategy in settings.strategies:
         boundaries = [boundary for name, boundary in kept if name == strategy]
-        about = {**recipe, "views": views.recipe(settings.views), "kept": boundaries}
+        about = {**recipe, "augmentation": augmentation.recipe(settings.augmentation), "kept": boundaries}
         write_json(folder / inputs_of(strategy) / RECIPE, about)
     total = len({row for rows in cells.values() for row in rows})
     by = f"{engine}, training images by {quick}" if calibration else str(engine)
@@ -147,8 +145,8 @@ class _Work:
 
     def read(self, row: str) -> Pixels:
         """A prepared image, or a view of it."""
-        key, number = views.parse_view_id(row)
-        return views.make_view(self.images.read([key])[0], key, number, self.settings.views)
+        key, number = augmentation.parse_view_id(row)
+        return augmentation.make_view(self.images.read([key])[0], key, number, self.settings.augmentation)
 
     def bring(self, parts: Sequence[_Part]) -> None:
         """Bring every folder in line: each part's rows, by its engine."""
@@ -205,9 +203,11 @@ class _Work:
         return max(1, min(most, _SHARD_BYTES // (2 * prod(boundary_shape(boundary_of(name))))))
 
 
-def _choose(cells: Cells, keys: Collection[str]) -> Cells:
+def _choose(cells: RowsByFolder, keys: Collection[str]) -> RowsByFolder:
     """The rows of these images, and of their views."""
-    return {name: tuple(row for row in rows if views.parse_view_id(row)[0] in keys) for name, rows in cells.items()}
+    return {
+        name: tuple(row for row in rows if augmentation.parse_view_id(row)[0] in keys) for name, rows in cells.items()
+    }
 
 
 def _calibration(
@@ -232,7 +232,7 @@ def _is_worth_checking(
     engine: Engine,
     folder: Path,
     examples: Sequence[Example],
-    cells: Cells,
+    cells: RowsByFolder,
     recipe: Mapping[str, Any],
 ) -> bool:
     """Whether `auto` looks at int8: where it is fast, much is to be computed, and no training image has been yet."""
@@ -329,7 +329,7 @@ def _existing(folder: Path) -> Path:
 
 def _mark(recipe: Mapping[str, Any], name: str, settings: Settings) -> str:
     """The fingerprint of a folder's rows: all that they depend on but the image."""
-    rules = views.recipe(settings.views) if holds_views(name) else None
+    rules = augmentation.recipe(settings.augmentation) if holds_views(name) else None
     return fingerprint({**recipe, "boundary": boundary_of(name), "views": rules})
 
 

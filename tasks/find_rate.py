@@ -22,9 +22,8 @@ from tasks.reports import charts
 from tasks.settings import STRATEGIES, Settings, load_settings
 from tasks.train import read_material
 from tasks.vgg.strategies import Phase, plan_phases
+from tasks.workspace import LEARNING_RATE_PAGE, Workspace
 
-PAGE = "reports/learning_rate.html"
-SCRATCH = ".rootstock/find_rate"
 _TEMPLATE = Markup(
     "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Learning rates</title>\n<style>{style}</style>\n"
     "<main><h1>Learning rates of {strategy}</h1>\n<p>Loss while all rates of the first phase rise together; 1 is what "
@@ -33,21 +32,21 @@ _TEMPLATE = Markup(
 )
 
 
-def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[str, float]:
+def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> dict[str, float]:
     """Try rates; gives the suggested one of the head and of each unfrozen block.
 
     Raises:
         SettingsError: the strategy's recipe has no learning rate.
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    phases = plan_phases(strategy, settings.train, settings.views)
+    phases = plan_phases(strategy, settings.train, settings.augmentation)
     if not phases:
         raise SettingsError(f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no rate.")
-    from tasks.vgg.recipes.descent import set_up
+    from tasks.vgg.training.gradient_training import set_up
 
     material = read_material(workspace, strategy)
-    _, training, begin = set_up(settings, material, workspace / SCRATCH, lambda _: None)
-    from tasks.vgg.training.rates import suggest, try_rates
+    _, training, begin = set_up(settings, material, workspace.scratch / "find_rate", lambda _: None)
+    from tasks.vgg.training.learning_rate_finder import suggest, try_rates
 
     points = []
     with Progress("find_rate", steps, "steps") as progress:
@@ -59,7 +58,7 @@ def run(settings: Settings, workspace: Path, strategy: str, steps: int) -> dict[
     found = {name: rate * curve.suggested for name, rate in phase.rates.items()}
     series = charts.Series("loss", curve.factors, curve.losses)
     chart = charts.line_chart([series], "factor on the rates", "loss", log_x=True, marked_x=curve.suggested)
-    write_bytes(workspace / PAGE, _page(strategy, phase, chart, found).encode())
+    write_bytes(workspace.folder / LEARNING_RATE_PAGE, _page(strategy, phase, chart, found).encode())
     return found
 
 
@@ -79,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def body() -> None:
-        workspace = Path.cwd()
-        found = run(load_settings(workspace), workspace, options.strategy, max(2, options.steps))
+        workspace = Workspace.at(Path.cwd())
+        found = run(load_settings(workspace.folder), workspace, options.strategy, max(2, options.steps))
         for name, rate in found.items():
             print(f"{name}: {rate:.2g}")
-        print(f"See {PAGE}")
+        print(f"See {LEARNING_RATE_PAGE}")
 
     return run_program(body)
 

@@ -18,15 +18,14 @@ from tasks.cores import on_all_cores
 from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.images.journal import Journal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
-from tasks.images.packs import Place, index_pack, read_image, verify_pack, write_packs
+from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
 from tasks.images.sources import Item, Listing, Reach, discover
 from tasks.images.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.settings import Settings
+from tasks.workspace import Workspace
 
-RAW = "data/raw"
-JOURNAL = ".rootstock/ingest.jsonl"
 MAX_SMALL_PACKS = 16
 """So many packs may be less than half full before they are joined."""
 
@@ -45,7 +44,7 @@ class Summary:
         )
 
 
-def run(settings: Settings, workspace: Path) -> Summary:
+def run(settings: Settings, workspace: Workspace) -> Summary:
     """Bring `data/raw` in line with the source.
 
     Raises:
@@ -53,12 +52,12 @@ def run(settings: Settings, workspace: Path) -> Summary:
     """
     listing = discover(settings.source.uri, Reach.of(settings.source))
     within, beyond = _limit(listing, settings.source.limit_per_class)
-    raw = workspace / RAW
+    raw = workspace.raw
     raw.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(raw)
     packs = _whole_packs(raw)
     have = {key for places in packs.values() for key in places}
-    journal = Journal(workspace / JOURNAL)
+    journal = Journal(workspace.ingest_journal)
     keys = _known(within, raw, journal, have)
     pack_size = settings.ingest.pack_size_mb * 1_000_000
 
@@ -89,7 +88,7 @@ def is_listed_alike(listing: Listing, per_class: int | None, before: list[Discov
     return without_bytes(_rows(listing, {}, beyond)) == without_bytes(before)
 
 
-def _whole_packs(raw: Path) -> dict[Path, dict[str, Place]]:
+def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
     """The packs whose bytes are those that were written, and what is in them; damaged ones go."""
     packs = {}
     found = sorted(raw.glob("*.tar"))
@@ -132,7 +131,7 @@ def _read_new(
             yield key, data
 
 
-def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, Place]], wanted: set[str], pack_size: int) -> None:
+def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: set[str], pack_size: int) -> None:
     """Remove packs that hold bytes which are no longer at the source; copy what is still wanted of them before."""
     stale = [pack for pack, places in packs.items() if not places.keys() <= wanted]
     small = [pack for pack in packs if pack not in stale and 2 * pack.stat().st_size < pack_size]

@@ -19,9 +19,10 @@ from tasks.images.sources import Listing, Reach, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes
-from tasks.runs.costs import read_history
-from tasks.runs.plan import SourceNews, make_plan, plan_text
+from tasks.runs.costs import read_experience
+from tasks.runs.planning import SourceNews, make_plan, plan_text
 from tasks.settings import Settings, Source, load_settings
+from tasks.workspace import RAW, Workspace
 
 LISTING_LIMIT_S = 10.0
 
@@ -39,31 +40,30 @@ class Plan:
     source_is_known: bool
 
 
-def run(settings: Settings, workspace: Path, history_folder: Path | None = None) -> Plan:
+def run(settings: Settings, workspace: Workspace) -> Plan:
     """The plan for the workspace as it is.
 
     Args:
         settings: of the workspace.
         workspace: folder with dvc.yaml.
-        history_folder: the workspace whose costs are the experience; by default this one.
 
     Raises:
         SourceError: the source is missing, empty or not understood.
     """
     listing = _start_listing(settings.source)
-    changes = read_changes(workspace)
+    changes = read_changes(workspace.folder)
     source = _news(settings, workspace, listing())
-    steps = make_plan(changes, source, read_history(history_folder or workspace))
+    steps = make_plan(changes, source, read_experience(workspace))
     sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
-    return Plan(plan_text(steps, source, workspace), sure)
+    return Plan(plan_text(steps, source, workspace.folder), sure)
 
 
-def read_news(settings: Settings, workspace: Path) -> SourceNews | None:
+def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
     """What the source holds against what was packed; None if listing it takes long."""
     return _news(settings, workspace, _start_listing(settings.source)())
 
 
-def _news(settings: Settings, workspace: Path, listing: Listing | None) -> SourceNews | None:
+def _news(settings: Settings, workspace: Workspace, listing: Listing | None) -> SourceNews | None:
     if listing is None:
         return None
     packed = _packed(workspace)
@@ -84,13 +84,13 @@ def _news(settings: Settings, workspace: Path, listing: Listing | None) -> Sourc
     )
 
 
-def _packed(workspace: Path) -> list[Discovered]:
+def _packed(workspace: Workspace) -> list[Discovered]:
     """What the last run discovered; a run's own folder has it in DVC's cache only."""
-    raw = workspace / ingest.RAW
+    raw = workspace.raw
     if raw.is_dir():
         return previous_discovered(raw)
     with tempfile.TemporaryDirectory() as scratch:
-        fetch_output(workspace, f"{ingest.RAW}/manifest.parquet", Path(scratch))
+        fetch_output(workspace.folder, f"{RAW}/manifest.parquet", Path(scratch))
         return previous_discovered(Path(scratch))
 
 
@@ -126,8 +126,8 @@ def _within_limit(listing: Listing, per_class: int | None) -> int:
 
 def main() -> int:
     def body() -> None:
-        workspace = Path.cwd()
-        print(run(load_settings(workspace), workspace).text, flush=True)
+        workspace = Workspace.at(Path.cwd())
+        print(run(load_settings(workspace.folder), workspace).text, flush=True)
 
     return run_program(body)
 

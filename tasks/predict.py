@@ -24,13 +24,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tasks.errors import IntegrityError, PredictError
+from tasks.errors import MENDABLE, IntegrityError, PredictError
 from tasks.files import atomic_file, read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels, Refused
-from tasks.images.packs import Place
+from tasks.images.packs import PackEntry
 from tasks.images.sources.folder import printable
 from tasks.images.workers import decode_all
-from tasks.program import MENDABLE, run_program
+from tasks.program import run_program
 from tasks.progress import Progress
 
 BATCH_SIZE = 8
@@ -76,7 +76,7 @@ class _Image:
     """A path as it was given, and where its bytes are, or why they can't be had."""
 
     path: str
-    place: Place | None
+    place: PackEntry | None
     key: str
     problem: str
 
@@ -137,7 +137,7 @@ def _look(path: str) -> _Image:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         return _Image(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
-    return _Image(path, Place(Path(path), 0, len(content)), sha256_hex(content), "")
+    return _Image(path, PackEntry(Path(path), 0, len(content)), sha256_hex(content), "")
 
 
 def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:
@@ -170,7 +170,7 @@ def _decoded(images: Iterable[_Image], background_rgb: tuple[int, int, int]) -> 
             return
 
 
-def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str, Place]]:
+def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str, PackEntry]]:
     """Hand out what can be decoded; remember everything in order."""
     for image in images:
         begun.append(image)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import ingest
 from tasks.errors import DataError, IntegrityError
 from tasks.files import fingerprint, read_json, write_json
-from tasks.images import decoding, likeness, quality
+from tasks.images import decoding, perceptual_hash, quality
 from tasks.images.decoding import Code, Facts, Policy, Refused
 from tasks.images.manifest import (
     SPLITS,
@@ -35,19 +34,16 @@ from tasks.images.manifest import (
     write_memory,
     write_quarantine,
 )
-from tasks.images.packs import Place, index_packs
+from tasks.images.packs import PackEntry, index_packs
 from tasks.images.selection import Refusals, Selection, by_content, select
-from tasks.images.shards import Array, Header, Row, Shards, append, reconcile, usable_headers
+from tasks.images.shards import Array, Row, ShardHeader, Shards, append, reconcile, usable_headers
 from tasks.images.splits import Rules
 from tasks.images.workers import decode_all
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports.data_page import describe_data, read_previous, write_data_report
 from tasks.settings import Prepare, Settings
-
-PREPARED = "data/prepared"
-SHARDS = f"{PREPARED}/shards"
-REPORTS = "reports"
+from tasks.workspace import RAW, Workspace
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Summary:
         )
 
 
-def run(settings: Settings, workspace: Path) -> Summary:
+def run(settings: Settings, workspace: Workspace) -> Summary:
     """Bring `data/prepared` in line with `data/raw`.
 
     Raises:
@@ -73,20 +69,20 @@ def run(settings: Settings, workspace: Path) -> Summary:
         IntegrityError: a pack doesn't hold the bytes that were packed.
     """
     rules = settings.prepare
-    discovered = read_discovered(workspace / ingest.RAW)
+    discovered = read_discovered(workspace.raw)
     contents = by_content([row for row in discovered if not row.excluded])
 
     recipe = decoding.recipe(rules.background_rgb)
-    versions = {"facts": decoding.FACTS_VERSION, "likeness": likeness.VERSION, "quality": quality.VERSION}
+    versions = {"facts": decoding.FACTS_VERSION, "likeness": perceptual_hash.VERSION, "quality": quality.VERSION}
     mark = fingerprint({**recipe, **versions})
-    refusals = _refuse_known(usable_headers(workspace / SHARDS, mark), rules)
+    refusals = _refuse_known(usable_headers(workspace.shards, mark), rules)
     wanted = [key for key in contents.chosen if key not in refusals]  # those in conflict too: the report shows them
     _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
-    state = reconcile(workspace / SHARDS, wanted, mark, rules.shard_size)
+    state = reconcile(workspace.shards, wanted, mark, rules.shard_size)
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
 
-    prepared = workspace / PREPARED
+    prepared = workspace.prepared
     split_rules = _split_rules(discovered, rules)
     selection = select(
         discovered,
@@ -100,7 +96,7 @@ def run(settings: Settings, workspace: Path) -> Summary:
     )
     _check(selection.examples, selection.quarantined, rules)
     summary = {
-        "source": read_json(workspace / ingest.RAW / "source.json"),
+        "source": read_json(workspace.raw / "source.json"),
         "discovered": len(discovered),
         "fingerprint": fingerprint(recipe),
         "split_rules": _fingerprint_of(split_rules),
@@ -108,8 +104,8 @@ def run(settings: Settings, workspace: Path) -> Summary:
     }
     # Before the tables, which are what it compares with: killed up to here, the next run finds the old ones and writes
     # the same report; killed from here on, it finds a report on these very images, and keeps what that says changed.
-    earlier = read_previous(prepared, workspace / REPORTS)
-    write_data_report(workspace / REPORTS, describe_data(summary, discovered, selection, earlier), shards)
+    earlier = read_previous(prepared, workspace.reports)
+    write_data_report(workspace.reports, describe_data(summary, discovered, selection, earlier), shards)
     write_examples(prepared, selection.examples)
     write_quarantine(prepared, selection.quarantined)
     write_duplicates(prepared, selection.duplicates)
@@ -146,7 +142,7 @@ def _policy(rules: Prepare) -> Policy:
     return Policy(rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits)
 
 
-def _refuse_known(headers: Sequence[Header], rules: Prepare) -> Refusals:
+def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
     """What a changed policy refuses among the images that were decoded before."""
     refusals: Refusals = {}
     for row in (row for header in headers for row in header.rows):
@@ -183,16 +179,18 @@ def _with_issues(row: Row, rules: Prepare) -> Row:
     return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
 
 
-def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals) -> list[Header]:
+def _decode(
+    workspace: Workspace, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals
+) -> list[ShardHeader]:
     """Decode the missing images into new shards; what is refused is added to `refusals`."""
     if not missing:
         return []
-    places: dict[str, Place] = {}
-    for members in index_packs(workspace / ingest.RAW).values():
+    places: dict[str, PackEntry] = {}
+    for members in index_packs(workspace.raw).values():
         places.update(members)
     unpacked = [key for key in missing if key not in places]
     if unpacked:
-        raise IntegrityError(f"{len(unpacked)} images are in no pack of {ingest.RAW}. Run `dvc repro` from the start.")
+        raise IntegrityError(f"{len(unpacked)} images are in no pack of {RAW}. Run `dvc repro` from the start.")
 
     with Progress("prepare", len(missing), "images") as progress:
 
@@ -210,7 +208,7 @@ def _decode(workspace: Path, missing: Sequence[str], rules: Prepare, mark: str, 
                 else:
                     yield {"key": key, **vars(facts)}, pixels
 
-        return list(append(workspace / SHARDS, missing, rules.shard_size, mark, rows))
+        return list(append(workspace.shards, missing, rules.shard_size, mark, rows))
 
 
 def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:

@@ -12,15 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from tasks.errors import RootstockError
-from tasks.runs.costs import COSTS_FOLDER, keep_costs, read_costs
-from tasks.runs.meter import Meter
+from tasks.errors import MENDABLE, RootstockError
+from tasks.runs.costs import keep_costs
+from tasks.runs.resource_usage import ResourceUsage
 from tasks.settings import Settings, load_settings
-
-__all__ = ["COSTS_FOLDER", "MENDABLE", "read_costs", "run_program", "run_stage"]
-
-MENDABLE = 2
-"""Exit code of a program that stopped for a reason that the user can mend; a retry can't help."""
+from tasks.workspace import Workspace
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "the disk is full",
@@ -31,16 +27,16 @@ _STORAGE_ERRNOS = {
 }
 
 
-def run_stage(stage: str, run: Callable[[Settings, Path], Any]) -> int:
+def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
     """Run one stage in the current folder; print its summary; write its costs down. Gives the exit code.
 
     The costs (seconds, peak memory and so on, and the numbers of the summary) go to `.rootstock/costs`.
     """
 
     def body() -> None:
-        workspace = Path.cwd()
-        with Meter() as meter:
-            summary = run(load_settings(workspace), workspace)
+        workspace = Workspace.at(Path.cwd())
+        with ResourceUsage() as meter:
+            summary = run(load_settings(workspace.folder), workspace)
         keep_costs(workspace, stage, {**dataclasses.asdict(summary), **meter.readings})
         print(f"{stage}: {summary}", flush=True)
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from tasks import features, prepare
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
 from tasks.images.manifest import class_names, read_duplicates, read_examples
@@ -29,13 +28,14 @@ from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.reports.html import render
 from tasks.settings import ClassWeight, Settings, change_settings, load_settings
+from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.examples import Split, make_split
 from tasks.vgg.head import Floats, Pooling, softmax
-from tasks.vgg.recipes.coordinates import take_coordinates
-from tasks.vgg.recipes.outcome import accuracy, log_loss
-from tasks.vgg.recipes.probe import fit_layer, poolings_for
+from tasks.vgg.training.feature_basis import take_feature_basis
+from tasks.vgg.training.linear_probe import fit_layer, poolings_for
+from tasks.vgg.training.outcome import accuracy, log_loss
+from tasks.workspace import SEARCH_PAGE, Workspace
 
-PAGE = "reports/search.html"
 FOLDS = 5
 _STRENGTHS = (1e-2, 1e4)
 
@@ -70,11 +70,11 @@ class Found:
 class Folds:
     """The examples of train and validation, pooled once, and the fold in which each is held out."""
 
-    def __init__(self, settings: Settings, workspace: Path) -> None:
-        prepared = workspace / prepare.PREPARED
+    def __init__(self, settings: Settings, workspace: Workspace) -> None:
+        prepared = workspace.prepared
         examples = [one for one in read_examples(prepared) if one.split != "test"]
         self.classes = class_names(examples)
-        shards = open_shards(workspace / features.FEATURES / features.BOUNDARY)
+        shards = open_shards(workspace.features / BOTTLENECK)
         train, validation = (make_split(examples, split, self.classes, shards) for split in ("train", "validation"))
         self.labels = np.concatenate([train.labels, validation.labels])
         self.poolings = poolings_for(settings.train.modern, len(self.classes), len(self.labels))
@@ -98,7 +98,7 @@ class Folds:
         return Found(candidate, log_loss(probabilities, self.labels), accuracy(probabilities, self.labels))
 
 
-def run(settings: Settings, workspace: Path, minutes: float, trials: int) -> tuple[Found, list[Found]]:
+def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -> tuple[Found, list[Found]]:
     """Search; gives the best of what params.yaml says now, and all candidates, the best first.
 
     Args:
@@ -139,13 +139,13 @@ def run(settings: Settings, workspace: Path, minutes: float, trials: int) -> tup
         study.optimize(objective, n_trials=trials, timeout=60 * minutes)
     ranked = sorted(known.values(), key=lambda found: found.log_loss)
     best_now = min((known[candidate] for candidate in now), key=lambda found: found.log_loss)
-    write_bytes(workspace / PAGE, _page(best_now, ranked).encode())
+    write_bytes(workspace.folder / SEARCH_PAGE, _page(best_now, ranked).encode())
     return best_now, ranked
 
 
 def _inputs(pooling: Pooling, train: Split, validation: Split) -> Floats:
     """Both splits in the coordinates that they span: a rotation, which tells a fold nothing of another."""
-    return take_coordinates(pooling, [train, validation]).fitted
+    return take_feature_basis(pooling, [train, validation]).fitted
 
 
 def _page(now: Found, ranked: Sequence[Found]) -> str:
@@ -171,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def body() -> None:
-        workspace = Path.cwd()
-        settings = load_settings(workspace)
+        workspace = Workspace.at(Path.cwd())
+        settings = load_settings(workspace.folder)
         now, ranked = run(settings, workspace, options.minutes, max(1, options.trials))
         best = ranked[0]
         print(f"params.yaml now: log loss {now.log_loss:.4f}, accuracy {now.accuracy:.3f}")
@@ -181,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for assignment in assignments:
             print(f"  {assignment}")
         if options.write:
-            change_settings(workspace, assignments)
-        print(f"See {PAGE}")
+            change_settings(workspace.folder, assignments)
+        print(f"See {SEARCH_PAGE}")
 
     return run_program(body)
 

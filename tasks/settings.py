@@ -27,6 +27,21 @@ ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
 Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
 _YAML_END = "...\n"
+_RENAMED = {
+    "prepare.min_pictures_per_class": "prepare.min_images_per_class",
+    "views": "augmentation",
+    "train.flip_averaging": "train.test_time_augmentation",
+    "train.modern.head_replacement.head_rate": "train.modern.head_replacement.head_learning_rate",
+    "train.modern.fine_tuning.head_rate": "train.modern.fine_tuning.head_learning_rate",
+    "train.modern.fine_tuning.block_rate": "train.modern.fine_tuning.block_learning_rate",
+    "train.modern.fine_tuning.block_decay": "train.modern.fine_tuning.learning_rate_decay",
+    "train.modern.progressive.head_rate": "train.modern.progressive.head_learning_rate",
+    "train.modern.progressive.block_rate": "train.modern.progressive.block_learning_rate",
+    "train.modern.progressive.block_decay": "train.modern.progressive.learning_rate_decay",
+    "export.parity_pictures": "export.parity_images",
+    "run.placement": "run.work_pools",
+}
+"""Settings that had another name once -> their name now; for the error that tells it."""
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -95,7 +110,7 @@ class Features(Block):
     boundary_cache_gb: float = Field(ge=0, description="what such a cache may take on the disk at most, GB")
 
 
-class Views(Block):
+class Augmentation(Block):
     """Augmented versions of the training images."""
 
     count: int = Field(ge=0, le=64, description="augmented versions of each training image, beside itself")
@@ -119,15 +134,15 @@ class HeadRates(Block):
     """How long and how fast a head learns."""
 
     epochs: int = Field(ge=1, description="at most; patience may end it sooner")
-    head_rate: float = Field(gt=0, description="highest learning rate of the head")
+    head_learning_rate: float = Field(gt=0, description="highest learning rate of the head")
 
 
 class BlockRates(HeadRates):
     """How many blocks are unfrozen, and how long and how fast they learn."""
 
     blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top")
-    block_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
-    block_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
+    block_learning_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
+    learning_rate_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
 
 
 class ModernRecipe(Block):
@@ -164,7 +179,9 @@ class Train(Block):
     deterministic: bool = Field(description="one seed gives one model, bit for bit, on the same kind of machine")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations in training")
     class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many images it has")
-    flip_averaging: bool = Field(description="answers are the mean over an image and its mirror image, served too")
+    test_time_augmentation: bool = Field(
+        description="answers are the mean over an image and its mirror image, served too"
+    )
     checkpoint_interval_s: float = Field(ge=0, description="longest time that a killed training has to repeat")
     tutorial: TutorialRecipe
     modern: ModernRecipe
@@ -184,7 +201,7 @@ class Export(Block):
     probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
 
 
-class Placement(Block):
+class WorkPools(Block):
     """Where a deployed run carries its heavy stages out: a work pool's name, or `here`, beside the rest."""
 
     prepare: str = Field(min_length=1, description="work pool, or `here`")
@@ -197,7 +214,7 @@ class Run(Block):
 
     stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
     stage_retries: int = Field(ge=0, le=10, description="how often a stage that crashed is tried again")
-    placement: Placement
+    work_pools: WorkPools
     lost_after_s: float = Field(ge=1, description="a worker that gives no sign of life so long is given up, seconds")
 
 
@@ -208,7 +225,7 @@ class Settings(Block):
     ingest: Ingest
     prepare: Prepare
     features: Features
-    views: Views
+    augmentation: Augmentation
     strategies: tuple[Strategy, ...] = Field(min_length=1, description="ways to train; the best is exported")
     train: Train
     evaluate: Evaluate
@@ -260,7 +277,9 @@ def check_settings(values: Any, where: str = PARAMS_FILE) -> Settings:
     try:
         return Settings.model_validate(values)
     except pydantic.ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        renamed = {_RENAMED.get(".".join(map(str, problem["loc"]))) for problem in error.errors()}
+        told = [problem for problem in error.errors() if ".".join(map(str, problem["loc"])) not in renamed]
+        problems = [_explain(problem) for problem in told]  # not the new name of an old setting as "missing"
         raise SettingsError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 
@@ -348,12 +367,22 @@ def _assign(document: Any, assignment: str) -> bool:
     for key in keys[:-1]:
         block = block.get(key) if hasattr(block, "get") else None
     if not hasattr(block, "get") or keys[-1] not in block:
+        if new := _new_name(".".join(keys)):
+            raise SettingsError(f"{'.'.join(keys)} is called {new} now.")
         known = ", ".join(block) if hasattr(block, "get") else ", ".join(document)
         raise SettingsError(f"There is no setting {'.'.join(keys)!r}. Known here: {known}")
     if _plain(block[keys[-1]]) == value:
         return False
     block[keys[-1]] = _in_one_line(value)
     return True
+
+
+def _new_name(name: str) -> str | None:
+    """What a setting that was renamed, or whose block was, is called now."""
+    block, _, key = name.rpartition(".")
+    if name in _RENAMED or not block:
+        return _RENAMED.get(name)
+    return f"{new}.{key}" if (new := _new_name(block)) else None
 
 
 def _in_one_line(value: Any) -> Any:
@@ -381,6 +410,8 @@ def _plain(value: Any) -> Any:
 
 def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if where in _RENAMED:
+        return f"{where}: is called {_RENAMED[where]} now. Rename it in {PARAMS_FILE}"
     received = problem["input"]
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":

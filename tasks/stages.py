@@ -14,15 +14,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from tasks.live import LiveArtifacts
-from tasks.runs.endings import StageFailed
+from tasks.progress_artifacts import ProgressArtifacts
 from tasks.runs.ledger import is_up_to_date
 from tasks.runs.materials import make_ready
-from tasks.runs.supervisor import run_stage
-from tasks.runs.worktrees import Place
+from tasks.runs.stage_failure import StageFailed
+from tasks.runs.supervisor import supervise_stage
+from tasks.runs.worktrees import RunContext
 from tasks.settings import Run
 
-StageTask = Task[[str, Place, float], None]
+StageTask = Task[[str, RunContext, float], None]
 
 _FIRST_RETRY_AFTER_S = 5.0
 _LEVELS = (
@@ -33,13 +33,13 @@ _LEVELS = (
 )
 
 
-def run(stage_task: StageTask, settings: Run, place: Place, item: str | None = None) -> None:
+def run(stage_task: StageTask, settings: Run, context: RunContext, item: str | None = None) -> None:
     """Run one stage's task as params.yaml's block `run` says.
 
     Args:
         stage_task: one of this module's tasks.
         settings: the block `run`.
-        place: where the run works.
+        context: where the run works.
         item: which one of a stage that stands once for each strategy.
 
     Raises:
@@ -49,12 +49,12 @@ def run(stage_task: StageTask, settings: Run, place: Place, item: str | None = N
     retries = settings.stage_retries
     # A callable for the delays is asked when the task is made, so it comes with the number of retries.
     prepared = stage_task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(_FIRST_RETRY_AFTER_S))
-    prepared(stage, place, settings.stage_time_limit_s)
+    prepared(stage, context, settings.stage_time_limit_s)
 
 
-def is_finished(place: Place) -> bool:
+def is_finished(context: RunContext) -> bool:
     """Whether DVC would run no stage of a deployed run any more, by one look for all. In a person's folder: no."""
-    return place.deployed is not None and is_up_to_date(place.folder)
+    return context.deployed is not None and is_up_to_date(context.workspace.folder)
 
 
 def _retry_can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -69,12 +69,13 @@ def _define(name: str) -> StageTask:
         persist_result=False,
         retry_condition_fn=_retry_can_help,
     )
-    def supervise(stage: str, place: Place, limit_s: float) -> None:
-        if place.deployed is not None and not make_ready(stage, place.folder, limit_s=limit_s, on_line=log):
+    def supervise(stage: str, context: RunContext, limit_s: float) -> None:
+        folder = context.workspace.folder
+        if context.deployed is not None and not make_ready(stage, folder, limit_s=limit_s, on_line=log):
             get_run_logger().info("Stage %s didn't change.", stage)
             return
-        progress = LiveArtifacts(stage)
-        run_stage(stage, place.folder, limit_s=limit_s, on_line=log, on_progress=progress.show)
+        progress = ProgressArtifacts(stage)
+        supervise_stage(stage, folder, limit_s=limit_s, on_line=log, on_progress=progress.show)
         progress.finish()
 
     return supervise

@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import features, prepare
 from tasks.files import read_json
 from tasks.images.manifest import class_names, read_examples
 from tasks.images.shards import open_shards
 from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
-from tasks.vgg.answers import Sources
-from tasks.vgg.boundaries import inputs_of
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.examples import Material, make_split
-from tasks.vgg.recipes.outcome import Outcome, accuracy
 from tasks.vgg.strategies import plan_phases
-from tasks.vgg.trained import TRAINED, Trained, save_trained
-
-CHECKPOINTS = ".rootstock/checkpoints"
+from tasks.vgg.trained import Trained, save_trained
+from tasks.vgg.training.outcome import Outcome, accuracy
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Summary:
         )
 
 
-def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> Summary:
+def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0]) -> Summary:
     """Train by one strategy.
 
     Raises:
@@ -58,10 +55,10 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
         IntegrityError: an earlier stage's output is missing or damaged.
     """
     material = read_material(workspace, strategy)
-    folder = workspace / TRAINED / strategy
-    outcome = fit(settings, material, workspace / CHECKPOINTS / strategy, folder)
+    folder = workspace.trained / strategy
+    outcome = fit(settings, material, workspace.checkpoints / strategy, folder)
     train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
-    backbone = {name: value for name, value in kept.items() if name not in ("views", "kept")}
+    backbone = {name: value for name, value in kept.items() if name not in ("augmentation", "kept")}
     save_trained(
         folder,
         Trained(
@@ -70,7 +67,7 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
             classes,
             outcome.head,
             outcome.backbone,
-            settings.train.flip_averaging,
+            settings.train.test_time_augmentation,
             outcome.problem,
             validation.keys,
             outcome.validation_probabilities,
@@ -83,19 +80,18 @@ def run(settings: Settings, workspace: Path, strategy: str = STRATEGIES[0]) -> S
     return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6), bool(outcome.problem))
 
 
-def read_material(workspace: Path, strategy: str) -> Material:
+def read_material(workspace: Workspace, strategy: str) -> Material:
     """What earlier stages left for a strategy.
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    examples = read_examples(workspace / prepare.PREPARED)
+    examples = read_examples(workspace.prepared)
     classes = class_names(examples)
-    sources = Sources(workspace / prepare.SHARDS, workspace / features.FEATURES)
-    shards = open_shards(sources.features / features.BOUNDARY)
+    shards = open_shards(workspace.features / BOTTLENECK)
     train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
-    kept = read_json(sources.features / inputs_of(strategy) / features.RECIPE)
-    return Material(strategy, classes, train, validation, sources, kept)
+    kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
+    return Material(strategy, classes, train, validation, workspace, kept)
 
 
 def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path) -> Outcome:
@@ -112,14 +108,14 @@ def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path)
     """
     rules = settings.train
     with _live(folder / "live") as live:
-        if plan_phases(material.strategy, rules, settings.views):
-            from tasks.vgg.recipes.descent import train_by_descent
+        if plan_phases(material.strategy, rules, settings.augmentation):
+            from tasks.vgg.training.gradient_training import train_by_gradient
 
-            return train_by_descent(settings, material, checkpoints, live)
+            return train_by_gradient(settings, material, checkpoints, live)
         train, validation, classes = material.train, material.validation, len(material.classes)
-        from tasks.vgg.recipes.probe import conclude, fit_probe
+        from tasks.vgg.training.linear_probe import conclude, fit_linear_probe
 
-        probe = fit_probe(rules.modern, rules.class_weight, classes, train, validation, live)
+        probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, live)
         return conclude(probe, rules, material)
 
 

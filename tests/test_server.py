@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from flows.server import HOST, SERVED, free_port
-from tasks.runs.guarded import Guarded
+from tasks.runs.guarded_process import GuardedProcess
 from tests.conftest import PROJECT
 from tests.servers.postgres import PROGRAM, postgres
 from tests.waiting import wait_until
@@ -113,7 +113,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         arguments = COMPOSE["services"]["prefect"]["command"].split()[1:]
         arguments = [argument.replace("0.0.0.0", HOST) for argument in arguments]
         command = [sys.executable, "-m", "prefect", *arguments, "--port", str(port)]
-        with (folder / "log").open("wb") as log, Guarded(command, folder, environment, log) as server:
+        with (folder / "log").open("wb") as log, GuardedProcess(command, folder, environment, log) as server:
             found = Site(address, environment)
 
             def answers() -> bool:

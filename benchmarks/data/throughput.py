@@ -26,7 +26,7 @@ from benchmarks.data.making import write_images
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import run
 from tasks.images.shards import open_shards
-from tasks.prepare import SHARDS
+from tasks.workspace import SHARDS
 
 BATCH_SIZE = 32
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tasks.images.likeness import Thumbnails, are_alike, are_plain
+from tasks.images.perceptual_hash import Thumbnails, are_alike, are_plain
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]

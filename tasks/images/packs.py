@@ -19,7 +19,7 @@ _NAME_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PackEntry:
     """Where an image's bytes are: `size_bytes` at `offset` of the pack."""
 
     pack: Path
@@ -27,7 +27,7 @@ class Place:
     size_bytes: int
 
 
-def index_packs(folder: Path) -> dict[Path, dict[str, Place]]:
+def index_packs(folder: Path) -> dict[Path, dict[str, PackEntry]]:
     """Pack -> key -> place, read from the headers of the packs themselves.
 
     Raises:
@@ -36,7 +36,7 @@ def index_packs(folder: Path) -> dict[Path, dict[str, Place]]:
     return {pack: index_pack(pack) for pack in sorted(folder.glob("*.tar"))}
 
 
-def index_pack(pack: Path) -> dict[str, Place]:
+def index_pack(pack: Path) -> dict[str, PackEntry]:
     """Key -> place in one pack.
 
     Raises:
@@ -44,7 +44,7 @@ def index_pack(pack: Path) -> dict[str, Place]:
     """
     try:
         with tarfile.open(pack, "r:") as members:
-            return {member.name: Place(pack, member.offset_data, member.size) for member in members}
+            return {member.name: PackEntry(pack, member.offset_data, member.size) for member in members}
     except tarfile.TarError as error:
         raise IntegrityError(f"The pack {pack} is damaged ({error}). Delete it and run again: rm {pack}") from None
 
@@ -72,7 +72,7 @@ def write_packs(folder: Path, images: Iterable[tuple[str, bytes]], pack_size_byt
         yield _write_pack(folder, waiting), len(waiting)
 
 
-def read_image(place: Place, key: str) -> bytes:
+def read_image(place: PackEntry, key: str) -> bytes:
     """The original bytes, verified.
 
     Raises:

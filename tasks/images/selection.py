@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks.images.decoding import Code
 from tasks.images.duplicates import equal_pairs, find_duplicates, groups
-from tasks.images.likeness import stack
 from tasks.images.manifest import Discovered, Duplicate, Example, Quarantined
+from tasks.images.perceptual_hash import stack
 from tasks.images.shards import Row
 from tasks.images.splits import HELD_OUT, Assignment, Member, Rules, assign
 

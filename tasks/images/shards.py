@@ -36,7 +36,7 @@ _NAMES = {dtype[-2:]: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Header:
+class ShardHeader:
     """What a shard's header says; `rows` hold at least `key`."""
 
     path: Path
@@ -54,7 +54,7 @@ class Header:
 class Shards:
     """The shards of one folder, read by key."""
 
-    def __init__(self, headers: Iterable[Header]) -> None:
+    def __init__(self, headers: Iterable[ShardHeader]) -> None:
         self.headers = tuple(headers)
         self._places = {
             sys.intern(row["key"]): (number, place)  # the tables hold the same words
@@ -119,7 +119,7 @@ class Shards:
                 "Run `dvc repro` from the start: an earlier stage is behind."
             )
 
-    def _verified(self, number: int) -> Header:
+    def _verified(self, number: int) -> ShardHeader:
         header = self.headers[number]
         if number not in self._known_good:
             if not verify_shard(header.path):
@@ -144,7 +144,7 @@ def open_shards(folder: Path) -> Shards:
     return Shards(read_header(path) for path in sorted(folder.glob("*.safetensors")))
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> ShardHeader:
     """Read a shard's header without its data.
 
     Raises:
@@ -165,7 +165,7 @@ def read_header(path: Path) -> Header:
         whole = 8 + length + math.prod(shape) * np.dtype(dtype).itemsize
         if size != whole or len(rows) != shape[0]:
             raise ValueError(f"{size} bytes instead of {whole}")
-        return Header(path, metadata["fingerprint"], rows, dtype, shape, 8 + length)
+        return ShardHeader(path, metadata["fingerprint"], rows, dtype, shape, 8 + length)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} is not a whole shard ({error}). Delete it and run again: rm {path} && dvc repro"
@@ -222,7 +222,7 @@ def reconcile(
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)
     still_wanted = set(wanted)
-    kept: list[Header] = []
+    kept: list[ShardHeader] = []
     dropped = 0
     left_alone = {header.path for other in others for header in usable_headers(folder, other)}
     paths = [path for path in sorted(folder.glob("*.safetensors")) if path not in left_alone]
@@ -246,7 +246,9 @@ def reconcile(
     return Reconciled(Shards(sorted(kept, key=lambda header: header.path)), missing, dropped + joined)
 
 
-def _join_small(folder: Path, headers: list[Header], fingerprint: str, shard_size: int) -> tuple[list[Header], int]:
+def _join_small(
+    folder: Path, headers: list[ShardHeader], fingerprint: str, shard_size: int
+) -> tuple[list[ShardHeader], int]:
     """Copy the rows of many small shards into few; gives the headers, and how many shards went."""
     small = sorted((header for header in headers if 2 * len(header.rows) < shard_size), key=lambda header: header.path)
     if len(small) <= MAX_SMALL_SHARDS:
@@ -272,7 +274,7 @@ class Writer:
         self._rows: list[Row] = []
         self._data: Array | None = None
 
-    def add(self, row: Row, array: Array) -> Header | None:
+    def add(self, row: Row, array: Array) -> ShardHeader | None:
         """Take one row; gives the header of the shard that it has filled."""
         if self._data is None:  # one for all shards: fresh memory costs more than the copy
             self._data = np.empty((self._shard_size, *array.shape), array.dtype)
@@ -280,7 +282,7 @@ class Writer:
         self._rows.append(row)
         return self.close() if len(self._rows) == self._shard_size else None
 
-    def close(self) -> Header | None:
+    def close(self) -> ShardHeader | None:
         """Write what is there as a shard; None if there is nothing."""
         if self._data is None or not self._rows:
             return None
@@ -295,7 +297,7 @@ def append(
     shard_size: int,
     fingerprint: str,
     compute: Callable[[Iterator[str]], Iterator[tuple[Row, Array]]],
-) -> Iterator[Header]:
+) -> Iterator[ShardHeader]:
     """Compute rows for the keys and write them as shards; yields the header of each finished one."""
     writer = Writer(folder, fingerprint, shard_size)
     for row, array in compute(iter(keys)):
@@ -305,7 +307,7 @@ def append(
         yield header
 
 
-def usable_headers(folder: Path, fingerprint: str) -> list[Header]:
+def usable_headers(folder: Path, fingerprint: str) -> list[ShardHeader]:
     """Headers of the shards that the wanted recipe made; their data is not looked at."""
     headers = []
     for path in sorted(folder.glob("*.safetensors")):
@@ -316,7 +318,7 @@ def usable_headers(folder: Path, fingerprint: str) -> list[Header]:
     return [header for header in headers if header.fingerprint == fingerprint]
 
 
-def _usable(path: Path, fingerprint: str) -> Header | None:
+def _usable(path: Path, fingerprint: str) -> ShardHeader | None:
     try:
         header = read_header(path)
     except IntegrityError:

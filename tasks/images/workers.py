@@ -30,9 +30,9 @@ import numpy as np
 
 from tasks.cores import usable_cores
 from tasks.errors import IntegrityError
-from tasks.images import likeness, quality
+from tasks.images import perceptual_hash, quality
 from tasks.images.decoding import Code, Facts, Pixels, Policy, Refused, decode
-from tasks.images.packs import Place, read_image
+from tasks.images.packs import PackEntry, read_image
 from tasks.settings import IMAGE_SIZE_PX
 
 Result = tuple[Pixels, Facts] | Refused
@@ -59,7 +59,7 @@ MEMORY_LIMIT_MB = 4096
 
 @dataclass(frozen=True)
 class _Job:
-    images: tuple[tuple[str, Place], ...]
+    images: tuple[tuple[str, PackEntry], ...]
     policy: Policy
     background_rgb: tuple[int, int, int]
     time_limit_s: int
@@ -73,7 +73,7 @@ _slots: Pixels | None = None
 
 
 def decode_all(
-    work: Iterable[tuple[str, Place]],
+    work: Iterable[tuple[str, PackEntry]],
     policy: Policy,
     background_rgb: tuple[int, int, int],
     time_limit_s: int = TIME_LIMIT_S,
@@ -107,7 +107,7 @@ def decode_all(
         lonely.shutdown()
 
 
-def _several(work: Iterable[tuple[str, Place]]) -> Iterator[tuple[tuple[str, Place], ...]]:
+def _several(work: Iterable[tuple[str, PackEntry]]) -> Iterator[tuple[tuple[str, PackEntry], ...]]:
     images = iter(work)
     while several := tuple(islice(images, _AT_ONCE)):
         yield several
@@ -219,7 +219,7 @@ def _decode(job: _Job) -> _Decoded:
     return results
 
 
-def _decode_one(job: _Job, key: str, place: Place) -> Result:
+def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
     if hasattr(signal, "alarm"):
         signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
     try:
@@ -238,7 +238,7 @@ def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
     """The facts with what the image looks like, and how good it is."""
     return replace(
         facts,
-        look=base64.b64encode(likeness.look(pixels)).decode(),
-        pixels=likeness.pixel_digest(pixels),
+        look=base64.b64encode(perceptual_hash.look(pixels)).decode(),
+        pixels=perceptual_hash.pixel_digest(pixels),
         scores=quality.scores(pixels),
     )

@@ -1,6 +1,6 @@
 """Charts as inline SVG, drawn by hand: the same numbers give the same bytes, and the page's style sheet colours them.
 
-Every text goes through `Markup.format`, which escapes it. Coordinates have one decimal.
+Every text goes through `Markup.format`, which escapes it. FeatureBasis have one decimal.
 """
 
 from __future__ import annotations

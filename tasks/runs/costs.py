@@ -1,8 +1,8 @@
 """What stages cost: a file for each stage's last run, a history of all runs, the table that a run ends with.
 
 Costs differ from run to run, so DVC doesn't track them. `.rootstock/costs/<stage>.json` holds the numbers of the
-stage's summary and what `tasks.runs.meter` measured; `history.jsonl` the same for every run, one line each, the oldest
-first.
+stage's summary and what `tasks.runs.resource_usage` measured. `history.jsonl` holds the same for every run, one line
+each, the oldest first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from tasks.files import read_json, write_json
 from tasks.runs.tables import duration, markdown_table, size
+from tasks.workspace import Workspace
 
-COSTS_FOLDER = ".rootstock/costs"
-_HISTORY = f"{COSTS_FOLDER}/history.jsonl"
+_HISTORY = "history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
 """Under one of these names a stage's summary says how many images it computed; `reused` goes with it."""
 _RECENT = 5
@@ -27,29 +27,41 @@ _ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 Costs = dict[str, Any]
 
 
-def keep_costs(workspace: Path, stage: str, costs: Mapping[str, Any]) -> None:
+def keep_costs(workspace: Workspace, stage: str, costs: Mapping[str, Any]) -> None:
     """Write a stage's costs down, as its last ones and into the history."""
-    write_json(workspace / COSTS_FOLDER / f"{stage}.json", costs)
+    write_json(workspace.costs / f"{stage}.json", costs)
     line = {"stage": stage, "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), **costs}
     append_history(workspace, [line])
 
 
-def append_history(workspace: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    (workspace / COSTS_FOLDER).mkdir(parents=True, exist_ok=True)
-    with (workspace / _HISTORY).open("a", encoding="utf-8") as file:
-        file.write("".join(f"{json.dumps(entry)}\n" for entry in entries))  # one write: two runs' lines don't mix
+def append_history(workspace: Workspace, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Add to the history of the workspace, and to that of the clone that it belongs to."""
+    lines = "".join(f"{json.dumps(entry)}\n" for entry in entries)
+    for folder in {workspace.costs, workspace.shared_costs}:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _HISTORY).open("a", encoding="utf-8") as file:
+            file.write(lines)  # one write: two runs' lines don't mix
 
 
-def read_costs(workspace: Path, stage: str) -> Costs:
+def read_costs(workspace: Workspace, stage: str) -> Costs:
     """What the stage's last run here cost; empty if it never ran here."""
-    path = workspace / COSTS_FOLDER / f"{stage}.json"
+    path = workspace.costs / f"{stage}.json"
     costs: Costs = read_json(path) if path.exists() else {}
     return costs
 
 
-def read_history(workspace: Path) -> list[Costs]:
-    """All that was kept, the oldest first; lines that a kill has torn are left out."""
-    path = workspace / _HISTORY
+def read_history(workspace: Workspace) -> list[Costs]:
+    """What ran in this workspace, the oldest first."""
+    return _read(workspace.costs / _HISTORY)
+
+
+def read_experience(workspace: Workspace) -> list[Costs]:
+    """What ran anywhere in the clone, deployed runs included, the oldest first."""
+    return _read(workspace.shared_costs / _HISTORY)
+
+
+def _read(path: Path) -> list[Costs]:
+    """Lines that a kill has torn are left out."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

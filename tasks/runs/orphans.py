@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from tasks.progress import PROGRESS_VARIABLE
-from tasks.runs.guarded import GRACE_S
+from tasks.runs.guarded_process import GRACE_S
 
 
 def stop_orphans(folder: Path, grace_s: float = GRACE_S) -> int:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.progress import PROGRESS_VARIABLE
-from tasks.runs.endings import explain
-from tasks.runs.guarded import GRACE_S, Ending, Guarded
+from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
+from tasks.runs.stage_failure import explain
 
 _POLL_S = 0.5
 _TAIL_LINES = 200
@@ -30,7 +30,7 @@ OnLine = Callable[[str], None]
 OnProgress = Callable[[dict[str, Any]], None]
 
 
-def run_stage(
+def supervise_stage(
     stage: str,
     workspace: Path,
     *,
@@ -80,7 +80,7 @@ def run_dvc(
         arguments: such as `["pull", "data/raw"]`.
         workspace: folder with dvc.yaml.
         limit_s: time limit, seconds.
-        on_line: as for `run_stage`; so are the others.
+        on_line: as for `supervise_stage`; so are the others.
 
     Raises:
         StageFailed: it failed, or took too long.
@@ -128,7 +128,7 @@ def supervise(
     with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
         progress_file = Path(scratch) / "progress.json"
         variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
-        with Guarded(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
+        with GuardedProcess(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
             states = _new_states(progress_file)
             lines = _Lines(on_line)
             while child.ending() is None:

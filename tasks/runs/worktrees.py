@@ -24,8 +24,8 @@ from tasks.files import write_bytes, write_json
 from tasks.runs.git import NO_COMMIT, git, is_ancestor, need_commit, read_blob, succeeds, tip
 from tasks.runs.materials import remove_parted
 from tasks.runs.orphans import stop_orphans
+from tasks.workspace import Workspace
 
-RUNS = ".rootstock/runs"
 RESULTS = ("dvc.lock", "reports/metrics.json")
 """What a run takes over from the run before it; params.yaml comes from the deployed commit."""
 _NOTE = ".rootstock/run.json"
@@ -57,21 +57,21 @@ class Deployed:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run works.
+class RunContext:
+    """In which folder a run works, and as what.
 
     Attributes:
-        folder: with dvc.yaml and params.yaml.
+        workspace: its folder.
         deployed: the run whose own folder it is; None where a person's folder is meant.
     """
 
-    folder: Path
+    workspace: Workspace
     deployed: Deployed | None
 
     def reach(self, source: str) -> None:
         """Make a source that was given relative to the clone reachable from the run's own folder."""
         if self.deployed is not None:
-            link_source(self.deployed.root, self.folder, source)
+            link_source(self.deployed.root, self.workspace.folder, source)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def claimed(root: Path, name: str) -> Iterator[Path]:
 
     The kernel lets go of the claim however the process ends. A frozen one keeps its own, and so can't harm the next.
     """
-    runs = root / RUNS
+    runs = Workspace.at(root).runs
     runs.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = runs / (safe_name(name) + (f".{number}" if number > 1 else ""))
@@ -134,6 +134,7 @@ def check_out(root: Path, folder: Path, commit: str, say: Say) -> None:
         remove(root, folder)
         git(root, "worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
     share_cache(root, folder)
+    Workspace.at(folder).belong_to(root)
 
 
 def share_cache(root: Path, folder: Path) -> None:

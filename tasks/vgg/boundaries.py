@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from tasks.images.augmentation import MIRRORED, PLAIN, view_id
 from tasks.images.manifest import Example
-from tasks.images.views import MIRRORED, PLAIN, view_id
 from tasks.settings import Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape
 from tasks.vgg.strategies import Phase, plan_phases
 from tasks.vgg.weights import BLOCKS
 
 BOTTLENECK = BOUNDARIES[-1]
+RECIPE = "recipe.json"
+"""What all rows of a folder of features depend on."""
 _BYTES = 2
 """Of a number in 16 bit."""
 _VIEWS = ".views"
 _WORTH_S = 5.0
 """A cache must save so many seconds: below that, its disk is not worth the trouble."""
 
-Cells = dict[str, tuple[str, ...]]
+RowsByFolder = dict[str, tuple[str, ...]]
 """Folder below data/features -> the rows (view ids) that it must hold."""
 
 
@@ -84,7 +86,7 @@ def candidates(settings: Settings) -> dict[tuple[str, str], list[Phase]]:
     """(strategy, boundary that it could start from) -> the phases that would."""
     found: dict[tuple[str, str], list[Phase]] = {}
     for strategy in settings.strategies:
-        for phase in plan_phases(strategy, settings.train, settings.views):
+        for phase in plan_phases(strategy, settings.train, settings.augmentation):
             if phase.boundary:
                 found.setdefault((strategy, phase.boundary), []).append(phase)
     return found
@@ -129,9 +131,9 @@ def decide(
     return Decision(strategy, boundary, saved - cost > _WORTH_S, facts)
 
 
-def wanted_rows(examples: Sequence[Example], settings: Settings, kept: Iterable[tuple[str, str]]) -> Cells:
+def wanted_rows(examples: Sequence[Example], settings: Settings, kept: Iterable[tuple[str, str]]) -> RowsByFolder:
     """Every folder of features, and its rows; `kept` are the (strategy, boundary) that training is to start from."""
-    flip = settings.train.flip_averaging
+    flip = settings.train.test_time_augmentation
     cells: dict[str, list[str]] = {BOTTLENECK: []}
     for example in examples:
         views = (PLAIN, MIRRORED) if flip and example.split != "train" else (PLAIN,)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from tasks.images.manifest import Example
 from tasks.images.shards import Shards
-from tasks.vgg.answers import Sources
 from tasks.vgg.head import Floats, Pooling, pool
+from tasks.workspace import Workspace
 
 _ROWS = 256
 """Examples read at once; 256 x 50 KB of features."""
@@ -47,7 +47,7 @@ class Material:
         classes: names, in the order of the probabilities.
         train: the split to learn from, with bottleneck features.
         validation: the split to choose by.
-        sources: of images and features.
+        workspace: with images and features.
         kept: the recipe of the strategy's own features; its `kept` names the boundaries that training can start from.
     """
 
@@ -55,7 +55,7 @@ class Material:
     classes: tuple[str, ...]
     train: Split
     validation: Split
-    sources: Sources
+    workspace: Workspace
     kept: dict[str, Any]
 
 

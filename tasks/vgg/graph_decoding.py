@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tasks.images.decoding import DRAFT_PX
 from tasks.settings import IMAGE_SIZE_PX
-from tasks.vgg.graph_headers import Header, read_header, starts_with, to_bytes
+from tasks.vgg.graph_headers import ImageHeader, read_header, starts_with, to_bytes
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
 _AT_ONCE = 4
@@ -46,7 +46,7 @@ def decode_one(contents: Any, background_rgb: tuple[int, int, int], index: Any =
     return _stretch(_upright(rgb, header.orientation))
 
 
-def _refuse(header: Header, index: Any) -> Any:
+def _refuse(header: ImageHeader, index: Any) -> Any:
     place = tf.strings.as_string(index)
     message = tf.strings.join(["Image ", place, " of the batch is refused: ", header.refusal, f". {HINT}"])
     return tf.debugging.Assert(header.refusal == "", [message])

@@ -1,7 +1,7 @@
 """What an image's header says, by TensorFlow operations: orientation, and whether the graph can follow the decoder.
 
-`tasks.images.decoding` (Pillow) is the reference. What these rules can't follow exactly is named in `Header.refusal`
-rather than guessed. Layouts: ITU-T T.81 B.1 (JPEG), W3C PNG third edition, Exif 2.3 and TIFF 6 (orientation).
+`tasks.images.decoding` (Pillow) is the reference. `ImageHeader.refusal` names what these rules can't follow exactly;
+nothing is guessed. Layouts: ITU-T T.81 B.1 (JPEG), W3C PNG third edition, Exif 2.3 and TIFF 6 (orientation).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8)
 """Bytes of one value by TIFF type, 0 for unknown types (BYTE, ASCII, SHORT, LONG, RATIONAL, ...)."""
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """Scalars. `refusal` (string) is empty if the graph can follow; `orientation` (int64) is 1 to 8."""
 
     refusal: Any
@@ -47,7 +47,7 @@ def starts_with(data: Any, prefix: bytes, at: Any = 0) -> Any:
     return tf.reduce_all(data[at : at + len(prefix)] == tf.constant(list(prefix), tf.uint8))
 
 
-def read_header(data: Any) -> Header:
+def read_header(data: Any) -> ImageHeader:
     """What the graph needs to know before it decodes.
 
     Args:
@@ -57,10 +57,10 @@ def read_header(data: Any) -> Header:
     header = tf.cond(is_jpeg, lambda: _read_jpeg(data), lambda: _read_png(data))
     known = tf.logical_or(is_jpeg, is_png)
     refusal = _first((tf.logical_not(known), "it is neither JPEG nor PNG"), otherwise=header.refusal)
-    return Header(refusal, tf.where(known, header.orientation, 1))
+    return ImageHeader(refusal, tf.where(known, header.orientation, 1))
 
 
-def _read_jpeg(data: Any) -> Header:
+def _read_jpeg(data: Any) -> ImageHeader:
     """Walk the marker segments up to the scan."""
     size, zero = _size(data), tf.constant(0, tf.int64)
 
@@ -98,10 +98,10 @@ def _read_jpeg(data: Any) -> Header:
         (exif_count > 1, "it has several EXIF segments"),
         *_common(pixels, orientation),
     )
-    return Header(refusal, orientation.value)
+    return ImageHeader(refusal, orientation.value)
 
 
-def _read_png(data: Any) -> Header:
+def _read_png(data: Any) -> ImageHeader:
     """Walk the chunks to the end: EXIF and texts may stand behind the pixels."""
     size, start = _size(data), tf.constant(8, tf.int64)
 
@@ -133,7 +133,7 @@ def _read_png(data: Any) -> Header:
         (awkward, "it is a PNG whose orientation may stand in a text chunk"),
         *_common(_number(data, 16, 4) * _number(data, 20, 4), orientation),
     )
-    return Header(refusal, orientation.value)
+    return ImageHeader(refusal, orientation.value)
 
 
 def _common(pixels: Any, orientation: _Orientation) -> tuple[tuple[Any, str], ...]:

@@ -39,16 +39,16 @@ class _Graph:
         return name
 
 
-def build_onnx(head: Head, classes: Sequence[str], weights: Weights, flip_averaging: bool = False) -> bytes:
+def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_augmentation: bool = False) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
-    With `flip_averaging` an answer is the mean over the image and its mirror image. The classes are also in the
+    With `test_time_augmentation` an answer is the mean over the image and its mirror image. The classes are also in the
     model's metadata, under `classes`, as JSON.
     """
     graph = _Graph()
-    pixels = _add_mirror_images(graph) if flip_averaging else INPUT
+    pixels = _add_mirror_images(graph) if test_time_augmentation else INPUT
     features = _add_backbone(graph, _add_preprocessing(graph, pixels), weights)
-    answers = "both_probabilities" if flip_averaging else OUTPUT
+    answers = "both_probabilities" if test_time_augmentation else OUTPUT
     values = _add_pooling(graph, features, head)
     for number, layer in enumerate(head.layers, 1):
         name, last = f"head_{number}", number == len(head.layers)
@@ -58,7 +58,7 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights, flip_averag
             values = graph.add("Relu", f"{name}_relu", values)
         else:
             values = graph.add("Softmax", answers if last else f"{name}_softmax", values, axis=1)
-    if flip_averaging:
+    if test_time_augmentation:
         _add_mean(graph, answers)
     return _serialize(graph, classes)
 

@@ -25,7 +25,7 @@ from PIL import Image
 from tasks.errors import ExportError, IntegrityError
 from tasks.images.decoding import PERMISSIVE, Pixels, Refused, decode
 from tasks.images.manifest import Example
-from tasks.images.packs import Place, index_packs, read_image
+from tasks.images.packs import PackEntry, index_packs, read_image
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.head import Floats
 from tasks.vgg.trained import Trained
@@ -93,7 +93,7 @@ def check_images(
         return trained.head.probabilities(np.concatenate(parts))
 
     probabilities = answer(pixels)
-    if trained.flip_averaging:
+    if trained.test_time_augmentation:
         mirrored = answer(np.ascontiguousarray(pixels[:, :, ::-1]))
         probabilities = ((probabilities + mirrored) / 2).astype(np.float32)
     names, contents = zip(*images, strict=True)
@@ -263,7 +263,7 @@ def _decode(name: str, content: bytes, background_rgb: tuple[int, int, int]) -> 
         raise IntegrityError(f"{name} was accepted before and is refused now ({refused}). Run: dvc repro") from None
 
 
-def _place(raw: Path, example: Example) -> Place:
+def _place(raw: Path, example: Example) -> PackEntry:
     for places in index_packs(raw).values():
         if example.key in places:
             return places[example.key]

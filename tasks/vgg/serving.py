@@ -53,7 +53,7 @@ def build_served(
     classes: Sequence[str],
     weights: Weights,
     background_rgb: tuple[int, int, int],
-    flip_averaging: bool = False,
+    test_time_augmentation: bool = False,
 ) -> Served:
     """The whole graph.
 
@@ -62,13 +62,13 @@ def build_served(
         classes: their names, in the order of the head's probabilities.
         weights: of the backbone.
         background_rgb: what shows through transparent pixels.
-        flip_averaging: answer by the mean over an image and its mirror image.
+        test_time_augmentation: answer by the mean over an image and its mirror image.
     """
     import keras
 
     backbone = build_keras_backbone(weights)
     network = keras.Model(backbone.input, head.apply_keras(backbone.outputs[0]), name="classifier")
-    if flip_averaging:
+    if test_time_augmentation:
         images = keras.Input(backbone.input.shape[1:], name="images")
         network = keras.Model(images, keras.layers.Average(name="mean")([network(images), network(images[:, :, ::-1])]))
     return Served(network, classes, background_rgb)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.settings import BlockRates, Train, Views
+from tasks.settings import Augmentation, BlockRates, Train
 from tasks.vgg.backbone import BOUNDARIES
 
 BLOCK_NAMES = tuple(boundary.removesuffix("_pool") for boundary in BOUNDARIES)
@@ -64,7 +64,7 @@ def boundary_below(unfrozen: Sequence[str]) -> str | None:
     return BOUNDARIES[frozen - 1] if frozen else None
 
 
-def plan_phases(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
+def plan_phases(strategy: str, rules: Train, views: Augmentation) -> tuple[Phase, ...]:
     """The phases of gradient descent; none where a linear probe on kept features is all."""
     return _tutorial(strategy, rules) if rules.recipe == "tutorial" else _modern(strategy, rules, views)
 
@@ -84,7 +84,7 @@ def _tutorial(strategy: str, rules: Train) -> tuple[Phase, ...]:
     return (head,)
 
 
-def _modern(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
+def _modern(strategy: str, rules: Train, views: Augmentation) -> tuple[Phase, ...]:
     recipe = rules.modern
 
     def phase(name: str, unfrozen: tuple[str, ...], epochs: int, rates: dict[str, float]) -> Phase:
@@ -105,7 +105,7 @@ def _modern(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
 
     if strategy == "head_replacement":
         head = recipe.head_replacement
-        return (phase("head", (), head.epochs, {"head": head.head_rate}),)
+        return (phase("head", (), head.epochs, {"head": head.head_learning_rate}),)
     if strategy == "fine_tuning":
         blocks = recipe.fine_tuning
         unfrozen = BLOCK_NAMES[-blocks.blocks :]
@@ -114,7 +114,7 @@ def _modern(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
         found = []
         for number in range(1, recipe.progressive.blocks + 1):
             unfrozen = BLOCK_NAMES[-number:]
-            falling = recipe.progressive.block_decay ** (number - 1)
+            falling = recipe.progressive.learning_rate_decay ** (number - 1)
             rates = {name: rate * falling for name, rate in layer_rates(recipe.progressive, unfrozen).items()}
             found.append(phase(unfrozen[0], unfrozen, recipe.progressive.epochs, rates))
         return tuple(found)
@@ -122,7 +122,10 @@ def _modern(strategy: str, rules: Train, views: Views) -> tuple[Phase, ...]:
 
 
 def layer_rates(rules: BlockRates, unfrozen: Sequence[str]) -> dict[str, float]:
-    """The head's rate, and for each unfrozen block one that falls by `block_decay` from block to block."""
+    """The head's rate, and for each unfrozen block one that falls by `learning_rate_decay` from block to block."""
     depth = len(unfrozen) - 1
-    blocks = {name: rules.block_rate * rules.block_decay ** (depth - place) for place, name in enumerate(unfrozen)}
-    return {"head": rules.head_rate, **blocks}
+    blocks = {
+        name: rules.block_learning_rate * rules.learning_rate_decay ** (depth - place)
+        for place, name in enumerate(unfrozen)
+    }
+    return {"head": rules.head_learning_rate, **blocks}

@@ -21,7 +21,6 @@ from tasks.files import read_json, sha256_hex, write_bytes, write_json
 from tasks.vgg.head import Head, restore
 from tasks.vgg.weights import Weights
 
-TRAINED = "models/trained"
 _MODEL = "model.safetensors"
 _VALIDATION = "validation.safetensors"
 
@@ -35,7 +34,7 @@ class Trained:
         classes: names, in the order of the probabilities.
         head: pooling and dense layers.
         backbone: the tensors of the backbone that are not the published ones; empty where it stayed frozen.
-        flip_averaging: an answer is the mean over the image and its mirror image.
+        test_time_augmentation: an answer is the mean over the image and its mirror image.
         problem: why this model is not to be used, in words; None if nothing is wrong.
         validation_keys: examples of the validation split.
         validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.
@@ -47,7 +46,7 @@ class Trained:
     classes: tuple[str, ...]
     head: Head
     backbone: Weights
-    flip_averaging: bool
+    test_time_augmentation: bool
     problem: str | None
     validation_keys: tuple[str, ...]
     validation_probabilities: npt.NDArray[np.float32]
@@ -73,7 +72,7 @@ def save_trained(folder: Path, trained: Trained) -> None:
             "recipe": trained.recipe,
             "classes": list(trained.classes),
             "head": trained.head.outline(),
-            "flip_averaging": trained.flip_averaging,
+            "test_time_augmentation": trained.test_time_augmentation,
             "problem": trained.problem,
             "validation_keys": list(trained.validation_keys),
             "summary": trained.summary,
@@ -97,7 +96,7 @@ def load_trained(folder: Path) -> Trained:
             tuple(model["classes"]),
             restore(model["head"], tensors[_MODEL]),
             {name: value for name, value in tensors[_MODEL].items() if name.startswith("block")},
-            model["flip_averaging"],
+            model["test_time_augmentation"],
             model["problem"],
             tuple(model["validation_keys"]),
             tensors[_VALIDATION]["probabilities"],

@@ -18,6 +18,7 @@ import yaml
 
 from tasks.progress import Progress
 from tasks.runs.costs import keep_costs
+from tasks.workspace import Workspace
 
 HOME = Path(os.environ.get("STAND_IN", "."))
 """Where what the stages did is written down, and where they are told to misbehave: wherever they work."""
@@ -69,7 +70,7 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     else:
         write(output, content)
     checkpoint.unlink()
-    keep_costs(Path(), stage, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0})
+    keep_costs(Workspace.at(Path()), stage, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0})
     if stage == "evaluate":
         write(Path("reports/metrics.json"), json.dumps(worse(METRICS) if behaviour == "worse" else METRICS))
     return 0

@@ -111,7 +111,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Used:
     folder = tmp_path_factory.mktemp("make-run")
     clone = make_clone(folder / "clone")
     source = write_digits(folder / "Ann's digits")
-    settings = "views.count=1 export.formats=[saved_model,onnx]"
+    settings = "augmentation.count=1 export.formats=[saved_model,onnx]"
     code, output = clone.make("run", f"SOURCE={source}", f"SET={settings}")
     return Used(clone, source, code, output)
 

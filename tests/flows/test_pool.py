@@ -14,10 +14,11 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed, Running
 
-from flows import placement
-from tasks.runs.endings import StageFailed
-from tasks.runs.worktrees import Deployed, Place
+from flows import remote_stages
+from tasks.runs.stage_failure import StageFailed
+from tasks.runs.worktrees import Deployed, RunContext
 from tasks.settings import load_settings
+from tasks.workspace import Workspace
 from tests.conftest import PARAMS
 
 FAST, BROKEN = "train@head_replacement", "train@feature_extraction"
@@ -70,10 +71,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     def client(**_: Any) -> Iterator[Server]:
         yield server
 
-    monkeypatch.setattr(placement, "get_client", client)
-    monkeypatch.setattr(placement, "get_run_logger", lambda: logging.getLogger("test"))
-    monkeypatch.setattr(placement, "flow_run", SimpleNamespace(id="run", run_count=1, name="bold-owl"))
-    monkeypatch.setattr(placement, "read_report", lambda client, run: client.report(run))
+    monkeypatch.setattr(remote_stages, "get_client", client)
+    monkeypatch.setattr(remote_stages, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(remote_stages, "flow_run", SimpleNamespace(id="run", run_count=1, name="bold-owl"))
+    monkeypatch.setattr(remote_stages, "read_report", lambda client, run: client.report(run))
     return server
 
 
@@ -81,12 +82,12 @@ def test_result_that_came_just_before_another_stage_failed_is_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged: list[str] = []
-    monkeypatch.setattr(placement, "inputs", lambda *_: [])
-    monkeypatch.setattr(placement, "share", lambda *_, **__: None)
-    monkeypatch.setattr(placement, "merge_entry", lambda _folder, stage, *_: merged.append(stage))
+    monkeypatch.setattr(remote_stages, "inputs", lambda *_: [])
+    monkeypatch.setattr(remote_stages, "share", lambda *_, **__: None)
+    monkeypatch.setattr(remote_stages, "merge_entry", lambda _folder, stage, *_: merged.append(stage))
     (tmp_path / "params.yaml").touch()
-    place = Place(tmp_path, Deployed(tmp_path, "manual", "0" * 40, "test", print))
-    pool = placement._Pool("gpu", load_settings(PARAMS.parent).run, place)
+    place = RunContext(Workspace.at(tmp_path), Deployed(tmp_path, "manual", "0" * 40, "test", print))
+    pool = remote_stages._Pool("gpu", load_settings(PARAMS.parent).run, place)
     with pytest.raises(StageFailed, match="no images"):
         pool.run([FAST, BROKEN])
     assert merged == [FAST]

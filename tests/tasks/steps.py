@@ -19,6 +19,7 @@ from tasks import features, ingest, prepare
 from tasks.settings import Settings
 from tasks.vgg import engines
 from tasks.vgg.engines import Engine
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 
 Change = Callable[..., Settings]
@@ -31,8 +32,8 @@ def settings_for(change: Change, source: Path | str, *assignments: str) -> Setti
 
 
 def run_prepare(settings: Settings, workspace: Path) -> prepare.Summary:
-    ingest.run(settings, workspace)
-    return prepare.run(settings, workspace)
+    ingest.run(settings, Workspace.at(workspace))
+    return prepare.run(settings, Workspace.at(workspace))
 
 
 def use_tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -10,9 +10,10 @@ import pytest
 
 from tasks import ingest, prepare
 from tasks.files import sweep_temporaries
-from tasks.runs import guard
-from tasks.runs.code import _KEPT, CODE, unpack
+from tasks.runs import process_guard
+from tasks.runs.code_snapshot import _KEPT, unpack
 from tasks.runs.supervisor import supervise
+from tasks.workspace import RAW, SHARDS, Workspace
 from tests.tasks.runs.repository import dvc, git, make_repository
 from tests.tasks.steps import Change, identities, settings_for
 
@@ -37,14 +38,14 @@ def test_nothing_is_made_again_because_files_have_other_times(
 ) -> None:
     settings = settings_for(change, source)
     for stage in (ingest, prepare):
-        stage.run(settings, workspace)
+        stage.run(settings, Workspace.at(workspace))
     for folder in (source, workspace):
         date(folder, moment)
-    files = identities(workspace / prepare.SHARDS, "*.safetensors"), identities(workspace / ingest.RAW, "*.tar")
+    files = identities(workspace / SHARDS, "*.safetensors"), identities(workspace / RAW, "*.tar")
     assert all(files)
     for stage in (ingest, prepare):
-        stage.run(settings, workspace)
-    after = identities(workspace / prepare.SHARDS, "*.safetensors"), identities(workspace / ingest.RAW, "*.tar")
+        stage.run(settings, Workspace.at(workspace))
+    after = identities(workspace / SHARDS, "*.safetensors"), identities(workspace / RAW, "*.tar")
     assert after == files
 
 
@@ -66,8 +67,8 @@ def test_time_limit_holds_while_the_clock_jumps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, code: str, ended: str
 ) -> None:
     program = tmp_path / "guard.py"
-    program.write_text(JUMPING.format(step=step, program=guard.__file__))
-    monkeypatch.setattr(guard, "__file__", str(program))
+    program.write_text(JUMPING.format(step=step, program=process_guard.__file__))
+    monkeypatch.setattr(process_guard, "__file__", str(program))
     limit_s = 1.0 if ended == "limit" else DAY_S / 2
     command = [sys.executable, "-c", f"import time\n{code}"]
     ending = supervise(command, tmp_path, os.environ, print, print, limit_s=limit_s, grace_s=0.5)
@@ -89,6 +90,6 @@ def test_temporaries_of_the_dead_are_swept_and_of_the_living_kept_whatever_their
 def test_code_that_was_just_unpacked_is_kept_though_the_clock_was_put_back(tmp_path: Path) -> None:
     root = make_repository(tmp_path / "clone")
     for number in range(_KEPT):
-        (root / CODE / f"{number:040d}").mkdir(parents=True)
-    date(root / CODE, FAR_AHEAD)
+        (Workspace.at(root).code / f"{number:040d}").mkdir(parents=True)
+    date(Workspace.at(root).code, FAR_AHEAD)
     assert (unpack(root, git(root, "rev-parse", "HEAD")) / "add.py").exists()

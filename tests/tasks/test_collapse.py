@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks import evaluate, export, features, train
+from tasks.workspace import Workspace
 from tests.conftest import fill_source
 from tests.tasks.steps import Change, run_prepare, settings_for
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -33,7 +34,7 @@ def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
         change,
         fill_source(tmp_path / "source", 12, CLASSES),
         "strategies=[fine_tuning, feature_extraction]",
-        "views.count=0",
+        "augmentation.count=0",
         "features.boundary_cache=never",
         "train.recipe=tutorial",
         "train.tutorial.batch_size=8",
@@ -41,12 +42,12 @@ def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
         "export.formats=[saved_model, onnx]",
     )
     run_prepare(settings, workspace)
-    features.run(settings, workspace)
+    features.run(settings, Workspace.at(workspace))
 
-    learnt = train.run(settings, workspace, "feature_extraction")
+    learnt = train.run(settings, Workspace.at(workspace), "feature_extraction")
     assert not learnt.unusable
     assert learnt.validation_accuracy > 1 / len(CLASSES)
-    collapsed = train.run(change(f"train.tutorial.learning_rate={RATE}"), workspace, "fine_tuning")
+    collapsed = train.run(change(f"train.tutorial.learning_rate={RATE}"), Workspace.at(workspace), "fine_tuning")
     assert collapsed.unusable
     assert str(collapsed).endswith("failed, and will not be exported")
     told = re.search(r"train@fine_tuning: (Collapsed: since epoch (\d) .*)", capsys.readouterr().err)
@@ -56,7 +57,7 @@ def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
     assert f"({RATE:g})" in problem
     assert "train.recipe=modern, or strategies=[progressive]; or lower the rate" in problem
 
-    assert evaluate.run(settings, workspace).champion == "feature_extraction"
+    assert evaluate.run(settings, Workspace.at(workspace)).champion == "feature_extraction"
     found = json.loads((workspace / "reports/evaluation.json").read_text())["strategies"]
     assert [found[name]["problem"] for name in ("fine_tuning", "feature_extraction")] == [problem, None]
     losses = found["fine_tuning"]["training"]["history"]["loss"]
@@ -66,5 +67,5 @@ def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
     assert f"Collapsed: since epoch {since} " in page
     assert "train.recipe=modern" in page
 
-    assert export.run(settings, workspace).champion == "feature_extraction"
+    assert export.run(settings, Workspace.at(workspace)).champion == "feature_extraction"
     assert json.loads((workspace / "models/export/export.json").read_text())["strategy"] == "feature_extraction"

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError, IntegrityError, TrainingError
-from tasks.evaluate import FEATURES, PREPARED, Summary, remove_stale, run
+from tasks.evaluate import Summary, remove_stale, run
 from tasks.files import read_json, write_json
 from tasks.images.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
 from tasks.images.shards import write_shard
-from tasks.program import COSTS_FOLDER
 from tasks.settings import Settings, load_settings
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import TRAINED, Trained, load_trained, save_trained
+from tasks.vgg.trained import Trained, load_trained, save_trained
+from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import run_afresh, twins
 
@@ -98,7 +98,7 @@ def read(workspace: Path, name: str) -> Any:
 
 
 def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
-    summary = run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
+    summary = run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}})))
     assert summary == Summary("feature_extraction", 0.8, 0.490162, 0.943318, 10, 1)
     assert "80.0" in str(summary)
     assert len(str(summary).splitlines()) == 1
@@ -111,7 +111,7 @@ def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
 
 
 def test_evaluate_counts_images_by_class_and_split(tmp_path: Path) -> None:
-    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}})))
     data = read(tmp_path, "evaluation.json")["data"]
     assert data["counts"] == {name: {"train": 5, "validation": 5, "test": 5} for name in ("ants", "bees")}
     assert data["quarantine"][0]["code"] == "truncated"
@@ -119,20 +119,20 @@ def test_evaluate_counts_images_by_class_and_split(tmp_path: Path) -> None:
 
 
 def test_evaluate_tells_the_source_without_credentials(tmp_path: Path) -> None:
-    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {}}))
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}})))
     assert read(tmp_path, "evaluation.json")["data"]["source"] == "s3://host/images"
     assert "SECRET" not in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
 
 
 def test_evaluate_chooses_the_champion_on_validation_not_on_test(tmp_path: Path) -> None:
     right = {STRATEGIES[0]: {"validation": 0.6, "test": 1.0}, STRATEGIES[1]: {"validation": 0.9, "test": 0.2}}
-    assert run(make_settings(STRATEGIES), make_workspace(tmp_path, right)).champion == "head_replacement"
+    assert run(make_settings(STRATEGIES), Workspace.at(make_workspace(tmp_path, right))).champion == "head_replacement"
     comparison = read(tmp_path, "evaluation.json")["comparisons"][0]
     assert (comparison["first_only"], comparison["second_only"]) == (0, 8)
 
 
 def test_evaluate_shows_the_surest_mistakes(tmp_path: Path) -> None:
-    run(make_settings(worst_mistakes=2), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}}))
+    run(make_settings(worst_mistakes=2), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}})))
     mistakes = read(tmp_path, "evaluation.json")["mistakes"]
     assert [mistake["path"] for mistake in mistakes] == ["test/bees/9.jpg", "test/ants/8.jpg"]
     assert (mistakes[0]["actual"], mistakes[0]["predicted"]) == ("bees", "ants")
@@ -147,7 +147,7 @@ def test_evaluate_writes_the_same_bytes_in_every_process_whatever_training_took(
     make_workspace(workspace, {STRATEGIES[0]: {"test": 0.5}, STRATEGIES[1]: {"test": 0.7}})
     one, two = twins(workspace)
     for seconds, folder in enumerate((one, two)):
-        write_json(folder / COSTS_FOLDER / "train@feature_extraction.json", {"seconds": seconds})
+        write_json(Workspace.at(folder).costs / "train@feature_extraction.json", {"seconds": seconds})
     run_afresh((one, two), "tasks.evaluate")
     first, second = (contents(folder / "reports") for folder in (one, two))
     assert first.pop("metrics.json") != second.pop("metrics.json")  # it alone holds seconds
@@ -158,7 +158,7 @@ def test_evaluate_writes_the_same_bytes_in_every_process_whatever_training_took(
 def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
     seen = []
-    costs = tmp_path / COSTS_FOLDER / "train@feature_extraction.json"
+    costs = Workspace.at(tmp_path).costs / "train@feature_extraction.json"
     for step in ("none", "costs", "kept", "torn"):
         if step == "costs":
             write_json(costs, {"seconds": 7.5})
@@ -166,7 +166,7 @@ def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: 
             costs.unlink()
         if step == "torn":
             (tmp_path / "reports/metrics.json").write_text("<<<<<<< HEAD")
-        run(make_settings(), tmp_path)
+        run(make_settings(), Workspace.at(tmp_path))
         seen.append(read(tmp_path, "metrics.json")["strategies"]["feature_extraction"]["train_seconds"])
     assert seen == [None, 7.5, 7.5, None]
 
@@ -174,7 +174,7 @@ def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: 
 def test_evaluate_removes_stale_strategies(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}, STRATEGIES[1]: {}})
     (tmp_path / TRAINED / ".gitignore").write_text("/feature_extraction\n")
-    run(make_settings(STRATEGIES[:1]), tmp_path)
+    run(make_settings(STRATEGIES[:1]), Workspace.at(tmp_path))
     assert sorted(path.name for path in (tmp_path / TRAINED).iterdir()) == [".gitignore", "feature_extraction"]
     assert list(read(tmp_path, "metrics.json")["strategies"]) == ["feature_extraction"]
 
@@ -191,7 +191,7 @@ def test_remove_stale_spares_what_a_link_points_to(tmp_path: Path) -> None:
 
 def test_evaluate_writes_formula_safe_csv(tmp_path: Path) -> None:
     classes = ("=cmd|' /C calc'!A0", "+1", "-1", "@x", "'=y", 'a"b,c\nd')
-    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}}, classes, a_split=12))
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}}, classes, a_split=12)))
     for name, columns in (("confusion.csv", ("actual", "predicted")), ("per_class.csv", ("class",))):
         with (tmp_path / "reports/plots" / name).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -201,7 +201,7 @@ def test_evaluate_writes_formula_safe_csv(tmp_path: Path) -> None:
 
 
 def test_evaluate_writes_a_confusion_row_for_each_test_image(tmp_path: Path) -> None:
-    run(make_settings(), make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}))
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}})))
     lines = (tmp_path / "reports/plots/confusion.csv").read_text().splitlines()
     assert lines[0] == "actual,predicted"
     assert len(lines) == 11
@@ -220,7 +220,7 @@ def test_evaluate_without_held_out_images_says_what_to_do(tmp_path: Path, split:
         empty = Trained("feature_extraction", "modern", classes, head, {}, False, None, (), answers, {})
         save_trained(tmp_path / TRAINED / "feature_extraction", empty)
     with pytest.raises(DataError, match=f"prepare.{split}_fraction"):
-        run(make_settings(), tmp_path)
+        run(make_settings(), Workspace.at(tmp_path))
 
 
 def test_evaluate_refuses_a_model_of_other_images(tmp_path: Path) -> None:
@@ -228,13 +228,13 @@ def test_evaluate_refuses_a_model_of_other_images(tmp_path: Path) -> None:
     moved = [one for one in read_examples(tmp_path / PREPARED) if one.split != "validation"]
     write_examples(tmp_path / PREPARED, moved)
     with pytest.raises(IntegrityError, match="dvc repro train@feature_extraction"):
-        run(make_settings(), tmp_path)
+        run(make_settings(), Workspace.at(tmp_path))
 
 
 def test_evaluate_refuses_a_missing_model(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
     with pytest.raises(IntegrityError, match="head_replacement"):
-        run(make_settings(STRATEGIES), tmp_path)
+        run(make_settings(STRATEGIES), Workspace.at(tmp_path))
 
 
 def test_evaluate_imports_neither_tensorflow_nor_prefect_nor_pandas() -> None:
@@ -251,7 +251,7 @@ def spoil(workspace: Path, strategy: str) -> None:
 def test_model_that_collapsed_is_explained_and_never_champion(tmp_path: Path) -> None:
     make_workspace(tmp_path, {"feature_extraction": {"validation": 1.0}, "head_replacement": {"validation": 0.5}})
     spoil(tmp_path, "feature_extraction")
-    assert run(make_settings(STRATEGIES), tmp_path).champion == "head_replacement"
+    assert run(make_settings(STRATEGIES), Workspace.at(tmp_path)).champion == "head_replacement"
     page = (tmp_path / "reports/report.html").read_text()
     assert "can't be used" in page or "can&#39;t be used" in page
     assert "Collapsed: &lt;b&gt;every" in page
@@ -261,5 +261,5 @@ def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
     make_workspace(tmp_path, {"feature_extraction": {}})
     spoil(tmp_path, "feature_extraction")
     with pytest.raises(TrainingError, match=r"No strategy gave a model.*\n  feature_extraction: Collapsed"):
-        run(make_settings(), tmp_path)
+        run(make_settings(), Workspace.at(tmp_path))
     assert not (tmp_path / "reports/metrics.json").exists()

@@ -22,7 +22,8 @@ from tasks.settings import Settings
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.parity import run_onnx
-from tasks.vgg.trained import TRAINED, Trained, save_trained
+from tasks.vgg.trained import Trained, save_trained
+from tasks.workspace import EVALUATION, EXPORT, PREPARED, SHARDS, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import run_afresh, twins
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -44,8 +45,8 @@ FILES = {
 def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Path:
     """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its figures."""
     settings = change(f"source.uri={source}", "prepare.min_entropy_bits=0", "export.parity_images=2")
-    ingest.run(settings, workspace)
-    prepare.run(settings, workspace)
+    ingest.run(settings, Workspace.at(workspace))
+    prepare.run(settings, Workspace.at(workspace))
     save_trained(workspace / TRAINED / "feature_extraction", trained_on(1024))
     figures = measure(np.tile([[0.6, 0.4]], (4, 1)), np.array([0, 1, 0, 1]), CLASSES)
     data = {"accepted": 24, "quarantined": 0, "excluded": {}, "counts": {}, "source": str(source)}
@@ -54,7 +55,7 @@ def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Pat
         "strategies": {"feature_extraction": {"test": figures}},
         "data": data,
     }
-    write_json(workspace / export.EVALUATION, evaluation)
+    write_json(workspace / EVALUATION, evaluation)
     return workspace
 
 
@@ -80,19 +81,19 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
 ) -> None:
     """Tuned layers and flip averaging reach ONNX, LiteRT and the SavedModel; parity would refuse anything else."""
     tuned = {name: value[..., ::-1].copy() for name, value in tiny_weights().items() if name.startswith("block5")}
-    held_out = [one.key for one in read_examples(tiny / prepare.PREPARED) if one.split == "test"]
-    pixels = open_shards(tiny / prepare.SHARDS).read(held_out)
+    held_out = [one.key for one in read_examples(tiny / PREPARED) if one.split == "test"]
+    pixels = open_shards(tiny / SHARDS).read(held_out)
     extract = build_extractor(Engine("ncnn", "float32"), {**tiny_weights(), **tuned}, ("block5_pool",), len(pixels))
     seen, mirrored = (extract(side)[0] for side in (pixels, np.ascontiguousarray(pixels[:, :, ::-1])))
     head = undecided_on(seen)
     expected = (head.probabilities(seen) + head.probabilities(mirrored)) / 2
     assert np.abs(expected - head.probabilities(seen)).max() > 0.05
-    trained = replace(trained_on(16), head=head, backbone=tuned, flip_averaging=True)
+    trained = replace(trained_on(16), head=head, backbone=tuned, test_time_augmentation=True)
     save_trained(tiny / TRAINED / "feature_extraction", trained)
-    assert export.run(change(), tiny).formats == 3
-    answered = run_onnx((tiny / export.EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))
+    assert export.run(change(), Workspace.at(tiny)).formats == 3
+    answered = run_onnx((tiny / EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))
     np.testing.assert_allclose(answered, expected, atol=0.01)
-    card = (tiny / export.EXPORT / "MODEL_CARD.md").read_text()
+    card = (tiny / EXPORT / "MODEL_CARD.md").read_text()
     assert "changed: it was trained further" in card
     assert "trained further: block5" in card
 
@@ -111,15 +112,15 @@ def undecided_on(features: np.ndarray) -> Head:
 def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, source: Path) -> None:
     one, two = twins(ready)
     assert run_afresh((one, two), "tasks.export") == ["", ""], "the terminal shows only what matters"
-    made = contents(one / export.EXPORT)
+    made = contents(one / EXPORT)
     assert set(made) == FILES
-    assert contents(two / export.EXPORT) == made
+    assert contents(two / EXPORT) == made
 
     about = json.loads(made["export.json"])
     assert about["classes"] == list(CLASSES) == made["labels.txt"].decode().split()
     assert "used without change" in made["MODEL_CARD.md"].decode()
     assert set(about["sha256"]) == FILES - {"export.json"}
-    rows = list(predict_files(ready / export.EXPORT, [str(source)]))
+    rows = list(predict_files(ready / EXPORT, [str(source)]))
     assert len(rows) == 24
     assert {row["label"] for row in rows} <= set(CLASSES)
 
@@ -127,13 +128,13 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
 def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    former = tiny / export.EXPORT / "labels.txt"
+    former = tiny / EXPORT / "labels.txt"
     former.parent.mkdir(parents=True)
     former.write_text("former", encoding="utf-8")
     answer = export.run_onnx
     monkeypatch.setattr(export, "run_onnx", lambda model, pixels: answer(model, pixels)[:, ::-1])
     with pytest.raises(ExportError, match=r"ONNX doesn't answer as the trained model on .*(ant|bee)"):
-        export.run(change(), tiny)
+        export.run(change(), Workspace.at(tiny))
     assert former.read_text(encoding="utf-8") == "former"
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
 
@@ -142,21 +143,21 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
 def test_export_needs_a_champion(workspace: Path, change: Callable[..., Settings], damage: str | None) -> None:
     if damage is not None:
         (workspace / "reports").mkdir()
-        (workspace / export.EVALUATION).write_text(damage, encoding="utf-8")
+        (workspace / EVALUATION).write_text(damage, encoding="utf-8")
     with pytest.raises(IntegrityError, match="names no champion"):
-        export.run(change(), workspace)
+        export.run(change(), Workspace.at(workspace))
 
 
 def test_export_needs_held_out_images(tiny: Path, change: Callable[..., Settings]) -> None:
-    prepared = tiny / prepare.PREPARED
+    prepared = tiny / PREPARED
     write_examples(prepared, [example for example in read_examples(prepared) if example.split != "test"])
     with pytest.raises(IntegrityError, match="no held-out images"):
-        export.run(change(), tiny)
+        export.run(change(), Workspace.at(tiny))
 
 
 def test_export_of_a_missing_model_says_what_to_run(workspace: Path, change: Callable[..., Settings]) -> None:
     evaluation: dict[str, Any] = {"champion": "feature_extraction", "strategies": {"feature_extraction": {}}}
-    write_json(workspace / export.EVALUATION, evaluation)
-    assert read_json(workspace / export.EVALUATION) == evaluation
+    write_json(workspace / EVALUATION, evaluation)
+    assert read_json(workspace / EVALUATION) == evaluation
     with pytest.raises(IntegrityError, match="dvc repro"):
-        export.run(change(), workspace)
+        export.run(change(), Workspace.at(workspace))

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks import features, prepare
+from tasks import features
 from tasks.errors import IntegrityError, WeightsError
 from tasks.files import read_json
 from tasks.images.manifest import read_examples
 from tasks.images.shards import open_shards, read_header
 from tasks.vgg import backbone, calibration, quantized
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
+from tasks.workspace import FEATURES, PREPARED, SHARDS, Workspace
 from tests.conftest import contents, save_image
 from tests.tasks.steps import (
     Change,
@@ -29,7 +31,7 @@ from tests.tasks.steps import (
     use_tiny_extractor,
 )
 
-FOLDER = f"{features.FEATURES}/{features.BOUNDARY}"
+FOLDER = f"{FEATURES}/{BOTTLENECK}"
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def keys_of(workspace: Path) -> set[str]:
-    return {example.key for example in read_examples(workspace / prepare.PREPARED)}
+    return {example.key for example in read_examples(workspace / PREPARED)}
 
 
 def stored(workspace: Path) -> set[str]:
@@ -51,11 +53,11 @@ def test_features_are_those_of_the_image_under_the_same_key(
 ) -> None:
     wanted = settings_for(change, source, "features.batch_size=5")
     run_prepare(wanted, workspace)
-    summary = features.run(wanted, workspace)
+    summary = features.run(wanted, Workspace.at(workspace))
     assert (summary.extracted, summary.reused) == (24, 0)
     assert sum(batches) == 24
     assert max(batches) == 5
-    images, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    images, found = open_shards(workspace / SHARDS), open_shards(workspace / FOLDER)
     assert stored(workspace) == keys_of(workspace)
     for key in keys_of(workspace):
         expected = images.read([key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
@@ -67,23 +69,23 @@ def test_unchanged_images_are_not_extracted_again(
 ) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
-    before, files = contents(workspace / features.FEATURES), identities(workspace / FOLDER, "*.safetensors")
+    features.run(wanted, Workspace.at(workspace))
+    before, files = contents(workspace / FEATURES), identities(workspace / FOLDER, "*.safetensors")
     batches.clear()
-    summary = features.run(wanted, workspace)
+    summary = features.run(wanted, Workspace.at(workspace))
     assert (summary.extracted, summary.reused, batches) == (0, 24, [])
-    assert contents(workspace / features.FEATURES) == before
+    assert contents(workspace / FEATURES) == before
     assert identities(workspace / FOLDER, "*.safetensors") == files
 
 
 def test_new_images_alone_are_extracted(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     files = identities(workspace / FOLDER, "*.safetensors")
     save_image(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
-    summary = features.run(wanted, workspace)
+    summary = features.run(wanted, Workspace.at(workspace))
     assert (summary.extracted, summary.reused) == (1, 24)
     assert files.items() <= identities(workspace / FOLDER, "*.safetensors").items()
 
@@ -91,24 +93,24 @@ def test_new_images_alone_are_extracted(workspace: Path, source: Path, change: C
 def test_relabelling_extracts_nothing(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     (source / "ant" / "000.jpg").rename(source / "bee" / "x.jpg")
     run_prepare(wanted, workspace)
-    assert features.run(wanted, workspace).extracted == 0
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 0
 
 
 def test_features_of_removed_images_are_gone(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     before = keys_of(workspace)
     (source / "bee" / "003.png").unlink()
     run_prepare(wanted, workspace)
     [removed] = before - keys_of(workspace)
     lost = open_shards(workspace / FOLDER).read([removed]).tobytes()
-    assert features.run(wanted, workspace).extracted == 0
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 0
     assert stored(workspace) == keys_of(workspace)
-    everything = contents(workspace / features.FEATURES).values()
+    everything = contents(workspace / FEATURES).values()
     assert not any(removed.encode() in content or lost in content for content in everything)
 
 
@@ -118,15 +120,15 @@ def test_damaged_shard_is_extracted_again_and_no_other(
 ) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
-    before = contents(workspace / features.FEATURES)
+    features.run(wanted, Workspace.at(workspace))
+    before = contents(workspace / FEATURES)
     victim = min((workspace / FOLDER).glob("*.safetensors"))
     rows, content = len(read_header(victim).rows), victim.read_bytes()
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "flip" else content[:99])
     if harm == "lose":
         victim.unlink()
-    assert features.run(wanted, workspace).extracted == rows
-    assert contents(workspace / features.FEATURES) == before
+    assert features.run(wanted, Workspace.at(workspace)).extracted == rows
+    assert contents(workspace / FEATURES) == before
 
 
 def test_another_engine_or_decoder_computes_everything_anew(
@@ -134,13 +136,13 @@ def test_another_engine_or_decoder_computes_everything_anew(
 ) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
-    assert features.run(wanted, workspace).extracted == 24
-    assert read_json(workspace / FOLDER / features.RECIPE)["precision"] == "bfloat16"
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 24
+    assert read_json(workspace / FOLDER / RECIPE)["precision"] == "bfloat16"
     other = settings_for(change, source, "prepare.background_rgb=[0, 0, 0]")
     run_prepare(other, workspace)
-    summary = features.run(other, workspace)
+    summary = features.run(other, Workspace.at(workspace))
     assert (summary.extracted, summary.reused) == (24, 0)
     assert len({header.fingerprint for header in open_shards(workspace / FOLDER).headers}) == 1
 
@@ -150,8 +152,8 @@ def test_recipe_says_what_features_were_made_of(
 ) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
-    recipe = read_json(workspace / FOLDER / features.RECIPE)
+    features.run(wanted, Workspace.at(workspace))
+    recipe = read_json(workspace / FOLDER / RECIPE)
     assert (recipe["weights_sha256"], recipe["engine"], recipe["precision"]) == (SHA256, "ncnn", "float32")
 
 
@@ -170,9 +172,9 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def computed_in_int8(workspace: Path) -> set[str]:
     """Splits of the images whose features the tiny extractor has made in int8."""
-    images, found = open_shards(workspace / prepare.SHARDS), open_shards(workspace / FOLDER)
+    images, found = open_shards(workspace / SHARDS), open_shards(workspace / FOLDER)
     splits: dict[bool, set[str]] = {True: set(), False: set()}
-    for example in read_examples(workspace / prepare.PREPARED):
+    for example in read_examples(workspace / PREPARED):
         means = images.read([example.key]).reshape(1, 2, 112, 2, 112, 3).mean(axis=(2, 4)).astype(np.float16)
         splits[not np.array_equal(found.read([example.key]), means)].add(example.split)
     assert not splits[True] & splits[False]
@@ -184,18 +186,18 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
 ) -> None:
     wanted = settings_for(change, source, "features.precision=int8")
     run_prepare(wanted, workspace)
-    assert str(features.run(wanted, workspace)).count("training images by onnxruntime in int8") == 1
+    assert str(features.run(wanted, Workspace.at(workspace))).count("training images by onnxruntime in int8") == 1
     assert computed_in_int8(workspace) == {"train"}
-    recipe = read_json(workspace / FOLDER / features.RECIPE)
+    recipe = read_json(workspace / FOLDER / RECIPE)
     assert (recipe["precision"], recipe["training_precision"]) == ("float32", "int8")
     kept = read_json(workspace / FOLDER / features.CALIBRATION)
-    train = {one.key for one in read_examples(workspace / prepare.PREPARED) if one.split == "train"}
+    train = {one.key for one in read_examples(workspace / PREPARED) if one.split == "train"}
     assert set(kept["images"]) <= train
     assert calibrations == [len(kept["images"])]
     for number in range(99, 105):
         save_image(source / "ant" / f"{number}.png", "ant", number)
     run_prepare(wanted, workspace)
-    assert features.run(wanted, workspace).extracted == 6
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 6
     assert computed_in_int8(workspace) == {"train"}
     assert len(calibrations) == 1
     assert read_json(workspace / FOLDER / features.CALIBRATION) == kept
@@ -205,16 +207,16 @@ def test_int8_switched_off_computes_training_images_anew_and_nothing_else(
     workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int]
 ) -> None:
     run_prepare(settings_for(change, source), workspace)
-    features.run(change("features.precision=float32"), workspace)
-    before = contents(workspace / features.FEATURES)
-    train = sum(one.split == "train" for one in read_examples(workspace / prepare.PREPARED))
-    assert features.run(change("features.precision=int8"), workspace).extracted == train
-    assert features.run(change("features.precision=float32"), workspace).extracted == train
+    features.run(change("features.precision=float32"), Workspace.at(workspace))
+    before = contents(workspace / FEATURES)
+    train = sum(one.split == "train" for one in read_examples(workspace / PREPARED))
+    assert features.run(change("features.precision=int8"), Workspace.at(workspace)).extracted == train
+    assert features.run(change("features.precision=float32"), Workspace.at(workspace)).extracted == train
     assert computed_in_int8(workspace) == set()
     assert not (workspace / FOLDER / features.CALIBRATION).exists()
-    assert contents(workspace / features.FEATURES).keys() >= {f"block5_pool/{features.RECIPE}"}
+    assert contents(workspace / FEATURES).keys() >= {f"block5_pool/{RECIPE}"}
     assert {name: value for name, value in before.items() if name.endswith(".json")} == {
-        name: value for name, value in contents(workspace / features.FEATURES).items() if name.endswith(".json")
+        name: value for name, value in contents(workspace / FEATURES).items() if name.endswith(".json")
     }
 
 
@@ -234,18 +236,18 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
     monkeypatch.setattr(features, "check", check)
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     assert checked == []  # too little to compute
-    shutil.rmtree(workspace / features.FEATURES)
+    shutil.rmtree(workspace / FEATURES)
     monkeypatch.setattr(features, "_WORTH_CHECKING", 5)
-    features.run(wanted, workspace)
-    validation = sum(one.split == "validation" for one in read_examples(workspace / prepare.PREPARED))
+    features.run(wanted, Workspace.at(workspace))
+    validation = sum(one.split == "validation" for one in read_examples(workspace / PREPARED))
     assert checked == [validation]
     assert f"int8 for training images: {'yes' if passed else 'no'}, because" in capsys.readouterr().out
     assert computed_in_int8(workspace) == splits
     save_image(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
-    assert features.run(wanted, workspace).extracted == 1
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 1
     assert computed_in_int8(workspace) == splits
     assert len(checked) == 1
 
@@ -253,22 +255,22 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
 def test_damaged_images_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    victim = min((workspace / prepare.SHARDS).iterdir())
+    victim = min((workspace / SHARDS).iterdir())
     content = victim.read_bytes()
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(IntegrityError, match=f"rm {victim}"):
-        features.run(wanted, workspace)
+        features.run(wanted, Workspace.at(workspace))
 
 
 def test_missing_images_say_what_to_run(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
     wanted = settings_for(change, source)
     with pytest.raises(IntegrityError, match="dvc repro"):
-        features.run(wanted, workspace)
+        features.run(wanted, Workspace.at(workspace))
     run_prepare(wanted, workspace)
-    min((workspace / prepare.SHARDS).iterdir()).unlink()
+    min((workspace / SHARDS).iterdir()).unlink()
     with pytest.raises(IntegrityError, match=r"examples are in no shard.*dvc repro"):
-        features.run(wanted, workspace)
-    assert not (workspace / features.FEATURES).exists()
+        features.run(wanted, Workspace.at(workspace))
+    assert not (workspace / FEATURES).exists()
 
 
 def test_wrong_preprocessing_stops_before_anything_is_computed(
@@ -278,9 +280,9 @@ def test_wrong_preprocessing_stops_before_anything_is_computed(
     run_prepare(wanted, workspace)
     monkeypatch.setattr(backbone, "preprocess", lambda rgb: rgb / 255)
     with pytest.raises(WeightsError, match="preprocessing"):
-        features.run(wanted, workspace)
+        features.run(wanted, Workspace.at(workspace))
     assert batches == []
-    assert not (workspace / features.FEATURES).exists()
+    assert not (workspace / FEATURES).exists()
 
 
 @pytest.mark.weights
@@ -294,8 +296,8 @@ def test_tampered_weights_are_refused_before_anything_is_computed(
     save_file(weights, tmp_path / "weights.safetensors")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "weights.safetensors"))
     with pytest.raises(WeightsError, match="tampered"):
-        features.run(wanted, workspace)
-    assert not (workspace / features.FEATURES).exists()
+        features.run(wanted, Workspace.at(workspace))
+    assert not (workspace / FEATURES).exists()
 
 
 @pytest.mark.slow
@@ -310,23 +312,23 @@ def test_killed_features_keep_their_shards_and_end_as_if_they_had_not_been(
     finished = {path: path.read_bytes() for path in survivors}
     done = sum(len(read_header(path).rows) for path in survivors)
     assert done == 8
-    summary = features.run(wanted, workspace)
+    summary = features.run(wanted, Workspace.at(workspace))
     assert (summary.extracted, summary.reused) == (24 - done, done)
     assert survivors.items() <= identities(workspace / FOLDER, "*.safetensors").items()
     assert all(path.read_bytes() == content for path, content in finished.items())
-    after = contents(workspace / features.FEATURES)
-    shutil.rmtree(workspace / features.FEATURES)
-    assert features.run(wanted, workspace).extracted == 24
-    assert contents(workspace / features.FEATURES) == after
+    after = contents(workspace / FEATURES)
+    shutil.rmtree(workspace / FEATURES)
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 24
+    assert contents(workspace / FEATURES) == after
 
 
 @pytest.mark.slow
 @pytest.mark.weights
 def test_features_are_the_same_bytes_in_every_process(workspace: Path, source: Path, change: Change) -> None:
     several = ("features.engine=ncnn", "features.boundary_cache=always", "strategies=[feature_extraction, progressive]")
-    run_prepare(settings_for(change, source, *several, "views.count=1"), workspace)
+    run_prepare(settings_for(change, source, *several, "augmentation.count=1"), workspace)
     one, two = twins(workspace)
     run_afresh((one, two), "tasks.features")
-    assert contents(one / features.FEATURES) == contents(two / features.FEATURES)
+    assert contents(one / FEATURES) == contents(two / FEATURES)
     assert len(stored(one)) == 24
-    assert list((one / features.FEATURES / "for/progressive/block4_pool.views").glob("*.safetensors"))
+    assert list((one / FEATURES / "for/progressive/block4_pool.views").glob("*.safetensors"))

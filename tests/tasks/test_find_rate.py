@@ -10,7 +10,8 @@ import pytest
 from tasks import features, find_rate
 from tasks.errors import SettingsError
 from tasks.settings import Settings
-from tasks.vgg.training.rates import suggest
+from tasks.vgg.training.learning_rate_finder import suggest
+from tasks.workspace import LEARNING_RATE_PAGE, Workspace
 from tests.conftest import contents, fill_source
 from tests.tasks.steps import run_prepare, settings_for
 from tests.tasks.vgg.training.miniature import QUICK, use_tiny_weights
@@ -30,13 +31,13 @@ def test_finder_writes_a_plot_and_leaves_everything_else_as_it_was(
     use_tiny_weights(monkeypatch.setattr)
     settings = settings_for(change, fill_source(tmp_path / "source", 20), *QUICK, "strategies=[progressive]")
     run_prepare(settings, workspace)
-    features.run(settings, workspace)
+    features.run(settings, Workspace.at(workspace))
     before = contents(workspace)
-    found = find_rate.run(settings, workspace, "progressive", 12)
+    found = find_rate.run(settings, Workspace.at(workspace), "progressive", 12)
     assert set(found) == {"head", "block5"}
     assert found["head"] / found["block5"] == pytest.approx(0.001 / 0.00003)
     after = contents(workspace)
-    page = after.pop(find_rate.PAGE).decode()
+    page = after.pop(LEARNING_RATE_PAGE).decode()
     assert after == before
     assert "<svg" in page
     assert "block5: 3e-05 now" in page
@@ -44,4 +45,4 @@ def test_finder_writes_a_plot_and_leaves_everything_else_as_it_was(
 
 def test_recipe_without_a_rate_is_told(workspace: Path, change: Callable[..., Settings]) -> None:
     with pytest.raises(SettingsError, match="has no rate"):
-        find_rate.run(change(), workspace, "feature_extraction", 5)
+        find_rate.run(change(), Workspace.at(workspace), "feature_extraction", 5)

@@ -19,12 +19,13 @@ from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
 from tasks.images.sources import Item, Listing
+from tasks.workspace import RAW, Workspace
 from tests.conftest import contents, fill_source, save_image
 from tests.tasks.steps import Change, identities, kill_program, settings_for
 
 
 def packed(workspace: Path) -> set[str]:
-    return {key for members in index_packs(workspace / ingest.RAW).values() for key in members}
+    return {key for members in index_packs(workspace / RAW).values() for key in members}
 
 
 def at_source(source: Path) -> set[str]:
@@ -32,7 +33,7 @@ def at_source(source: Path) -> set[str]:
 
 
 def raw(workspace: Path) -> dict[str, bytes]:
-    return contents(workspace / ingest.RAW)
+    return contents(workspace / RAW)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ingest_packs_every_image(workspace: Path, source: Path, change: Change) -> None:
-    summary = ingest.run(settings_for(change, source), workspace)
+    summary = ingest.run(settings_for(change, source), Workspace.at(workspace))
     assert (summary.discovered, summary.excluded, summary.packed, summary.reused) == (24, 0, 24, 0)
     assert packed(workspace) == at_source(source)
 
@@ -51,56 +52,56 @@ def test_ingest_packs_every_image(workspace: Path, source: Path, change: Change)
 @pytest.mark.usefixtures("small_packs")
 def test_unchanged_source_packs_nothing(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
-    before, files = raw(workspace), identities(workspace / ingest.RAW, "*.tar")
-    summary = ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
+    before, files = raw(workspace), identities(workspace / RAW, "*.tar")
+    summary = ingest.run(wanted, Workspace.at(workspace))
     assert (summary.packed, summary.reused) == (0, 24)
     assert raw(workspace) == before
-    assert identities(workspace / ingest.RAW, "*.tar") == files
+    assert identities(workspace / RAW, "*.tar") == files
     assert len(files) > 2
 
 
 @pytest.mark.usefixtures("small_packs")
 def test_new_images_leave_the_old_packs_untouched(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
-    files = identities(workspace / ingest.RAW, "*.tar")
+    ingest.run(wanted, Workspace.at(workspace))
+    files = identities(workspace / RAW, "*.tar")
     save_image(source / "ant" / "new.png", "ant", 99)
-    summary = ingest.run(wanted, workspace)
+    summary = ingest.run(wanted, Workspace.at(workspace))
     assert (summary.packed, summary.reused) == (1, 24)
-    assert files.items() <= identities(workspace / ingest.RAW, "*.tar").items()
+    assert files.items() <= identities(workspace / RAW, "*.tar").items()
 
 
 @pytest.mark.usefixtures("small_packs")
 def test_removed_images_are_gone_from_the_packs(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
     removed = source / "bee" / "003.png"
     data = removed.read_bytes()
     removed.unlink()
-    ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
     assert not any(data[40:] in content for content in raw(workspace).values())
     assert packed(workspace) == at_source(source)
 
 
 def test_new_bytes_behind_the_same_size_and_time_are_noticed(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
     path = source / "ant" / "000.jpg"
     status, data = path.stat(), bytearray(path.read_bytes())
     data[-10] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    assert ingest.run(wanted, workspace).packed >= 1
+    assert ingest.run(wanted, Workspace.at(workspace)).packed >= 1
     assert packed(workspace) == at_source(source)
 
 
 def test_same_bytes_under_several_paths_are_packed_once(workspace: Path, source: Path, change: Change) -> None:
     (source / "ant" / "copy.jpg").write_bytes((source / "ant" / "000.jpg").read_bytes())
-    summary = ingest.run(settings_for(change, source), workspace)
+    summary = ingest.run(settings_for(change, source), Workspace.at(workspace))
     assert (summary.discovered, summary.packed) == (25, 24)
-    rows = read_discovered(workspace / ingest.RAW)
+    rows = read_discovered(workspace / RAW)
     assert len({row.key for row in rows if row.path in ("ant/copy.jpg", "ant/000.jpg")}) == 1
 
 
@@ -108,9 +109,9 @@ def test_same_bytes_under_several_paths_are_packed_once(workspace: Path, source:
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "lose"])
 def test_damaged_pack_is_packed_again_and_no_other(workspace: Path, source: Path, change: Change, harm: str) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
     before = raw(workspace)
-    files = identities(workspace / ingest.RAW, "*.tar")
+    files = identities(workspace / RAW, "*.tar")
     victim = sorted(files)[1]
     content = victim.read_bytes()
     if harm == "flip":
@@ -119,17 +120,17 @@ def test_damaged_pack_is_packed_again_and_no_other(workspace: Path, source: Path
         victim.unlink()
     else:
         victim.write_bytes(content[: 0 if harm == "empty" else 700])
-    ingest.run(wanted, workspace)
+    ingest.run(wanted, Workspace.at(workspace))
     assert raw(workspace) == before
-    others = identities(workspace / ingest.RAW, "*.tar")
+    others = identities(workspace / RAW, "*.tar")
     assert {path: files[path] for path in files if path != victim} == {
         path: others[path] for path in others if path != victim
     }
 
 
 def test_limit_takes_so_many_of_each_class_and_lists_the_rest(workspace: Path, source: Path, change: Change) -> None:
-    summary = ingest.run(settings_for(change, source, "source.limit_per_class=5"), workspace)
-    rows = read_discovered(workspace / ingest.RAW)
+    summary = ingest.run(settings_for(change, source, "source.limit_per_class=5"), Workspace.at(workspace))
+    rows = read_discovered(workspace / RAW)
     taken = [row.label for row in rows if not row.excluded]
     assert sorted(taken) == ["ant"] * 5 + ["bee"] * 5
     assert {row.excluded for row in rows} == {None, "over_limit"}
@@ -139,8 +140,8 @@ def test_limit_takes_so_many_of_each_class_and_lists_the_rest(workspace: Path, s
 def test_larger_limit_keeps_what_the_smaller_one_took(workspace: Path, source: Path, change: Change) -> None:
     taken = []
     for limit in (3, 6):
-        ingest.run(settings_for(change, source, f"source.limit_per_class={limit}"), workspace)
-        taken.append({row.path for row in read_discovered(workspace / ingest.RAW) if not row.excluded})
+        ingest.run(settings_for(change, source, f"source.limit_per_class={limit}"), Workspace.at(workspace))
+        taken.append({row.path for row in read_discovered(workspace / RAW) if not row.excluded})
     assert taken[0] < taken[1]
 
 
@@ -168,18 +169,18 @@ def test_known_versions_are_not_read_again(
     found = versioned(ingest.discover(str(source)), reads)
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
-    ingest.run(settings, workspace)
+    ingest.run(settings, Workspace.at(workspace))
     assert sorted(reads) == sorted(item.path for item in found.items)
     before = raw(workspace)
     reads.clear()
-    assert ingest.run(settings, workspace).packed == 0
+    assert ingest.run(settings, Workspace.at(workspace)).packed == 0
     assert reads == []
     assert raw(workspace) == before
 
     first, *others = found.items
     again = dataclasses.replace(first, version="2")
     monkeypatch.setattr(ingest, "discover", lambda *_: Listing((again, *others), found.excluded))
-    ingest.run(settings, workspace)
+    ingest.run(settings, Workspace.at(workspace))
     assert reads == [first.path]
 
 
@@ -195,30 +196,30 @@ def test_what_a_killed_run_packed_is_not_read_again(
     broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
     monkeypatch.setattr(ingest, "discover", lambda *_: Listing((*found.items[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
-        ingest.run(settings, workspace)
-    assert list((workspace / ingest.RAW).glob("*.tar"))
+        ingest.run(settings, Workspace.at(workspace))
+    assert list((workspace / RAW).glob("*.tar"))
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     reads.clear()
-    ingest.run(settings, workspace)
+    ingest.run(settings, Workspace.at(workspace))
     assert last.path in reads
     assert len(reads) < len(found.items) / 2
-    assert not (workspace / ingest.JOURNAL).exists()
+    assert not Workspace.at(workspace).ingest_journal.exists()
 
 
 def test_many_small_packs_are_joined(workspace: Path, source: Path, change: Change) -> None:
     settings = settings_for(change, source)
     for number in range(ingest.MAX_SMALL_PACKS + 3):
         save_image(source / "ant" / f"new{number}.png", "ant", 1000 + number)
-        ingest.run(settings, workspace)
+        ingest.run(settings, Workspace.at(workspace))
         assert packed(workspace) == at_source(source)
-    assert len(list((workspace / ingest.RAW).glob("*.tar"))) < 5
+    assert len(list((workspace / RAW).glob("*.tar"))) < 5
 
 
 def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     found = versioned(ingest.discover(str(source)), [])
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
-    ingest.run(settings_for(change, source), workspace)
-    about = json.loads((workspace / ingest.RAW / "source.json").read_text())
+    ingest.run(settings_for(change, source), Workspace.at(workspace))
+    about = json.loads((workspace / RAW / "source.json").read_text())
     assert about == {"name": "Insects", "licence": "CC0", "uri": str(source)}
 
 
@@ -229,14 +230,14 @@ def test_file_that_vanishes_is_named(
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     (source / "ant" / "004.jpg").unlink()
     with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):
-        ingest.run(settings_for(change, source), workspace)
+        ingest.run(settings_for(change, source), Workspace.at(workspace))
 
 
 def test_missing_source_leaves_what_is_packed(workspace: Path, source: Path, change: Change) -> None:
-    ingest.run(settings_for(change, source), workspace)
+    ingest.run(settings_for(change, source), Workspace.at(workspace))
     before = raw(workspace)
     with pytest.raises(SourceError):
-        ingest.run(settings_for(change, source / "nowhere"), workspace)
+        ingest.run(settings_for(change, source / "nowhere"), Workspace.at(workspace))
     assert raw(workspace) == before
 
 
@@ -252,8 +253,8 @@ def test_every_entry_is_a_image_or_excluded(
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data.draw(st.binary(min_size=1, max_size=3)))
         count += 1
-    summary = ingest.run(settings_for(change, source), workspace)
-    rows = read_discovered(workspace / ingest.RAW)
+    summary = ingest.run(settings_for(change, source), Workspace.at(workspace))
+    rows = read_discovered(workspace / RAW)
     assert summary.discovered == len(rows) == count
     assert summary.excluded == sum(row.excluded is not None for row in rows)
     assert {row.key for row in rows if not row.excluded} == packed(workspace)
@@ -266,13 +267,13 @@ def test_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(workspace: Path, t
     for number in range(12):
         (source / "ant" / f"{number}.bin").write_bytes(os.urandom(400_000))
     wanted = settings_for(change, source, "ingest.pack_size_mb=1")
-    kill_program(workspace, "tasks.ingest", f"{ingest.RAW}/*.tar", 1)
-    survivors, done = identities(workspace / ingest.RAW, "*.tar"), len(packed(workspace))
+    kill_program(workspace, "tasks.ingest", f"{RAW}/*.tar", 1)
+    survivors, done = identities(workspace / RAW, "*.tar"), len(packed(workspace))
     assert 0 < done < 16
-    summary = ingest.run(wanted, workspace)
+    summary = ingest.run(wanted, Workspace.at(workspace))
     assert (summary.packed, summary.reused) == (16 - done, done)
-    assert survivors.items() <= identities(workspace / ingest.RAW, "*.tar").items()
+    assert survivors.items() <= identities(workspace / RAW, "*.tar").items()
     after = raw(workspace)
-    shutil.rmtree(workspace / ingest.RAW)
-    assert ingest.run(wanted, workspace).packed == 16
+    shutil.rmtree(workspace / RAW)
+    assert ingest.run(wanted, Workspace.at(workspace)).packed == 16
     assert raw(workspace) == after

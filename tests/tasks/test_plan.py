@@ -14,6 +14,7 @@ from tasks import ingest, plan
 from tasks.errors import SourceError
 from tasks.images.sources.listing import Listing
 from tasks.settings import Settings, load_settings
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.runs.repository import init_dvc
 
@@ -35,7 +36,7 @@ def row(text: str, stage: str) -> list[str]:
 
 
 def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source: Path, change: Change) -> None:
-    text = plan.run(change(f"source.uri={source}"), repository).text
+    text = plan.run(change(f"source.uri={source}"), Workspace.at(repository)).text
     assert text.startswith(f"Source {source}: 24 images, 24 new, 0 gone.")
     assert row(text, "ingest") == ["ingest", "runs", "24", "unknown", "unknown", "it has never run"]
     assert row(text, "features") == ["features", "runs", "24", "unknown", "unknown", "it has never run"]
@@ -43,7 +44,7 @@ def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source
 
 
 def test_limit_of_images_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
-    text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), repository).text
+    text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), Workspace.at(repository)).text
     assert row(text, "prepare")[2] == "10"
 
 
@@ -51,20 +52,20 @@ def test_plan_after_ingest_tells_new_gone_and_what_must_be_read_again(
     repository: Path, source: Path, change: Change
 ) -> None:
     settings = change(f"source.uri={source}")
-    ingest.run(settings, repository)
+    ingest.run(settings, Workspace.at(repository))
     save_image(source / "ant" / "900.png", "ant", 900)
     (source / "bee" / "000.jpg").unlink()
-    found = plan.read_news(settings, repository)
+    found = plan.read_news(settings, Workspace.at(repository))
     assert found is not None
     assert (found.total, found.new, found.gone, found.unversioned) == (24, 1, 1, 23)
 
 
 def test_images_that_are_in_the_cache_only_are_known(repository: Path, source: Path, change: Change) -> None:
     settings = change(f"source.uri={source}")
-    ingest.run(settings, repository)
+    ingest.run(settings, Workspace.at(repository))
     subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=repository, check=True)
     (repository / "data/raw").rename(repository / "away")
-    found = plan.read_news(settings, repository)
+    found = plan.read_news(settings, Workspace.at(repository))
     assert found is not None
     assert (found.total, found.new, found.gone) == (24, 0, 0)
 
@@ -72,18 +73,18 @@ def test_images_that_are_in_the_cache_only_are_known(repository: Path, source: P
 @pytest.mark.slow
 def test_source_is_known_only_if_ingest_would_change_nothing(repository: Path, change: Change) -> None:
     settings = change("source.uri=digits", "source.limit_per_class=5")
-    assert not plan.run(settings, repository).source_is_known
+    assert not plan.run(settings, Workspace.at(repository)).source_is_known
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
-    known = plan.run(settings, repository)
+    known = plan.run(settings, Workspace.at(repository))
     assert known.source_is_known
     assert row(known.text, "ingest")[1] == "-"
-    assert not plan.run(change("source.limit_per_class=6"), repository).source_is_known
+    assert not plan.run(change("source.limit_per_class=6"), Workspace.at(repository)).source_is_known
 
 
 def test_source_whose_bytes_alone_tell_is_not_known(repository: Path, source: Path, change: Change) -> None:
     settings = change(f"source.uri={source}")
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
-    assert not plan.run(settings, repository).source_is_known
+    assert not plan.run(settings, Workspace.at(repository)).source_is_known
 
 
 def test_label_that_was_changed_in_a_table_is_seen(repository: Path, source: Path, change: Change) -> None:
@@ -91,12 +92,12 @@ def test_label_that_was_changed_in_a_table_is_seen(repository: Path, source: Pat
     lines = [f"{path.relative_to(source.parent)},{path.parent.name}" for path in sorted(source.rglob("*.*"))]
     table.write_text("\n".join(["path,label", *lines]))
     settings = change(f"source.uri={table}")
-    ingest.run(settings, repository)
-    found = plan.read_news(settings, repository)
+    ingest.run(settings, Workspace.at(repository))
+    found = plan.read_news(settings, Workspace.at(repository))
     assert found is not None
     assert not found.rearranged
     table.write_text("\n".join(["path,label", lines[0].replace(",ant", ",bee"), *lines[1:]]))
-    found = plan.read_news(settings, repository)
+    found = plan.read_news(settings, Workspace.at(repository))
     assert found is not None
     assert (found.new, found.gone, found.rearranged) == (0, 0, True)
 
@@ -110,26 +111,26 @@ def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch:
         return Listing(())
 
     monkeypatch.setattr(plan, "discover", wait)
-    text = plan.run(change(), repository).text
+    text = plan.run(change(), Workspace.at(repository)).text
     stuck.set()
     assert text.startswith("The source was not listed.")
     assert row(text, "ingest")[2] == "unknown"
 
 
 def test_source_that_would_be_downloaded_is_not_listed(repository: Path, change: Change) -> None:
-    assert plan.read_news(change("source.uri=tfds:mnist"), repository) is None
+    assert plan.read_news(change("source.uri=tfds:mnist"), Workspace.at(repository)) is None
 
 
 def test_missing_source_is_told(repository: Path, change: Change) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
-        plan.run(change("source.uri=/no/such/folder"), repository)
+        plan.run(change("source.uri=/no/such/folder"), Workspace.at(repository))
 
 
 def test_plan_changes_nothing(repository: Path, source: Path, change: Change) -> None:
     settings = change(f"source.uri={source}")
-    ingest.run(settings, repository)
+    ingest.run(settings, Workspace.at(repository))
     before = contents(repository / "data"), (repository / "params.yaml").read_bytes()
     names = sorted(path.name for path in repository.iterdir())
-    plan.run(load_settings(repository), repository)
+    plan.run(load_settings(repository), Workspace.at(repository))
     assert (contents(repository / "data"), (repository / "params.yaml").read_bytes()) == before
     assert sorted(path.name for path in repository.iterdir()) == names

@@ -23,33 +23,34 @@ from tasks.files import read_json, sha256_hex
 from tasks.images.decoding import decode
 from tasks.images.manifest import Discovered, read_duplicates, read_examples, read_quarantine
 from tasks.images.shards import open_shards, read_header
+from tasks.workspace import PREPARED, RAW, REPORTS, SHARDS, Workspace
 from tests.conftest import contents, draw_image, fill_source, save_image
 from tests.tasks.images.encoding import encode, noise
 from tests.tasks.steps import Change, identities, kill_program, run_afresh, run_prepare, settings_for, twins
 
 
 def counts(workspace: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(workspace / prepare.PREPARED / "summary.json")
+    found: dict[str, Any] = read_json(workspace / PREPARED / "summary.json")
     return found
 
 
 def splits(workspace: Path) -> dict[str, str]:
-    return {example.path: example.split for example in read_examples(workspace / prepare.PREPARED)}
+    return {example.path: example.split for example in read_examples(workspace / PREPARED)}
 
 
 def prepared(workspace: Path) -> dict[str, bytes]:
-    return contents(workspace / prepare.PREPARED)
+    return contents(workspace / PREPARED)
 
 
 def codes(workspace: Path) -> dict[str, str]:
-    return {row.path: row.code for row in read_quarantine(workspace / prepare.PREPARED)}
+    return {row.path: row.code for row in read_quarantine(workspace / PREPARED)}
 
 
 def test_prepare_accepts_and_decodes_every_good_image(workspace: Path, source: Path, change: Change) -> None:
     summary = run_prepare(settings_for(change, source), workspace)
     assert (summary.accepted, summary.decoded, summary.quarantined, summary.excluded) == (24, 24, 0, 0)
-    shards = open_shards(workspace / prepare.SHARDS)
-    for example in read_examples(workspace / prepare.PREPARED):
+    shards = open_shards(workspace / SHARDS)
+    for example in read_examples(workspace / PREPARED):
         data = (source / example.path).read_bytes()
         assert example.key == sha256_hex(data)
         assert example.label == Path(example.path).parent.name
@@ -63,7 +64,7 @@ def test_image_of_several_frames_is_flagged_in_the_manifest_and_the_report(
     frames = [noise(seed=seed) for seed in range(2)]
     (source / "ant/several").write_bytes(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
     run_prepare(settings_for(change, source), workspace)
-    notes = {row.path: row.notes.split(",") for row in read_examples(workspace / prepare.PREPARED) if row.notes}
+    notes = {row.path: row.notes.split(",") for row in read_examples(workspace / PREPARED) if row.notes}
     flagged = [path for path, found in notes.items() if "first_frame_of_several" in found]
     assert flagged == ["ant/several"]
     report = read_json(workspace / "reports/data.json")["notes"]
@@ -84,7 +85,7 @@ def test_names_say_nothing_about_formats(workspace: Path, source: Path, change: 
         (source / "ant" / name).write_bytes(encode(noise(seed=seed), kind))
     summary = run_prepare(settings_for(change, source), workspace)
     assert (summary.accepted, summary.quarantined) == (24 + len(named), 0)
-    noted = {row.path: row.format for row in read_examples(workspace / prepare.PREPARED)}
+    noted = {row.path: row.format for row in read_examples(workspace / PREPARED)}
     assert {name: noted[f"ant/{name}"] for name in named} == named
 
 
@@ -94,7 +95,7 @@ def test_placeholder_under_many_names_is_kept_once_and_listed(workspace: Path, s
         (source / name).write_bytes(encode(noise(seed=9), "JPEG"))
     summary = run_prepare(settings_for(change, source), workspace)
     assert (summary.accepted, summary.excluded) == (25, 4)
-    found = read_duplicates(workspace / prepare.PREPARED)
+    found = read_duplicates(workspace / PREPARED)
     assert [(row.path, row.of_path, row.kind) for row in found] == [
         (name, names[0], "same_bytes") for name in names[1:]
     ]
@@ -124,23 +125,23 @@ def test_personal_metadata_stays_in_the_packs(
 def test_unchanged_images_are_not_decoded_again(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    before, files = prepared(workspace), identities(workspace / prepare.SHARDS, "*")
+    before, files = prepared(workspace), identities(workspace / SHARDS, "*")
     summary = run_prepare(wanted, workspace)
     assert (summary.decoded, summary.reused) == (0, 24)
     assert prepared(workspace) == before
-    assert identities(workspace / prepare.SHARDS, "*") == files
+    assert identities(workspace / SHARDS, "*") == files
 
 
 def test_new_images_alone_are_decoded_and_no_other_moves(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    before, files = splits(workspace), identities(workspace / prepare.SHARDS, "*")
+    before, files = splits(workspace), identities(workspace / SHARDS, "*")
     for number in range(3):
         save_image(source / "ant" / f"new{number}.png", "ant", 100 + number)
     summary = run_prepare(wanted, workspace)
     assert (summary.decoded, summary.reused) == (3, 24)
     assert before.items() <= splits(workspace).items()
-    assert files.items() <= identities(workspace / prepare.SHARDS, "*").items()
+    assert files.items() <= identities(workspace / SHARDS, "*").items()
 
 
 def test_relabelling_and_renaming_decode_nothing(workspace: Path, source: Path, change: Change) -> None:
@@ -150,7 +151,7 @@ def test_relabelling_and_renaming_decode_nothing(workspace: Path, source: Path, 
     (source / "ant" / "000.jpg").rename(source / "bee" / "was an ant.jpg")
     summary = run_prepare(wanted, workspace)
     assert summary.decoded == 0
-    [moved] = [example for example in read_examples(workspace / prepare.PREPARED) if "was" in example.path]
+    [moved] = [example for example in read_examples(workspace / PREPARED) if "was" in example.path]
     assert (moved.label, moved.split) == ("bee", before["ant/000.jpg"])
 
 
@@ -276,7 +277,7 @@ def test_class_that_refusals_make_too_small_is_named(workspace: Path, source: Pa
 
 
 def run_tables(workspace: Path) -> dict[str, bytes]:
-    folder = workspace / prepare.PREPARED
+    folder = workspace / PREPARED
     return {path.name: path.read_bytes() for path in folder.glob("*.*")} if folder.exists() else {}
 
 
@@ -317,8 +318,8 @@ def test_known_and_new_refusals_are_the_same(workspace: Path, source: Path, chan
     run_prepare(settings_for(change, source), workspace)
     run_prepare(settings_for(change, source, "prepare.min_entropy_bits=1"), workspace)
     known = run_tables(workspace)
-    shutil.rmtree(workspace / prepare.PREPARED)
-    prepare.run(settings_for(change, source, "prepare.min_entropy_bits=1"), workspace)
+    shutil.rmtree(workspace / PREPARED)
+    prepare.run(settings_for(change, source, "prepare.min_entropy_bits=1"), Workspace.at(workspace))
     assert run_tables(workspace) == known
 
 
@@ -334,16 +335,14 @@ def test_transparent_pixels_show_the_background_of_the_settings(workspace: Path,
     (source / "ant" / "clear.png").write_bytes(encode(clear))
     run_prepare(settings_for(change, source, "prepare.background_rgb=[7, 8, 9]"), workspace)
     key = sha256_hex(encode(clear))
-    assert np.array_equal(
-        np.unique(open_shards(workspace / prepare.SHARDS).read([key]).reshape(-1, 3), axis=0), [[7, 8, 9]]
-    )
+    assert np.array_equal(np.unique(open_shards(workspace / SHARDS).read([key]).reshape(-1, 3), axis=0), [[7, 8, 9]])
 
 
 @pytest.mark.parametrize("harm", ["pixels", "header", "lose"])
 def test_damaged_shard_is_decoded_again_and_no_other(workspace: Path, source: Path, change: Change, harm: str) -> None:
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
-    before, files = prepared(workspace), identities(workspace / prepare.SHARDS, "*")
+    before, files = prepared(workspace), identities(workspace / SHARDS, "*")
     victim = sorted(files)[2]
     rows = len(read_header(victim).rows)
     content = bytearray(victim.read_bytes())
@@ -351,9 +350,9 @@ def test_damaged_shard_is_decoded_again_and_no_other(workspace: Path, source: Pa
     victim.write_bytes(content)
     if harm == "lose":
         victim.unlink()
-    assert prepare.run(wanted, workspace).decoded == rows
+    assert prepare.run(wanted, Workspace.at(workspace)).decoded == rows
     assert prepared(workspace) == before
-    after = identities(workspace / prepare.SHARDS, "*")
+    after = identities(workspace / SHARDS, "*")
     assert {path: after[path] for path in files if path != victim} == {
         path: files[path] for path in files if path != victim
     }
@@ -361,16 +360,16 @@ def test_damaged_shard_is_decoded_again_and_no_other(workspace: Path, source: Pa
 
 def test_missing_pack_is_an_integrity_error(workspace: Path, source: Path, change: Change) -> None:
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
-    for pack in (workspace / ingest.RAW).glob("*.tar"):
+    ingest.run(wanted, Workspace.at(workspace))
+    for pack in (workspace / RAW).glob("*.tar"):
         pack.unlink()
     with pytest.raises(IntegrityError, match="24 images are in no pack"):
-        prepare.run(wanted, workspace)
+        prepare.run(wanted, Workspace.at(workspace))
 
 
 def test_prepare_without_ingest_says_what_to_run(workspace: Path, source: Path, change: Change) -> None:
     with pytest.raises(IntegrityError, match="dvc repro"):
-        prepare.run(settings_for(change, source), workspace)
+        prepare.run(settings_for(change, source), Workspace.at(workspace))
 
 
 def test_excluded_entries_are_counted(workspace: Path, source: Path, change: Change) -> None:
@@ -432,8 +431,8 @@ def test_counts_always_balance(workspace: Path, tmp_path: Path, change: Change, 
     assert summary.accepted + summary.quarantined + summary.excluded == entries
     found = counts(workspace)
     assert found["discovered"] == entries == found["accepted"] + found["quarantined"] + sum(found["excluded"].values())
-    assert len(read_examples(workspace / prepare.PREPARED)) == found["accepted"]
-    assert Counter(row.code for row in read_quarantine(workspace / prepare.PREPARED)) == found["quarantined_by_code"]
+    assert len(read_examples(workspace / PREPARED)) == found["accepted"]
+    assert Counter(row.code for row in read_quarantine(workspace / PREPARED)) == found["quarantined_by_code"]
 
 
 @pytest.mark.slow
@@ -442,19 +441,19 @@ def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
 ) -> None:
     source = fill_source(tmp_path / "source", a_class=60)
     wanted = settings_for(change, source)
-    ingest.run(wanted, workspace)
-    workers = kill_program(workspace, "tasks.prepare", f"{prepare.SHARDS}/*.safetensors", 3)
+    ingest.run(wanted, Workspace.at(workspace))
+    workers = kill_program(workspace, "tasks.prepare", f"{SHARDS}/*.safetensors", 3)
     assert workers
     assert psutil.wait_procs(workers, timeout=30)[1] == []
-    survivors = identities(workspace / prepare.SHARDS, "*.safetensors")
+    survivors = identities(workspace / SHARDS, "*.safetensors")
     done = sum(len(read_header(path).rows) for path in survivors)
     assert done == 12
-    summary = prepare.run(wanted, workspace)
+    summary = prepare.run(wanted, Workspace.at(workspace))
     assert (summary.decoded, summary.reused) == (120 - done, done)
-    assert survivors.items() <= identities(workspace / prepare.SHARDS, "*.safetensors").items()
+    assert survivors.items() <= identities(workspace / SHARDS, "*.safetensors").items()
     after = prepared(workspace)
-    shutil.rmtree(workspace / prepare.PREPARED)
-    prepare.run(wanted, workspace)
+    shutil.rmtree(workspace / PREPARED)
+    prepare.run(wanted, Workspace.at(workspace))
     assert prepared(workspace) == after
 
 
@@ -469,10 +468,10 @@ def test_ingest_and_prepare_give_the_same_bytes_in_every_process(workspace: Path
     one, two = twins(workspace)
     for stage in ("tasks.ingest", "tasks.prepare"):
         run_afresh((one, two), stage)
-        for folder in (ingest.RAW, prepare.PREPARED, prepare.REPORTS):
+        for folder in (RAW, PREPARED, REPORTS):
             assert contents(one / folder) == contents(two / folder), f"{stage} writes other files to {folder}"
-    assert {row.code for row in read_quarantine(one / prepare.PREPARED)} == {"label_conflict", "not_a_image"}
-    assert len(read_duplicates(one / prepare.PREPARED)) == 2
+    assert {row.code for row in read_quarantine(one / PREPARED)} == {"label_conflict", "not_a_image"}
+    assert len(read_duplicates(one / PREPARED)) == 2
 
 
 def test_data_report_of_a_rerun_is_the_same_bytes(workspace: Path, source: Path, change: Change) -> None:
@@ -481,12 +480,12 @@ def test_data_report_of_a_rerun_is_the_same_bytes(workspace: Path, source: Path,
     (source / "bee" / "003.png").unlink()
     shutil.copy(source / "ant" / "000.jpg", source / "ant" / "twin.jpg")
     run_prepare(wanted, workspace)
-    before = contents(workspace / prepare.REPORTS)
-    changes = read_json(workspace / prepare.REPORTS / "data.json")["changes"]
+    before = contents(workspace / REPORTS)
+    changes = read_json(workspace / REPORTS / "data.json")["changes"]
     assert [sum(splits.values()) for splits in changes["removed"].values()] == [1]
     assert [row["reason"] for row in changes["reasons"]] == ["duplicate"]
     run_prepare(wanted, workspace)
-    assert contents(workspace / prepare.REPORTS) == before
+    assert contents(workspace / REPORTS) == before
 
 
 @pytest.mark.parametrize("killed_before", ["write_data_report", "write_examples", "write_quarantine", "write_memory"])
@@ -508,5 +507,5 @@ def test_data_report_converges_after_a_kill(
         with pytest.raises(KeyboardInterrupt):
             run_prepare(wanted, workspace)
     run_prepare(wanted, workspace)
-    for folder in (prepare.REPORTS, prepare.PREPARED):
+    for folder in (REPORTS, PREPARED):
         assert contents(workspace / folder) == contents(workspace.with_name("uninterrupted") / folder)

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tasks import ingest
-from tasks.program import COSTS_FOLDER, MENDABLE, read_costs
+from tasks.errors import MENDABLE
+from tasks.runs.costs import read_costs
 from tasks.settings import Settings
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.steps import run_prepare
 
@@ -57,7 +59,7 @@ def finish(workspace: Path, body: str) -> tuple[int, str, str]:
 def test_stage_prints_its_summary_and_writes_its_costs(workspace: Path) -> None:
     code, out, _ = finish(workspace, "return Summary(images=3)")
     assert (code, out) == (0, "stage: Summary(images=3)\n")
-    costs = read_costs(workspace, "stage")
+    costs = read_costs(Workspace.at(workspace), "stage")
     always = {"seconds", "cpu_seconds", "peak_memory_mb"}
     assert set(costs) == {"images", *always, "gpu_seconds", "peak_gpu_memory_mb", "energy_j", "energy_of"}
     assert costs["images"] == 3
@@ -65,7 +67,7 @@ def test_stage_prints_its_summary_and_writes_its_costs(workspace: Path) -> None:
 
 
 def test_costs_of_a_stage_that_never_ran_are_empty(workspace: Path) -> None:
-    assert read_costs(workspace, "stage") == {}
+    assert read_costs(Workspace.at(workspace), "stage") == {}
 
 
 def test_stage_tells_a_mendable_error_without_a_traceback(workspace: Path) -> None:
@@ -92,7 +94,7 @@ def test_stage_names_a_file_that_the_disk_has_no_room_for(workspace: Path) -> No
     body = """
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        write_bytes(workspace / 'big', b'x' * 10_000)
+        write_bytes(workspace.folder / 'big', b'x' * 10_000)
     """
     code, _, err = finish(workspace, body)
     assert code == MENDABLE
@@ -105,7 +107,7 @@ def test_stage_shows_the_traceback_of_a_fault_of_its_own(workspace: Path) -> Non
     assert code == 1
     assert "ZeroDivisionError" in err
     assert "Traceback" in err
-    assert not (workspace / COSTS_FOLDER).exists()
+    assert not Workspace.at(workspace).costs.exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -132,7 +134,7 @@ def test_stage_leaves_through_its_finally_blocks_when_it_is_stopped(
 
 def test_costs_are_json_that_others_can_read(workspace: Path) -> None:
     finish(workspace, "return Summary(7)")
-    assert json.loads((workspace / COSTS_FOLDER / "stage.json").read_text())["images"] == 7
+    assert json.loads((Workspace.at(workspace).costs / "stage.json").read_text())["images"] == 7
 
 
 @pytest.mark.parametrize("stage", ["ingest", "prepare"])
@@ -143,7 +145,7 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
     run_prepare(change(f"source.uri={source}", *small), workspace)
     save_image(source / "ant" / "new.png", "ant", 99)
     if stage == "prepare":
-        ingest.run(change(), workspace)
+        ingest.run(change(), Workspace.at(workspace))
     before = contents(workspace / "data")
     body = f"""
         import resource

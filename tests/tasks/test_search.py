@@ -12,6 +12,7 @@ from tasks import features, search, train
 from tasks.errors import SettingsError
 from tasks.files import read_json
 from tasks.settings import Settings, load_settings
+from tasks.workspace import SEARCH_PAGE, Workspace
 from tests.conftest import contents, fill_source
 from tests.tasks.steps import run_prepare, settings_for, use_tiny_extractor
 
@@ -27,27 +28,27 @@ def settings(workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytes
         shutil.move(one, source / "bee" / f"wrong{number}{one.suffix}")
     wanted = settings_for(change, source, "train.modern.inverse_regularization=[1e-4]")
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     return wanted
 
 
 def test_search_finds_a_better_head_and_changes_nothing(workspace: Path, settings: Settings) -> None:
     before = contents(workspace)
-    now, ranked = search.run(settings, workspace, minutes=5, trials=12)
+    now, ranked = search.run(settings, Workspace.at(workspace), minutes=5, trials=12)
     assert [found.log_loss for found in ranked] == sorted(found.log_loss for found in ranked)
     assert ranked[0].log_loss < now.log_loss
     assert now in ranked
     assert {found.candidate.pooling for found in ranked} == {"average_maximum", "bilinear"}
     after = contents(workspace)
-    page = after.pop(search.PAGE).decode()
+    page = after.pop(SEARCH_PAGE).decode()
     assert after == before
     assert page.count("<polyline") + page.count("<path") >= 2
-    again, same = search.run(settings, workspace, minutes=5, trials=12)
+    again, same = search.run(settings, Workspace.at(workspace), minutes=5, trials=12)
     assert (again, same) == (now, ranked)
 
 
 def test_search_stops_when_time_is_up(workspace: Path, settings: Settings) -> None:
-    _, ranked = search.run(settings, workspace, minutes=0, trials=10_000)
+    _, ranked = search.run(settings, Workspace.at(workspace), minutes=0, trials=10_000)
     assert 0 < len(ranked) <= 3  # what params.yaml names, and the one that was under way
 
 
@@ -57,11 +58,11 @@ def test_what_is_written_is_what_training_then_takes(
     monkeypatch.chdir(workspace)
     assert search.main(["--trials", "12", "--write"]) == 0
     printed = capsys.readouterr().out
-    _, ranked = search.run(settings, workspace, minutes=5, trials=12)
+    _, ranked = search.run(settings, Workspace.at(workspace), minutes=5, trials=12)
     best = ranked[0].candidate
     assert all(assignment in printed for assignment in best.assignments(settings))
     written = load_settings(workspace)
-    train.run(written, workspace)
+    train.run(written, Workspace.at(workspace))
     summary = read_json(workspace / "models/trained/feature_extraction/model.json")["summary"]
     assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.strength, rel=1e-2)
     assert best.pooling in summary["log_loss_by_pooling"]
@@ -74,6 +75,6 @@ def test_too_few_images_are_told(
     use_tiny_extractor(monkeypatch)
     wanted = settings_for(change, fill_source(tmp_path / "few", 4))
     run_prepare(wanted, workspace)
-    features.run(wanted, workspace)
+    features.run(wanted, Workspace.at(workspace))
     with pytest.raises(SettingsError, match="too few images for 5 folds"):
-        search.run(wanted, workspace, minutes=1, trials=1)
+        search.run(wanted, Workspace.at(workspace), minutes=1, trials=1)

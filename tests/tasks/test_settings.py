@@ -233,3 +233,29 @@ def test_lists_stay_in_one_line_and_keep_what_stands_around_them(
     assert change("strategies=[feature_extraction]").strategies == ("feature_extraction",)
     written, original = ((folder / "params.yaml").read_text().split() for folder in (workspace, PARAMS.parent))
     assert written == original
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("prepare.min_pictures_per_class", "prepare.min_images_per_class"),
+        ("views", "augmentation"),
+        ("run.placement", "run.work_pools"),
+        ("train.modern.progressive.block_rate", "train.modern.progressive.block_learning_rate"),
+    ],
+)
+def test_old_name_of_a_setting_gets_the_new_one_and_nothing_else(workspace: Path, old: str, new: str) -> None:
+    wrong = values(workspace)
+    *above, last = new.split(".")
+    block = wrong
+    for name in above:
+        block = block[name]
+    block[old.rpartition(".")[2]] = block.pop(last)
+    with pytest.raises(SettingsError) as caught:
+        check_settings(wrong)
+    assert str(caught.value).splitlines()[1:] == [f"  {old}: is called {new} now. Rename it in params.yaml"]
+
+
+def test_assignment_by_an_old_name_gets_the_new_one(workspace: Path) -> None:
+    with pytest.raises(SettingsError, match=r"views\.count is called augmentation\.count now"):
+        change_settings(workspace, ["views.count=2"])

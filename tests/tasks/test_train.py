@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from tasks import features, prepare, train
+from tasks import train
 from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
 from tasks.images.manifest import Example, read_examples, write_examples
 from tasks.images.shards import open_shards, write_shard
 from tasks.settings import ClassWeight
-from tasks.vgg.boundaries import inputs_of
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.examples import Split, make_split
-from tasks.vgg.recipes.outcome import accuracy, example_weights, log_loss
-from tasks.vgg.recipes.probe import fit_probe
-from tasks.vgg.trained import TRAINED, load_trained
+from tasks.vgg.trained import load_trained
+from tasks.vgg.training.linear_probe import fit_linear_probe
+from tasks.vgg.training.outcome import accuracy, example_weights, log_loss
+from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import Change, run_afresh, start_program, twins
 
@@ -46,17 +47,15 @@ def fill(workspace: Path, a_split: int = 18, classes: int = 3, noise: float = 0.
     data = np.stack(arrays).astype(np.float16)
     if poison:
         data[4, 0, 0, 0] = poison
-    folder = workspace / features.FEATURES / features.BOUNDARY
+    folder = workspace / FEATURES / BOTTLENECK
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(data), 7):
         rows = [{"key": example.key} for example in examples[start : start + 7]]
         write_shard(folder, rows, data[start : start + 7], "test")
-    write_examples(workspace / prepare.PREPARED, examples)
+    write_examples(workspace / PREPARED, examples)
     recipe = {"engine": "ncnn", "precision": "float32"}
-    write_json(folder / features.RECIPE, recipe)
-    write_json(
-        workspace / features.FEATURES / inputs_of(STRATEGY) / features.RECIPE, {**recipe, "kept": ["block5_pool"]}
-    )
+    write_json(folder / RECIPE, recipe)
+    write_json(workspace / FEATURES / inputs_of(STRATEGY) / RECIPE, {**recipe, "kept": ["block5_pool"]})
     return workspace
 
 
@@ -66,7 +65,7 @@ def model(workspace: Path) -> dict[str, bytes]:
 
 def relabel(workspace: Path, split: str) -> None:
     """Give every example of the split another class."""
-    folder = workspace / prepare.PREPARED
+    folder = workspace / PREPARED
     write_examples(
         folder,
         [
@@ -79,35 +78,35 @@ def relabel(workspace: Path, split: str) -> None:
 
 
 def test_modern_learns_what_can_be_learnt(workspace: Path, change: Change) -> None:
-    summary = train.run(change(), fill(workspace), STRATEGY)
+    summary = train.run(change(), Workspace.at(fill(workspace)), STRATEGY)
     assert (summary.train_examples, summary.validation_examples, summary.recipe) == (18, 18, "modern")
     assert summary.validation_accuracy > 0.9
     trained = load_trained(workspace / TRAINED / STRATEGY)
-    split = make_split(read_examples(workspace / prepare.PREPARED), "test", CLASSES, feature_shards(workspace))
+    split = make_split(read_examples(workspace / PREPARED), "test", CLASSES, feature_shards(workspace))
     assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
 
 
 def feature_shards(workspace: Path):  # type: ignore[no-untyped-def]
-    return open_shards(workspace / features.FEATURES / features.BOUNDARY)
+    return open_shards(workspace / FEATURES / BOTTLENECK)
 
 
 def test_modern_learns_two_classes(workspace: Path, change: Change) -> None:
-    train.run(change(), fill(workspace, classes=2), STRATEGY)
+    train.run(change(), Workspace.at(fill(workspace, classes=2)), STRATEGY)
     trained = load_trained(workspace / TRAINED / STRATEGY)
     assert trained.classes == ("ant", "bee")
-    split = make_split(read_examples(workspace / prepare.PREPARED), "test", trained.classes, feature_shards(workspace))
+    split = make_split(read_examples(workspace / PREPARED), "test", trained.classes, feature_shards(workspace))
     assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
 
 
 def test_training_keeps_the_validation_answers_of_the_head_that_never_saw_them(workspace: Path, change: Change) -> None:
     fill(workspace)
-    train.run(change("train.modern.refit_with_validation=true"), workspace, STRATEGY)
+    train.run(change("train.modern.refit_with_validation=true"), Workspace.at(workspace), STRATEGY)
     refitted = load_trained(workspace / TRAINED / STRATEGY)
-    train.run(change("train.modern.refit_with_validation=false"), workspace, STRATEGY)
+    train.run(change("train.modern.refit_with_validation=false"), Workspace.at(workspace), STRATEGY)
     plain = load_trained(workspace / TRAINED / STRATEGY)
     assert np.array_equal(refitted.validation_probabilities, plain.validation_probabilities)
     assert not np.array_equal(refitted.head.layers[0].kernel, plain.head.layers[0].kernel)
-    split = make_split(read_examples(workspace / prepare.PREPARED), "validation", CLASSES, feature_shards(workspace))
+    split = make_split(read_examples(workspace / PREPARED), "validation", CLASSES, feature_shards(workspace))
     assert plain.validation_keys == split.keys
     given = plain.head.probabilities(split.features.read(split.keys))
     np.testing.assert_allclose(given, plain.validation_probabilities, atol=1e-6)
@@ -115,7 +114,7 @@ def test_training_keeps_the_validation_answers_of_the_head_that_never_saw_them(w
 
 @pytest.mark.parametrize(("up_to", "chosen_on"), [(35, "validation"), (36, "5 folds of train and validation")])
 def test_modern_chooses_the_smallest_held_out_loss(workspace: Path, change: Change, up_to: int, chosen_on: str) -> None:
-    train.run(change(f"train.modern.folds_up_to={up_to}"), fill(workspace), STRATEGY)
+    train.run(change(f"train.modern.folds_up_to={up_to}"), Workspace.at(fill(workspace)), STRATEGY)
     trained = load_trained(workspace / TRAINED / STRATEGY)
     losses = {one["inverse_regularization"]: one["log_loss"] for one in trained.summary["candidates"]}
     assert set(losses) == {0.3, 1, 3, 10, 30, 100, 300}
@@ -125,10 +124,10 @@ def test_modern_chooses_the_smallest_held_out_loss(workspace: Path, change: Chan
 
 def test_figures_of_a_candidate_are_those_of_its_round(workspace: Path, change: Change) -> None:
     fill(workspace, noise=1.0)
-    examples = read_examples(workspace / prepare.PREPARED)
+    examples = read_examples(workspace / PREPARED)
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
     rules = change("train.modern.inverse_regularization=[10.0]", "train.modern.folds_up_to=0").train.modern
-    probe = fit_probe(rules, "none", 3, one, two)
+    probe = fit_linear_probe(rules, "none", 3, one, two)
     [figures] = probe.summary["candidates"]
     assert figures["log_loss"] == pytest.approx(log_loss(probe.validation_probabilities, two.labels), abs=2e-3)
     assert figures["accuracy"] == pytest.approx(accuracy(probe.validation_probabilities, two.labels), abs=1e-6)
@@ -136,40 +135,40 @@ def test_figures_of_a_candidate_are_those_of_its_round(workspace: Path, change: 
 
 def test_folds_don_t_depend_on_the_order_of_the_images(workspace: Path, change: Change) -> None:
     fill(workspace, noise=1.0)
-    examples = read_examples(workspace / prepare.PREPARED)
+    examples = read_examples(workspace / PREPARED)
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
     turned = Split(one.features, one.keys[::-1], one.labels[::-1])
     rules = change().train.modern
-    first, second = (fit_probe(rules, "none", 3, split, two).summary for split in (one, turned))
+    first, second = (fit_linear_probe(rules, "none", 3, split, two).summary for split in (one, turned))
     assert first["chosen"] == second["chosen"]
     for theirs, ours in zip(first["candidates"], second["candidates"], strict=True):
         assert theirs == pytest.approx(ours, abs=5e-3)
 
 
 def test_classes_of_fewer_images_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
-    train.run(change(), fill(workspace, a_split=6), STRATEGY)
+    train.run(change(), Workspace.at(fill(workspace, a_split=6)), STRATEGY)
     assert load_trained(workspace / TRAINED / STRATEGY).summary["chosen_on"] == "validation"
 
 
 def test_test_split_changes_nothing(workspace: Path, change: Change) -> None:
-    train.run(change(), fill(workspace), STRATEGY)
+    train.run(change(), Workspace.at(fill(workspace)), STRATEGY)
     before = model(workspace)
     relabel(workspace, "test")
-    train.run(change(), workspace, STRATEGY)
+    train.run(change(), Workspace.at(workspace), STRATEGY)
     assert model(workspace) == before
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_other_splits_do_change_the_model(workspace: Path, change: Change, split: str) -> None:
-    train.run(change(), fill(workspace), STRATEGY)
+    train.run(change(), Workspace.at(fill(workspace)), STRATEGY)
     before = model(workspace)
     relabel(workspace, split)
-    train.run(change(), workspace, STRATEGY)
+    train.run(change(), Workspace.at(workspace), STRATEGY)
     assert model(workspace) != before
 
 
 def test_model_says_what_its_features_were_made_of(workspace: Path, change: Change) -> None:
-    train.run(change(), fill(workspace), STRATEGY)
+    train.run(change(), Workspace.at(fill(workspace)), STRATEGY)
     assert load_trained(workspace / TRAINED / STRATEGY).summary["backbone"] == {
         "engine": "ncnn",
         "precision": "float32",
@@ -179,42 +178,42 @@ def test_model_says_what_its_features_were_made_of(workspace: Path, change: Chan
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_modern_refuses_features_that_are_no_numbers(workspace: Path, change: Change, poison: float) -> None:
     with pytest.raises(TrainingError, match="features of 1 images are NaN or infinite"):
-        train.run(change(), fill(workspace, poison=poison), STRATEGY)
+        train.run(change(), Workspace.at(fill(workspace, poison=poison)), STRATEGY)
     assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
 
 
 def test_missing_features_say_what_to_run(workspace: Path, change: Change) -> None:
     fill(workspace)
-    key = next(example.key for example in read_examples(workspace / prepare.PREPARED) if example.split == "train")
+    key = next(example.key for example in read_examples(workspace / PREPARED) if example.split == "train")
     for header in feature_shards(workspace).headers:
         if key in {row["key"] for row in header.rows}:
             header.path.unlink()
     with pytest.raises(IntegrityError, match="dvc repro"):
-        train.run(change(), workspace, STRATEGY)
+        train.run(change(), Workspace.at(workspace), STRATEGY)
 
 
 def test_missing_examples_say_what_to_run(workspace: Path, change: Change) -> None:
     with pytest.raises(IntegrityError, match="dvc repro"):
-        train.run(change(), workspace, STRATEGY)
+        train.run(change(), Workspace.at(workspace), STRATEGY)
 
 
 def test_hard_classes_do_not_warn_of_unfinished_fits(workspace: Path, change: Change) -> None:
     """Candidates with little regularization take the most iterations."""
     fill(workspace, a_split=60, noise=3.0)
-    split = make_split(read_examples(workspace / prepare.PREPARED), "train", CLASSES, feature_shards(workspace))
+    split = make_split(read_examples(workspace / PREPARED), "train", CLASSES, feature_shards(workspace))
     rules = change("train.modern.inverse_regularization=[0.01, 300.0, 1e4]").train.modern
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        probe = fit_probe(rules, "none", 3, split, split)
+        probe = fit_linear_probe(rules, "none", 3, split, split)
     assert np.isfinite(probe.validation_probabilities).all()
 
 
 def test_split_is_in_the_order_of_the_disk_and_pools_all(workspace: Path) -> None:
     fill(workspace)
     shards = feature_shards(workspace)
-    split = make_split(read_examples(workspace / prepare.PREPARED), "train", CLASSES, shards)
+    split = make_split(read_examples(workspace / PREPARED), "train", CLASSES, shards)
     assert list(split.keys) == shards.order(split.keys)
-    labels = {example.key: example.label for example in read_examples(workspace / prepare.PREPARED)}
+    labels = {example.key: example.label for example in read_examples(workspace / PREPARED)}
     assert [CLASSES[label] for label in split.labels] == [labels[key] for key in split.keys]
     assert split.pooled("flatten").shape == (18, 32)
 
@@ -253,7 +252,7 @@ def test_tutorial_learns_and_gives_the_same_files_in_another_process(workspace: 
     trained = load_trained(one / TRAINED / STRATEGY)
     assert trained.recipe == "tutorial"
     assert len(trained.summary["history"]["loss"]) == 12
-    split = make_split(read_examples(one / prepare.PREPARED), "test", CLASSES, feature_shards(one))
+    split = make_split(read_examples(one / PREPARED), "test", CLASSES, feature_shards(one))
     assert accuracy(trained.head.probabilities(split.features.read(split.keys)), split.labels) > 0.9
 
 
@@ -286,7 +285,7 @@ def test_balanced_weights_find_more_of_a_rare_class(tmp_path: Path, change: Chan
     write_shard(tmp_path, [{"key": key} for key in keys], arrays, "made here")
     split = Split(open_shards(tmp_path), tuple(keys), labels)
     rules = change("train.modern.inverse_regularization=[1.0]").train.modern
-    probe = fit_probe(rules, weight, 2, split, split)
+    probe = fit_linear_probe(rules, weight, 2, split, split)
     found = (probe.validation_probabilities[labels == 1].argmax(axis=1) == 1).mean()
     assert (found > 0.5) == (weight == "balanced")
 
@@ -299,10 +298,10 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 
 def test_bilinear_probe_in_few_coordinates_is_the_one_on_all_inputs(workspace: Path, change: Change) -> None:
     fill(workspace, noise=1.0)
-    examples = read_examples(workspace / prepare.PREPARED)
+    examples = read_examples(workspace / PREPARED)
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
     rules = change("train.modern.inverse_regularization=[10.0]").train.modern
-    probe = fit_probe(rules, "none", 3, one, two, poolings=["bilinear"])
+    probe = fit_linear_probe(rules, "none", 3, one, two, poolings=["bilinear"])
     plain = LogisticRegression(C=10.0, max_iter=2000).fit(one.pooled("bilinear"), one.labels)
     expected = plain.predict_proba(two.pooled("bilinear"))
     np.testing.assert_allclose(probe.validation_probabilities, expected, atol=2e-3)
@@ -313,7 +312,7 @@ def test_bilinear_probe_in_few_coordinates_is_the_one_on_all_inputs(workspace: P
 def test_bilinear_pooling_is_tried_only_where_it_is_small(workspace: Path, change: Change) -> None:
     fill(workspace)
     for limit, tried in ((36, {"average_maximum", "bilinear"}), (35, {"average_maximum"})):
-        train.run(change(f"train.modern.bilinear_up_to={limit}"), workspace, STRATEGY)
+        train.run(change(f"train.modern.bilinear_up_to={limit}"), Workspace.at(workspace), STRATEGY)
         summary = load_trained(workspace / TRAINED / STRATEGY).summary
         losses = summary["log_loss_by_pooling"]
         assert set(losses) == tried

@@ -5,7 +5,7 @@ images (`flowers/` in `flowers/rose/1.jpg`) are looked through. Members that wou
 links, devices), that are encrypted or given twice are excluded with the reason; of members with one name the last
 counts. An item's version is the archive's SHA-256 and the member's place: an unchanged archive isn't read again.
 
-Costs: an archive is hashed once (`scratch.digest_of`). Zip and plain tar are read in place. A compressed tar is
+Costs: an archive is hashed once (`source_cache.digest_of`). Zip and plain tar are read in place. A compressed tar is
 unpacked once into `.rootstock/sources/unpacked`, which takes the room of its contents; it may be deleted at any time.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tasks.errors import SourceError
 from tasks.files import fingerprint
-from tasks.images.sources import scratch, tars, zips
+from tasks.images.sources import source_cache, tars, zips
 from tasks.images.sources.layout import class_name, is_junk, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
 from tasks.images.sources.members import Member, without_doubles
@@ -60,7 +60,7 @@ def discover(uri: str) -> Listing:
     else:
         check(uri)
         path = Path(uri)
-    digest = scratch.digest_of(path)
+    digest = source_cache.digest_of(path)
     return _arranged(list(without_doubles(_members(path, digest, uri))), digest, uri)
 
 
@@ -69,7 +69,7 @@ def _fetched(uri: str) -> Path:
     from tasks.images.sources import s3
 
     path = DOWNLOADS / fingerprint(uri)
-    scratch.sweep(DOWNLOADS, keep=path.name)
+    source_cache.sweep(DOWNLOADS, keep=path.name)
     s3.download_object(uri, path)
     return path
 

@@ -1,7 +1,7 @@
 """Shards of tf.train.Example records, as TFDS prepares them: one pass makes an index, then reading is random access.
 
 The index is a scratch file: where each image's bytes lie, their SHA-256 and their class. As long as the shards are
-the same files (`scratch.identity`), nothing of them is read. Memory: the index, some 200 bytes an image.
+the same files (`source_cache.identity`), nothing of them is read. Memory: the index, some 200 bytes an image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from tasks.errors import SourceError
 from tasks.files import atomic_file, fingerprint, sha256_hex
-from tasks.images.sources import scratch
-from tasks.images.sources.held import Held
+from tasks.images.sources import source_cache
+from tasks.images.sources.random_access_file import RandomAccessFile
 
 FORMATS = ("tfrecord", "array_record")
-INDEXES = scratch.SCRATCH / "tfds"
+INDEXES = source_cache.SCRATCH / "tfds"
 _HEADER, _FOOTER = 12, 4  # TFRecord: length and its CRC, the record, its CRC
 _SCHEMA = pa.schema(
     [
@@ -80,7 +80,7 @@ def list_records(shards: Sequence[Path], file_format: str, fields: Fields) -> It
 
 def _identity(shards: Sequence[Path]) -> str:
     try:
-        return fingerprint([[str(shard.resolve()), scratch.identity(shard)] for shard in shards])
+        return fingerprint([[str(shard.resolve()), source_cache.identity(shard)] for shard in shards])
     except OSError as error:
         raise SourceError(f"A shard is missing: {error.filename}. {_again(Path(str(error.filename)))}") from None
 
@@ -132,7 +132,7 @@ def _parse(record: bytes, fields: Fields) -> tuple[bytes, int]:
 
 def _reader(shard: Path, file_format: str, fields: Fields) -> Callable[[int, int, int], bytes]:
     if file_format == "tfrecord":
-        held = Held(shard)
+        held = RandomAccessFile(shard)
         return lambda _number, offset, size: held.read(offset, size)
     source: list[Any] = []
     lock = threading.Lock()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tasks.files import fingerprint, read_json, sync_folder, write_json
-from tasks.images.sources import scratch
+from tasks.images.sources import source_cache
 from tasks.images.sources.s3_objects import PART_BYTES, Reading, Stored, damaged, is_whole, parts
 
 
@@ -38,7 +38,7 @@ def download(client: Any, stored: Stored, path: Path) -> None:
         _fill(Reading(client, stored), partial)
         partial.replace(path)
         sync_folder(path.parent)
-        write_json(_beside(path, "version"), {"version": stored.version, "identity": scratch.identity(path)})
+        write_json(_beside(path, "version"), {"version": stored.version, "identity": source_cache.identity(path)})
 
 
 def _fill(reading: Reading, partial: Path) -> None:
@@ -72,7 +72,7 @@ def _is_current(path: Path, stored: Stored) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return stored.version is not None and read_json(_beside(path, "version")) == {
             "version": stored.version,
-            "identity": scratch.identity(path),
+            "identity": source_cache.identity(path),
         }
     return False
 

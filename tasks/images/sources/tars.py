@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
-from tasks.images.sources import scratch
-from tasks.images.sources.held import Held
+from tasks.images.sources import source_cache
 from tasks.images.sources.members import MAX_MEMBER_BYTES, Member, check_ratio, damaged, safe_parts
+from tasks.images.sources.random_access_file import RandomAccessFile
 
-UNPACKED = scratch.SCRATCH / "unpacked"
+UNPACKED = source_cache.SCRATCH / "unpacked"
 _CHUNK = 1 << 20
 _HEADER_BYTES = 64 << 10  # the longest path has 4 KiB; more are extended attributes
 _BLOCK = 512
@@ -36,7 +36,7 @@ _FAILURES = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionErr
 class _Headers:
     """What tarfile reads headers from: a file that refuses to read much at once."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: RandomAccessFile) -> None:
         self._held, self._position = held, 0
 
     def read(self, size: int = -1) -> bytes:
@@ -62,7 +62,7 @@ def list_tar(path: Path, shown: str) -> Iterator[Member]:
     Raises:
         SourceError: a header is wrong, or the end mark is missing: what is missing behind them nobody knows.
     """
-    held = Held(path)
+    held = RandomAccessFile(path)
     try:
         for info in _entries(held):
             if not info.isdir():
@@ -73,7 +73,7 @@ def list_tar(path: Path, shown: str) -> Iterator[Member]:
         raise damaged(shown, error) from None
 
 
-def _entries(held: Held) -> Iterator[tarfile.TarInfo]:
+def _entries(held: RandomAccessFile) -> Iterator[tarfile.TarInfo]:
     headers = cast(BinaryIO, _Headers(held))
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         end = 0
@@ -99,7 +99,7 @@ def _reason(info: tarfile.TarInfo) -> str | None:
     return "too_large" if info.size > MAX_MEMBER_BYTES else None
 
 
-def _read(held: Held, offset: int, size: int, shown: str) -> bytes:
+def _read(held: RandomAccessFile, offset: int, size: int, shown: str) -> bytes:
     data = held.read(offset, size)
     if len(data) != size:
         raise damaged(shown, f"it was {held.size} bytes long and is shorter now")
@@ -120,8 +120,8 @@ def unpack(path: Path, digest: str, kind: str, shown: str) -> Path:
         StorageError: the disk can't hold it.
     """
     unpacked = UNPACKED / f"{digest}.tar"
-    scratch.sweep(UNPACKED, keep=unpacked.name)
-    if scratch.is_untouched(unpacked, digest):
+    source_cache.sweep(UNPACKED, keep=unpacked.name)
+    if source_cache.is_untouched(unpacked, digest):
         return unpacked
     try:
         with path.open("rb") as packed, atomic_file(unpacked) as file:
@@ -132,7 +132,7 @@ def unpack(path: Path, digest: str, kind: str, shown: str) -> Path:
         if error.errno is not None:
             raise
         raise damaged(shown, error) from None  # how gzip and Arrow say that bytes are wrong
-    scratch.remember(unpacked, digest)
+    source_cache.remember(unpacked, digest)
     return unpacked
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.images.augmentation import AugmentedImages, draw_views, view_id
 from tasks.images.datasets import Reader, batches, steps_per_epoch
 from tasks.images.shards import Array, Shards, open_shards
-from tasks.images.views import AugmentedImages, draw_views, view_id
-from tasks.settings import Views
+from tasks.settings import Augmentation
 from tasks.vgg.boundaries import folder_of
 
 Batch = tuple[Array, Array, Array]
@@ -74,7 +74,7 @@ class KeptFeatures:
         return found
 
 
-def open_reader(strategy: str, boundary: str | None, features: Path, images: Path, views: Views) -> Reader:
+def open_reader(strategy: str, boundary: str | None, features: Path, images: Path, views: Augmentation) -> Reader:
     """What training reads: features kept at a boundary, or images (boundary None)."""
     if boundary is None:
         return AugmentedImages(open_shards(images), views)

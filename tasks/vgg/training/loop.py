@@ -17,18 +17,18 @@ import numpy as np
 
 from tasks.progress import Progress
 from tasks.vgg.head import Floats
-from tasks.vgg.recipes.outcome import accuracy, log_loss
 from tasks.vgg.strategies import Phase
 from tasks.vgg.training.checkpoints import Checkpoints, State
+from tasks.vgg.training.collapse import PATIENCE_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
 from tasks.vgg.training.feeds import Feed
 from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.optimizer import rate_at
+from tasks.vgg.training.outcome import accuracy, log_loss
 from tasks.vgg.training.steps import Steps
-from tasks.vgg.training.watch import PATIENCE_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What a training is made of.
 
     Attributes:
@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How a training ended: the classifier, a record of each epoch, notes on each phase, and what is wrong with it."""
 
     classifier: Classifier
@@ -60,7 +60,7 @@ class Trained:
     problem: str | None
 
 
-def descend(run: Run, begin: Classifier) -> Trained:
+def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     """Train through all phases, or go on where a former call was stopped.
 
     Each phase begins with what the one before has left. With patience, a phase keeps the weights of its best epoch (of
@@ -90,13 +90,13 @@ def descend(run: Run, begin: Classifier) -> Trained:
                 break
             if state.phase < len(run.phases) and problem is None:
                 run.checkpoints.save(state)
-    return Trained(classifier, state.history, state.notes, problem)
+    return TrainingResult(classifier, state.history, state.notes, problem)
 
 
 class _Phase:
     """One phase on its way."""
 
-    def __init__(self, run: Run, state: State, classifier: Classifier, stop: _Stop, progress: Progress) -> None:
+    def __init__(self, run: TrainingRun, state: State, classifier: Classifier, stop: _Stop, progress: Progress) -> None:
         self._run, self._state, self._start, self._stop, self._progress = run, state, classifier, stop, progress
         self._phase = run.phases[state.phase]
         start, self._train, self._validation = run.feeds[state.phase]
@@ -225,7 +225,7 @@ class _Stop:
         self._asked = number
 
 
-def _steps_done(run: Run, state: State) -> int:
+def _steps_done(run: TrainingRun, state: State) -> int:
     """Steps before the state's position, those that patience saved included."""
     phases = list(zip(run.phases, run.feeds, strict=True))
     before = sum(phase.epochs * feed[1].steps(batch_size(phase, feed[1])) for phase, feed in phases[: state.phase])
@@ -235,5 +235,5 @@ def _steps_done(run: Run, state: State) -> int:
     return before + state.epoch * feed[1].steps(batch_size(phase, feed[1])) + state.step
 
 
-def _place(run: Run, state: State) -> str:
+def _place(run: TrainingRun, state: State) -> str:
     return f"epoch {state.epoch + 1}, step {state.step + 1} of the phase {run.phases[state.phase].name!r}"

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from tasks.images.decoding import Pixels, decode
 from tasks.images.quality import RECOMMENDED, issues, scores
 from tasks.images.sources import digits
-from tests.tasks.images.test_likeness import grey, scene
+from tests.tasks.images.test_perceptual_hash import grey, scene
 
 
 def photograph(seed: int = 0) -> Pixels:

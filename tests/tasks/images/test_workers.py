@@ -17,12 +17,12 @@ from tasks.errors import IntegrityError
 from tasks.files import sha256_hex
 from tasks.images import workers
 from tasks.images.decoding import PERMISSIVE, WHITE, Code, Refused, decode
-from tasks.images.packs import Place, index_packs, write_packs
+from tasks.images.packs import PackEntry, index_packs, write_packs
 from tasks.images.workers import decode_all
 from tests.conftest import PROJECT, draw_image
 from tests.tasks.images.encoding import encode
 
-Work = list[tuple[str, Place]]
+Work = list[tuple[str, PackEntry]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_decode_all_stops_at_a_damaged_pack(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_decoder_that_crashes_costs_one_image(tmp_path: Path) -> None:
     work = make_work(tmp_path, images(20))
-    work[7] = ("deadly", Place(Deadly(), 0, 0))  # type: ignore[arg-type]
+    work[7] = ("deadly", PackEntry(Deadly(), 0, 0))  # type: ignore[arg-type]
     results = list(decode_all(work, PERMISSIVE, WHITE))
     assert [key for key, _ in results] == [key for key, _ in work]
     refused = {key: result.code for key, result in results if isinstance(result, Refused)}
@@ -117,7 +117,7 @@ def test_decoder_that_crashes_costs_one_image(tmp_path: Path) -> None:
 def test_decoder_that_hangs_costs_one_image(tmp_path: Path) -> None:
     work = make_work(tmp_path, images(6))
     os.mkfifo(tmp_path / "never")
-    work[2] = ("hangs", Place(tmp_path / "never", 0, 10))  # opening it waits for a writer that never comes
+    work[2] = ("hangs", PackEntry(tmp_path / "never", 0, 10))  # opening it waits for a writer that never comes
     results = dict(decode_all(work, PERMISSIVE, WHITE, time_limit_s=1))
     refused = {key: result.code for key, result in results.items() if isinstance(result, Refused)}
     assert refused == {"hangs": Code.DECODER_FAILED}

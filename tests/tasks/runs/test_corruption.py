@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.endings import StageFailed
 from tasks.runs.materials import make_ready
-from tasks.runs.supervisor import run_stage
+from tasks.runs.stage_failure import StageFailed
+from tasks.runs.supervisor import supervise_stage
 from tasks.runs.worktrees import check_out
 from tests.tasks.runs.repository import commit, dvc, git, make_parts, make_repository
 
@@ -58,7 +58,7 @@ def test_wrong_bytes_in_the_cache_are_removed_before_a_stage_reads_them(root: Pa
     assert said[0].startswith("DVC's cache held wrong bytes of out/double.")
     assert not damaged.exists()
     with pytest.raises(StageFailed, match="out/double"):  # no remote has it
-        run_stage("fit@a", folder, limit_s=60, on_line=print, on_progress=print)
+        supervise_stage("fit@a", folder, limit_s=60, on_line=print, on_progress=print)
     assert make_ready("double", folder, limit_s=60, on_line=print)  # so the next run makes it anew
 
 

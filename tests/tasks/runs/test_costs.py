@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tasks.runs.costs import (
-    COSTS_FOLDER,
     append_history,
     costs_table,
     expected_seconds,
@@ -16,6 +15,7 @@ from tasks.runs.costs import (
     read_costs,
     read_history,
 )
+from tasks.workspace import Workspace
 
 
 def entry(stage: str = "features", seconds: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -25,21 +25,24 @@ def entry(stage: str = "features", seconds: float = 1.0, **more: Any) -> dict[st
 
 def test_costs_of_the_last_run_and_of_all_runs_are_kept(tmp_path: Path) -> None:
     for seconds in (1.0, 2.0):
-        keep_costs(tmp_path, "prepare", {"seconds": seconds})
-    assert read_costs(tmp_path, "prepare") == {"seconds": 2.0}
-    assert [(one["stage"], one["seconds"]) for one in read_history(tmp_path)] == [("prepare", 1.0), ("prepare", 2.0)]
+        keep_costs(Workspace.at(tmp_path), "prepare", {"seconds": seconds})
+    assert read_costs(Workspace.at(tmp_path), "prepare") == {"seconds": 2.0}
+    assert [(one["stage"], one["seconds"]) for one in read_history(Workspace.at(tmp_path))] == [
+        ("prepare", 1.0),
+        ("prepare", 2.0),
+    ]
 
 
 def test_history_without_a_file_is_empty(tmp_path: Path) -> None:
-    assert read_history(tmp_path) == []
+    assert read_history(Workspace.at(tmp_path)) == []
 
 
 def test_torn_lines_of_the_history_are_left_out(tmp_path: Path) -> None:
-    append_history(tmp_path, [entry()])
-    with (tmp_path / COSTS_FOLDER / "history.jsonl").open("a") as file:
+    append_history(Workspace.at(tmp_path), [entry()])
+    with (Workspace.at(tmp_path).costs / "history.jsonl").open("a") as file:
         file.write('{"stage": "feat\n[]\n{}\n')
-    append_history(tmp_path, [entry("evaluate")])
-    assert [one["stage"] for one in read_history(tmp_path)] == ["features", "evaluate"]
+    append_history(Workspace.at(tmp_path), [entry("evaluate")])
+    assert [one["stage"] for one in read_history(Workspace.at(tmp_path))] == ["features", "evaluate"]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import pytest
 
 from tasks.errors import StageError
-from tasks.runs.endings import StageFailed
-from tasks.runs.guarded import Ending
-from tasks.runs.supervisor import child_environment, run_stage, supervise
+from tasks.runs.guarded_process import Ending
+from tasks.runs.stage_failure import StageFailed
+from tasks.runs.supervisor import child_environment, supervise, supervise_stage
 from tests.conftest import PROJECT
 from tests.tasks.runs.repository import init_dvc
 from tests.waiting import is_running, wait_until
@@ -84,7 +84,7 @@ def make_repository(folder: Path, **programs: str) -> Path:
 def fail(folder: Path, code: str, limit_s: float = 60.0) -> StageFailed:
     make_repository(folder, trouble=code)
     with pytest.raises(StageFailed) as caught:
-        run_stage("trouble", folder, limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
+        supervise_stage("trouble", folder, limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
     return caught.value
 
 
@@ -210,7 +210,7 @@ def test_run_stage_runs_nothing_when_nothing_changed(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="print('it works')")
     lines: list[str] = []
     for _ in range(2):
-        run_stage("fine", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+        supervise_stage("fine", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
     assert lines.count("it works") == 1
     assert lines.count("Stage 'fine' didn't change, skipping") == 1
 
@@ -265,20 +265,20 @@ def test_stage_is_stopped_at_its_time_limit_and_runs_again(tmp_path: Path) -> No
     assert f"time limit of {limit_s:g} s (run.stage_time_limit_s" in error.reason
     assert not error.mendable
     (folder / "go").touch()
-    run_stage("trouble", folder, limit_s=60.0, on_line=print, on_progress=print)
+    supervise_stage("trouble", folder, limit_s=60.0, on_line=print, on_progress=print)
     assert "trouble.py" in (folder / "dvc.lock").read_text()
 
 
 def test_failure_of_dvc_itself_is_told_in_its_words(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="pass")
     with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
-        run_stage("unknown", tmp_path, limit_s=60.0, on_line=print, on_progress=print)
+        supervise_stage("unknown", tmp_path, limit_s=60.0, on_line=print, on_progress=print)
 
 
 def test_stage_runs_the_interpreter_of_this_process(tmp_path: Path) -> None:
     make_repository(tmp_path, which="import sys; print(sys.prefix)")
     lines: list[str] = []
-    run_stage("which", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+    supervise_stage("which", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
     assert sys.prefix in lines
 
 

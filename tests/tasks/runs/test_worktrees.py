@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RunError
-from tasks.runs.worktrees import Deployed, Place, claimed, run_folder
+from tasks.runs.worktrees import Deployed, RunContext, claimed, run_folder
+from tasks.workspace import Workspace
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
 
 
@@ -204,7 +205,7 @@ def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, na
     (root / name).mkdir(parents=True)
     (root / name / "a.jpg").write_text("a")
     with run_folder(deployed(root)) as folder:
-        Place(folder, deployed(root)).reach(name)
+        RunContext(Workspace.at(folder), deployed(root)).reach(name)
         assert (folder / name / "a.jpg").read_text() == "a"
     assert (root / name / "a.jpg").read_text() == "a"
 
@@ -213,5 +214,5 @@ def test_source_elsewhere_needs_no_link(root: Path, tmp_path: Path) -> None:
     with run_folder(deployed(root)) as folder:
         before = sorted(folder.iterdir())
         for uri in ("digits", "s3://bucket/prefix", str(tmp_path)):
-            Place(folder, deployed(root)).reach(uri)
+            RunContext(Workspace.at(folder), deployed(root)).reach(uri)
         assert sorted(folder.iterdir()) == before

@@ -43,7 +43,7 @@ def test_strategies_start_from_the_boundary_below_what_they_unfreeze(change: Cal
 
 
 def test_cache_pays_when_epochs_read_it_more_often_than_it_has_views(change: Callable[..., Settings]) -> None:
-    [phase, *_] = candidates(change(ALL, "views.count=4"))["progressive", "block4_pool"]
+    [phase, *_] = candidates(change(ALL, "augmentation.count=4"))["progressive", "block4_pool"]
     assert decide("progressive", "block4_pool", [phase], 1000, 200, RATES, 1e12, "auto").kept
     [once, *_] = candidates(change("train.modern.progressive.epochs=1"))["progressive", "block4_pool"]
     decision = decide("progressive", "block4_pool", [once], 1000, 200, RATES, 1e12, "auto")
@@ -69,7 +69,7 @@ def test_disk_and_wishes_are_heeded(change: Callable[..., Settings]) -> None:
 
 
 def test_rows_are_the_images_and_the_views_that_training_reads(change: Callable[..., Settings]) -> None:
-    settings = change(ALL, "views.count=2")
+    settings = change(ALL, "augmentation.count=2")
     train, validation, test = (example.key for example in examples())
     rows = wanted_rows(examples(), settings, [("progressive", "block4_pool"), ("head_replacement", "block5_pool")])
     assert rows == {
@@ -78,26 +78,26 @@ def test_rows_are_the_images_and_the_views_that_training_reads(change: Callable[
         "for/progressive/block4_pool.views": (f"{train}.1", f"{train}.2"),
         "for/head_replacement/block5_pool.views": (f"{train}.1", f"{train}.2"),
     }
-    mirrored = wanted_rows(examples(), change("train.flip_averaging=true"), [])
+    mirrored = wanted_rows(examples(), change("train.test_time_augmentation=true"), [])
     assert mirrored == {"block5_pool": (train, validation, f"{validation}.-1", test, f"{test}.-1")}
 
 
 def test_modern_rates_fall_from_the_head_down(change: Callable[..., Settings]) -> None:
-    settings = change("train.modern.fine_tuning.block_decay=0.5")
-    [phase] = plan_phases("fine_tuning", settings.train, settings.views)
+    settings = change("train.modern.fine_tuning.learning_rate_decay=0.5")
+    [phase] = plan_phases("fine_tuning", settings.train, settings.augmentation)
     assert phase.unfrozen == ("block3", "block4", "block5")
     assert phase.boundary == "block2_pool"
     rates = [phase.rates[name] for name in ("head", *reversed(phase.unfrozen))]
     assert rates == sorted(rates, reverse=True)
     assert phase.rates["block4"] == pytest.approx(phase.rates["block5"] / 2)
     everything = change("train.modern.fine_tuning.blocks=5")
-    [phase] = plan_phases("fine_tuning", everything.train, everything.views)
+    [phase] = plan_phases("fine_tuning", everything.train, everything.augmentation)
     assert (phase.unfrozen, phase.boundary) == (BLOCK_NAMES, None)
 
 
 def test_tutorial_is_what_tutorials_print(change: Callable[..., Settings]) -> None:
     settings = change("train.recipe=tutorial")
-    head, everything = plan_phases("progressive", settings.train, settings.views)
+    head, everything = plan_phases("progressive", settings.train, settings.augmentation)
     assert (head.unfrozen, head.rates, head.epochs, head.views) == ((), {"head": 1e-3}, 10, 0)
     assert everything.unfrozen == BLOCK_NAMES
     assert set(everything.rates.values()) == {1e-5}

@@ -63,7 +63,7 @@ def test_onnx_averages_over_the_mirror_image() -> None:
     pixels = np.kron(cells, np.ones((1, 32, 32, 1), np.float32))
     head = random_head("flatten")
     plain = onnx_graph.build_onnx(head, CLASSES, zero_weights())
-    both = onnx_graph.build_onnx(head, CLASSES, zero_weights(), flip_averaging=True)
+    both = onnx_graph.build_onnx(head, CLASSES, zero_weights(), test_time_augmentation=True)
     onnx.checker.check_model(onnx.load_from_string(both), full_check=True)
     expected = (run_onnx(plain, pixels) + run_onnx(plain, np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
     np.testing.assert_allclose(run_onnx(both, pixels), expected, atol=1e-6)

@@ -21,7 +21,7 @@ TRAINED = Trained(
         "average_maximum", (Dense(RNG.normal(size=(16, 3)).astype(np.float32), np.ones(3, np.float32), "softmax"),)
     ),
     backbone={"block5_conv3/bias": RNG.random(4).astype(np.float32)},
-    flip_averaging=True,
+    test_time_augmentation=True,
     problem="Collapsed: <b>",
     validation_keys=("a" * 64, "b" * 64),
     validation_probabilities=RNG.random((2, 3)).astype(np.float32),
@@ -39,7 +39,7 @@ def test_trained_model_comes_back_as_it_was(tmp_path: Path) -> None:
         TRAINED.validation_keys,
         TRAINED.summary,
     )
-    assert (found.flip_averaging, found.problem) == (True, "Collapsed: <b>")
+    assert (found.test_time_augmentation, found.problem) == (True, "Collapsed: <b>")
     assert found.backbone.keys() == TRAINED.backbone.keys()
     assert np.array_equal(found.backbone["block5_conv3/bias"], TRAINED.backbone["block5_conv3/bias"])
     assert np.array_equal(found.validation_probabilities, TRAINED.validation_probabilities)

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import features, prepare
+from tasks import features
 from tasks.images.manifest import read_examples
 from tasks.images.shards import open_shards
+from tasks.vgg.boundaries import BOTTLENECK
+from tasks.workspace import FEATURES, PREPARED, Workspace
 from tests.conftest import PROJECT
 from tests.tasks.images.sources.making import files_of, make_csv, make_tar, make_zip, split_source
 from tests.tasks.images.sources.storing import Bucket
@@ -58,7 +60,7 @@ def images(tmp_path: Path) -> Path:
 def examples_of(source: Path | str, workspace: Path, change: Change) -> Known:
     """What `prepare` accepts of a source: content, class and split of each image."""
     summary = run_prepare(settings_for(change, source), workspace)
-    found = {(row.key, row.label, row.split) for row in read_examples(workspace / prepare.PREPARED)}
+    found = {(row.key, row.label, row.split) for row in read_examples(workspace / PREPARED)}
     assert len(found) == summary.accepted
     return found
 
@@ -122,10 +124,10 @@ def test_every_kind_of_source_gives_the_same_examples_splits_and_features(
         fresh.mkdir()
         settings = settings_for(change, source)
         run_prepare(settings, fresh)
-        features.run(settings, fresh)
-        examples = read_examples(fresh / prepare.PREPARED)
+        features.run(settings, Workspace.at(fresh))
+        examples = read_examples(fresh / PREPARED)
         keys = sorted(example.key for example in examples)
-        numbers = open_shards(fresh / features.FEATURES / features.BOUNDARY).read(keys)
+        numbers = open_shards(fresh / FEATURES / BOTTLENECK).read(keys)
         found[kind] = {(one.key, one.label, one.split) for one in examples}, numbers
     wanted, expected = found["folder"]
     assert {split for _, _, split in wanted} == {"train", "validation", "test"}

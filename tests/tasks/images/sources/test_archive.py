@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError, StorageError
-from tasks.images.sources import archive, folder, members, scratch, tars
+from tasks.images.sources import archive, folder, members, source_cache, tars
 from tests.conftest import PROJECT, contents
 from tests.tasks.images.sources.conftest import Bucket
 from tests.tasks.images.sources.making import (
@@ -446,7 +446,7 @@ def let_rest(path: Path) -> None:
 def test_case_38_archive_with_new_bytes_under_the_old_time_and_size_has_new_versions(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "_RACY_S", 0)
+    monkeypatch.setattr(source_cache, "_RACY_S", 0)
     path = make_archive(tmp_path / name, FLOWERS)
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     let_rest(path)
@@ -461,21 +461,21 @@ def test_case_38_archive_with_new_bytes_under_the_old_time_and_size_has_new_vers
 def test_digest_of_a_file_that_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    scratch.digest_of(path)
-    assert str(path) not in scratch._known()
+    source_cache.digest_of(path)
+    assert str(path) not in source_cache._known()
     os.utime(path, (0, 0))  # sets the modification time, and the time of the last change to now
-    scratch.digest_of(path)
-    assert str(path) not in scratch._known()
+    source_cache.digest_of(path)
+    assert str(path) not in source_cache._known()
 
 
 def test_digest_of_a_file_that_rests_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "_RACY_S", 0)
+    monkeypatch.setattr(source_cache, "_RACY_S", 0)
     path = tmp_path / "file"
     path.write_bytes(b"one")
     let_rest(path)
-    digest = scratch.digest_of(path)
-    monkeypatch.setattr(scratch, "file_sha256", None)
-    assert scratch.digest_of(path) == digest == hashlib.sha256(b"one").hexdigest()
+    digest = source_cache.digest_of(path)
+    monkeypatch.setattr(source_cache, "file_sha256", None)
+    assert source_cache.digest_of(path) == digest == hashlib.sha256(b"one").hexdigest()
 
 
 def test_scratch_file_that_was_touched_is_made_again(tmp_path: Path) -> None:

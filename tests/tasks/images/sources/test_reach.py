@@ -9,6 +9,7 @@ import pytest
 from tasks import ingest
 from tasks.errors import SettingsError, SourceError
 from tasks.images.sources import Reach, check_source, discover
+from tasks.workspace import Workspace
 from tests.servers.seaweed import Seaweed
 from tests.tasks.images.sources.making import make_csv
 from tests.tasks.images.sources.storing import Bucket, labels, refused
@@ -78,11 +79,14 @@ def test_settings_reach_the_source(tmp_path: Path, workspace: Path, bucket: Buck
     bucket.put("a/1", "b/2")
     path = make_csv(tmp_path / "t.csv", [HEADER, (bucket.uri("a/1"), "a"), (bucket.uri("b/2"), "b")])
     with pytest.raises(SourceError, match=r"source\.s3_buckets"):
-        ingest.run(settings_for(change, path), workspace)
+        ingest.run(settings_for(change, path), Workspace.at(workspace))
     lists = [f"source.s3_buckets=[{bucket.name}]", f'source.s3_endpoints=["{bucket.proxy.endpoint}"]']
-    assert ingest.run(settings_for(change, path, *lists), workspace).packed == 2
+    assert ingest.run(settings_for(change, path, *lists), Workspace.at(workspace)).packed == 2
     with pytest.raises(SourceError, match="is no endpoint"):
-        ingest.run(settings_for(change, path, lists[0], 'source.s3_endpoints=["https://s3.example.org"]'), workspace)
+        ingest.run(
+            settings_for(change, path, lists[0], 'source.s3_endpoints=["https://s3.example.org"]'),
+            Workspace.at(workspace),
+        )
 
 
 @pytest.mark.parametrize(

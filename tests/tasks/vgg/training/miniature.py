@@ -16,16 +16,17 @@ from typing import Any
 
 from tasks import features, train
 from tasks.settings import load_settings
-from tasks.vgg import answers
+from tasks.vgg import inference
 from tasks.vgg.engines import Engine
-from tasks.vgg.recipes import descent
+from tasks.vgg.training import gradient_training
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.fork_server import ForkServer
 from tests.tasks.vgg.small_weights import tiny_weights
 
 QUICK = (
     "features.boundary_cache=always",
-    "views.count=2",
+    "augmentation.count=2",
     "train.checkpoint_interval_s=0",
     "train.tutorial.batch_size=6",
     "train.tutorial.epochs=2",
@@ -42,14 +43,14 @@ STRATEGIES = ("head_replacement", "fine_tuning", "progressive")
 
 
 def use_tiny_weights(patch: Any = setattr) -> None:
-    for module in (features, answers, descent):
+    for module in (features, inference, gradient_training):
         patch(module, "load_weights", tiny_weights)
     patch(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
 
 
 def forking_trainings() -> ForkServer:
     """Runs trainings without importing TensorFlow again."""
-    ours = ("tasks.vgg.recipes.descent", "tasks.vgg.training.steps")
+    ours = ("tasks.vgg.training.gradient_training", "tasks.vgg.training.steps")
     return ForkServer(__name__, *ours, "keras", "dvclive", "dvc.repo", "scmrepo.git", "pyarrow.dataset")
 
 
@@ -79,7 +80,7 @@ def main() -> None:
             return plain(self, *args)
 
         Steps.train = interrupted  # type: ignore[method-assign]
-    train.run(load_settings(Path(workspace)), Path(workspace), strategy)
+    train.run(load_settings(Path(workspace)), Workspace.at(Path(workspace)), strategy)
 
 
 if __name__ == "__main__":

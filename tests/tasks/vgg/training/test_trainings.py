@@ -12,8 +12,9 @@ import pytest
 
 from tasks import features, train
 from tasks.settings import Settings, load_settings
-from tasks.vgg.trained import TRAINED, load_trained
+from tasks.vgg.trained import load_trained
 from tasks.vgg.training import loop
+from tasks.workspace import TRAINED, Workspace
 from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
 from tests.tasks.steps import Change, run_prepare, settings_for
@@ -33,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_prepare(settings, workspace)
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_weights(patch.setattr)
-        features.run(settings, workspace)
+        features.run(settings, Workspace.at(workspace))
     return workspace
 
 
@@ -143,11 +144,11 @@ def test_training_from_kept_features_equals_training_from_images(
 ) -> None:
     """The boundary cache saves time and changes nothing but the rounding to 16 bits."""
     settings = change("train.precision=float32")
-    train.run(settings, workspace, strategy)
+    train.run(settings, Workspace.at(workspace), strategy)
     kept = load_trained(workspace / TRAINED / strategy)
     settings = change("features.boundary_cache=never")
-    features.run(settings, workspace)
-    train.run(settings, workspace, strategy)
+    features.run(settings, Workspace.at(workspace))
+    train.run(settings, Workspace.at(workspace), strategy)
     computed = load_trained(workspace / TRAINED / strategy)
     assert set(computed.summary["starts_from"]) == {"images"}
     assert "images" not in kept.summary["starts_from"]
@@ -163,7 +164,7 @@ def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
     plain, losses = loop._Phase._measure, itertools.count(0.0, -1.0)
     monkeypatch.setattr(loop._Phase, "_measure", lambda self: (next(losses), plain(self)[1]))  # every epoch is better
     for strategy in STRATEGIES:
-        train.run(tiny, workspace, strategy)
+        train.run(tiny, Workspace.at(workspace), strategy)
     changed = {
         strategy: {name.split("_")[0] for name in load_trained(workspace / TRAINED / strategy).backbone}
         for strategy in STRATEGIES
@@ -177,9 +178,11 @@ def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
 def test_unfreezing_that_betters_nothing_is_feature_extraction(
     tiny: Settings, workspace: Path, change: Change, strategy: str
 ) -> None:
-    settings = change(f"train.modern.{strategy}.head_rate=1.0", f"train.modern.{strategy}.block_rate=0.1")
+    settings = change(
+        f"train.modern.{strategy}.head_learning_rate=1.0", f"train.modern.{strategy}.block_learning_rate=0.1"
+    )
     for name in (strategy, "feature_extraction"):
-        train.run(settings, workspace, name)
+        train.run(settings, Workspace.at(workspace), name)
     tried, probe = (load_trained(workspace / TRAINED / name) for name in (strategy, "feature_extraction"))
     assert [note["best_epoch"] for note in tried.summary["phases"]] == [0]
     assert tried.summary["refitted_with_validation"]
@@ -197,7 +200,7 @@ def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
 
     from tasks.vgg.training.steps import Steps
 
-    train.run(tiny, workspace, "head_replacement")
+    train.run(tiny, Workspace.at(workspace), "head_replacement")
     whole = load_trained(workspace / TRAINED / "head_replacement")
     plain = Steps._replica_gradients
 
@@ -207,7 +210,7 @@ def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
         return plain(self, inputs, *rest)
 
     monkeypatch.setattr(Steps, "_replica_gradients", limited)
-    train.run(tiny, workspace, "head_replacement")
+    train.run(tiny, Workspace.at(workspace), "head_replacement")
     halved = load_trained(workspace / TRAINED / "head_replacement")
     assert [note["batch_parts"] for note in whole.summary["phases"]] == [1]
     assert [note["batch_parts"] for note in halved.summary["phases"]] == [4]

@@ -1,0 +1,73 @@
+"""What a run shows in Prefect's UI beside its logs: the plan before the work, the report and the costs after it.
+
+An artifact that can't be made is told in the log; it ends no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+
+from flows.alerts import ACCURACY_DROPPED
+from tasks import plan, report
+from tasks.runs.accuracy_regression import describe_regression, read_metrics
+from tasks.runs.costs import costs_table, read_history
+from tasks.runs.worktrees import RunContext
+from tasks.settings import Settings
+
+
+def show_plan(context: RunContext, settings: Settings) -> bool:
+    """The artifact `plan`: what will run, why, how many images are new, how long it will take.
+
+    Returns:
+        Whether it found that the source is what was packed, so that the stage `ingest` would change nothing.
+    """
+    known = False
+
+    def make() -> str:
+        nonlocal known
+        found = plan.run(settings, context.workspace)
+        known = found.source_is_known
+        return found.text
+
+    _show("plan", "What this run would do, before it began.", make)
+    return known
+
+
+def show_report(context: RunContext) -> None:
+    """The artifact `report`: figures, the confusion matrix, the worst mistakes as images."""
+    _show("report", "How good the champion is.", lambda: report.run(context.workspace))
+
+
+@contextlib.contextmanager
+def showing_costs(context: RunContext) -> Iterator[None]:
+    """The artifact `costs`: what the stages that ran in the block cost, also if it ends with an error."""
+    before = len(read_history(context.workspace))
+    try:
+        yield
+    finally:
+        new = read_history(context.workspace)[before:]
+        _show("costs", "What this run cost.", lambda: costs_table(new))
+
+
+@contextlib.contextmanager
+def watching_accuracy(context: RunContext) -> Iterator[None]:
+    """The event that `flows.alerts` waits for, if the champion after the block is clearly worse than the one before."""
+    before = read_metrics(context.workspace)
+    yield
+    drop = describe_regression(before, read_metrics(context.workspace))
+    if drop:
+        get_run_logger().warning("%s", drop)
+        resource = {"prefect.resource.id": "rootstock.champion", "prefect.resource.name": "champion"}
+        emit_event(ACCURACY_DROPPED, resource, payload={"text": drop})
+
+
+def _show(key: str, description: str, make: Callable[[], str]) -> None:
+    try:
+        create_markdown_artifact(make(), key=key, description=description)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work matters more
+        get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)

@@ -1,0 +1,111 @@
+"""Augmentation: augmented versions of a prepared image, the same for the same seed, content and number.
+
+View 0 is the image itself. The others are flipped by chance, cropped (a part of the area, resized back: C. Szegedy et
+al., Going Deeper with Convolutions, 2015) and changed in brightness, contrast and saturation. As a view depends on
+nothing but its rules, the image's key and its number, features of views can be kept, and training that reads
+them sees what training on images would see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tasks.images.shards import Array, Shards
+from tasks.settings import Augmentation
+
+Pixels = npt.NDArray[np.uint8]
+
+PLAIN = 0
+MIRRORED = -1
+"""The image flipped left to right, for flip averaging; not drawn in training."""
+VERSION = 1
+_MAX_STRETCH = 4 / 3
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Luma of ITU-R BT.601, as Pillow's."""
+
+
+def view_id(key: str, number: int) -> str:
+    """What a view's row is called in a shard: the key itself for the image as it is."""
+    return key if number == PLAIN else f"{key}.{number}"
+
+
+def parse_view_id(name: str) -> tuple[str, int]:
+    """The key and the number that `view_id` joined."""
+    key, _, number = name.partition(".")
+    return key, int(number or PLAIN)
+
+
+def make_view(pixels: Pixels, key: str, number: int, rules: Augmentation) -> Pixels:
+    """One view of an image.
+
+    Args:
+        pixels: (h, w, 3) RGB.
+        key: the example's.
+        number: 0 the image itself, -1 mirrored, 1, 2, ... augmented.
+        rules: how much may change.
+
+    Returns:
+        (h, w, 3) RGB.
+    """
+    if number == PLAIN:
+        return pixels
+    if number == MIRRORED:
+        return np.ascontiguousarray(pixels[:, ::-1])
+    seed = hashlib.sha256(f"{rules.seed}/{key}/{number}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
+    image = _crop(pixels, rules.min_area, rng)
+    if rules.flip and rng.random() < 0.5:
+        image = image[:, ::-1]
+    return _recolour(image, rules.colour, rng) if rules.colour else np.ascontiguousarray(image)
+
+
+class AugmentedImages:
+    """Prepared images, read by view id; what `tasks.images.datasets` reads where no features are kept."""
+
+    def __init__(self, images: Shards, rules: Augmentation) -> None:
+        self._images, self._rules = images, rules
+        self.shape: tuple[int, ...] = images.shape
+        self.dtype: np.dtype[Any] = images.dtype
+
+    def read(self, names: Sequence[str]) -> Array:
+        """The views (len(names), 224, 224, 3) uint8 RGB."""
+        wanted = [parse_view_id(name) for name in names]
+        images = self._images.read([key for key, _ in wanted])
+        return np.stack([make_view(pixels, *view, self._rules) for pixels, view in zip(images, wanted, strict=True)])
+
+
+def draw_views(size: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Which view of each example an epoch sees (size,): 0 the image itself, 1 to `count` its augmented versions."""
+    return np.random.default_rng([seed, epoch, count]).integers(0, count + 1, size)
+
+
+def recipe(rules: Augmentation) -> dict[str, object]:
+    """All that views depend on but the image; how many there are is no part of it."""
+    return {"version": VERSION, **rules.model_dump(exclude={"count"})}
+
+
+def _crop(pixels: Pixels, min_area: float, rng: np.random.Generator) -> Pixels:
+    height, width = pixels.shape[:2]
+    area = rng.uniform(min_area, 1.0)
+    stretch = math.exp(rng.uniform(-math.log(_MAX_STRETCH), math.log(_MAX_STRETCH)))
+    cut_width = min(width, width * math.sqrt(area * stretch))
+    cut_height = min(height, height * math.sqrt(area / stretch))
+    left, top = rng.uniform(0, width - cut_width), rng.uniform(0, height - cut_height)
+    box = (left, top, left + cut_width, top + cut_height)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def _recolour(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    brightness, contrast, saturation = (np.float32(one) for one in rng.uniform(1 - strength, 1 + strength, 3))
+    values = pixels.astype(np.float32) * brightness
+    values = (values - values.mean()) * contrast + values.mean()
+    grey = (values @ _GREY)[..., np.newaxis]
+    changed: Pixels = np.clip((values - grey) * saturation + grey, 0, 255).round().astype(np.uint8)
+    return changed

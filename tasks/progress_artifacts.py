@@ -1,0 +1,105 @@
+"""A stage's progress in Prefect's UI, while it runs: how far it is, and the course of its figures.
+
+Two artifacts a stage: `progress-<stage>`, a bar with one line, and `course-<stage>`, a table with one row for each new
+set of figures (an epoch's loss and accuracy). None for a stage that has nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_client, get_run_logger
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import PrefectException
+
+_EVERY_S = 2.0
+_LONGEST_COURSE = 200
+SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
+"""What a call of the server raises when it is away or refuses."""
+
+
+class ProgressArtifacts:
+    """Shows the states that `tasks.progress.Progress` writes; new values every 2 s at most.
+
+    Args:
+        stage: its name in dvc.yaml.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._name = re.sub(r"[^a-z0-9]+", "-", stage.lower())
+        self._bar: UUID | None = None
+        self._table: UUID | None = None
+        self._course: list[dict[str, str]] = []
+        self._shown_rows = 0
+        self._start = self._sent_at = float("-inf")
+        self._state: dict[str, Any] | None = None
+
+    def show(self, state: dict[str, Any]) -> None:
+        if self._state is None:
+            self._start = time.monotonic()
+        if state["details"] and (self._state is None or state["details"] != self._state["details"]):
+            self._course = [*self._course, course_row(state, time.monotonic() - self._start)][-_LONGEST_COURSE:]
+        self._state = state
+        if time.monotonic() - self._sent_at >= _EVERY_S:
+            self._send(state)
+
+    def finish(self) -> None:
+        if self._state is not None:
+            self._send(self._state)
+
+    def _send(self, state: dict[str, Any]) -> None:
+        try:
+            self._send_bar(state)
+            self._send_course()
+        except SERVER_TROUBLE as error:  # must not end hours of work
+            get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
+        self._sent_at = time.monotonic()  # after the calls: a slow server is asked less often
+
+    def _send_bar(self, state: dict[str, Any]) -> None:
+        percent = 100.0 * state["done"] / state["total"] if state["total"] else 100.0
+        if self._bar is None:
+            created = create_progress_artifact(percent, key=f"progress-{self._name}", description=describe(state))
+            assert isinstance(created, UUID)
+            self._bar = created
+        else:
+            update_progress_artifact(self._bar, percent, description=describe(state))
+
+    def _send_course(self) -> None:
+        if len(self._course) == self._shown_rows and len(self._course) < _LONGEST_COURSE:
+            return
+        if self._table is None:
+            told = "What the stage reported while it ran, the latest last."
+            created = create_table_artifact(self._course, key=f"course-{self._name}", description=told)
+            assert isinstance(created, UUID)
+            self._table = created
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(self._course)))
+        self._shown_rows = len(self._course)
+
+
+def course_row(state: dict[str, Any], elapsed_s: float) -> dict[str, str]:
+    """A progress state with figures as a row of the table."""
+    figures = {name: f"{value:.4g}" for name, value in state["details"].items()}
+    return {state["unit"]: f"{state['done']}/{state['total']}", "time": _clock(elapsed_s), **figures}
+
+
+def describe(state: dict[str, Any]) -> str:
+    """A stage's progress state (`tasks.progress.Progress.state`) as one line of Markdown."""
+    parts = [f"**{state['stage']}** {state['done']}/{state['total']} {state['unit']}"]
+    if state["rate"]:
+        parts.append(f"{state['rate']:g} {state['unit']}/s")
+    if state["seconds_left"] and state["done"] < state["total"]:
+        parts.append(f"{_clock(state['seconds_left'])} left")
+    parts += [f"{name} {value:.4g}" for name, value in state["details"].items()]
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"

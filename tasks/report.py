@@ -1,0 +1,59 @@
+"""Program `brief`: the report in brief, as Markdown with images in it. `python -m tasks.report > brief.md`"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import IntegrityError
+from tasks.files import read_json
+from tasks.images.shards import open_shards
+from tasks.program import run_program
+from tasks.reports.markdown_report import render_markdown
+from tasks.runs.changes import fetch_output
+from tasks.workspace import DATA_PAGE, EVALUATION, EXPORT, METRICS, REPORT_PAGE, Workspace
+
+FILES = {
+    "Report": REPORT_PAGE,
+    "Data report": DATA_PAGE,
+    "Figures": METRICS,
+    "Model": EXPORT,
+}
+
+
+def run(workspace: Workspace, links: Mapping[str, str] | None = None) -> str:
+    """The brief of the last evaluation.
+
+    Args:
+        workspace: folder with `reports/evaluation.json`, or with a dvc.lock that knows it, and `data/prepared` for the
+            images.
+        links: what else to name at the end, name -> address.
+
+    Raises:
+        IntegrityError: nothing was evaluated here.
+    """
+    evaluation = _read_evaluation(workspace)
+    keys = [mistake["key"] for mistake in evaluation["mistakes"]]
+    shards = workspace.shards
+    images = list(open_shards(shards).read(keys)) if keys and shards.is_dir() else []
+    return render_markdown(evaluation, images, {**FILES, **(links or {})})
+
+
+def _read_evaluation(workspace: Workspace) -> Any:
+    file = workspace.evaluation
+    if file.exists():
+        return read_json(file)
+    with tempfile.TemporaryDirectory() as scratch:  # a run's own folder lacks what its stages found unchanged
+        if fetch_output(workspace.folder, EVALUATION, Path(scratch)):
+            return read_json(Path(scratch) / file.name)
+    raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")
+
+
+def main() -> int:
+    return run_program(lambda: print(run(Workspace.at(Path.cwd()))))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""The code of a commit in a folder of its own: half-finished edits in the working tree reach no deployed run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tasks.errors import RunError
+from tasks.runs.git import git, need_commit
+from tasks.workspace import Workspace
+
+_KEPT = 10
+
+
+def unpack(root: Path, commit: str) -> Path:
+    """The folder that holds all tracked files of a commit; it is made if it isn't there.
+
+    Args:
+        root: a clone of the repository.
+        commit: its full name, 40 hexadecimal digits.
+
+    Raises:
+        RunError: the commit is neither here nor on a remote.
+    """
+    need_commit(root, commit)
+    folder = Workspace.at(root).code / git(root, "rev-parse", f"{commit}^{{commit}}")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        with tarfile.open(fileobj=io.BytesIO(_archive(root, commit))) as tar:
+            tar.extractall(made, filter="data")
+        with contextlib.suppress(OSError):  # another run was quicker: its folder is in use, and holds the same
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
+        _sweep(folder)
+    folder.touch()  # the most recently used are kept
+    return folder
+
+
+def _archive(root: Path, commit: str) -> bytes:
+    top = git(root, "rev-parse", "--show-toplevel")
+    result = subprocess.run(["git", "archive", "--format=tar", commit], cwd=top, capture_output=True, check=False)
+    if result.returncode:
+        raise RunError(f"git archive {commit} failed in {root}: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
+
+
+def _sweep(newest: Path) -> None:
+    """Only the last few commits stay; a run that long ago has imported what it needs.
+
+    The newest is named, since a clock that was put back makes it look the oldest.
+    """
+    others = (one for one in newest.parent.iterdir() if one.is_dir() and one != newest)
+    by_age = sorted(others, key=lambda one: one.stat().st_mtime_ns)
+    for old in by_age[: 1 - _KEPT]:
+        shutil.rmtree(old, ignore_errors=True)

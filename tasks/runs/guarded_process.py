@@ -1,0 +1,136 @@
+"""A command behind a guard (process_guard.py): whatever happens to this process, nothing of the command survives it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, Self
+
+import psutil
+
+from tasks.runs import process_guard
+
+NO_LIMIT_S = 1e9
+GRACE_S = 10.0
+"""From SIGTERM to SIGKILL. Shorter than the 30 s that a Prefect worker gives a cancelled run before it kills it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a guarded command ended.
+
+    Attributes:
+        reason: `exit` (by itself), `limit` (time limit), `stopped` (by us), or `lost` (its guard was killed).
+        code: exit code, or minus the number of the signal that ended it; None if it isn't known.
+    """
+
+    reason: Literal["exit", "limit", "stopped", "lost"]
+    code: int | None
+
+
+class GuardedProcess:
+    """A running command. Leaving the `with` block stops it and all that descends from it.
+
+    Args:
+        command: program and arguments; the program is looked up in the environment's PATH.
+        output: where stdout and stderr go together, as for subprocess; `subprocess.PIPE` gives `.output`.
+        limit_s: the command is stopped after that many seconds of the monotonic clock.
+        grace_s: from SIGTERM to SIGKILL, seconds.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        output: int | IO[bytes] | None = None,
+        limit_s: float = NO_LIMIT_S,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._grace_s = grace_s
+        self._link, guards_link = socket.socketpair()
+        with guards_link:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    process_guard.__file__,
+                    str(guards_link.fileno()),
+                    str(limit_s),
+                    str(grace_s),
+                    *command,
+                ],
+                cwd=folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output is not None else None,
+                pass_fds=(guards_link.fileno(),),
+                start_new_session=True,
+            )
+        self._ending: Ending | None = None
+
+    @property
+    def output(self) -> IO[bytes]:
+        if self._process.stdout is None:
+            raise ValueError("output=subprocess.PIPE is needed to read a command's output")
+        return self._process.stdout
+
+    def ending(self) -> Ending | None:
+        """How it ended, or None while it runs."""
+        if self._ending is None and self._process.poll() is not None:
+            self._ending = self._read_report()
+        return self._ending
+
+    def stop(self) -> None:
+        """Stop the command and all that descends from it; returns when they are gone."""
+        if self.ending() is None:
+            self._link.shutdown(socket.SHUT_WR)
+            try:
+                self._process.wait(self._grace_s + 15.0)
+            except subprocess.TimeoutExpired:
+                self._kill_all()
+                self._process.wait()
+            self.ending()
+
+    def _read_report(self) -> Ending:
+        text = b""
+        with contextlib.suppress(ConnectionError):
+            while part := self._link.recv(4096):
+                text += part
+        if not text:  # the guard itself was killed: what is left of its group goes now
+            self._kill_all()
+            return Ending("lost", None)
+        report = json.loads(text)
+        return Ending(report["ended"], report["code"])
+
+    def _kill_all(self) -> None:
+        """Last resort, when the guard is gone or hangs."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            self._link.close()
+            if self._process.stdout is not None:
+                self._process.stdout.close()

@@ -1,0 +1,75 @@
+"""What a classifier answers for prepared images: always through the backbone that is exported, in its precision.
+
+A frozen backbone has answered already: its bottleneck features are kept. One that was trained on sees the images
+themselves, by the engine that computes features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tasks.errors import IntegrityError
+from tasks.files import read_json
+from tasks.images.augmentation import MIRRORED, PLAIN, view_id
+from tasks.images.shards import open_shards
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE
+from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor
+from tasks.vgg.head import Floats, Head
+from tasks.vgg.weights import Weights, load_weights
+from tasks.workspace import Workspace
+
+BATCH = 32
+
+
+def features_engine(workspace: Workspace) -> Engine:
+    """What computed the features."""
+    recipe = read_json(workspace.features / BOTTLENECK / RECIPE)
+    return Engine(recipe["engine"], recipe["precision"])
+
+
+def predict_probabilities(
+    head: Head, backbone: Weights, test_time_augmentation: bool, workspace: Workspace, keys: Sequence[str]
+) -> Iterator[Floats]:
+    """Probabilities (n, classes) float32 for the examples, batch by batch, in the order of the keys.
+
+    Args:
+        head: of the classifier.
+        backbone: its tensors that are not the published ones; empty: it stayed frozen.
+        test_time_augmentation: the mean over the image and its mirror image.
+        workspace: with images and features.
+        keys: of the examples.
+
+    Raises:
+        IntegrityError: an example is in no shard.
+    """
+    views = (PLAIN, MIRRORED) if test_time_augmentation else (PLAIN,)
+    read = _tuned(backbone, workspace) if backbone else _kept(workspace)
+    for start in range(0, len(keys), BATCH):
+        chosen = keys[start : start + BATCH]
+        answers = [head.probabilities(read(chosen, view)) for view in views]
+        yield np.mean(answers, axis=0, dtype=np.float32)
+
+
+def _kept(workspace: Workspace) -> Callable[[Sequence[str], int], Halves]:
+    shards = open_shards(workspace.features / BOTTLENECK)
+
+    def read(keys: Sequence[str], view: int) -> Halves:
+        return shards.read([view_id(key, view) for key in keys])
+
+    return read
+
+
+def _tuned(backbone: Weights, workspace: Workspace) -> Callable[[Sequence[str], int], Halves]:
+    images = open_shards(workspace.shards)
+    extract = build_extractor(features_engine(workspace), {**load_weights(), **backbone}, (BOTTLENECK,), BATCH)
+
+    def read(keys: Sequence[str], view: int) -> Halves:
+        pixels: Pixels = images.read(keys)
+        (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))
+        if not np.isfinite(features).all():
+            raise IntegrityError("The trained backbone gives numbers that 16 bits can't hold; its training diverged.")
+        return features
+
+    return read

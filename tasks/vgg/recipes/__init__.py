@@ -1,1 +1,0 @@
-"""How a strategy trains: one module a recipe."""

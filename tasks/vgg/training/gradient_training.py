@@ -1,0 +1,174 @@
+"""Everything that trains by gradient descent: the tutorials' recipe, and the modern one but for the linear probe.
+
+As tutorials print it (F. Chollet: Deep Learning with Python, 5.3): Flatten, Dense relu, Dense softmax, Adam, some
+epochs; with VGG16's own preprocessing instead of 1/255.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from dvclive import Live
+
+from tasks.files import fingerprint
+from tasks.settings import Settings, Train
+from tasks.vgg.engines import cpu_has, has_gpu
+from tasks.vgg.examples import Material, Split
+from tasks.vgg.head import Head, new_head
+from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.quiet import load_tensorflow
+from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
+from tasks.vgg.training.outcome import Outcome, example_weights, log_step
+from tasks.vgg.weights import SHA256, load_weights
+
+if TYPE_CHECKING:
+    from tasks.vgg.training.loop import TrainingRun
+    from tasks.vgg.training.network import Classifier
+
+
+def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: Live) -> Outcome:
+    """Train through the strategy's phases, going on from a checkpoint where there is one.
+
+    Args:
+        settings: all.
+        material: to train on.
+        checkpoints: the folder for them.
+        live: live metrics.
+
+    Raises:
+        TrainingError: the loss is no number any more, or the memory is too small.
+    """
+    probe, run, begin = set_up(settings, material, checkpoints, lambda figures: log_step(live, figures))
+    from tasks.vgg.training.loop import descend
+
+    trained = descend(run, begin)
+    curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
+    summary = {
+        **(probe.summary if probe else {}),
+        "history": curves,
+        "phases": trained.notes,
+        "precision": run.precision,
+        "starts_from": [start or "images" for start, *_ in run.feeds],
+    }
+    if probe and not any(note["best_epoch"] for note in trained.notes):  # nothing was better than the beginning
+        outcome = conclude(probe, settings.train, material)
+        outcome = replace(outcome, summary={**outcome.summary, **summary}, problem=trained.problem)
+    else:
+        changed = trained.classifier.tensors(run.phases[-1].unfrozen)
+        backbone = {name: value for name, value in changed.items() if name.startswith("block")}
+        head = trained.classifier.head
+        answers = predict_probabilities(
+            head, backbone, settings.train.test_time_augmentation, material.workspace, material.validation.keys
+        )
+        outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
+    run.checkpoints.clear()
+    return outcome
+
+
+def set_up(
+    settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], None]
+) -> tuple[LinearProbe | None, TrainingRun, Classifier]:
+    """All that a training is made of, and what it begins with; see `train_by_gradient`."""
+    rules = settings.train
+    strategy, classes, workspace, kept = material.strategy, len(material.classes), material.workspace, material.kept
+    train, validation = material.train, material.validation
+    probe = _probe(rules, strategy, classes, train, validation)
+    head = probe.head if probe else _untrained(rules, train.features.shape, classes)
+    _start_tensorflow(rules)
+    from tasks.vgg.training.checkpoints import Checkpoints
+    from tasks.vgg.training.feeds import Feed, open_reader
+    from tasks.vgg.training.loop import TrainingRun
+    from tasks.vgg.training.network import Classifier
+    from tasks.vgg.training.steps import choose_devices
+
+    phases = tuple(
+        for_head(phase, head, train.features.shape) for phase in plan_phases(strategy, rules, settings.augmentation)
+    )
+    weights = example_weights(train.labels, rules.class_weight)
+    feeds = []
+    for phase in phases:
+        start = phase.boundary if phase.boundary in kept["kept"] else None
+        reader = open_reader(strategy, start, workspace.features, workspace.shards, settings.augmentation)
+        ones = np.ones(len(validation), np.float32)
+        feeds.append(
+            (
+                start,
+                Feed(reader, train.keys, train.labels, weights),
+                Feed(reader, validation.keys, validation.labels, ones),
+            )
+        )
+    precision = training_precision(rules)
+    identity = _identity(settings, strategy, phases, train, validation, kept, precision)
+    keeper = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
+    run = TrainingRun(phases, feeds, rules.seed, precision, choose_devices(), keeper, on_epoch)
+    return probe, run, Classifier(load_weights(), head)
+
+
+def training_precision(rules: Train) -> str:
+    """`bfloat16` where the machine computes in it (twice as fast), else `float32`."""
+    if rules.precision != "auto":
+        return rules.precision
+    return "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32"
+
+
+def _probe(rules: Train, strategy: str, classes: int, train: Split, validation: Split) -> LinearProbe | None:
+    """What modern unfreezing begins with."""
+    if rules.recipe == "tutorial" or strategy == "head_replacement":
+        return None
+    return fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation)
+
+
+def for_head(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:
+    """The phase with a lower rate of the head where pooling is bilinear.
+
+    Adam moves all of a kernel's weights by about the rate. Inputs of unit length in c * c dimensions instead of 2 * c
+    add up to sqrt(c / 2) times as much.
+    """
+    if head.pooling != "bilinear":
+        return phase
+    return replace(phase, rates={**phase.rates, "head": phase.rates["head"] / math.sqrt(shape[-1] / 2)})
+
+
+def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:
+    if rules.recipe == "tutorial":
+        return new_head("flatten", shape, rules.tutorial.hidden_units, classes, rules.seed)
+    return new_head(POOLING, shape, None, classes, rules.seed)
+
+
+def _start_tensorflow(rules: Train) -> None:
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(rules.seed)
+    if rules.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _identity(
+    settings: Settings,
+    strategy: str,
+    phases: tuple[Phase, ...],
+    train: Split,
+    validation: Split,
+    kept: Mapping[str, Any],
+    precision: str,
+) -> dict[str, Any]:
+    """All that a training depends on; a checkpoint of another one must not be gone on from."""
+    examples = [[*split.keys, *split.labels.tolist()] for split in (train, validation)]
+    return {
+        "strategy": strategy,
+        "phases": [repr(phase) for phase in phases],
+        "train": settings.train.model_dump(mode="json", exclude={"checkpoint_interval_s"}),
+        "augmentation": settings.augmentation.model_dump(mode="json"),
+        "examples": fingerprint({"examples": examples}),
+        "features": dict(kept),
+        "weights": SHA256,
+        "precision": precision,
+    }

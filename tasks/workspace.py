@@ -1,0 +1,190 @@
+"""Every path of the project, and what a machine decided once.
+
+A workspace is a folder with params.yaml and dvc.yaml: a person's clone, or a deployed run's own folder. What a run
+leaves for its next attempt lies in the folder's `.rootstock`. What outlives a run (copies of sources, the history of
+costs, decisions) lies in the `.rootstock` of the clone that the folder belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tasks.files import fingerprint, read_json, write_bytes, write_json
+
+PARAMS = "params.yaml"
+LOCK = "dvc.lock"
+RAW = "data/raw"
+PREPARED = "data/prepared"
+SHARDS = f"{PREPARED}/shards"
+FEATURES = "data/features"
+TRAINED = "models/trained"
+EXPORT = "models/export"
+REPORTS = "reports"
+EVALUATION = f"{REPORTS}/evaluation.json"
+METRICS = f"{REPORTS}/metrics.json"
+REPORT_PAGE = f"{REPORTS}/report.html"
+DATA_PAGE = f"{REPORTS}/data.html"
+LEARNING_RATE_PAGE = f"{REPORTS}/learning_rate.html"
+SEARCH_PAGE = f"{REPORTS}/search.html"
+_STATE = ".rootstock"
+_CLONE = f"{_STATE}/clone"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one workspace, all absolute.
+
+    Attributes:
+        folder: with params.yaml and dvc.yaml.
+        clone: the clone that the folder belongs to; the folder itself unless a deployed run works in it.
+    """
+
+    folder: Path
+    clone: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The workspace in a folder; a note in it names the clone, if that is another folder."""
+        folder = folder.absolute()
+        note = folder / _CLONE
+        return cls(folder, Path(note.read_text(encoding="utf-8")) if note.exists() else folder)
+
+    def belong_to(self, clone: Path) -> Self:
+        """Note that the folder is a deployed run's own, and which clone it belongs to."""
+        write_bytes(self.folder / _CLONE, str(clone.absolute()).encode())
+        return type(self).at(self.folder)
+
+    # What DVC and git track.
+    @property
+    def params(self) -> Path:
+        return self.folder / PARAMS
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / LOCK
+
+    @property
+    def raw(self) -> Path:
+        return self.folder / RAW
+
+    @property
+    def prepared(self) -> Path:
+        return self.folder / PREPARED
+
+    @property
+    def shards(self) -> Path:
+        return self.folder / SHARDS
+
+    @property
+    def features(self) -> Path:
+        return self.folder / FEATURES
+
+    @property
+    def trained(self) -> Path:
+        return self.folder / TRAINED
+
+    @property
+    def export(self) -> Path:
+        return self.folder / EXPORT
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / REPORTS
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / EVALUATION
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / METRICS
+
+    # What a run keeps for its next attempt.
+    @property
+    def ingest_journal(self) -> Path:
+        return self.folder / _STATE / "ingest.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / _STATE / "checkpoints"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / _STATE / "scratch"
+
+    @property
+    def costs(self) -> Path:
+        return self.folder / _STATE / "costs"
+
+    @property
+    def attempts(self) -> Path:
+        """Tokens of the attempts at stages elsewhere."""
+        return self.folder / _STATE / "attempts"
+
+    @property
+    def parted_outputs(self) -> Path:
+        """The list of outputs of which only a part was brought."""
+        return self.folder / _STATE / "parted"
+
+    @property
+    def run_note(self) -> Path:
+        """Who works in a deployed run's folder, and how that ended."""
+        return self.folder / _STATE / "run.json"
+
+    # What the clone shares with all runs.
+    @property
+    def shared_costs(self) -> Path:
+        """What all runs have cost: the experience of plans."""
+        return self.clone / _STATE / "costs"
+
+    @property
+    def source_cache(self) -> Path:
+        """Downloaded and unpacked sources, and digests of those that were read."""
+        return self.clone / _STATE / "sources"
+
+    @property
+    def runs(self) -> Path:
+        """The folders of deployed runs."""
+        return self.clone / _STATE / "runs"
+
+    @property
+    def code(self) -> Path:
+        """The code of deployed commits."""
+        return self.clone / _STATE / "code"
+
+    @property
+    def prefect_home(self) -> Path:
+        return self.clone / _STATE / "prefect"
+
+    @property
+    def decisions(self) -> Path:
+        return self.clone / _STATE / "decisions.json"
+
+    def decide_once(self, name: str, facts: Mapping[str, Any], decide: Callable[[], Any]) -> Any:
+        """What was decided for these facts before, on any earlier run; if nothing was, decide, and note it.
+
+        A measurement differs from night to night, and what is computed by its outcome must not. Delete
+        `.rootstock/decisions.json` to have everything measured anew.
+
+        Args:
+            name: of the question, such as `engine`.
+            facts: JSON; all that the answer may depend on, but for the measurement. The machine is among them.
+            decide: gives the answer, JSON.
+        """
+        key = f"{name} {fingerprint(facts)[:16]}"
+        known = self._read_decisions()
+        if key not in known:
+            known = {**self._read_decisions(), key: {"answer": decide(), "facts": dict(facts)}}
+            write_json(self.decisions, known)
+        return known[key]["answer"]
+
+    def _read_decisions(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            known = read_json(self.decisions)
+            if isinstance(known, dict):
+                return known
+        return {}

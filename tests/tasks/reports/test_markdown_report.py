@@ -1,0 +1,100 @@
+"""The brief: right numbers, images inside it, a bounded size, and nothing acted upon that came from data."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from tasks.reports import markdown_report
+from tasks.reports.markdown_report import MAX_BYTES, draw_confusion, render_markdown, thumbnail
+from tasks.reports.text import percent
+from tests.tasks.reports.test_page import HOSTILE, Page, make_evaluation
+
+TABLE = ("table", "thead", "tbody", "tr", "th", "td")
+FILES = {"Report": "reports/report.html", "Server": "http://localhost/artifacts"}
+
+
+def images(evaluation: dict[str, Any]) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [random.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in evaluation["mistakes"]]
+
+
+def data_of(markdown: str, kind: str) -> list[bytes]:
+    return [base64.b64decode(data) for data in re.findall(rf"\(data:{kind};base64,([^)]+)\)", markdown)]
+
+
+def test_brief_tells_the_champions_figures() -> None:
+    evaluation = make_evaluation(["ant", "bee", "cat"], strategies=2)
+    text = render_markdown(evaluation, images(evaluation), FILES)
+    test = evaluation["strategies"][evaluation["champion"]]["test"]
+    assert f"**{percent(test['accuracy'])}** of {test['n']} held-out images" in text
+    assert f"| **{evaluation['champion']}** | modern | {percent(test['accuracy'])} |" in text
+    assert "`reports/report.html`" in text
+    assert "[http://localhost/artifacts](http://localhost/artifacts)" in text
+
+
+def test_every_mistake_is_shown_as_a_small_image_without_metadata() -> None:
+    evaluation = make_evaluation(["ant", "bee", "cat"])
+    assert evaluation["mistakes"]
+    text = render_markdown(evaluation, images(evaluation), {})
+    shown = [Image.open(io.BytesIO(data)) for data in data_of(text, "image/jpeg")]
+    assert len(shown) == len(evaluation["mistakes"])
+    assert all(max(image.size) == markdown_report.THUMBNAIL_PX and not image.getexif() for image in shown)
+
+
+def test_image_keeps_its_colours() -> None:
+    red = np.zeros((50, 50, 3), np.uint8)
+    red[..., 0] = 200
+    data = base64.b64decode(thumbnail(red).partition(",")[2])
+    assert np.abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - red).max() < 8
+
+
+def test_confusion_matrix_holds_every_count() -> None:
+    drawn = ElementTree.fromstring(draw_confusion([[5, 0], [2, 7]], ["ant", "bee"]))
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert sorted(filter(None, texts)) == ["2", "5", "7", "ant", "ant", "bee", "bee"]
+
+
+@pytest.mark.parametrize("n_classes", [2, 100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_brief_is_bounded_however_many_mistakes_and_classes_there_are(n_classes: int) -> None:
+    evaluation = make_evaluation([f"class {number}" for number in range(n_classes)], n=3 * n_classes)
+    one = {"actual": "x" * 300, "predicted": "y", "probability": 0.9}
+    evaluation["mistakes"] = [one] * 200
+    text = render_markdown(evaluation, images(evaluation), FILES)
+    shown = len(data_of(text, "image/jpeg"))
+    assert len(text.encode()) < 1.01 * MAX_BYTES
+    assert 0 < shown < 200
+    assert f"{200 - shown} more are in the report." in text
+
+
+def test_brief_without_the_images_says_how_many_there_are() -> None:
+    evaluation = make_evaluation(["ant", "bee"])
+    text = render_markdown(evaluation, [], {})
+    assert f"{len(evaluation['mistakes'])} more are in the report." in text
+    assert data_of(text, "image/jpeg") == []
+
+
+def test_brief_of_a_model_without_mistakes_says_so() -> None:
+    evaluation = make_evaluation(["ant", "bee"])
+    evaluation["mistakes"] = []
+    assert "every held-out image is answered right" in render_markdown(evaluation, [], {})
+
+
+def test_hostile_names_stay_text() -> None:
+    evaluation = make_evaluation(HOSTILE, n=400)
+    text = render_markdown(evaluation, images(evaluation), {})
+    page = Page(MarkdownIt().enable("table").render(text))
+    assert {tag for tag, _ in page.elements} <= {"h1", "h2", "p", "strong", "img", *TABLE}
+    assert {name for _, attributes in page.elements for name in attributes} <= {"src", "alt", "style"}
+    assert not {"\u202e", "\x1b", "\x00"} & set("".join(page.text))
+    drawn = data_of(text, r"image/svg\+xml")[0].decode()
+    elements = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()}
+    assert elements == {"svg", "rect", "text"}

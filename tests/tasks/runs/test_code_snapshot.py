@@ -1,0 +1,48 @@
+"""The code of a commit: as committed, made once, found on a remote, old ones swept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import RunError
+from tasks.runs.code_snapshot import unpack
+from tasks.workspace import Workspace
+from tests.tasks.runs.repository import ADD, change, git, make_repository
+
+
+def test_unpack_gives_the_code_as_committed(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "clone")
+    commit = git(root, "rev-parse", "HEAD")
+    (root / "add.py").write_text("half-finished")
+    folder = unpack(root, commit)
+    assert (folder / "add.py").read_text() == ADD
+    assert not (folder / ".git").exists()
+    assert git(folder, "rev-parse", "--show-toplevel") == str(root)
+
+
+def test_unpack_makes_a_folder_once(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "clone")
+    folder = unpack(root, git(root, "rev-parse", "HEAD"))
+    (folder / "in use").touch()
+    assert (unpack(root, git(root, "rev-parse", "HEAD")) / "in use").exists()
+    assert [path.name for path in (Workspace.at(root).code).iterdir()] == [folder.name]
+
+
+def test_unpack_fetches_a_commit_that_was_pushed_since(tmp_path: Path) -> None:
+    origin = make_repository(tmp_path / "origin")
+    git(tmp_path, "clone", "-q", str(origin), "clone")
+    commit = change(origin, "new.py", "1\n")
+    assert (unpack(tmp_path / "clone", commit) / "new.py").read_text() == "1\n"
+
+
+def test_unpack_refuses_a_commit_that_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="git push"):
+        unpack(make_repository(tmp_path / "clone"), "1" * 40)
+
+
+def test_unpack_keeps_the_ten_that_were_used_last(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "clone")
+    folders = [unpack(root, change(root, "number", str(number))) for number in range(12)]
+    assert [folder.exists() for folder in folders] == [False] * 2 + [True] * 10
