@@ -18,10 +18,11 @@ import numpy as np
 from tasks.images.shards import open_shards
 from tasks.settings import load_settings
 from tasks.vgg.boundaries import BOTTLENECK
-from tasks.vgg.engines import Engine, Pixels, build_extractor, choose_engine
+from tasks.vgg.engine_choice import choose_engine
+from tasks.vgg.engines import Engine, Pixels, build_extractor
 from tasks.vgg.quantized import measure_ranges
 from tasks.vgg.weights import Weights, load_weights
-from tasks.workspace import SHARDS
+from tasks.workspace import Workspace
 
 BATCHES = 6
 
@@ -31,13 +32,14 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--compare", action="store_true")
     options = parser.parse_args()
+    workspace = Workspace.at(options.workspace)
     settings = load_settings(options.workspace).features
     weights = load_weights()
-    shards = open_shards(options.workspace / SHARDS)
+    shards = open_shards(workspace.shards)
     keys = [row["key"] for header in shards.headers for row in header.rows]
     batch = shards.read([keys[place % len(keys)] for place in range(settings.batch_size)])
     if not options.compare:
-        engine = choose_engine(settings, weights)
+        engine = choose_engine(settings, weights, workspace)
         print(json.dumps({"engine": str(engine), "images_per_s": round(rate(engine, weights, batch)[0], 2)}))
         return
     ranges = measure_ranges(weights, batch)

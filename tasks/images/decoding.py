@@ -56,7 +56,7 @@ class Code(StrEnum):
     """Why an image is refused."""
 
     EMPTY_FILE = "empty_file"
-    NOT_A_IMAGE = "not_a_image"
+    NOT_A_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TOO_MANY_PIXELS = "too_many_pixels"
     TRUNCATED = "truncated"

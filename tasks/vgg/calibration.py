@@ -66,11 +66,13 @@ def load_calibration(folder: Path, recipe: str) -> Calibration | None:
         return None  # there is none, or it is damaged
 
 
-def save_calibration(folder: Path, calibration: Calibration, recipe: str) -> None:
-    write_json(
-        folder / FILE,
-        {"recipe": recipe, "images": list(calibration.images), "ranges": list(calibration.ranges)},
-    )
+def save_calibration(folder: Path, calibration: Calibration | None, recipe: str) -> None:
+    """Keep a calibration for this recipe; None removes what was kept."""
+    if calibration is None:
+        (folder / FILE).unlink(missing_ok=True)
+        return
+    kept = {"recipe": recipe, "images": list(calibration.images), "ranges": list(calibration.ranges)}
+    write_json(folder / FILE, kept)
 
 
 def check(plain: Floats, quantized: Floats, labels: Sequence[str]) -> Verdict:

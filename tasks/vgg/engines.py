@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from tasks.cores import usable_cores
 from tasks.errors import WeightsError
-from tasks.settings import Features
 from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.quiet import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
@@ -38,8 +37,6 @@ Name = Literal["ncnn", "tensorflow", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
 _BATCHES_UNDER_WAY = 2
-_FASTER_BY = 1.2
-"""What the probe must find for TensorFlow to be chosen: close calls must not depend on chance."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +55,6 @@ class Engine:
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
-
-
-def choose_engine(wanted: Features, weights: Weights) -> Engine:
-    """Settle what `auto` stands for on this machine, for images that are not trained on: never int8.
-
-    Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16 and exact.
-    With them a short probe, one batch through each, decides.
-    """
-    if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not has_gpu()):
-        return Engine("ncnn", "float32")
-    if wanted.precision == "float32" or wanted.precision == "bfloat16":
-        return Engine("tensorflow", wanted.precision)
-    if wanted.engine == "tensorflow":
-        return Engine("tensorflow", "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32")
-    if not has_gpu() and not cpu_has("amx_bf16"):
-        return Engine("ncnn", "float32")
-    candidates = (Engine("ncnn", "float32"), Engine("tensorflow", "bfloat16"))
-    plain, fast = (measure_rate(candidate, weights, wanted.batch_size) for candidate in candidates)
-    return candidates[1] if fast > _FASTER_BY * plain else candidates[0]
 
 
 def build_extractor(

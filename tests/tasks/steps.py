@@ -17,7 +17,7 @@ import pytest
 
 from tasks import features, ingest, prepare
 from tasks.settings import Settings
-from tasks.vgg import engines
+from tasks.vgg import engine_choice, engines
 from tasks.vgg.engines import Engine
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
@@ -51,7 +51,7 @@ def use_tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return extract
 
     monkeypatch.setattr(features, "load_weights", dict)
-    monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
+    monkeypatch.setattr(engine_choice, "choose_engine", lambda *_: Engine("ncnn", "float32"))
     monkeypatch.setattr(engines, "build_extractor", build)
     return sizes
 

@@ -14,7 +14,7 @@ from tasks.errors import IntegrityError, WeightsError
 from tasks.files import read_json
 from tasks.images.manifest import read_examples
 from tasks.images.shards import open_shards, read_header
-from tasks.vgg import backbone, calibration, quantized
+from tasks.vgg import backbone, calibration, engine_choice, quantized
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
@@ -137,7 +137,7 @@ def test_another_engine_or_decoder_computes_everything_anew(
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, Workspace.at(workspace))
-    monkeypatch.setattr(features, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
+    monkeypatch.setattr(engine_choice, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
     assert features.run(wanted, Workspace.at(workspace)).extracted == 24
     assert read_json(workspace / FOLDER / RECIPE)["precision"] == "bfloat16"
     other = settings_for(change, source, "prepare.background_rgb=[0, 0, 0]")
@@ -190,7 +190,7 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
     assert computed_in_int8(workspace) == {"train"}
     recipe = read_json(workspace / FOLDER / RECIPE)
     assert (recipe["precision"], recipe["training_precision"]) == ("float32", "int8")
-    kept = read_json(workspace / FOLDER / features.CALIBRATION)
+    kept = read_json(workspace / FOLDER / calibration.FILE)
     train = {one.key for one in read_examples(workspace / PREPARED) if one.split == "train"}
     assert set(kept["images"]) <= train
     assert calibrations == [len(kept["images"])]
@@ -200,7 +200,7 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
     assert features.run(wanted, Workspace.at(workspace)).extracted == 6
     assert computed_in_int8(workspace) == {"train"}
     assert len(calibrations) == 1
-    assert read_json(workspace / FOLDER / features.CALIBRATION) == kept
+    assert read_json(workspace / FOLDER / calibration.FILE) == kept
 
 
 def test_int8_switched_off_computes_training_images_anew_and_nothing_else(
@@ -213,7 +213,7 @@ def test_int8_switched_off_computes_training_images_anew_and_nothing_else(
     assert features.run(change("features.precision=int8"), Workspace.at(workspace)).extracted == train
     assert features.run(change("features.precision=float32"), Workspace.at(workspace)).extracted == train
     assert computed_in_int8(workspace) == set()
-    assert not (workspace / FOLDER / features.CALIBRATION).exists()
+    assert not (workspace / FOLDER / calibration.FILE).exists()
     assert contents(workspace / FEATURES).keys() >= {f"block5_pool/{RECIPE}"}
     assert {name: value for name, value in before.items() if name.endswith(".json")} == {
         name: value for name, value in contents(workspace / FEATURES).items() if name.endswith(".json")
@@ -232,14 +232,14 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
         assert not np.array_equal(plain, quantized)
         return calibration.Verdict(passed, "because")
 
-    monkeypatch.setattr(features, "has_fast_int8", lambda: True)
-    monkeypatch.setattr(features, "check", check)
+    monkeypatch.setattr(engine_choice, "has_fast_int8", lambda: True)
+    monkeypatch.setattr(engine_choice, "check", check)
     wanted = settings_for(change, source)
     run_prepare(wanted, workspace)
     features.run(wanted, Workspace.at(workspace))
     assert checked == []  # too little to compute
     shutil.rmtree(workspace / FEATURES)
-    monkeypatch.setattr(features, "_WORTH_CHECKING", 5)
+    monkeypatch.setattr(engine_choice, "_WORTH_CHECKING", 5)
     features.run(wanted, Workspace.at(workspace))
     validation = sum(one.split == "validation" for one in read_examples(workspace / PREPARED))
     assert checked == [validation]

@@ -243,7 +243,7 @@ def test_missing_source_leaves_what_is_packed(workspace: Path, source: Path, cha
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_every_entry_is_a_image_or_excluded(
+def test_every_entry_is_an_image_or_excluded(
     workspace: Path, change: Change, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     source = tmp_path_factory.mktemp("source")

@@ -71,7 +71,7 @@ def test_predict_gives_rows_in_the_order_of_the_input(model: Path, tmp_path: Pat
     rows = scored(model, red, text, tmp_path / "missing.png", green, red)
     assert [row["path"] for row in rows] == [red, str(text), str(tmp_path / "missing.png"), green, red]
     assert [row.get("label") for row in rows] == ["red", None, None, "grün", "red"]
-    assert rows[1]["error"].startswith("not_a_image: ")
+    assert rows[1]["error"].startswith("not_an_image: ")
     assert rows[2]["error"] == "unreadable: No such file or directory"
     assert set(rows[0]) == {"path", "label", "probability", "probabilities"}
     assert rows[0]["probability"] == rows[0]["probabilities"]["red"] == max(rows[0]["probabilities"].values())
@@ -119,7 +119,7 @@ def test_predict_survives_names_and_files_of_all_kinds(model: Path, tmp_path: Pa
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_predict_reports_a_image_that_goes_while_it_waits(
+def test_predict_reports_an_image_that_goes_while_it_waits(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [paint(tmp_path / f"{number}.png", (200, 0, 0)) for number in range(5)]

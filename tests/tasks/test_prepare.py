@@ -178,10 +178,10 @@ def test_refused_images_are_quarantined_with_their_code(workspace: Path, source:
     assert codes(workspace) == {
         "ant/cut.jpg": "truncated",
         "bee/empty.png": "empty_file",
-        "bee/page.jpg": "not_a_image",
+        "bee/page.jpg": "not_an_image",
     }
     assert (summary.accepted, summary.quarantined) == (24, 3)
-    assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_a_image": 1}
+    assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_an_image": 1}
 
 
 def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, source: Path, change: Change) -> None:
@@ -244,9 +244,9 @@ def test_validation_is_carved_from_train_where_test_is_given(workspace: Path, tm
 def test_too_many_refused_images_stop_the_run(workspace: Path, source: Path, change: Change) -> None:
     for number in range(8):
         (source / "ant" / f"bad{number}.jpg").write_bytes(b"<html>%d" % number)
-    with pytest.raises(DataError, match=r"8 of 32 images were refused \(8 not_a_image\)") as caught:
+    with pytest.raises(DataError, match=r"8 of 32 images were refused \(8 not_an_image\)") as caught:
         run_prepare(settings_for(change, source), workspace)
-    assert "ant/bad0.jpg: not_a_image" in str(caught.value)
+    assert "ant/bad0.jpg: not_an_image" in str(caught.value)
     assert (
         run_prepare(settings_for(change, source, "prepare.max_quarantined_fraction=0.25"), workspace).quarantined == 8
     )
@@ -470,7 +470,7 @@ def test_ingest_and_prepare_give_the_same_bytes_in_every_process(workspace: Path
         run_afresh((one, two), stage)
         for folder in (RAW, PREPARED, REPORTS):
             assert contents(one / folder) == contents(two / folder), f"{stage} writes other files to {folder}"
-    assert {row.code for row in read_quarantine(one / PREPARED)} == {"label_conflict", "not_a_image"}
+    assert {row.code for row in read_quarantine(one / PREPARED)} == {"label_conflict", "not_an_image"}
     assert len(read_duplicates(one / PREPARED)) == 2
 
 

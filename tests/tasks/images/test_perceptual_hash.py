@@ -119,7 +119,7 @@ FILTERS = (ImageFilter.GaussianBlur(40), ImageFilter.UnsharpMask(60, 400, 0))
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
-def test_a_image_looks_like_itself(seed: int) -> None:
+def test_an_image_looks_like_itself(seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     small = stack([thumbnail(pixels)])
     assert are_alike(small, small)[0]

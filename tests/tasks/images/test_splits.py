@@ -261,7 +261,7 @@ def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_ke
     assert assignment.leaks == {"one": "other"}
 
 
-def test_who_keeps_a_image_out_does_not_depend_on_who_was_met_first() -> None:
+def test_who_keeps_an_image_out_does_not_depend_on_who_was_met_first() -> None:
     members = [
         Member("a", look="x"),
         Member("b", group="p", look="x"),

@@ -42,7 +42,7 @@ def test_few_images_tell_nothing() -> None:
     assert not check(np.tile(features, (2, 1)), np.tile(features, (2, 1)), ["ant"] * 196).passed
 
 
-def test_classes_of_less_than_a_image_a_fold_are_left_out() -> None:
+def test_classes_of_less_than_an_image_a_fold_are_left_out() -> None:
     features, labels = some_features()
     rare = ["cat"] * 4
     verdict = check(np.vstack([features, features[:4]]), np.vstack([features, features[:4]]), labels + rare)

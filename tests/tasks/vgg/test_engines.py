@@ -2,92 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from onnx import TensorProto, numpy_helper
 
-from tasks.settings import Features
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
-from tasks.vgg.engines import Engine, Extract, build_extractor, choose_engine, extract_here, in_batches
+from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches
 from tasks.vgg.onnx_graph import backbone_model
 from tasks.vgg.quantized import measure_ranges, quantize
 from tasks.vgg.weights import load_weights
-from tests.conftest import PARAMS
 from tests.tasks.vgg.small_weights import random_weights
 
 NCNN = Engine("ncnn", "float32")
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
-    """Sets what the machine has; gives the list of the engines that were probed."""
-
-    def build(gpu: bool = False, flags: tuple[str, ...] = (), tensorflow_speed: float = 1.0) -> list[Engine]:
-        probed: list[Engine] = []
-
-        def probe(engine: Engine, *_: Any) -> float:
-            probed.append(engine)
-            return tensorflow_speed if engine.name == "tensorflow" else 1.0
-
-        monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
-        monkeypatch.setattr(engines, "cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
-        monkeypatch.setattr(engines, "measure_rate", probe)
-        return probed
-
-    return build
-
-
-def choose(engine: str = "auto", precision: str = "auto") -> Engine:
-    values = yaml.safe_load(PARAMS.read_text())["features"]
-    return choose_engine(Features(**{**values, "engine": engine, "precision": precision, "batch_size": 2}), {})
-
-
-def test_plain_cpu_takes_ncnn_without_a_probe(machine: Callable[..., list[Engine]]) -> None:
-    probed = machine()
-    assert choose() == NCNN
-    assert probed == []
-
-
-@pytest.mark.parametrize(("speed", "chosen"), [(1.19, NCNN), (1.21, Engine("tensorflow", "bfloat16")), (0.1, NCNN)])
-@pytest.mark.parametrize("has", [{"gpu": True}, {"flags": ("amx_bf16",)}])
-def test_probe_decides_on_machines_with_matrix_units_and_not_by_chance(
-    machine: Callable[..., list[Engine]], has: dict[str, Any], speed: float, chosen: Engine
-) -> None:
-    probed = machine(**has, tensorflow_speed=speed)
-    assert choose() == chosen
-    assert probed == [NCNN, Engine("tensorflow", "bfloat16")]
-
-
-@pytest.mark.parametrize("has", [{}, {"gpu": True}, {"flags": ("amx_bf16", "avx512_bf16")}])
-@pytest.mark.parametrize(
-    ("engine", "precision", "chosen"),
-    [
-        ("ncnn", "auto", NCNN),
-        ("ncnn", "float32", NCNN),
-        ("tensorflow", "float32", Engine("tensorflow", "float32")),
-        ("tensorflow", "bfloat16", Engine("tensorflow", "bfloat16")),
-        ("auto", "bfloat16", Engine("tensorflow", "bfloat16")),
-        ("ncnn", "int8", NCNN),
-    ],
-)
-def test_what_is_asked_for_is_taken(
-    machine: Callable[..., list[Engine]], has: dict[str, Any], engine: str, precision: str, chosen: Engine
-) -> None:
-    probed = machine(**has)
-    assert choose(engine, precision) == chosen
-    assert probed == []
-
-
-def test_tensorflow_takes_bfloat16_only_where_it_is_fast(machine: Callable[..., list[Engine]]) -> None:
-    machine()
-    assert choose("tensorflow") == Engine("tensorflow", "float32")
-    machine(flags=("avx512_bf16",))
-    assert choose("tensorflow") == Engine("tensorflow", "bfloat16")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8])
@@ -128,7 +57,7 @@ def test_ncnn_gives_every_boundary_in_keras_layout(boundary: str) -> None:
     assert np.isfinite(features).all()
 
 
-def test_ncnn_gives_the_same_for_a_image_alone_and_in_a_batch() -> None:
+def test_ncnn_gives_the_same_for_an_image_alone_and_in_a_batch() -> None:
     extract = build_extractor(NCNN, random_weights(), ("block3_pool",), 3)
     batch = images(3)
     assert np.array_equal(extract(batch)[0][2], extract(batch[2:])[0][0])

@@ -198,7 +198,7 @@ def test_case_18_sparse_members_are_excluded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["f.zip", *TARS])
-def test_case_19_a_member_too_large_for_a_image_is_never_read(
+def test_case_19_a_member_too_large_for_an_image_is_never_read(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (tars, archive.zips):

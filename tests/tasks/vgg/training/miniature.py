@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks import features, train
 from tasks.settings import load_settings
-from tasks.vgg import inference
+from tasks.vgg import engine_choice, inference
 from tasks.vgg.engines import Engine
 from tasks.vgg.training import gradient_training
 from tasks.workspace import Workspace
@@ -45,7 +45,7 @@ STRATEGIES = ("head_replacement", "fine_tuning", "progressive")
 def use_tiny_weights(patch: Any = setattr) -> None:
     for module in (features, inference, gradient_training):
         patch(module, "load_weights", tiny_weights)
-    patch(features, "choose_engine", lambda *_: Engine("ncnn", "float32"))
+    patch(engine_choice, "choose_engine", lambda *_: Engine("ncnn", "float32"))
 
 
 def forking_trainings() -> ForkServer:

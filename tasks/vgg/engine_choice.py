@@ -1,0 +1,163 @@
+"""Which engine computes features on this machine: measured once, then kept, so that no busy night changes the features.
+
+Images that are evaluated on go through one engine. Images that are trained on may go through int8 instead, where that
+is faster and costs no accuracy that the validation images could show.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.files import fingerprint, sync_file
+from tasks.images.manifest import Example
+from tasks.settings import Features
+from tasks.vgg.boundaries import BOTTLENECK, Rates, RowsByFolder
+from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_calibration, save_calibration
+from tasks.vgg.engines import Engine, cpu_has, has_fast_int8, has_gpu, measure_rate
+from tasks.vgg.extraction import Extraction, keep_images
+from tasks.vgg.head import pool
+from tasks.vgg.weights import Weights
+from tasks.workspace import Workspace
+
+_FASTER_BY = 1.2
+"""How much faster TensorFlow must be to be chosen: ncnn's float32 is exact."""
+_DISK_BYTES = 32 << 20
+_WORTH_CHECKING = 2_000
+"""Training rows to compute from which `auto` checks int8: it saves some 30 ms a row, and the check takes 30 s."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What computes features.
+
+    Attributes:
+        evaluated: for images of the validation and the test split; in float32 or bfloat16.
+        calibration: of int8 for training images; None: they go through `evaluated`, too.
+    """
+
+    evaluated: Engine
+    calibration: Calibration | None
+
+    @property
+    def training(self) -> Engine:
+        return self.calibration.engine if self.calibration else self.evaluated
+
+    def __str__(self) -> str:
+        return f"{self.evaluated}, training images by {self.training}" if self.calibration else str(self.evaluated)
+
+
+def choose_engine(wanted: Features, weights: Weights, workspace: Workspace) -> Engine:
+    """The engine for images that are evaluated on; never int8.
+
+    Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16, and exact.
+    With them one batch through each engine decides, once for this workspace and this kind of machine.
+    """
+    if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not has_gpu()):
+        return Engine("ncnn", "float32")
+    if wanted.precision == "float32" or wanted.precision == "bfloat16":
+        return Engine("tensorflow", wanted.precision)
+    if wanted.engine == "tensorflow":
+        return Engine("tensorflow", "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32")
+    if not has_gpu() and not cpu_has("amx_bf16"):
+        return Engine("ncnn", "float32")
+    exact, fast = Engine("ncnn", "float32"), Engine("tensorflow", "bfloat16")
+
+    def measure() -> str:
+        rates = [measure_rate(engine, weights, wanted.batch_size) for engine in (exact, fast)]
+        return fast.name if rates[1] > _FASTER_BY * rates[0] else exact.name
+
+    return fast if workspace.decide_once("engine", _machine(), measure) == fast.name else exact
+
+
+def choose_engines(
+    wanted: Features, weights: Weights, workspace: Workspace, base: Mapping[str, Any], examples: Sequence[Example],
+    extraction: Extraction,
+) -> Engines:  # fmt: skip
+    """The engines before anything is computed: int8 is among them if it was asked for, or chosen earlier.
+
+    Args:
+        wanted: the block `features`.
+        weights: of the network.
+        workspace: keeps what was measured, and earlier calibrations.
+        base: what all features depend on.
+        examples: all of them.
+        extraction: reads the images.
+    """
+    engine = choose_engine(wanted, weights, workspace)
+    if wanted.precision not in ("auto", "int8"):
+        return Engines(engine, None)
+    before = load_calibration(workspace.features / BOTTLENECK, fingerprint(base))
+    if before or wanted.precision == "auto":
+        return Engines(engine, before)
+    return Engines(engine, calibrate(weights, _keys(examples, "train"), extraction.read_images))
+
+
+def check_int8(
+    engines: Engines, wanted: Features, weights: Weights, examples: Sequence[Example], rows: RowsByFolder,
+    extraction: Extraction,
+) -> Engines:  # fmt: skip
+    """Let `auto` take int8 for training images if validation sees no loss by it; prints what it saw.
+
+    It is checked where int8 is fast, much is to be computed, and no training image has been computed yet. The features
+    of the images that are evaluated on are computed first, as they are needed anyway.
+    """
+    if wanted.precision != "auto" or engines.calibration or engines.evaluated.name != "ncnn" or not has_fast_int8():
+        return engines
+    train = set(_keys(examples, "train"))
+    if extraction.has_rows(engines.evaluated, BOTTLENECK, train):
+        return engines
+    if len({row for some in keep_images(rows, train).values() for row in some}) < _WORTH_CHECKING:
+        return engines
+    evaluated = {one.key for one in examples if one.split != "train"}
+    extraction.bring([(engines.evaluated, keep_images(rows, evaluated))])
+    calibration = calibrate(weights, sorted(train), extraction.read_images)
+    chosen = sorted((one for one in examples if one.split == "validation"), key=lambda one: one.key)[:CHECKED]
+    keys = [one.key for one in chosen]
+    exact, quantized = extraction.stored(BOTTLENECK, keys), extraction.compute(calibration.engine, keys)
+    pooled = (pool(exact, "average_maximum"), pool(quantized, "average_maximum"))
+    verdict = check(*pooled, [one.label for one in chosen])
+    print(f"features: int8 for training images: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
+    return Engines(engines.evaluated, calibration if verdict.passed else None)
+
+
+def keep_calibration(engines: Engines, workspace: Workspace, base: Mapping[str, Any]) -> None:
+    """Store the calibration with the features, or remove what an earlier run stored."""
+    save_calibration(workspace.features / BOTTLENECK, engines.calibration, fingerprint(base))
+
+
+def measure_rates(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> Rates:
+    """How fast the network and the disk are, measured once for this workspace and this kind of machine."""
+
+    def measure() -> list[float]:
+        return [measure_rate(engine, weights, wanted.batch_size), _disk_rate(workspace.features)]
+
+    return Rates(*workspace.decide_once("rates", {**_machine(), "engine": str(engine)}, measure))
+
+
+def _machine() -> dict[str, Any]:
+    """What distinguishes machines that share a clone, such as a laptop and a GPU box."""
+    return {"gpu": has_gpu(), "amx": cpu_has("amx_bf16")}
+
+
+def _keys(examples: Sequence[Example], split: str) -> list[str]:
+    return [one.key for one in examples if one.split == split]
+
+
+def _disk_rate(folder: Path) -> float:
+    """Bytes/s that the disk takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".{os.getpid()}.partial"
+    try:
+        start = time.monotonic()
+        file.write_bytes(bytes(_DISK_BYTES))
+        sync_file(file)
+        return _DISK_BYTES / (time.monotonic() - start)
+    finally:
+        with suppress(FileNotFoundError):
+            file.unlink()
