@@ -58,23 +58,23 @@ class Source(Block):
     """Where the images come from."""
 
     uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
-    limit_per_class: int | None = Field(ge=1, description="only so many images of each class; null for all")
+    limit_per_class: int | None = Field(ge=1, description="at most so many images of each class; null for all")
     s3_buckets: tuple[Bucket, ...] = Field(description="buckets that a table may name besides its own")
-    s3_endpoints: tuple[Endpoint, ...] = Field(description="endpoints that may be asked; with none, any")
+    s3_endpoints: tuple[Endpoint, ...] = Field(description="allowed values of AWS_ENDPOINT_URL; none listed: any")
 
 
 class Ingest(Block):
     """How original bytes are read and packed."""
 
     pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
-    readers: int = Field(ge=1, le=256, description="images that are read, or downloaded, at the same time")
+    readers: int = Field(ge=1, le=256, description="images that are read or downloaded at the same time")
 
 
 class Prepare(Block):
-    """What becomes of the images: splits, and what is refused."""
+    """How images are split, and which are refused."""
 
-    validation_fraction: Fraction = Field(description="share of train that is held out for choices")
-    test_fraction: Fraction = Field(description="share held out for the reported figures")
+    validation_fraction: Fraction = Field(description="share held out to make choices by")
+    test_fraction: Fraction = Field(description="share held out for the reported metrics")
     split_seed: int = Field(ge=0, description="another seed gives other splits")
     background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(
         description="what shows through transparent pixels"
@@ -85,8 +85,12 @@ class Prepare(Block):
     min_entropy_bits: float = Field(ge=0, le=8, description="of the grey histogram; 0 accepts all")
     min_images_per_class: int = Field(ge=2, description="a class with fewer stops the run")
     max_quarantined_fraction: float = Field(ge=0, le=1, description="more than that stops the run")
-    near_duplicate_bits: int = Field(ge=0, le=16, description="how far hashes of the same look may differ")
-    quarantine_issues: tuple[Issue, ...] = Field(description="issues of quality that refuse an image; others flag it")
+    near_duplicate_bits: int = Field(
+        ge=0, le=16, description="bits in which perceptual hashes of near duplicates may differ"
+    )
+    quarantine_issues: tuple[Issue, ...] = Field(
+        description="quality issues that refuse an image; the others add a note"
+    )
     dark_below: float = Field(ge=0, le=1, description="of the brightest 1 % of pixels")
     overexposed_above: float = Field(ge=0, le=1, description="of the darkest 5 % of pixels")
     low_contrast_below: float = Field(ge=0, le=1, description="standard deviation of the light")
@@ -105,18 +109,18 @@ class Features(Block):
     batch_size: int = Field(ge=1, le=1024, description="images a step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
     boundary_cache: Literal["auto", "always", "never"] = Field(
-        description="keep what frozen blocks give, so that training doesn't compute it each epoch"
+        description="cache the outputs of frozen blocks, so that training doesn't compute them in each epoch"
     )
-    boundary_cache_gb: float = Field(ge=0, description="what such a cache may take on the disk at most, GB")
+    boundary_cache_gb: float = Field(ge=0, description="largest size of this cache, GB")
 
 
 class Augmentation(Block):
     """Augmented versions of the training images."""
 
     count: int = Field(ge=0, le=64, description="augmented versions of each training image, beside itself")
-    seed: int = Field(ge=0, description="another seed gives other views")
-    min_area: float = Field(gt=0, le=1, description="smallest part of an image that a view shows")
-    flip: bool = Field(description="half of the views are mirrored")
+    seed: int = Field(ge=0, description="another seed gives other augmentations")
+    min_area: float = Field(gt=0, le=1, description="smallest share of an image that a random crop shows")
+    flip: bool = Field(description="mirror half of the augmented versions")
     colour: float = Field(ge=0, lt=1, description="brightness, contrast and saturation change by up to this share")
 
 
@@ -125,47 +129,51 @@ class TutorialRecipe(Block):
 
     hidden_units: int = Field(ge=1, description="of the dense layer below the last one")
     learning_rate: float = Field(gt=0, description="of Adam")
-    unfrozen_learning_rate: float = Field(gt=0, description="of Adam, when progressive unfreezes everything")
-    epochs: int = Field(ge=1, description="progressive: so many before, and so many after everything is unfrozen")
+    unfrozen_learning_rate: float = Field(gt=0, description="of Adam, once progressive unfreezes everything")
+    epochs: int = Field(ge=1, description="of each phase; progressive has two")
     batch_size: int = Field(ge=1, description="images a step")
 
 
 class HeadRates(Block):
-    """How long and how fast a head learns."""
+    """Epochs and learning rate of a head."""
 
-    epochs: int = Field(ge=1, description="at most; patience may end it sooner")
+    epochs: int = Field(ge=1, description="at most; early stopping may end it sooner")
     head_learning_rate: float = Field(gt=0, description="highest learning rate of the head")
 
 
 class BlockRates(HeadRates):
-    """How many blocks are unfrozen, and how long and how fast they learn."""
+    """Which blocks are unfrozen, their epochs and learning rates."""
 
     blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top")
     block_learning_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
-    learning_rate_decay: float = Field(gt=0, le=1, description="each block further down learns slower by this factor")
+    learning_rate_decay: float = Field(
+        gt=0, le=1, description="factor on the learning rate from each block to the one below"
+    )
 
 
 class ModernRecipe(Block):
     """Used by the recipe `modern` only."""
 
     inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        min_length=1, description="of the linear probe; validation picks"
+        min_length=1, description="of the linear probe (C); validation or folds choose"
     )
     bilinear_up_to: int = Field(
-        ge=0, le=5000, description="images of train + validation up to which bilinear pooling is tried; 1 MB each"
+        ge=0, le=5000, description="up to so many images of train + validation bilinear pooling is tried; 1 MB each"
     )
     folds_up_to: int = Field(
         ge=0,
         le=5000,
-        description="images of train + validation up to which 5 folds of them choose, not validation",
+        description="up to so many images of train + validation 5 folds choose, not the validation split",
     )
-    refit_with_validation: bool = Field(description="train the chosen linear probe once more on train + validation")
+    refit_with_validation: bool = Field(description="train the chosen linear probe again on train + validation")
     batch_size: int = Field(ge=1, description="images a step")
     label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")
     weight_decay: float = Field(ge=0, description="pull towards the weights that training began with (L2-SP)")
     clip_norm: float = Field(gt=0, description="longest gradient of a step")
-    warmup_fraction: Fraction = Field(description="share of the steps in which the rates rise; then they fall (cosine)")
-    patience: int = Field(ge=1, description="epochs without a lower validation loss that end a phase")
+    warmup_fraction: Fraction = Field(
+        description="share of the steps in which learning rates rise; then they fall (cosine)"
+    )
+    patience: int = Field(ge=1, description="early stopping: epochs without a lower validation loss that end a phase")
     head_replacement: HeadRates
     fine_tuning: BlockRates
     progressive: BlockRates
@@ -180,9 +188,11 @@ class Train(Block):
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations in training")
     class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many images it has")
     test_time_augmentation: bool = Field(
-        description="answers are the mean over an image and its mirror image, served too"
+        description="average the predictions for an image and its mirror image, also when served"
     )
-    checkpoint_interval_s: float = Field(ge=0, description="longest time that a killed training has to repeat")
+    checkpoint_interval_s: float = Field(
+        ge=0, description="longest stretch of training that is repeated after a kill, seconds"
+    )
     tutorial: TutorialRecipe
     modern: ModernRecipe
 
@@ -197,12 +207,12 @@ class Export(Block):
     """In which formats the champion is written, and how it is checked."""
 
     formats: tuple[ExportFormat, ...] = Field(min_length=1, description="saved_model and onnx are always needed")
-    parity_images: int = Field(ge=1, le=1000, description="held-out images that every format must agree on")
+    parity_images: int = Field(ge=1, le=1000, description="held-out images on which all formats must agree")
     probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
 
 
 class WorkPools(Block):
-    """Where a deployed run carries its heavy stages out: a work pool's name, or `here`, beside the rest."""
+    """Where a deployed run's heavy stages run: a work pool's name, or `here`, beside the others."""
 
     prepare: str = Field(min_length=1, description="work pool, or `here`")
     features: str = Field(min_length=1, description="work pool, or `here`")
@@ -210,12 +220,12 @@ class WorkPools(Block):
 
 
 class Run(Block):
-    """How long a stage may take, how often it is tried again, and where."""
+    """How long a stage may take, how often it is retried, and where it runs."""
 
     stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
-    stage_retries: int = Field(ge=0, le=10, description="how often a stage that crashed is tried again")
+    stage_retries: int = Field(ge=0, le=10, description="how often a crashed stage is retried")
     work_pools: WorkPools
-    lost_after_s: float = Field(ge=1, description="a worker that gives no sign of life so long is given up, seconds")
+    lost_after_s: float = Field(ge=1, description="without a heartbeat for so long a worker is lost, seconds")
 
 
 class Settings(Block):
