@@ -42,7 +42,7 @@ class Model:
     """An exported model, verified and ready.
 
     Raises:
-        PredictError: the folder holds no whole export, or `model.onnx` is not the file that was exported.
+        PredictError: the folder is not a complete export, or `model.onnx` is not the file that was exported.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,13 +54,13 @@ class Model:
             expected = about["sha256"]["model.onnx"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PredictError(
-                f"{folder} holds no whole exported model ({type(error).__name__}: {error}). Give the folder that the "
-                "pipeline exports (--model models/export), or make it: dvc pull export, or make run"
+                f"{folder} is not a complete exported model ({type(error).__name__}: {error}). Name the folder that "
+                "the pipeline exports (--model models/export), or make it: dvc pull export, or make run"
             ) from None
         if sha256_hex(content) != expected:
             raise PredictError(
-                f"{folder / 'model.onnx'} is not the file that was exported: its SHA-256 is another one. "
-                "It is damaged or was changed, and is not used. Fetch it again: dvc checkout --force export"
+                f"{folder / 'model.onnx'} is not the file that was exported: its SHA-256 differs. "
+                "It is damaged or was changed, so it is not used. Get it again: dvc checkout --force export"
             )
         self._session = _session(content, folder)
 
@@ -73,10 +73,10 @@ class Model:
 
 @dataclass(frozen=True)
 class _Image:
-    """A path as it was given, and where its bytes are, or why they can't be had."""
+    """A given path, and where its bytes are, or why they can't be read."""
 
     path: str
-    place: PackEntry | None
+    entry: PackEntry | None
     key: str
     problem: str
 
@@ -88,7 +88,7 @@ def predict_files(
 
     Args:
         model_dir: what the stage `export` wrote.
-        paths: images and folders; may be endless, rows come as soon as a batch is scored.
+        paths: images and folders; may be endless; rows come as soon as a batch is scored.
         batch_size: images a step of the network.
 
     Yields:
@@ -103,7 +103,7 @@ def predict_files(
 
 def find_images(path: str) -> Iterator[str]:
     """The path itself, or the files below a folder, sorted; a folder's links that lead out of it are skipped."""
-    if not os.path.isdir(path):  # noqa: PTH112 - a path that is no UTF-8, or has a trailing slash, stays as it is
+    if not os.path.isdir(path):  # noqa: PTH112 - a path that is not UTF-8, or has a trailing slash, stays as it is
         yield path
         return
     root, pending = os.path.realpath(path), [path]
@@ -126,11 +126,11 @@ def _is_inside(entry: os.DirEntry[str], root: str) -> bool:
     if not entry.is_symlink():
         return True
     target = os.path.realpath(entry.path)
-    return target.startswith(root + os.sep) and os.path.isfile(target)  # noqa: PTH113 - may be no UTF-8
+    return target.startswith(root + os.sep) and os.path.isfile(target)  # noqa: PTH113 - may not be UTF-8
 
 
 def _look(path: str) -> _Image:
-    """Read a file's size and checksum; what is no readable file becomes a problem, and is not opened."""
+    """Read a file's size and checksum; what is not a readable file becomes a problem, and is not opened."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             return _Image(path, None, "", f"{UNREADABLE}: not a file")
@@ -174,25 +174,25 @@ def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str
     """Hand out what can be decoded; remember everything in order."""
     for image in images:
         begun.append(image)
-        if image.place:
-            yield image.key, image.place
+        if image.entry:
+            yield image.key, image.entry
 
 
 def _problems(begun: deque[_Image]) -> Iterator[tuple[str, str]]:
     """The images at the front that never went to a worker."""
-    while begun and begun[0].place is None:
+    while begun and begun[0].entry is None:
         image = begun.popleft()
         yield image.path, image.problem
 
 
 def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[dict[str, Any]]:
     good = [content for _, content in batch if not isinstance(content, str)]
-    answers = iter(model.probabilities(good) if good else [])
+    predictions = iter(model.probabilities(good) if good else [])
     for path, content in batch:
         if isinstance(content, str):
             yield {"path": path, "error": content}
             continue
-        probabilities = next(answers)
+        probabilities = next(predictions)
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         yield {
             "path": path,
@@ -216,7 +216,7 @@ def _session(content: bytes, folder: Path) -> Any:
 
 
 def to_line(row: dict[str, Any]) -> bytes:
-    """One row as one line of JSON, UTF-8; a path that is no UTF-8 is written in escapes."""
+    """One row as one line of JSON, UTF-8; a path that is not UTF-8 is written in escapes."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -255,7 +255,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.predict", description="Score images; JSON lines to stdout.")
     parser.add_argument("--model", type=Path, required=True, help="exported model, such as models/export")
     parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="images a step of the network")
-    parser.add_argument("--output", type=Path, help="write to this file, which appears when all is done")
+    parser.add_argument("--output", type=Path, help="write to this file; it appears when all is done")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for paths on stdin, one a line")
     return parser.parse_args(arguments)
 
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = sys.stderr.isatty() and (given.output or not sys.stdout.isatty()) and "-" not in given.paths
         with ExitStack() as stack:
             progress: Progress | None = None
-            if shown:  # only then is it worth to list everything before the first image
+            if shown:  # to show progress, all images are listed first
                 paths = [found for path in paths for found in find_images(path)]
                 progress = stack.enter_context(Progress("predict", len(paths), "images"))
             rows = predict_files(given.model, paths, given.batch_size)
@@ -283,12 +283,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 _write(rows, out, progress)
             except PredictError as error:
-                failure.append(error)  # said after the output file is in its place
+                failure.append(error)  # printed once the output file is in its place
 
     try:
         code = run_program(body)
     except BrokenPipeError:
-        return 0  # the reader has had enough, as `| head`
+        return 0  # the reader stopped, as `| head` does
     for error in failure:
         print(f"PredictError: {error}", file=sys.stderr)
     return MENDABLE if failure else code

@@ -1,8 +1,8 @@
-"""What is kept of the frozen network: which boundaries, for which images and views, and whether keeping pays.
+"""The boundary cache: which outputs of the frozen network are cached, for which images, and whether that pays.
 
-The bottleneck features (block5_pool) of the images as they are, are always kept: probes, heads and figures stand on
-them. What else training reads (lower boundaries, views) is kept where it saves more than it costs: the boundary cache.
-Without it training computes the same from the images, in every epoch.
+The bottleneck features (block5_pool) of all images are always cached: linear probes, heads and metrics need them. What
+else training reads (lower boundaries, augmented views) is cached where that saves more time than it costs. Without a
+cache training computes the same from the images, in every epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RowsByFolder = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does: images/s of the whole network, bytes/s of the disk."""
+    """How fast this machine is: images/s through the whole network, bytes/s to the disk."""
 
     images_per_s: float
     disk_bytes_per_s: float
@@ -42,7 +42,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether what a strategy's frozen blocks give is kept, and why, in words."""
+    """Whether the outputs of a strategy's frozen blocks are cached, and why, in words."""
 
     strategy: str
     boundary: str
@@ -53,8 +53,8 @@ class Decision:
 def folder_of(strategy: str, boundary: str, views: bool) -> str:
     """The folder of features, below data/features.
 
-    Bottleneck features of the images as they are belong to all; the rest lies below the strategy that reads it, so
-    that a strategy more or less changes nothing that the others depend on.
+    All strategies share the bottleneck features of the images without augmentation. The rest lies in the folder of the
+    strategy that reads it, so that adding or removing a strategy changes nothing that the others depend on.
     """
     if boundary == BOTTLENECK and not views:
         return BOTTLENECK
@@ -62,7 +62,7 @@ def folder_of(strategy: str, boundary: str, views: bool) -> str:
 
 
 def inputs_of(strategy: str) -> str:
-    """The folder of what one strategy alone reads, below data/features."""
+    """The folder of what only one strategy reads, below data/features."""
     return f"for/{strategy}"
 
 
@@ -96,14 +96,14 @@ def decide(
     strategy: str, boundary: str, phases: Sequence[Phase], train: int, validation: int, rates: Rates, room_bytes: float,
     wish: Literal["auto", "always", "never"],
 ) -> Decision:  # fmt: skip
-    """Whether to keep a boundary's outputs: what it would cost once, against what it saves in all epochs.
+    """Whether to cache a boundary's outputs: the cost, once, against the time saved in all epochs.
 
     Args:
         strategy: that would read it.
         boundary: where training would start.
         phases: that would start there.
-        train: images to train on; each has its views.
-        validation: images that every epoch measures.
+        train: images to train on; each has its augmented views.
+        validation: images that every epoch evaluates.
         rates: of this machine.
         room_bytes: what the disk and the setting leave.
         wish: the setting.
@@ -113,7 +113,7 @@ def decide(
     size = rows * prod(boundary_shape(boundary)) * _BYTES
     per_image_s = share_below(boundary) / rates.images_per_s
     computed = sum(phase.epochs for phase in phases) * (train + validation)
-    already = 0 if boundary != BOTTLENECK else train + validation  # those are kept anyway
+    already = 0 if boundary != BOTTLENECK else train + validation  # these are cached anyway
     cost = (rows - already) * per_image_s + size / rates.disk_bytes_per_s
     saved = computed * (per_image_s - size / rows / rates.disk_bytes_per_s)
     facts = (

@@ -16,7 +16,7 @@ from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_image,
 from tasks.vgg.weights import Weights
 
 _WAITING_PER_WORKER = 2
-"""Bounds the memory: one batch computes, one waits."""
+"""Bounds the memory: one batch is computed, one waits."""
 
 
 class Extractor:

@@ -1,6 +1,6 @@
-"""What runs the frozen network over images: ncnn on CPUs, TensorFlow on GPUs and on CPUs with matrix units.
+"""The engines that run images through the frozen network: ncnn on CPUs, TensorFlow on GPUs and CPUs with matrix units.
 
-For images that are trained on there is int8 as well, by ONNX Runtime (`quantized.py`).
+Training images can also use int8, by ONNX Runtime (`quantized.py`). `engine_choice.py` chooses.
 
 Measured on two AVX2 cores: ncnn 13.8 images/s, TensorFlow 4.6 in float32 and in bfloat16; ncnn is float32 and
 agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfloat16 to 9e-3. See
@@ -41,7 +41,7 @@ _BATCHES_UNDER_WAY = 2
 
 @dataclass(frozen=True)
 class Engine:
-    """A choice that features depend on; part of their fingerprint.
+    """An engine and its precision; part of the fingerprint of the features.
 
     Attributes:
         name: what runs the network.
@@ -90,10 +90,10 @@ def in_batches(images: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterato
 def extract_here(
     engine: Engine, weights: Weights, boundaries: Sequence[str], images: Iterable[tuple[str, Pixels]], batch_size: int
 ) -> Iterator[tuple[str, tuple[Halves, ...]]]:
-    """Run images through the network on this machine; gives (key, its features at each boundary), in order.
+    """Run images through the network on this machine; yields (key, features at each boundary), in order.
 
-    The network is built at once. Two batches are under way, so that no core waits for the last image of a batch, nor
-    for the next ones to be read.
+    The network is built at once. Two batches are in progress, so that no core waits for the last image of a batch or
+    for the next images to be read.
     """
     extract = build_extractor(engine, weights, boundaries, batch_size)
 
@@ -222,7 +222,7 @@ def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is there and may be used."""
+    """Whether there is an NVIDIA GPU that may be used."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
 
 

@@ -2,11 +2,11 @@
 
 Kernels are quantised per filter, activations per layer, to the largest value that a fixed set of training images
 shows (B. Jacob et al., Quantization and Training of Neural Networks for Integer-Arithmetic-Only Inference, 2018).
-Kernels have 7 bits: a CPU without VNNI adds two products in 16 bits, which those of 8 bits pass. The cosine to float32
-is 0.998 with 7 bits on every CPU; with 8 bits it is 0.999 with VNNI and 0.965 without.
+Kernels have 7 bits: a CPU without VNNI adds two products in 16 bits, where products of 8-bit kernels overflow. The
+cosine to float32 is 0.998 with 7 bits on every CPU; with 8 bits it is 0.999 with VNNI and 0.965 without.
 Measured on two cores with VNNI: 28 images/s, ncnn in float32 15.5, TensorFlow in bfloat16 14.0.
 
-Nothing is ever reported by it: images that are not trained on go through the network that is exported.
+No reported metric uses it: images that are evaluated on go through the network that is exported.
 """
 
 from __future__ import annotations

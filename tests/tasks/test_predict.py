@@ -143,7 +143,7 @@ def test_predict_reports_an_image_that_goes_while_it_waits(
 @pytest.mark.parametrize("missing", ["export.json", "model.onnx"])
 def test_predict_refuses_an_incomplete_model(model: Path, missing: str) -> None:
     (model / missing).unlink()
-    with pytest.raises(PredictError, match="no whole exported model"):
+    with pytest.raises(PredictError, match="not a complete exported model"):
         predict_files(model, ["x"])
 
 
