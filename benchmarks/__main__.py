@@ -19,8 +19,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
         scratch = Path(folder)
         data = options.data or write_digits(scratch / "digits")
-        figures = {"extraction": extraction.measure(data.resolve(), scratch, options.epochs)}
-    print(json.dumps(figures, indent=2))
+        measured = {"extraction": extraction.measure(data.resolve(), scratch, options.epochs)}
+    print(json.dumps(measured, indent=2))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from benchmarks.workspaces import PROJECT, make_workspace, run
 
 
 def measure(data: Path, scratch: Path, epochs: int = 10) -> dict[str, float]:
-    """Run both sides; gives the figures and prints them as they come."""
+    """Run both sides; returns what it measured, and prints them as they come."""
     workspace = make_workspace(scratch / "extraction")
     params = workspace / "params.yaml"
     params.write_text(params.read_text().replace("uri: digits", f"uri: {data.resolve()}"))

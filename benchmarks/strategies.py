@@ -3,7 +3,7 @@
     python -m benchmarks.strategies FOLDER [--recipes modern,tutorial] [--epochs 10]
 
 FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. Seconds of a
-strategy are those of its `train` stage; what all share (images, features, figures) has a line of its own. Images/s
+strategy are those of its `train` stage; what all share (images, features, metrics) has a line of its own. Images/s
 are those that training saw, epoch after epoch.
 """
 
@@ -33,21 +33,23 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|", flush=True)
     folder = options.folder.resolve()
     script = json.loads(run(PROJECT, "benchmarks.baseline", str(folder), "--epochs", str(options.epochs)))
-    figures: dict[str, Any] = {"script": script}
+    measured: dict[str, Any] = {"script": script}
     seen = options.epochs * sum(1 for _ in (folder / "train").glob("*/*.*"))
-    took, right = script["seconds"], script["val_accuracy"][-1]
-    print(f"| script | extraction | | {right:.3f} | {took:.0f} | {seen / took:.1f} |", flush=True)
+    took, correct = script["seconds"], script["val_accuracy"][-1]
+    print(f"| script | extraction | | {correct:.3f} | {took:.0f} | {seen / took:.1f} |", flush=True)
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
         workspace = make_workspace(Path(scratch) / "strategies")
         for recipe in options.recipes.split(","):
-            figures[recipe] = measure(workspace, folder, recipe)
-            ratio = took / figures[recipe]["seconds"]
-            print(f"{recipe}: all strategies {figures[recipe]['seconds']:.0f} s, script / ours {ratio:.2f}", flush=True)
-    print(json.dumps(figures))
+            measured[recipe] = measure(workspace, folder, recipe)
+            ratio = took / measured[recipe]["seconds"]
+            print(
+                f"{recipe}: all strategies {measured[recipe]['seconds']:.0f} s, script / ours {ratio:.2f}", flush=True
+            )
+    print(json.dumps(measured))
 
 
 def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
-    """One recipe, from images to figures; prints its rows."""
+    """One recipe, from images to metrics; prints its rows."""
     names = ", ".join(STRATEGIES)
     change_settings(
         workspace, [f"source.uri={json.dumps(str(folder))}", f"strategies=[{names}]", f"train.recipe={recipe}"]

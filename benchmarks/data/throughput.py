@@ -36,11 +36,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4_000, help="of 500x375 pixels")
     parser.add_argument("--photographs", type=int, default=1_200, help="of 2000x1500 pixels")
     options = parser.parse_args()
-    figures = {
+    measured = {
         "500x375": measure(options.images, (500, 375)),
         "2000x1500": measure(options.photographs, (2000, 1500)),
     }
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(measured, indent=2))
 
 
 def measure(images: int, size: tuple[int, int]) -> dict[str, float]:
