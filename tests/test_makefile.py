@@ -23,7 +23,7 @@ from tests.conftest import PROJECT
 MAKEFILE = (PROJECT / "Makefile").read_text()
 DOCUMENTED = re.findall(r"^([^\s:#]+):.*## ", MAKEFILE, re.MULTILINE)
 LOCKS = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
-TOOLS = ("awk", "echo", "rm", "sed", "sh", "test", "touch", "tr")
+TOOLS = ("awk", "cat", "echo", "rm", "sed", "sh", "test", "touch", "tr")
 STAND_IN = """#!{python} -IS
 import json, os, shutil, sys
 
@@ -242,6 +242,15 @@ def test_environment_is_made_anew_when_a_lock_of_it_is_newer_and_only_then(made:
     started = made.succeed("setup")
     assert bool(started) == (lock != "requirements-dev.txt")
     assert made.succeed("setup") == []
+
+
+def test_another_flavour_is_installed_and_then_remembered(made: Copy) -> None:
+    assert installed(made.succeed("setup", "FLAVOUR=gpu"))[0] == "requirements-gpu.txt"
+    assert made.succeed("setup", "FLAVOUR=gpu") == []
+    assert made.succeed("worker")[0][:3] == ["python", "-m", "prefect"]  # and brings no CPU packages back
+    made.date("requirements-gpu.txt", 10**9)
+    assert installed(made.succeed("setup"))[0] == "requirements-gpu.txt"
+    assert installed(made.succeed("setup", "FLAVOUR=cpu"))[0] == "requirements.txt"
 
 
 @pytest.mark.parametrize("newer", ["requirements-dev.txt", ".venv/ready"])
