@@ -41,7 +41,7 @@ def extract_on_ray(
         import ray
     except ImportError:
         raise SettingsError(
-            "features.distribute=ray needs the extra `ray`: uv pip install 'rootstock[ray]', on every machine."
+            "features.distribute=ray needs Ray on every machine: uv pip install 'ray>=2.50'"
         ) from None
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:

@@ -157,3 +157,11 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
     assert code == MENDABLE, err
     assert "StorageError: the file would pass the allowed size" in err
     assert contents(workspace / "data") == before
+
+
+def test_python_without_the_packages_names_the_cure_and_no_traceback() -> None:
+    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import runpy; runpy.run_module('tasks.ingest')"
+    ended = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "lacks this project's packages. Activate its environment (. .venv/bin/activate)" in ended.stderr

@@ -35,7 +35,7 @@ def test_extract_on_ray_equals_one_machine(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-def test_extract_on_ray_names_the_extra(monkeypatch):
+def test_extract_on_ray_names_the_package_of_ray_itself(monkeypatch):
     import_module = builtins.__import__
 
     def without_ray(name, *arguments, **options):
@@ -44,5 +44,5 @@ def test_extract_on_ray_names_the_extra(monkeypatch):
         return import_module(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
-    with pytest.raises(SettingsError, match="extra `ray`"):
+    with pytest.raises(SettingsError, match=r"uv pip install 'ray>=2\.50'"):
         list(extract_on_ray(ENGINE, {}, ("block5_pool",), images(1), 1))
