@@ -27,7 +27,6 @@ SHAPES_NO_OUTPUT = {
     "tasks.progress",
     "tasks.program",
     "tasks.runs.costs",  # how long it took
-    "tasks.runs.tables",
     "tasks.settings",  # DVC tracks the values themselves
     "tasks.workspace",  # where things are
 }

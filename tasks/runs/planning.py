@@ -10,7 +10,7 @@ from typing import Literal
 
 from tasks.runs.changes import StageChanges
 from tasks.runs.costs import Costs, expected_seconds
-from tasks.runs.tables import duration, markdown_table, size
+from tasks.tables import duration, markdown_table, size
 
 Verdict = Literal["runs", "may run", "checks", "-"]
 BY_IMAGE = ("ingest", "prepare", "features")

@@ -1,19 +1,22 @@
-"""Tables in Markdown that also read well on a terminal; and how quantities are written in them."""
+"""Tables in Markdown that also read well on a terminal, and how quantities are written in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+_WIDEST = 40
+
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """A table with columns of one width each.
+    """A table whose columns are padded to one width each; a cell beyond 40 characters sticks out.
 
     Args:
         heads: titles of the columns.
         rows: cells, as many as there are heads; without `|`.
         right: titles of the columns that are aligned to the right.
     """
-    widths = [max(3, *(len(row[number]) for row in [heads, *rows])) for number in range(len(heads))]
+    longest = (max(len(row[number]) for row in [heads, *rows]) for number in range(len(heads)))
+    widths = [min(_WIDEST, max(3, length)) for length in longest]
     aligned = [head in right for head in heads]
     rules = [f"{'-' * (width - 1)}{':' if to_right else '-'}" for width, to_right in zip(widths, aligned, strict=True)]
     lines = [heads, rules]
