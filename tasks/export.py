@@ -4,8 +4,8 @@ Reads `reports/evaluation.json` (who is champion), `models/trained/<champion>/`,
 (held-out images to check with). Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx` and
 `model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (what it is, and the SHA-256 of every file).
 
-Always: each format has answered as the trained model on real held-out images, the SavedModel in a fresh process, or
-the stage fails and the former export stays. The same input gives the same bytes.
+Always: each format predicts what the trained model predicts for real held-out images, the SavedModel in a fresh
+process; otherwise the stage fails and the previous export stays. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Summary:
     def __str__(self) -> str:
         refused = f", {self.refused} refused by the SavedModel's decoder" if self.refused else ""
         return (
-            f"{self.champion} in {self.formats} formats; probabilities differ by {self.largest_difference:.1g} at most "
-            f"from the trained model's on {self.images} images{refused}; see {EXPORT}/MODEL_CARD.md"
+            f"{self.champion} in {self.formats} formats; their probabilities differ from the trained model's by "
+            f"at most {self.largest_difference:.1g} on {self.images} images{refused}; see {EXPORT}/MODEL_CARD.md"
         )
 
 
@@ -52,7 +52,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """Write and check `models/export`.
 
     Raises:
-        ExportError: a format answers otherwise than the trained model, or can't be loaded.
+        ExportError: a format predicts otherwise than the trained model, or can't be loaded.
         IntegrityError: the evaluation or the trained model is missing or damaged.
     """
     evaluation = _evaluation(workspace.evaluation)
@@ -76,7 +76,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         sweep_temporaries(folder.parent)
         with atomic_folder(folder) as new:
             differences, refused = _write_models(new, trained, weights, settings, checks, fresh)
-            _write_words(new, trained, evaluation, settings)
+            _write_texts(new, trained, evaluation, settings)
     return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, float(f"{max(differences):.2g}"))
 
 
@@ -104,23 +104,10 @@ def _write_models(
     return [*differences, difference], refused
 
 
-def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:
+def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:
     formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
     write_bytes(folder / "labels.txt", "".join(f"{name}\n" for name in trained.classes).encode())
-    backbone = dict(trained.summary.get("backbone", {}))
-    if trained.backbone:
-        backbone["trained_further"] = ", ".join(sorted({name.split("_")[0] for name in trained.backbone}))
-    data = evaluation["data"]
-    card = render_model_card(
-        evaluation["strategies"][trained.strategy]["test"],
-        trained.classes,
-        data.get("source"),
-        data,
-        backbone,
-        trained.strategy,
-        trained.recipe,
-        formats,
-    )
+    card = render_model_card(evaluation, formats)
     write_bytes(folder / "MODEL_CARD.md", card.encode())
     write_json(
         folder / "export.json",
@@ -130,7 +117,7 @@ def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], set
             "strategy": trained.strategy,
             "recipe": trained.recipe,
             "formats": formats,
-            "backbone": {"weights_sha256": SHA256, **backbone},
+            "backbone": {"weights_sha256": SHA256, **evaluation["strategies"][trained.strategy]["backbone"]},
             "test_time_augmentation": trained.test_time_augmentation,
             "decoder": decoding.recipe(settings.prepare.background_rgb),
             "probability_tolerance": settings.export.probability_tolerance,

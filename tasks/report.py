@@ -1,4 +1,4 @@
-"""Program `brief`: the report in brief, as Markdown with images in it. `python -m tasks.report > brief.md`"""
+"""Program `report`: the report in brief, as Markdown with images in it. `python -m tasks.report > report.md`"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tasks.workspace import DATA_PAGE, EVALUATION, EXPORT, METRICS, REPORT_PAGE,
 FILES = {
     "Report": REPORT_PAGE,
     "Data report": DATA_PAGE,
-    "Figures": METRICS,
+    "Metrics": METRICS,
     "Model": EXPORT,
 }
 
 
 def run(workspace: Workspace, links: Mapping[str, str] | None = None) -> str:
-    """The brief of the last evaluation.
+    """The report of the last evaluation.
 
     Args:
         workspace: folder with `reports/evaluation.json`, or with a dvc.lock that knows it, and `data/prepared` for the

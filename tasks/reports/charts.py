@@ -1,22 +1,21 @@
-"""Charts as inline SVG, drawn by hand: the same numbers give the same bytes, and the page's style sheet colours them.
+"""Charts as inline SVG: the same numbers give the same bytes, and the page's style sheet sets the colours.
 
-Every text goes through `Markup.format`, which escapes it. FeatureBasis have one decimal.
+Every text goes through `Markup.format`, which escapes it. Coordinates have one decimal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from tasks.reports.text import percent, visible
+from tasks.reports.text import percent
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 46
-LABEL_LIMIT = 20
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Series:
     ys: tuple[float, ...]
 
 
-def answer_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
-    """A scale from 0 to 100 %: the accuracy as a point, its interval as a band, blind guessing as a mark."""
+def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
+    """A scale from 0 to 100 %: the accuracy as a point, its confidence interval as a band, the baseline as a mark."""
 
     def x(share: float) -> str:
         return f"{1000 * share:.1f}"
@@ -43,13 +42,13 @@ def answer_scale(accuracy: float, interval: Sequence[float], baseline: float) ->
     body = Markup(
         '<rect class="track" x="0" y="34" width="1000" height="14" rx="7"/>'
         '<rect class="band" x="{low}" y="29" width="{band:.1f}" height="24" rx="6"/>'
-        '<line class="guess" x1="{guess}" x2="{guess}" y1="22" y2="56"/>'
-        '<text class="guess-label" x="{guess}" y="14" text-anchor="{side}">blind guess</text>'
+        '<line class="baseline" x1="{baseline}" x2="{baseline}" y1="22" y2="56"/>'
+        '<text class="baseline-label" x="{baseline}" y="14" text-anchor="{side}">majority-class baseline</text>'
         '<circle class="point" cx="{point}" cy="41" r="10"/>{ticks}'
     ).format(
         low=x(interval[0]),
         band=max(2.0, 1000 * (interval[1] - interval[0])),
-        guess=x(baseline),
+        baseline=x(baseline),
         point=x(accuracy),
         side=_anchor(baseline),
         ticks=ticks,
@@ -57,15 +56,15 @@ def answer_scale(accuracy: float, interval: Sequence[float], baseline: float) ->
     return _svg(
         1000,
         86,
-        "answer-scale",
-        f"Right in {percent(accuracy)}, 95 % interval {percent(interval[0])} to {percent(interval[1])}; "
-        f"always answering the commonest class would be right in {percent(baseline)}.",
+        "accuracy-scale",
+        f"Accuracy {percent(accuracy)}, 95 % confidence interval {percent(interval[0])} to {percent(interval[1])}; "
+        f"majority-class baseline {percent(baseline)}.",
         body,
     )
 
 
 def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
-    """How sure the model was against how often it was right; an honest model's dots lie on the diagonal.
+    """Accuracy against confidence; the dots of a calibrated model lie on the diagonal.
 
     Args:
         rows: as `metrics.calibration` gives them. The dots' areas grow with their images.
@@ -80,7 +79,7 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
                 '<g><title>{}</title><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
                 '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/></g>'
             ).format(
-                f"{row['n']} images: {percent(row['confidence'])} sure on average, {percent(row['accuracy'])} right",
+                f"{row['n']} images: mean confidence {percent(row['confidence'])}, accuracy {percent(row['accuracy'])}",
                 x=x,
                 low=low,
                 high=high,
@@ -92,9 +91,11 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
     diagonal = Markup('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
         *(f"{value:.1f}" for value in (frame.x(0), frame.y(0), frame.x(1), frame.y(1)))
     )
-    spoken = "; ".join(f"{percent(row['confidence'], 0)} sure, {percent(row['accuracy'], 0)} right" for row in rows)
-    body = frame.draw(shares, shares, "how sure the model was", "how often it was right") + diagonal + _join(marks)
-    return _svg(WIDTH, HEIGHT, "chart", f"Reliability diagram: {spoken}.", body)
+    spoken = "; ".join(
+        f"confidence {percent(row['confidence'], 0)}, accuracy {percent(row['accuracy'], 0)}" for row in rows
+    )
+    body = frame.draw(shares, shares, "confidence", "accuracy") + diagonal + _join(marks)
+    return _svg(WIDTH, HEIGHT, "chart", f"Reliability diagram: {'; '.join(spoken)}.", body)
 
 
 def line_chart(
@@ -119,41 +120,6 @@ def line_chart(
         parts.append(frame.line(one, number))
     spoken = "; ".join(f"{one.name} from {one.ys[0]:.3g} to {one.ys[-1]:.3g}" for one in known)
     return _svg(WIDTH, HEIGHT, "chart", f"{y_label} over {x_label}: {spoken}.", _join(parts))
-
-
-def heat_map(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
-    """A confusion matrix of many classes: colour instead of numbers, numbers on hover, only cells that count."""
-    cell = 14 if len(classes) <= 50 else 8
-    labelled = len(classes) <= 200
-    left, top = (16 + 9 * cell, 16 + 9 * cell) if labelled else (6, 6)
-    side = cell * len(classes)
-    parts = [
-        Markup('<rect class="plane" x="{}" y="{}" width="{}" height="{}"/>').format(left, top, side, side),
-        *(_heat_labels(name, number, cell, left, top) for number, name in enumerate(classes) if labelled),
-    ]
-    for row, counts in enumerate(confusion):
-        support = sum(counts)
-        for column, n in enumerate(counts):
-            if n:
-                parts.append(
-                    Markup(
-                        '<rect class="{}" x="{}" y="{}" width="{}" height="{}" fill-opacity="{:.2f}">'
-                        "<title>{} of {} images of {}: answered {}</title></rect>"
-                    ).format(
-                        "hit" if row == column else "miss",
-                        left + column * cell,
-                        top + row * cell,
-                        cell - 1,
-                        cell - 1,
-                        0.4 + 0.6 * n / support,
-                        n,
-                        support,
-                        visible(classes[row], 80),
-                        visible(classes[column], 80),
-                    )
-                )
-    text = f"Confusion matrix of {len(classes)} classes; rows are the truth, columns the model's answers."
-    return _svg(left + side + 4, top + side + 4, "heat-map", text, _join(parts), fixed=True)
 
 
 class _Frame:
@@ -220,21 +186,6 @@ def _anchor(share: float) -> str:
     return "middle" if 0.08 < share < 0.92 else "start" if share <= 0.08 else "end"
 
 
-def _heat_labels(name: str, number: int, cell: int, left: int, top: int) -> Markup:
-    middle = number * cell + cell / 2
-    return Markup(
-        '<text class="name" x="{}" y="{:.1f}" text-anchor="end" font-size="{size}">{short}</text>'
-        '<text class="name" transform="translate({:.1f} {}) rotate(-90)" font-size="{size}">{short}</text>'
-    ).format(
-        left - 6,
-        top + middle + cell / 3,
-        left + middle + cell / 3,
-        top - 6,
-        size=cell - 1,
-        short=visible(name, LABEL_LIMIT),
-    )
-
-
 _MOST_LABELS = 12
 """That fit below the axis."""
 
@@ -265,12 +216,11 @@ def _nice_ticks(low: float, high: float) -> list[float]:
     return [round(step * number, 12) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _svg(width: float, height: float, kind: str, text: str, body: Markup, fixed: bool = False) -> Markup:
-    size = Markup(' width="{}" height="{}"').format(f"{width:g}", f"{height:g}") if fixed else Markup("")
-    return Markup('<svg class="{}" viewBox="0 0 {} {}"{} role="img" aria-label="{}">{}</svg>').format(
-        kind, f"{width:g}", f"{height:g}", size, text, body
+def _svg(width: int, height: int, kind: str, text: str, body: Markup) -> Markup:
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        kind, width, height, text, body
     )
 
 
-def _join(parts: Any) -> Markup:
+def _join(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)

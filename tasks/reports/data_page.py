@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
@@ -27,6 +26,7 @@ from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quaran
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards
 from tasks.reports import html
+from tasks.reports.data_uris import thumbnail
 from tasks.reports.text import without_credentials
 
 LAYOUT = 1
@@ -133,7 +133,7 @@ def render_data_page(description: Mapping[str, Any], thumbnails: Mapping[str, Pi
         "data_page.html.jinja",
         data=description,
         splits=SPLITS,
-        thumbnails={key: html.data_uri(_thumbnail(pixels)) for key, pixels in thumbnails.items()},
+        thumbnails={key: thumbnail(pixels, THUMBNAIL_PX) for key, pixels in thumbnails.items()},
     )
 
 
@@ -266,7 +266,3 @@ def _weight(row: Duplicate) -> tuple[int, str, str]:
 
 def _commonest(counts: Mapping[str, int]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
-
-
-def _thumbnail(pixels: Pixels) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS))

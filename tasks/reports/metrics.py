@@ -1,11 +1,11 @@
-"""Figures of a classifier on images that it was not trained on: pure functions of arrays, no files.
+"""Metrics of a classifier on images that it was not trained on: pure functions of arrays, no files.
 
-Figures that are undefined (the recall of a class that has no image here) are None, so JSON gets null and never NaN.
+A metric that is undefined (the recall of a class that has no image here) is None, so JSON gets null and never NaN.
+SciPy's statistics take a second to import, so they are imported where they are used.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,25 +14,23 @@ import numpy.typing as npt
 
 from tasks.errors import DataError, TrainingError
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
 CALIBRATION_BINS = 10
 SMALLEST_PROBABILITY = 1e-7
 """Floor of the log loss: one float32 zero would make it infinite."""
 DECIMALS = 6
-"""What is stored is rounded: the last bits differ between processors."""
+"""Metrics are stored rounded, because their last bits differ between processors."""
 CHAMPION_RULE = (
-    "highest accuracy on validation; of equals the first in params.yaml whose validation log loss isn't higher than "
-    "the lowest one by more than a standard error of the difference"
+    "the highest validation accuracy; among equals the first in params.yaml whose validation log loss is at most one "
+    "standard error of the difference above the lowest"
 )
-TRUST_LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
+CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
 
 def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> dict[str, Any]:
-    """All figures of one model on one split.
+    """All metrics of one model on one split.
 
     Args:
         probabilities: (n, c), rows that sum to 1, columns in the order of `classes`.
@@ -42,26 +40,27 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
     Returns:
         JSON-ready: `n`, `correct`, `accuracy`, `accuracy_ci95` (Wilson), `log_loss` (natural logarithm), `macro_f1` and
         `balanced_accuracy` (means over the classes where F1, recall are defined), `expected_calibration_error`
-        (10 equal bins of the top probability), `majority_accuracy` (always answering these images' commonest
-        class), `per_class` {name: {precision, recall, f1, support}}, `confusion` (row = truth, column = answer).
+        (10 equal bins of the confidence, the highest probability), `majority_accuracy` (baseline: always predicting
+        the most frequent class of these images), `per_class` {name: {precision, recall, f1, support}}, `confusion`
+        (row = actual, column = predicted).
 
     Raises:
         DataError: there are no images.
-        TrainingError: a probability is not a number.
+        TrainingError: a probability is NaN or infinite.
     """
     _check(probabilities, labels, classes)
     n = len(labels)
     matrix = confusion_matrix(labels, predict(probabilities), len(classes))
     correct = int(np.trace(matrix))
-    per_class = {name: _class_figures(matrix, index) for index, name in enumerate(classes)}
+    per_class = {name: _class_metrics(matrix, index) for index, name in enumerate(classes)}
     return {
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
         "accuracy_ci95": list(wilson_interval(correct, n)),
         "log_loss": max(0.0, float(log_losses(probabilities, labels).mean())),
-        "macro_f1": _mean([figures["f1"] for figures in per_class.values()]),
-        "balanced_accuracy": _mean([figures["recall"] for figures in per_class.values()]),
+        "macro_f1": _mean([one["f1"] for one in per_class.values()]),
+        "balanced_accuracy": _mean([one["recall"] for one in per_class.values()]),
         "expected_calibration_error": expected_calibration_error(calibration(probabilities, labels)),
         "majority_accuracy": int(matrix.sum(axis=1).max()) / n,
         "per_class": per_class,
@@ -70,65 +69,63 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
 
 
 def predict(probabilities: Floats) -> Integers:
-    """(n, c) -> (n,) the most probable class; of equals the first."""
-    answers: Integers = np.argmax(probabilities, axis=1)
-    return answers
+    """(n, c) -> (n,) the most probable class; among equals the first."""
+    predicted: Integers = np.argmax(probabilities, axis=1)
+    return predicted
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, n_classes: int) -> Integers:
-    """(n,), (n,) -> (c, c) counts; row = truth, column = answer."""
+    """(n,), (n,) -> (c, c) counts; row = actual, column = predicted."""
     flat = np.bincount(labels.astype(np.int64) * n_classes + predicted, minlength=n_classes * n_classes)
     return flat.reshape(n_classes, n_classes)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), without continuity correction.
+    """95 % confidence interval of a proportion (Wilson 1927), without continuity correction.
 
-    Unlike the textbook +-1.96 standard errors it keeps its promise near 0 and 1 and for small n
+    Unlike the textbook +-1.96 standard errors it keeps its coverage near 0 and 1 and for small n
     (Brown, Cai and DasGupta 2001, Interval Estimation for a Binomial Proportion, Statistical Science 16).
     """
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"0 <= successes <= n and n > 0 must hold. Received: successes={successes}, n={n}")
-    share, z2 = successes / n, Z95 * Z95
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At the ends the bound is exact; rounding would leave 1e-17.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return low, high
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def compare_paired(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Exact McNemar test of two models on the same images (McNemar 1947; exact binomial, two-sided).
 
-    Images that both get right, or both wrong, say nothing about which is better. Were the models equally good, each
-    of the others would be a coin toss: `p_value` is the chance of a split at least this uneven.
+    Images that both models classify correctly, or both wrongly, do not tell which is better. If the models were equally
+    good, each other image would be a coin toss: `p_value` is the probability of a split at least this uneven.
     """
+    from scipy.stats import binomtest
+
     if first_correct.shape != second_correct.shape:
         raise ValueError(f"Pairs need equal shapes. Received: {first_correct.shape}, {second_correct.shape}")
     first_only = int(np.sum(first_correct & ~second_correct))
     second_only = int(np.sum(second_correct & ~first_correct))
+    different = first_only + second_only
     return {
         "n": len(first_correct),
-        "both_right": int(np.sum(first_correct & second_correct)),
+        "both_correct": int(np.sum(first_correct & second_correct)),
         "first_only": first_only,
         "second_only": second_only,
-        "p_value": _two_sided_sign_test(first_only, second_only),
+        "p_value": float(binomtest(first_only, different).pvalue) if different else 1.0,
     }
 
 
 def calibration(probabilities: Floats, labels: Integers, bins: int = CALIBRATION_BINS) -> list[dict[str, Any]]:
-    """How often the answer is right at each level of confidence, for a reliability diagram.
+    """Accuracy by confidence, for a reliability diagram.
 
-    Bins of the top probability are (0, 1/bins], (1/bins, 2/bins], ...; empty ones are left out.
+    Confidence is the highest probability. Its bins are (0, 1/bins], (1/bins, 2/bins], ...; empty ones are left out.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = predict(probabilities) == labels
+    hits = predict(probabilities) == labels
     numbers = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for number in range(bins):
         inside = numbers == number
-        n, correct = int(inside.sum()), int(right[inside].sum())
+        n, correct = int(inside.sum()), int(hits[inside].sum())
         if n:
             rows.append(
                 {
@@ -149,21 +146,25 @@ def expected_calibration_error(rows: Sequence[dict[str, Any]]) -> float:
     return float(sum(row["n"] / n * abs(row["accuracy"] - row["confidence"]) for row in rows))
 
 
-def trust_levels(probabilities: Floats, labels: Integers) -> list[dict[str, Any]]:
-    """If only answers at least this sure are taken: how many are, and how often they are right (None if none is)."""
-    confidence = probabilities.max(axis=1)
-    right = predict(probabilities) == labels
+def selective_prediction(probabilities: Floats, labels: Integers) -> list[dict[str, Any]]:
+    """If only predictions with at least this confidence are used: their share (coverage), and their accuracy or None.
+
+    El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification.
+    """
+    confidence, hits = probabilities.max(axis=1), predict(probabilities) == labels
     rows = []
-    for level in TRUST_LEVELS:
-        taken = confidence >= level
-        n, correct = int(taken.sum()), int(right[taken].sum())
+    for threshold in CONFIDENCE_THRESHOLDS:
+        used = confidence >= threshold
+        n, correct = int(used.sum()), int(hits[used].sum())
         accuracy = correct / n if n else None
-        rows.append({"level": level, "n": n, "share": n / len(labels), "correct": correct, "accuracy": accuracy})
+        rows.append(
+            {"threshold": threshold, "n": n, "coverage": n / len(labels), "correct": correct, "accuracy": accuracy}
+        )
     return rows
 
 
 def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Which class was taken for which, the commonest first."""
+    """Which class was predicted for which, the most frequent pair first."""
     pairs = [
         {"actual": classes[row], "predicted": classes[column], "n": n, "support": sum(counts)}
         for row, counts in enumerate(confusion)
@@ -175,21 +176,21 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
 def log_losses(probabilities: Floats, labels: Integers) -> Floats:
     """Log loss of each example (n,), nats: probabilities (n, classes), class indices (n,)."""
-    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.maximum(truth, SMALLEST_PROBABILITY))
+    actual = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return -np.log(np.maximum(actual, SMALLEST_PROBABILITY))
 
 
 def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:
     """The name by `CHAMPION_RULE` (one-standard-error rule: L. Breiman et al., 1984).
 
-    Who stops early has already chosen an epoch by this very log loss, so a slightly lower one means nothing.
+    Early stopping has already chosen an epoch by this very log loss, so a slightly lower one means nothing.
 
     Args:
-        validation: figures by name, in the order of params.yaml.
+        validation: metrics by name, in the order of params.yaml.
         losses: the log loss of each validation image, nats, by name and key.
     """
-    best = max(figures["accuracy"] for figures in validation.values())
-    equals = [name for name, figures in validation.items() if figures["accuracy"] == best]
+    best = max(one["accuracy"] for one in validation.values())
+    equals = [name for name, one in validation.items() if one["accuracy"] == best]
     lowest = min(equals, key=lambda name: validation[name]["log_loss"])
     return next(name for name in equals if _is_as_low(losses[name], losses[lowest]))
 
@@ -208,24 +209,15 @@ def rounded(value: Any) -> Any:
     return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _class_figures(matrix: Integers, index: int) -> dict[str, Any]:
+def _class_metrics(matrix: Integers, index: int) -> dict[str, Any]:
     hits = int(matrix[index, index])
-    support, answers = int(matrix[index].sum()), int(matrix[:, index].sum())
+    support, predicted = int(matrix[index].sum()), int(matrix[:, index].sum())
     return {
-        "precision": hits / answers if answers else None,
+        "precision": hits / predicted if predicted else None,
         "recall": hits / support if support else None,
-        "f1": 2 * hits / (support + answers) if support + answers else None,
+        "f1": 2 * hits / (support + predicted) if support + predicted else None,
         "support": support,
     }
-
-
-def _two_sided_sign_test(first: int, second: int) -> float:
-    n = first + second
-    term = tail = 1
-    for k in range(min(first, second)):
-        term = term * (n - k) // (k + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << n))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -236,7 +228,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:
     if len(labels) == 0:
         raise DataError(
-            "There are no images to measure on. Give the source a test folder, or raise prepare.test_fraction "
+            "There are no images to evaluate on. Give the source a test folder, or raise prepare.test_fraction "
             "(and prepare.validation_fraction), then run again."
         )
     if probabilities.shape != (len(labels), len(classes)):
@@ -248,7 +240,7 @@ def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> N
     broken = int(np.sum(~np.isfinite(probabilities).all(axis=1)))
     if broken:
         raise TrainingError(
-            f"For {broken} of {len(labels)} images the model gives probabilities that are not numbers. "
+            f"For {broken} of {len(labels)} images the model predicts NaN or infinite probabilities. "
             "Train again with a smaller train.tutorial.learning_rate, or with train.recipe=modern."
         )
     if np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3 or probabilities.min() < 0:

@@ -1,39 +1,41 @@
-"""Tables for `dvc plots`, as CSV bytes. Class names in them pass `text.csv_cell`: no spreadsheet runs them."""
+"""Tables for `dvc plots`, as CSV. Class names in them pass `text.csv_cell`, so no spreadsheet runs them."""
 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from tasks.files import atomic_folder
 from tasks.reports.metrics import Integers
 from tasks.reports.text import csv_cell
 
 
-def confusion_csv(labels: Integers, predicted: Integers, classes: Sequence[str]) -> bytes:
-    """`actual,predicted`, one row an image, in the given order."""
-    names = [csv_cell(name) for name in classes]
-    rows = zip(labels, predicted, strict=True)
-    return _table(("actual", "predicted"), ((names[actual], names[answer]) for actual, answer in rows))
+def write_plots(
+    folder: Path,
+    labels: Integers,
+    predicted: Integers,
+    per_class: Mapping[str, Mapping[str, Any]],
+    calibration: Iterable[Mapping[str, Any]],
+) -> None:
+    """Write the folder anew.
+
+    `confusion.csv` has one row a test image, in the given order; `per_class.csv` one row a class, where what is
+    undefined is empty; `calibration.csv` one row a bin of `metrics.calibration`.
+    """
+    names = [csv_cell(name) for name in per_class]
+    pairs = ((names[actual], names[other]) for actual, other in zip(labels, predicted, strict=True))
+    scores, bins = ("precision", "recall", "f1", "support"), ("confidence", "accuracy", "n")
+    classes = ((name, *map(one.get, scores)) for name, one in zip(names, per_class.values(), strict=True))
+    with atomic_folder(folder) as new:
+        _write(new / "confusion.csv", ("actual", "predicted"), pairs)
+        _write(new / "per_class.csv", ("class", *scores), classes)
+        _write(new / "calibration.csv", bins, (map(row.get, bins) for row in calibration))
 
 
-def per_class_csv(per_class: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """`class,precision,recall,f1,support`; what is undefined is empty."""
-    columns = ("precision", "recall", "f1", "support")
-    rows = ((csv_cell(name), *(figures[column] for column in columns)) for name, figures in per_class.items())
-    return _table(("class", *columns), rows)
-
-
-def calibration_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """`confidence,accuracy,n`, one row a bin of `metrics.calibration`."""
-    columns = ("confidence", "accuracy", "n")
-    return _table(columns, ([row[column] for column in columns] for row in rows))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Figures in plain sentences, for a reader who is no statistician."""
+"""Metrics in sentences: the field's words, and beside them what they mean."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 from tasks.reports.text import percent, visible
 
 FEW_IMAGES = 300
-CLEAR = 0.05
-"""Below this chance a difference is called clear."""
-
+SIGNIFICANT = 0.05
+"""Below this p-value a difference is called clear."""
 _STRATEGIES = {
-    "feature_extraction": "Every image passes once through the frozen convolutional part of VGG16, "
-    "which learned to see on ImageNet; only a small classifier on top of its outputs is trained.",
+    "feature_extraction": "Every image passes once through the frozen convolutional part of VGG16, pretrained on "
+    "ImageNet; only a small classifier on top of its outputs is trained.",
 }
 _RECIPES = {
-    "modern": "The classifier is a regularised linear model; how strongly it is held back is chosen on "
-    "the validation images.",
-    "tutorial": "The classifier is the one that tutorials print: flatten, one hidden layer, softmax, a fixed "
-    "number of epochs.",
+    "modern": "The classifier is a regularised linear model; its inverse regularization C is chosen on the validation "
+    "images.",
+    "tutorial": "The classifier is the one of most tutorials: flatten, one hidden layer, softmax, a fixed number of "
+    "epochs.",
 }
+
+
+def describe_strategy(strategy: str, recipe: str) -> str:
+    """What a strategy and its recipe do; empty for names that are not known here."""
+    return " ".join(filter(None, (_STRATEGIES.get(strategy), _RECIPES.get(recipe))))
 
 
 def title(classes: Sequence[str]) -> str:
@@ -30,36 +34,38 @@ def title(classes: Sequence[str]) -> str:
     return f"{' or '.join(visible(name, 28) for name in classes)}?"
 
 
-def commonest(test: Mapping[str, Any]) -> str:
-    """The class with the most held-out images; of equals the first."""
-    per_class: Mapping[str, Mapping[str, Any]] = test["per_class"]
-    return max(per_class, key=lambda name: per_class[name]["support"])
+def interval(test: Mapping[str, Any]) -> str:
+    low, high = test["accuracy_ci95"]
+    return f"95 % confidence interval {percent(low)} to {percent(high)}"
 
 
-def verdict(test: Mapping[str, Any]) -> str:
-    """Whether the model beats blind guessing, and how far the figure can be trusted."""
-    guess, (low, high) = test["majority_accuracy"], test["accuracy_ci95"]
-    blind = f"always answering the commonest class, which is right for {percent(guess)}"
-    if low > guess:
-        text = f"That is clearly better than {blind}."
-    elif high < guess:
-        text = f"That is worse than {blind}: something is wrong, don't use this model."
+def baseline_verdict(test: Mapping[str, Any]) -> str:
+    """Whether the model beats the majority-class baseline, and how coarse the accuracy is."""
+    baseline, (low, high) = test["majority_accuracy"], test["accuracy_ci95"]
+    named = f"the majority-class baseline of {percent(baseline)}, which always predicts the most frequent class"
+    if low > baseline:
+        text = f"This accuracy is clearly above {named}."
+    elif high < baseline:
+        text = f"This accuracy is below {named}: something is wrong, do not use this model."
     else:
-        text = f"That is not clearly better than {blind}."
+        text = f"This accuracy is not clearly above {named}."
     if test["n"] < FEW_IMAGES:
-        text += f" With only {test['n']} held-out images, a single one weighs {100 / test['n']:.1f} points."
+        points = 100 / test["n"]
+        text += f" The test set is small: each of its {test['n']} images counts for {points:.1f} percentage points."
     return text
 
 
 def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether it is too sure, too modest or about right: on average over all images."""
-    sure = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
-    right = test["accuracy"]
-    low, high = test["accuracy_ci95"]
-    facts = f"On average it was {percent(sure)} sure, and right for {percent(right)}"
-    if low <= sure <= high:
-        return f"{facts}: about as sure as it should be."
-    return f"{facts}: {'too sure of itself' if sure > right else 'more modest than it needs to be'}."
+    """Whether the model is overconfident, underconfident or neither: on average over all images."""
+    confidence = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
+    accuracy, (low, high) = test["accuracy"], test["accuracy_ci95"]
+    if low <= confidence <= high:
+        verdict = "on average, the model is well calibrated"
+    elif confidence > accuracy:
+        verdict = "the model is overconfident"
+    else:
+        verdict = "the model is underconfident"
+    return f"The mean confidence is {percent(confidence)} and the accuracy {percent(accuracy)}: {verdict}."
 
 
 def comparison_verdict(pair: Mapping[str, Any]) -> str:
@@ -67,22 +73,21 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
     if pair["first_only"] == pair["second_only"]:
         return "no difference"
     better = "the champion" if pair["first_only"] > pair["second_only"] else "the other"
-    return f"{better} is better" if pair["p_value"] < CLEAR else "no clear difference"
+    return f"{better} is better" if pair["p_value"] < SIGNIFICANT else "no clear difference"
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:
     """How many images there are, from where, and what was left out."""
     numbers = (("quarantined", data["quarantined"]), ("excluded", sum(data["excluded"].values())))
-    left_out = [f"{n} {'is' if n == 1 else 'are'} {kind}" for kind, n in numbers if n]
+    left_out = [f"{n} {'was' if n == 1 else 'were'} {kind}" for kind, n in numbers if n]
     origin = f" from {visible(data['source'], 120)}" if data["source"] else ""
-    text = f"{data['accepted']} images{origin} were accepted"
-    return f"{text}; {' and '.join(left_out)}." if left_out else f"{text}, none was left out."
+    return f"{data['accepted']} images{origin} were accepted; {' and '.join(left_out) or 'none was left out'}."
 
 
 def split_sentence(data: Mapping[str, Any]) -> str:
-    """How the images were divided; as far as the data summary tells."""
+    """How the images were split; as far as the data summary tells."""
     given, fractions = data.get("given_splits"), data.get("fractions") or {}
-    carved = [
+    drawn = [
         f"{percent(fractions[name], 0)} for {name}"
         for name in ("validation", "test")
         if name in fractions and name not in (given or ())
@@ -90,32 +95,28 @@ def split_sentence(data: Mapping[str, Any]) -> str:
     parts = []
     if given:
         parts.append(f"The source itself assigns {' and '.join(visible(name, 20) for name in given)}.")
-    if carved:
-        parts.append(f"Drawn by a hash of each image's content: {' and '.join(carved)}.")
-    parts.append("Images that look the same, or belong to one group, are never in two splits.")
-    parts.append("Nothing was learned from, or chosen on, the test images.")
+    if drawn:
+        parts.append(f"A hash of each image's content draws {' and '.join(drawn)}.")
+    parts.append("Images that look the same, or belong to one group, are always in the same split.")
+    parts.append("The test images were not used for training or for any choice.")
     return " ".join(parts)
-
-
-def recipe_sentence(strategy: str, recipe: str) -> str:
-    """What the champion's strategy and recipe do; empty for names that are not known here."""
-    return " ".join(text for text in (_STRATEGIES.get(strategy), _RECIPES.get(recipe)) if text)
 
 
 def facts(evaluation: Mapping[str, Any], champion: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for the list at the page's end."""
+    validation, test, training = (champion[name] for name in ("validation", "test", "training"))
     rows = [
         ("source", evaluation["data"]["source"] or "not recorded"),
         ("strategy", evaluation["champion"]),
         ("recipe", champion["recipe"]),
-        ("validation accuracy", f"{percent(champion['validation']['accuracy'])} of {champion['validation']['n']}"),
-        ("log loss, held-out", f"{champion['test']['log_loss']:.4f}"),
-        ("macro F1, held-out", percent(champion["test"]["macro_f1"])),
+        ("validation accuracy", f"{percent(validation['accuracy'])} of {validation['n']} images"),
+        ("test log loss", f"{test['log_loss']:.4f}"),
+        ("test macro F1", percent(test["macro_f1"])),
     ]
-    refitted = champion["training"].get("refitted_with_validation")
+    refitted = training.get("refitted_with_validation")
     if refitted is not None:
-        rows.append(("trained once more on train + validation", "yes" if refitted else "no"))
-    for prefix, block in (("chosen", champion["training"].get("chosen")), ("backbone", champion["backbone"])):
+        rows.append(("refitted on train + validation", "yes" if refitted else "no"))
+    for prefix, block in (("chosen", training.get("chosen")), ("backbone", champion["backbone"])):
         rows += [(f"{prefix}: {str(key).replace('_', ' ')}", _plain(value)) for key, value in (block or {}).items()]
     return rows
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError, IntegrityError, TrainingError
-from tasks.evaluate import Summary, remove_stale, run
+from tasks.evaluate import Evaluated, Summary, remove_stale, run, summarise_strategy
 from tasks.files import read_json, write_json
 from tasks.images.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
 from tasks.images.shards import write_shard
@@ -131,7 +131,7 @@ def test_evaluate_chooses_the_champion_on_validation_not_on_test(tmp_path: Path)
     assert (comparison["first_only"], comparison["second_only"]) == (0, 8)
 
 
-def test_evaluate_shows_the_surest_mistakes(tmp_path: Path) -> None:
+def test_evaluate_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
     run(make_settings(worst_mistakes=2), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.5}})))
     mistakes = read(tmp_path, "evaluation.json")["mistakes"]
     assert [mistake["path"] for mistake in mistakes] == ["test/bees/9.jpg", "test/ants/8.jpg"]
@@ -263,3 +263,16 @@ def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"No strategy gave a model.*\n  feature_extraction: Collapsed"):
         run(make_settings(), Workspace.at(tmp_path))
     assert not (tmp_path / "reports/metrics.json").exists()
+
+
+def test_evaluation_names_the_blocks_that_were_trained_further(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}})
+    model = load_trained(tmp_path / TRAINED / STRATEGIES[0])
+    nothing = np.empty((0, 2))
+    for names, told in (
+        ((), {}),
+        (("block5_conv1/kernel", "block4_conv3/bias"), {"trained_further": "block4, block5"}),
+    ):
+        tuned = replace(model, backbone=dict.fromkeys(names, nothing))
+        summary = summarise_strategy(Evaluated(tuned, nothing, nothing, {}, {}, {}))
+        assert summary["backbone"] == {"engine": "test", **told}

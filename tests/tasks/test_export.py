@@ -43,16 +43,23 @@ FILES = {
 
 @pytest.fixture
 def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Path:
-    """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its figures."""
+    """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its metrics."""
     settings = change(f"source.uri={source}", "prepare.min_entropy_bits=0", "export.parity_images=2")
     ingest.run(settings, Workspace.at(workspace))
     prepare.run(settings, Workspace.at(workspace))
     save_trained(workspace / TRAINED / "feature_extraction", trained_on(1024))
-    figures = measure(np.tile([[0.6, 0.4]], (4, 1)), np.array([0, 1, 0, 1]), CLASSES)
+    champion = {
+        "recipe": "modern",
+        "description": "",
+        "test": measure(np.tile([[0.6, 0.4]], (4, 1)), np.array([0, 1, 0, 1]), CLASSES),
+        "backbone": {},
+        "training": {},
+    }
     data = {"accepted": 24, "quarantined": 0, "excluded": {}, "counts": {}, "source": str(source)}
     evaluation = {
         "champion": "feature_extraction",
-        "strategies": {"feature_extraction": {"test": figures}},
+        "classes": list(CLASSES),
+        "strategies": {"feature_extraction": champion},
         "data": data,
     }
     write_json(workspace / EVALUATION, evaluation)
@@ -90,6 +97,9 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     assert np.abs(expected - head.probabilities(seen)).max() > 0.05
     trained = replace(trained_on(16), head=head, backbone=tuned, test_time_augmentation=True)
     save_trained(tiny / TRAINED / "feature_extraction", trained)
+    evaluation = read_json(tiny / EVALUATION)
+    evaluation["strategies"]["feature_extraction"]["backbone"] = {"trained_further": "block5"}
+    write_json(tiny / EVALUATION, evaluation)
     assert export.run(change(), Workspace.at(tiny)).formats == 3
     answered = run_onnx((tiny / EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))
     np.testing.assert_allclose(answered, expected, atol=0.01)

@@ -1,4 +1,4 @@
-"""The program `brief` on a small evaluated workspace."""
+"""The program `report` on a small evaluated workspace."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tests.tasks.test_evaluate import make_settings, make_workspace
 RIGHT = {"feature_extraction": {"test": 0.5}}
 
 
-def test_brief_shows_the_mistakes_of_the_workspace(tmp_path: Path) -> None:
+def test_report_shows_the_mistakes_of_the_workspace(tmp_path: Path) -> None:
     evaluate.run(make_settings(), Workspace.at(make_workspace(tmp_path, RIGHT)))
     text = report.run(Workspace.at(tmp_path), {"Plan": "http://localhost/plan"})
     assert text.count("data:image/jpeg") == 3
-    assert "**50.0\u00a0%** of 10 held-out images" in text
+    assert "**50.0\u00a0%** on 10 images" in text
     assert text.endswith("- Plan: [http://localhost/plan](http://localhost/plan)")
     assert "SECRET" not in text
 
 
-def test_brief_without_an_evaluation_names_what_makes_one(tmp_path: Path) -> None:
+def test_report_without_an_evaluation_names_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="dvc repro evaluate"):
         report.run(Workspace.at(tmp_path))
 
 
-def test_brief_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_path: Path) -> None:
+def test_report_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_path: Path) -> None:
     evaluate.run(make_settings(), Workspace.at(make_workspace(tmp_path, RIGHT)))
     stage = "stages: {evaluate: {cmd: 'true', outs: [reports/evaluation.json: {persist: true}]}}"
     (tmp_path / "dvc.yaml").write_text(stage)
@@ -42,7 +42,7 @@ def test_brief_of_a_folder_that_did_not_evaluate_anew_takes_what_dvc_keeps(tmp_p
     assert report.run(Workspace.at(tmp_path)) == text
 
 
-def test_brief_goes_without_images_that_are_not_here(tmp_path: Path) -> None:
+def test_report_goes_without_images_that_are_not_here(tmp_path: Path) -> None:
     evaluate.run(make_settings(), Workspace.at(make_workspace(tmp_path, RIGHT)))
     (tmp_path / "data/prepared/shards").rename(tmp_path / "elsewhere")
     assert "3 more are in the report." in report.run(Workspace.at(tmp_path))

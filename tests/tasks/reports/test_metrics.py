@@ -1,17 +1,17 @@
-"""Figures against scikit-learn, SciPy and their definitions."""
+"""Metrics against scikit-learn and their definitions."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, log_loss
-from sklearn.metrics import precision_recall_fscore_support as class_figures
+from sklearn.metrics import precision_recall_fscore_support as class_metrics
 
 from tasks.errors import DataError, TrainingError
 from tasks.reports.metrics import (
@@ -23,7 +23,7 @@ from tasks.reports.metrics import (
     measure,
     predict,
     rounded,
-    trust_levels,
+    selective_prediction,
     wilson_interval,
 )
 
@@ -56,7 +56,7 @@ def test_measure_agrees_with_scikit_learn(case: Answers) -> None:
     clipped = np.clip(probabilities.astype(float), 1e-7, 1)
     truth = clipped[np.arange(len(labels)), labels]
     assert figures["log_loss"] == pytest.approx(-np.log(truth).mean())
-    expected = class_figures(labels, predicted, labels=names, zero_division=np.nan)
+    expected = class_metrics(labels, predicted, labels=names, zero_division=np.nan)
     for number, one in enumerate(figures["per_class"].values()):
         wanted = (expected[0][number], expected[1][number], expected[3][number])
         for value, other in zip((one["precision"], one["recall"], one["support"]), wanted, strict=True):
@@ -95,23 +95,37 @@ def test_measure_refuses_no_images() -> None:
         measure(np.empty((0, 2)), np.empty(0, int), ("a", "b"))
 
 
-def test_measure_refuses_what_is_no_number() -> None:
+def test_measure_refuses_nan() -> None:
     with pytest.raises(TrainingError, match="1 of 2 images"):
         measure(np.array([[np.nan, 1.0], [0.5, 0.5]]), np.array([0, 1]), ("a", "b"))
 
 
 @pytest.mark.parametrize("probabilities", [[[0.7, 0.7]], [[0.2, 0.3, 0.5]], [[-0.5, 1.5]]])
-def test_measure_refuses_what_is_no_distribution(probabilities: Any) -> None:
+def test_measure_refuses_what_is_not_a_distribution(probabilities: Any) -> None:
     with pytest.raises(ValueError):
         measure(np.array(probabilities), np.array([0]), ("a", "b"))
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_wilson_interval_agrees_with_scipy(n: int, share: float) -> None:
-    successes = round(n * share)
-    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+def test_wilson_interval_by_its_formula(n: int, share: float) -> None:
+    successes, z2 = round(n * share), 1.959963984540054**2
+    p = successes / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    assert wilson_interval(successes, n) == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 153, 10**6])
+def test_wilson_interval_ends_exactly_at_0_and_1(n: int) -> None:
+    assert wilson_interval(0, n)[0] == 0.0
+    assert wilson_interval(n, n)[1] == 1.0
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (2, 1), (-1, 3)])
+def test_wilson_interval_refuses_impossible_counts(successes: int, n: int) -> None:
+    with pytest.raises(ValueError):
+        wilson_interval(successes, n)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
@@ -122,7 +136,8 @@ def test_compare_paired_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]
     b, c = result["first_only"], result["second_only"]
     assert b == sum(x and not y for x, y in pairs)
     assert c == sum(y and not x for x, y in pairs)
-    assert result["p_value"] == pytest.approx(binomtest(b, b + c).pvalue if b + c else 1.0)
+    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
+    assert result["p_value"] == pytest.approx(min(1.0, 2 * tail), abs=1e-9)
     assert compare_paired(second, first)["p_value"] == result["p_value"]
 
 
@@ -149,15 +164,13 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(rows) == pytest.approx(0.5 * 0.35 + 0.5 * 0.45)
 
 
-def test_trust_levels_by_hand() -> None:
-    rows = trust_levels(np.array([[0.97, 0.03], [0.4, 0.6]]), np.array([0, 0]))
-    by_level = {row["level"]: row for row in rows}
-    assert (by_level[0.0]["n"], by_level[0.0]["accuracy"]) == (2, 0.5)
-    assert (by_level[0.95]["n"], by_level[0.95]["accuracy"]) == (1, 1.0)
-    assert (by_level[0.99]["n"], by_level[0.99]["accuracy"]) == (0, None)
+def test_selective_prediction_by_hand() -> None:
+    rows = selective_prediction(np.array([[0.97, 0.03], [0.4, 0.6]]), np.array([0, 0]))
+    found = {row["threshold"]: (row["n"], row["coverage"], row["accuracy"]) for row in rows}
+    assert (found[0.0], found[0.95], found[0.99]) == ((2, 1.0, 0.5), (1, 0.5, 1.0), (0, 0.0, None))
 
 
-def test_confused_pairs_names_the_commonest_first() -> None:
+def test_confused_pairs_names_the_most_frequent_first() -> None:
     pairs = confused_pairs([[5, 1], [3, 2]], ("a", "b"))
     assert [(pair["actual"], pair["predicted"], pair["n"], pair["support"]) for pair in pairs] == [
         ("b", "a", 3, 5),

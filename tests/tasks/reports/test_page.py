@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.metrics import calibration, compare_paired, measure, predict, trust_levels
+from tasks.reports.metrics import calibration, compare_paired, measure, predict, selective_prediction
 from tasks.reports.page import render_page
 
 HOSTILE = [
@@ -38,7 +38,7 @@ ELEMENTS = (
 ATTRIBUTES = (
     "lang charset http-equiv content name class id href style title alt src width height role scope tabindex "
     "aria-label aria-hidden viewbox fill stroke stroke-width stroke-linecap stroke-linejoin d x y x1 x2 y1 y2 cx cy "
-    "r rx points transform text-anchor font-size fill-opacity"
+    "r rx points transform text-anchor font-family font-size fill-opacity xmlns"
 )
 
 
@@ -78,14 +78,15 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         logits = random.normal(size=(n, len(classes)))
         logits[np.arange(n), labels] += 2 - number
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        figures = measure(probabilities, labels, classes)
+        metrics = measure(probabilities, labels, classes)
         training = {"candidates": [{"inverse_regularization": 0.1, "log_loss": 0.3}], "chosen": {"C": 0.1}}
         training["chosen_on"] = "validation"
         named[f"strategy_{number}"] = {
             "recipe": "modern",
+            "description": "Only a linear model is trained.",
             "problem": None,
-            "validation": figures,
-            "test": figures,
+            "validation": metrics,
+            "test": metrics,
             "backbone": {"engine": "tensorflow", "precision": "float32"},
             "training": training,
         }
@@ -114,7 +115,7 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
             for number in range(1, strategies)
         ],
         "calibration": calibration(probabilities, labels),
-        "trust": trust_levels(probabilities, labels),
+        "selective_prediction": selective_prediction(probabilities, labels),
         "mistakes": mistakes,
         "data": {**known, "counts": counts, "quarantine": [], **data},
     }
@@ -185,7 +186,8 @@ def test_page_tells_the_headline() -> None:
     test = evaluation["strategies"]["strategy_0"]["test"]
     text = "".join(Page(render(evaluation)).text)
     assert "ants, bees or wasps?" in text
-    assert f"{test['correct']} of 60 images" in text
+    assert f"{test['correct']} of 60 test images" in text
+    assert "Only a linear model is trained." in text
     assert f"{100 * test['accuracy_ci95'][0]:.1f}\u00a0%" in text
     assert "Visual Geometry Group, University of Oxford" in text
     assert "CC BY 4.0" in text
@@ -237,8 +239,21 @@ def test_page_draws_the_training_history() -> None:
     assert "nan" not in render(evaluation)
 
 
-def test_page_warns_when_the_model_is_no_better_than_guessing() -> None:
+def test_page_warns_when_the_model_is_not_better_than_the_baseline() -> None:
     evaluation = make_evaluation(["a", "b"])
     labels = np.array([0] * 9 + [1])
     evaluation["strategies"]["strategy_0"]["test"] = measure(np.tile([0.6, 0.4], (10, 1)), labels, ["a", "b"])
-    assert "not clearly better" in render(evaluation)
+    assert "not clearly above the majority-class baseline" in render(evaluation)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "told"),
+    [
+        ({}, "used without change"),
+        ({"trained_further": "block4, block5"}, "changed: trained further here (block4, block5)"),
+    ],
+)
+def test_page_says_whether_the_licensed_weights_were_changed(backbone: dict[str, str], told: str) -> None:
+    evaluation = make_evaluation(["a", "b"])
+    evaluation["strategies"]["strategy_0"]["backbone"] = backbone
+    assert f"as distributed with Keras, {told}." in render(evaluation)

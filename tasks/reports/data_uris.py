@@ -1,0 +1,32 @@
+"""Images as `data:` addresses, which a page or a Markdown text carries inside itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_JPEG_QUALITY = 85
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8], side_px: int) -> str:
+    """A JPEG, its longer side at most `side_px`, of an image (height, width, 3), RGB.
+
+    It is made from pixels alone, so it can carry no metadata of the original.
+    """
+    image = Image.fromarray(pixels)
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return _data_uri("image/jpeg", file.getvalue())
+
+
+def drawing(svg: str) -> str:
+    return _data_uri("image/svg+xml", svg.encode())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
