@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Locator, Page, expect
 
 from tasks.runs.costs import read_history
 from tasks.settings import change_settings
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS, PROJECT
-from tests.flows.browser import PROGRAM, Page, browser
+from tests.flows.browser import PROGRAM, browser
 from tests.flows.conftest import serve
 from tests.flows.project import Api, Project, write_deployments
 from tests.waiting import wait_until
@@ -60,42 +61,50 @@ def cockpit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project,
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("browser")) as opened:
+def page() -> Iterator[Page]:
+    with browser() as opened:
         yield opened
 
 
-def field(page: Page, name: str) -> str:
-    """The selector of a field of the form."""
-    label = f"find('label', '{name} (Optional)')"
-    page.wait(f"{label}.length", f"the field {name}")
-    return f"[id='{page.run(f'{label}[0].htmlFor')}']"
+def address(api: Api, path: str = "") -> str:
+    return api.url.removesuffix("/api") + path
+
+
+def field(page: Page, name: str) -> Locator:
+    """A field of the form; Prefect's dropdowns have a label too, but are nothing that HTML knows as a field."""
+    label = page.locator("label").get_by_text(f"{name} (Optional)", exact=True).first
+    return page.locator(f"[id='{label.get_attribute('for')}']")
 
 
 def open_form(page: Page, api: Api) -> None:
-    page.open(api.url.removesuffix("/api"))
-    page.click("a", "Deployments")
-    page.click("a", "manual")
-    page.click("button", "Run")
-    page.click("[role=menuitem]", "Custom run")
-    field(page, "uri")
+    page.goto(address(api))
+    page.get_by_role("link", name="Deployments", exact=True).click()
+    page.get_by_role("link", name="manual", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    expect(field(page, "uri")).to_be_visible()
 
 
 def choose(page: Page, name: str, option: str) -> None:
     """In a dropdown."""
-    page.click(field(page, name))
-    page.click("[role=option]", option)
-    page.press("Escape")  # one where several may be chosen stays open
-    page.wait("!find('[role=option]', null).length", f"the dropdown {name} to be closed")
+    field(page, name).click()
+    page.get_by_role("option", name=option, exact=True).click()
+    page.keyboard.press("Escape")  # one where several may be chosen stays open
+    expect(page.get_by_role("option")).to_have_count(0)
 
 
 def open_artifact(page: Page, api: Api, run_id: str, key: str) -> None:
     """From the page of the run, by the tab of its artifacts."""
-    page.open(f"{api.url.removesuffix('/api')}/v2/runs/flow-run/{run_id}")
-    page.click("[role=tab]", "Artifacts")
-    page.click(f"a[href$='/artifacts/key/{key}']")
-    page.click("a[href*='/artifacts/artifact/']")
-    page.wait("find('button', 'Raw').length", f"the artifact {key}")
+    page.goto(address(api, f"/v2/runs/flow-run/{run_id}"))
+    page.get_by_role("tab", name="Artifacts").click()
+    page.locator(f"a[href$='/artifacts/key/{key}']").click()
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(page.get_by_role("button", name="Raw")).to_be_visible()
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep what is seen now."""
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
 def newest_run(api: Api) -> Any:
@@ -110,19 +119,19 @@ def run_id(cockpit: tuple[Project, Api], page: Page) -> str:
     """A run that was started in the form, with another strategy and recipe and fewer epochs; it has ended well."""
     api = cockpit[1]
     open_form(page, api)
-    page.image(SCREENSHOTS / "form.png")
+    shoot(page, "form")
     choose(page, "strategies", "head_replacement")
     choose(page, "recipe", "tutorial")
-    page.image(SCREENSHOTS / "form-changed.png")
-    page.fill(field(page, "epochs"), "5")
-    page.image(SCREENSHOTS / "form-epochs.png")
-    page.click("button", "Submit")
+    shoot(page, "form-changed")
+    field(page, "epochs").fill("5")
+    shoot(page, "form-epochs")
+    page.get_by_role("button", name="Submit").click()
     wait_until(lambda: newest_run(api) is not None, "the run")
     run: str = newest_run(api)["id"]
-    page.open(f"{api.url.removesuffix('/api')}/v2/runs/flow-run/{run}")
+    page.goto(address(api, f"/v2/runs/flow-run/{run}"))
     api.finish(run, patience_s=1200)
-    page.wait("find('span', 'Completed').length", "the run to be shown as completed")
-    page.image(SCREENSHOTS / "run.png")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    shoot(page, "run")
     return run
 
 
@@ -144,31 +153,32 @@ def test_form_refuses_a_value_out_of_bounds_with_the_reason(
 ) -> None:
     api = cockpit[1]
     open_form(page, api)
-    page.fill(field(page, "epochs"), "0")
-    page.click("button", "Submit")
-    reasons = "[...document.querySelectorAll('input')].map(one => one.validationMessage).filter(text => text)"
-    assert page.wait(f"{reasons}.length && {reasons}", "the reason") == ["Value must be greater than or equal to 1."]
+    field(page, "epochs").fill("0")
+    page.get_by_role("button", name="Submit").click()
+    expect(field(page, "epochs")).to_have_js_property("validationMessage", "Value must be greater than or equal to 1.")
     assert newest_run(api)["id"] == run_id
 
 
 def test_report_shows_the_images(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "report")
-    kinds = "[...document.images].filter(one => one.naturalWidth > 50).map(one => one.src.slice(5, 15))"
-    page.wait(f"{kinds}.includes('image/jpeg')", "a worst mistake")
-    page.wait(f"{kinds}.includes('image/svg+')", "the confusion matrix")
-    assert "held-out images are answered right" in page.text()
-    page.image(SCREENSHOTS / "report.png")
-    page.run("find('h2', 'Worst mistakes')[0].scrollIntoView()")
-    page.image(SCREENSHOTS / "report-mistakes.png")
-    page.run("[...document.images].find(one => one.src.includes('svg+')).scrollIntoView({block: 'center'})")
-    page.image(SCREENSHOTS / "report-confusion.png")
+    mistake = page.locator("img[src^='data:image/jpeg']").first
+    matrix = page.locator("img[src^='data:image/svg+xml']")
+    for image in (mistake, matrix):
+        expect(image).to_be_visible()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    expect(page.get_by_role("paragraph").filter(has_text="The test accuracy is")).to_be_visible()
+    shoot(page, "report")
+    page.get_by_role("heading", name="Worst mistakes").scroll_into_view_if_needed()
+    shoot(page, "report-mistakes")
+    matrix.scroll_into_view_if_needed()
+    shoot(page, "report-confusion")
 
 
 def test_plan_tells_what_would_run_and_why(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "plan")
-    page.wait("document.body.innerText.includes('Source digits: 120 images, 120 new, 0 gone.')", "the source")
-    assert "it has never run" in page.text()
-    page.image(SCREENSHOTS / "plan.png")
+    expect(page.get_by_role("paragraph").filter(has_text="Source digits: 120 images, 120 new, 0 gone.")).to_be_visible()
+    expect(page.get_by_role("cell", name="it has never run").first).to_be_visible()
+    shoot(page, "plan")
 
 
 def test_costs_are_shown_and_are_the_experience_of_later_plans(
@@ -176,8 +186,8 @@ def test_costs_are_shown_and_are_the_experience_of_later_plans(
 ) -> None:
     project, api = cockpit
     open_artifact(page, api, run_id, "costs")
-    page.wait("document.body.innerText.includes('train@head_replacement')", "the costs")
-    page.image(SCREENSHOTS / "costs.png")
+    expect(page.get_by_role("cell", name="train@head_replacement")).to_be_visible()
+    shoot(page, "costs")
     history = {one["stage"]: one for one in read_history(Workspace.at(project.folder))}
     assert [history[stage]["reused"] for stage in STAGES_WITH_IMAGES] == [0, 0, 0]
     code, plan = project.run("-m", "tasks.plan")
@@ -187,9 +197,9 @@ def test_costs_are_shown_and_are_the_experience_of_later_plans(
 
 def test_course_of_the_training_ends_with_the_last_epoch(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
     open_artifact(page, cockpit[1], run_id, "course-train-head-replacement")
-    page.wait("find('th', 'loss').length", "the course")
-    page.image(SCREENSHOTS / "course.png")
-    done = page.run("find('td', null).map(one => one.textContent.trim()).filter(text => text.includes('/')).at(-1)")
+    expect(page.get_by_role("columnheader", name="loss", exact=True)).to_be_visible()
+    shoot(page, "course")
+    done = page.get_by_role("cell", name="/").last.inner_text()
     steps, _, of = done.partition("/")
     assert steps == of
     assert int(of) % 5 == 0
