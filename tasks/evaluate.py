@@ -108,7 +108,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     best = evaluated[champion]
     limit = settings.evaluate.worst_mistakes
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
-    evaluation = _evaluation(champion, evaluated, mistakes, summarise_images(workspace.prepared, examples))
+    evaluation = _evaluation(champion, evaluated, mistakes, summarise_images(workspace.prepared))
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))

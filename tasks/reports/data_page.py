@@ -27,7 +27,7 @@ from tasks.images.selection import Selection
 from tasks.images.shards import Shards
 from tasks.reports import html
 from tasks.reports.data_uris import thumbnail
-from tasks.reports.text import without_credentials
+from tasks.reports.evaluated_images import describe_source
 
 LAYOUT = 1
 """Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""
@@ -86,14 +86,11 @@ def describe_data(
     examples, version = selection.examples, _version(selection.examples, summary)
     report = previous.report or {}
     changes = report.get("changes") if report.get("version") == version else _changes(examples, summary, previous)
-    about = dict(summary["source"])
-    uri = about.pop("uri", None)
     sizes = {label: sum(splits.values()) for label, splits in sorted(summary["classes"].items())}
     shorter = [min(example.width_px, example.height_px) for example in examples]
     return {
         "version": version,
-        "source": without_credentials(uri) if uri else None,
-        "about": about,
+        **describe_source(summary),
         **{name: summary[name] for name in ("discovered", "accepted", "quarantined", "excluded", "given_splits")},
         "fractions": summary["fractions"],
         "quarantined_by_code": summary["quarantined_by_code"],

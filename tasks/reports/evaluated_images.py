@@ -1,14 +1,14 @@
-"""What the evaluation tells of the images themselves: where they come from, and which ones the model gets wrong."""
+"""What a report tells of the images themselves: where they come from, and which ones the model gets wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tasks.files import read_json
-from tasks.images.manifest import SPLITS, Example, read_quarantine
+from tasks.images.manifest import Example, read_quarantine
 from tasks.reports.metrics import Floats, Integers, predict, rounded
 from tasks.reports.text import without_credentials
 
@@ -16,21 +16,18 @@ LISTED_QUARANTINED = 100
 """So many quarantined images are listed; all are in quarantine.parquet."""
 
 
-def summarise_images(prepared: Path, examples: Sequence[Example]) -> dict[str, Any]:
-    """The data summary, the counts by class and split, and the quarantine."""
-    summary = read_json(prepared / "summary.json")
-    counts: dict[str, dict[str, int]] = {}
-    for example in sorted(examples, key=lambda one: one.label):
-        counts.setdefault(example.label, dict.fromkeys(SPLITS, 0))[example.split] += 1
+def describe_source(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `data/prepared/summary.json`: the source's address without credentials, and what the source says of itself."""
     about = dict(summary["source"])
-    source = about.pop("uri", None)
-    return {
-        **summary,
-        "source": without_credentials(source) if source else None,
-        "about": about,
-        "counts": counts,
-        "quarantine": [asdict(row) for row in read_quarantine(prepared)[:LISTED_QUARANTINED]],
-    }
+    uri = about.pop("uri", None)
+    return {"source": without_credentials(uri) if uri else None, "about": about}
+
+
+def summarise_images(prepared: Path) -> dict[str, Any]:
+    """The data summary, with the first quarantined images."""
+    summary = read_json(prepared / "summary.json")
+    quarantine = [asdict(row) for row in read_quarantine(prepared)[:LISTED_QUARANTINED]]
+    return {**summary, **describe_source(summary), "quarantine": quarantine}
 
 
 def worst_mistakes(

@@ -156,7 +156,7 @@ def _classes(classes: Sequence[str]) -> str:
 
 def _data(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     folds = "" if training.get("chosen_on", "validation") == "validation" else f" and on {training['chosen_on']}"
-    counts = data["counts"].values()
+    counts = data["classes"].values()
     splits = ", ".join(f"{sum(row[split] for row in counts)} {split}" for split in ("train", "validation", "test"))
     origin = markdown_cell(without_credentials(data["source"])) if data["source"] else "not recorded"
     excluded = sum(data["excluded"].values())

@@ -64,7 +64,9 @@ def make_workspace(
     write_quarantine(prepared, [Quarantined("x.jpg", "00", classes[0], "truncated", "ends early")])
     source = {"uri": "s3://key:SECRET@host/images"}
     counts = {"discovered": 32, "accepted": 30, "quarantined": 1, "excluded": {"hidden": 1}, "source": source}
-    write_json(prepared / "summary.json", {**counts, "quarantined_by_code": {"truncated": 1}})
+    splits = dict.fromkeys(("train", "validation", "test"), a_split // len(classes))
+    by_class = {"quarantined_by_code": {"truncated": 1}, "classes": dict.fromkeys(classes, splits)}
+    write_json(prepared / "summary.json", {**counts, **by_class})
     _train(workspace, right, classes, examples, data)
     return workspace
 
@@ -110,10 +112,10 @@ def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
     assert metrics["strategies"]["feature_extraction"]["recipe"] == "modern"
 
 
-def test_evaluate_counts_images_by_class_and_split(tmp_path: Path) -> None:
+def test_evaluation_carries_the_summary_of_the_data(tmp_path: Path) -> None:
     run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}})))
     data = read(tmp_path, "evaluation.json")["data"]
-    assert data["counts"] == {name: {"train": 5, "validation": 5, "test": 5} for name in ("ants", "bees")}
+    assert data["classes"] == {name: {"train": 5, "validation": 5, "test": 5} for name in ("ants", "bees")}
     assert data["quarantine"][0]["code"] == "truncated"
     assert data["excluded"] == {"hidden": 1}
 

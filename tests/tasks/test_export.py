@@ -55,7 +55,7 @@ def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Pat
         "backbone": {},
         "training": {},
     }
-    data = {"accepted": 24, "quarantined": 0, "excluded": {}, "counts": {}, "source": str(source)}
+    data = {"accepted": 24, "quarantined": 0, "excluded": {}, "classes": {}, "source": str(source)}
     evaluation = {
         "champion": "feature_extraction",
         "classes": list(CLASSES),

@@ -40,7 +40,7 @@ def card(
     probabilities = np.full((20, len(classes)), 0.1 / max(1, len(classes) - 1))
     probabilities[np.arange(20), labels] = 0.9
     counts = {name: {"train": 6, "validation": 2, "test": 2} for name in classes}
-    images = {"source": source, "accepted": 120, "quarantined": 3, "excluded": {"hidden": 2}, "counts": counts, **data}
+    images = {"source": source, "accepted": 120, "quarantined": 3, "excluded": {"hidden": 2}, "classes": counts, **data}
     champion = {
         "recipe": "modern",
         "description": "Only a linear model is trained.",

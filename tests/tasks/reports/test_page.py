@@ -117,7 +117,7 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         "calibration": calibration(probabilities, labels),
         "selective_prediction": selective_prediction(probabilities, labels),
         "mistakes": mistakes,
-        "data": {**known, "counts": counts, "quarantine": [], **data},
+        "data": {**known, "classes": counts, "quarantine": [], **data},
     }
 
 
