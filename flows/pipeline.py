@@ -22,6 +22,7 @@ from flows.logs import shorten_errors
 from flows.remote_stages import carry_out, check_work_pools
 from flows.run_context import run_context
 from tasks.files import read_json
+from tasks.reports.strategy_table import strategy_table
 from tasks.runs.worktrees import RunContext
 from tasks.settings import Settings
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
@@ -41,7 +42,7 @@ def pipeline(**changes: Any) -> None:
         check_work_pools(chosen.run, context)
         if not (show_plan(context, chosen) and is_finished(context)):
             _bring_up_to_date(context, chosen)
-        create_markdown_artifact(key="metrics", markdown=metrics_table(read_json(context.workspace.metrics)))
+        create_markdown_artifact(key="metrics", markdown=strategy_table(read_json(context.workspace.metrics)))
 
 
 def _bring_up_to_date(context: RunContext, chosen: Settings) -> None:
@@ -53,20 +54,3 @@ def _bring_up_to_date(context: RunContext, chosen: Settings) -> None:
         run(evaluate, chosen.run, context)
         run(export, chosen.run, context)
         show_report(context)
-
-
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """reports/metrics.json as a Markdown table, one row a strategy, the champion in bold."""
-    heads = "| strategy | recipe | test accuracy | 95 % interval | validation accuracy | training |"
-    rows = [heads, "|---|---|---:|---:|---:|---:|"]
-    for name, figures in metrics["strategies"].items():
-        test, validation = figures["test"], figures["validation"]
-        low, high = test["accuracy_ci95"]
-        seconds = figures["train_seconds"]  # null where the training was done elsewhere
-        took = "" if seconds is None else f"{seconds:.0f} s"
-        shown = f"**{name}**" if name == metrics["champion"] else name
-        rows.append(
-            f"| {shown} | {figures['recipe']} | {test['accuracy']:.4f} (n = {test['n']}) | {low:.4f} to {high:.4f} "
-            f"| {validation['accuracy']:.4f} | {took} |"
-        )
-    return "\n".join(rows)
