@@ -209,7 +209,7 @@ def _histogram(values: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Each note with its first images; the commonest comes first."""
+    """Each note with its first images; the most frequent comes first."""
     counts: Counter[str] = Counter()
     images: dict[str, list[dict[str, str]]] = {}
     for one in examples:
@@ -218,17 +218,17 @@ def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
             shown = images.setdefault(note, [])
             if len(shown) < THUMBNAILS_A_NOTE:
                 shown.append({"key": one.key, "path": one.path, "label": one.label})
-    return [{"note": note, "n": counts[note], "images": images[note]} for note in _commonest(counts)]
+    return [{"note": note, "n": n, "images": images[note]} for note, n in _most_frequent(counts)]
 
 
 def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
-    """Each code with its first images; the commonest comes first. Label conflicts have a list of their own."""
+    """Each code with its first images; the most frequent comes first. Label conflicts have a list of their own."""
     refused = [row for row in rows if row.code != Code.LABEL_CONFLICT]
     found: dict[str, list[dict[str, str]]] = {}
     for row in refused:
         found.setdefault(str(row.code), []).append({"path": row.path, "label": row.label, "detail": row.detail})
-    counts = Counter({code: len(images) for code, images in found.items()})
-    return [{"code": code, "n": counts[code], "listed": found[code][:LISTED_A_REASON]} for code in _commonest(counts)]
+    counts = {code: len(images) for code, images in found.items()}
+    return [{"code": code, "n": n, "listed": found[code][:LISTED_A_REASON]} for code, n in _most_frequent(counts)]
 
 
 def _conflicts(rows: Sequence[Quarantined]) -> dict[str, Any]:
@@ -261,5 +261,5 @@ def _weight(row: Duplicate) -> tuple[int, str, str]:
     return _BY_WEIGHT.index(row.outcome), row.path, row.of_path
 
 
-def _commonest(counts: Mapping[str, int]) -> list[str]:
-    return sorted(counts, key=lambda name: (-counts[name], name))
+def _most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 STRATEGIES = ("feature_extraction", "head_replacement")
 PLOTS = ("confusion", "calibration", "per_class")
 Right = dict[str, float]
-"""Split -> share of its images that a strategy names right."""
+"""Split -> share of its images that a strategy predicts rightly."""
 
 
 def make_settings(strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3) -> Settings:
@@ -75,8 +75,8 @@ def _logits(right: dict[str, Right], split: str, number: int, label: int, a_spli
     logits = np.zeros((1, 1, len(right) * classes))
     for place, shares in enumerate(right.values()):
         hit = number < round(shares.get(split, 1.0) * a_split)
-        answer = label if hit else (label + 1) % classes
-        logits[0, 0, place * classes + answer] = 2 + number / 16
+        predicted = label if hit else (label + 1) % classes
+        logits[0, 0, place * classes + predicted] = 2 + number / 16
     return logits
 
 
@@ -218,8 +218,8 @@ def test_evaluate_without_held_out_images_says_what_to_do(tmp_path: Path, split:
     else:
         classes = ("ants", "bees")
         head = Head("flatten", (Dense(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), "softmax"),))
-        answers = np.empty((0, 2), np.float32)
-        empty = Trained("feature_extraction", "modern", classes, head, {}, False, None, (), answers, {})
+        nothing = np.empty((0, 2), np.float32)
+        empty = Trained("feature_extraction", "modern", classes, head, {}, False, None, (), nothing, {})
         save_trained(tmp_path / TRAINED / "feature_extraction", empty)
     with pytest.raises(DataError, match=f"prepare.{split}_fraction"):
         run(make_settings(), Workspace.at(tmp_path))
@@ -247,7 +247,7 @@ def test_evaluate_imports_neither_tensorflow_nor_prefect_nor_pandas() -> None:
 
 def spoil(workspace: Path, strategy: str) -> None:
     folder = workspace / TRAINED / strategy
-    save_trained(folder, replace(load_trained(folder), problem="Collapsed: <b>every</b> image gets the same answer."))
+    save_trained(folder, replace(load_trained(folder), problem="Collapsed: <b>every</b> prediction is the same."))
 
 
 def test_model_that_collapsed_is_explained_and_never_champion(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ from tasks.reports.metrics import (
     wilson_interval,
 )
 
-Answers = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+Predictions = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answers:
+def predictions(draw: st.DrawFn) -> Predictions:
     """Random probabilities, labels (classes without images are likely) and class names."""
     n_classes, n = draw(st.integers(2, 7)), draw(st.integers(1, 60))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -42,22 +42,22 @@ def answers(draw: st.DrawFn) -> Answers:
     return probabilities, labels, tuple(f"class {number}" for number in range(n_classes))
 
 
-@given(answers())
+@given(predictions())
 @settings(max_examples=60, deadline=None)
-def test_measure_agrees_with_scikit_learn(case: Answers) -> None:
+def test_measure_agrees_with_scikit_learn(case: Predictions) -> None:
     probabilities, labels, classes = case
     predicted, names = predict(probabilities), range(len(classes))
-    figures = measure(probabilities, labels, classes)
-    assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
-    assert figures["confusion"] == confusion_matrix(labels, predicted, labels=names).tolist()
-    assert figures["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-    recalls = [one["recall"] for one in figures["per_class"].values() if one["recall"] is not None]
-    assert figures["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    metrics = measure(probabilities, labels, classes)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["confusion"] == confusion_matrix(labels, predicted, labels=names).tolist()
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    recalls = [one["recall"] for one in metrics["per_class"].values() if one["recall"] is not None]
+    assert metrics["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     clipped = np.clip(probabilities.astype(float), 1e-7, 1)
     truth = clipped[np.arange(len(labels)), labels]
-    assert figures["log_loss"] == pytest.approx(-np.log(truth).mean())
+    assert metrics["log_loss"] == pytest.approx(-np.log(truth).mean())
     expected = class_metrics(labels, predicted, labels=names, zero_division=np.nan)
-    for number, one in enumerate(figures["per_class"].values()):
+    for number, one in enumerate(metrics["per_class"].values()):
         wanted = (expected[0][number], expected[1][number], expected[3][number])
         for value, other in zip((one["precision"], one["recall"], one["support"]), wanted, strict=True):
             assert (value is None and np.isnan(other)) or value == pytest.approx(other)
@@ -67,27 +67,27 @@ def test_measure_agrees_on_all_classes_present() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 25)
     probabilities = random.dirichlet(np.ones(4), 100)
-    figures = measure(probabilities, labels, "abcd")
-    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predict(probabilities)))
-    assert figures["log_loss"] == pytest.approx(log_loss(labels, probabilities))
+    metrics = measure(probabilities, labels, "abcd")
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predict(probabilities)))
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities))
 
 
-@given(answers())
+@given(predictions())
 @settings(max_examples=40, deadline=None)
-def test_measure_is_json_and_counts_balance(case: Answers) -> None:
+def test_measure_is_json_and_counts_balance(case: Predictions) -> None:
     probabilities, labels, classes = case
-    figures = measure(probabilities, labels, classes)
-    json.dumps(figures, allow_nan=False)
-    assert sum(map(sum, figures["confusion"])) == figures["n"] == len(labels)
-    assert sum(one["support"] for one in figures["per_class"].values()) == len(labels)
-    low, high = figures["accuracy_ci95"]
-    assert 0 <= low <= figures["accuracy"] <= high <= 1
+    metrics = measure(probabilities, labels, classes)
+    json.dumps(metrics, allow_nan=False)
+    assert sum(map(sum, metrics["confusion"])) == metrics["n"] == len(labels)
+    assert sum(one["support"] for one in metrics["per_class"].values()) == len(labels)
+    low, high = metrics["accuracy_ci95"]
+    assert 0 <= low <= metrics["accuracy"] <= high <= 1
 
 
 def test_measure_says_null_for_an_absent_class() -> None:
-    figures = measure(np.array([[0.8, 0.1, 0.1]]), np.array([0]), ("a", "b", "c"))
-    assert figures["per_class"]["b"] == {"precision": None, "recall": None, "f1": None, "support": 0}
-    assert figures["balanced_accuracy"] == 1.0
+    metrics = measure(np.array([[0.8, 0.1, 0.1]]), np.array([0]), ("a", "b", "c"))
+    assert metrics["per_class"]["b"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert metrics["balanced_accuracy"] == 1.0
 
 
 def test_measure_refuses_no_images() -> None:
@@ -147,9 +147,9 @@ def test_compare_paired_survives_many_images() -> None:
     assert 0 <= compare_paired(first, ~first)["p_value"] < 1e-40
 
 
-@given(answers())
+@given(predictions())
 @settings(max_examples=40, deadline=None)
-def test_calibration_counts_every_image_in_its_bin(case: Answers) -> None:
+def test_calibration_counts_every_image_in_its_bin(case: Predictions) -> None:
     probabilities, labels, _ = case
     rows = calibration(probabilities, labels)
     assert sum(row["n"] for row in rows) == len(labels)

@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 
 def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data: Any) -> dict[str, Any]:
-    """An evaluation as `tasks.evaluate` writes it, with made-up answers; the last class has no test image."""
+    """An evaluation as `tasks.evaluate` writes it, with made-up predictions; the last class has no test image."""
     random = np.random.default_rng(0)
     labels = random.integers(0, max(1, len(classes) - 1), n)
     named: dict[str, Any] = {}
