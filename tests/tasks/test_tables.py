@@ -17,6 +17,11 @@ def test_columns_are_as_wide_as_their_widest_cell_and_aligned() -> None:
     ]
 
 
+def test_a_very_long_cell_does_not_pad_all_others() -> None:
+    lines = markdown_table(["name", "n"], [["x" * 300, "1"], ["y", "2"]]).splitlines()
+    assert [len(line) for line in lines] == [50, 50, 310, 50]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
