@@ -35,9 +35,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cockpit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Api]]:
     """The real project, with 12 images of each digit, served as `make ui` serves it; it has secrets to keep."""
-    folder = tmp_path_factory.mktemp("cockpit")
+    folder = tmp_path_factory.mktemp("served")
     project = Project(folder / "project")
     for name in ("flows", "tasks"):
         shutil.copytree(PROJECT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,8 +56,8 @@ def cockpit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project,
     project.environment |= {name: f"{CANARY}-{name}" for name in secrets}
     remote = f"['remote \"store\"']\n    url = s3://bucket/store\n    secret_access_key = {CANARY}-config\n"
     (project.folder / ".dvc/config.local").write_text(remote)
-    with serve(project, folder) as served:
-        yield served
+    with serve(project, folder) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,9 @@ def newest_run(api: Api) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run_id(cockpit: tuple[Project, Api], page: Page) -> str:
+def run_id(served: tuple[Project, Api], page: Page) -> str:
     """A run that was started in the form, with another strategy and recipe and fewer epochs; it has ended well."""
-    api = cockpit[1]
+    api = served[1]
     open_form(page, api)
     shoot(page, "form")
     choose(page, "strategies", "head_replacement")
@@ -135,8 +135,8 @@ def run_id(cockpit: tuple[Project, Api], page: Page) -> str:
     return run
 
 
-def test_form_sends_what_was_changed_and_nothing_else(cockpit: tuple[Project, Api], run_id: str) -> None:
-    project, api = cockpit
+def test_form_sends_what_was_changed_and_nothing_else(served: tuple[Project, Api], run_id: str) -> None:
+    project, api = served
     sent = api.get(f"/flow_runs/{run_id}")["parameters"]
     assert {block: value for block, value in sent.items() if value} == {
         "strategies": ["head_replacement"],
@@ -149,9 +149,9 @@ def test_form_sends_what_was_changed_and_nothing_else(cockpit: tuple[Project, Ap
 
 
 def test_form_refuses_a_value_out_of_bounds_with_the_reason(
-    cockpit: tuple[Project, Api], run_id: str, page: Page
+    served: tuple[Project, Api], run_id: str, page: Page
 ) -> None:
-    api = cockpit[1]
+    api = served[1]
     open_form(page, api)
     field(page, "epochs").fill("0")
     page.get_by_role("button", name="Submit").click()
@@ -159,8 +159,8 @@ def test_form_refuses_a_value_out_of_bounds_with_the_reason(
     assert newest_run(api)["id"] == run_id
 
 
-def test_report_shows_the_images(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
-    open_artifact(page, cockpit[1], run_id, "report")
+def test_report_shows_the_images(served: tuple[Project, Api], run_id: str, page: Page) -> None:
+    open_artifact(page, served[1], run_id, "report")
     mistake = page.locator("img[src^='data:image/jpeg']").first
     matrix = page.locator("img[src^='data:image/svg+xml']")
     for image in (mistake, matrix):
@@ -174,17 +174,17 @@ def test_report_shows_the_images(cockpit: tuple[Project, Api], run_id: str, page
     shoot(page, "report-confusion")
 
 
-def test_plan_tells_what_would_run_and_why(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
-    open_artifact(page, cockpit[1], run_id, "plan")
+def test_plan_tells_what_would_run_and_why(served: tuple[Project, Api], run_id: str, page: Page) -> None:
+    open_artifact(page, served[1], run_id, "plan")
     expect(page.get_by_role("paragraph").filter(has_text="Source digits: 120 images, 120 new, 0 gone.")).to_be_visible()
     expect(page.get_by_role("cell", name="it has never run").first).to_be_visible()
     shoot(page, "plan")
 
 
 def test_costs_are_shown_and_are_the_experience_of_later_plans(
-    cockpit: tuple[Project, Api], run_id: str, page: Page
+    served: tuple[Project, Api], run_id: str, page: Page
 ) -> None:
-    project, api = cockpit
+    project, api = served
     open_artifact(page, api, run_id, "costs")
     expect(page.get_by_role("cell", name="train@head_replacement")).to_be_visible()
     shoot(page, "costs")
@@ -195,8 +195,8 @@ def test_costs_are_shown_and_are_the_experience_of_later_plans(
     assert re.search(r"^\| features +\| runs +\| +120 \| +\d[^|]* \|", plan, re.MULTILINE), plan
 
 
-def test_course_of_the_training_ends_with_the_last_epoch(cockpit: tuple[Project, Api], run_id: str, page: Page) -> None:
-    open_artifact(page, cockpit[1], run_id, "course-train-head-replacement")
+def test_course_of_the_training_ends_with_the_last_epoch(served: tuple[Project, Api], run_id: str, page: Page) -> None:
+    open_artifact(page, served[1], run_id, "course-train-head-replacement")
     expect(page.get_by_role("columnheader", name="loss", exact=True)).to_be_visible()
     shoot(page, "course")
     done = page.get_by_role("cell", name="/").last.inner_text()
@@ -205,8 +205,8 @@ def test_course_of_the_training_ends_with_the_last_epoch(cockpit: tuple[Project,
     assert int(of) % 5 == 0
 
 
-def test_same_choices_again_compute_nothing(cockpit: tuple[Project, Api], run_id: str) -> None:
-    project, api = cockpit
+def test_same_choices_again_compute_nothing(served: tuple[Project, Api], run_id: str) -> None:
+    project, api = served
     before, commit = len(read_history(Workspace.at(project.folder))), project.git("rev-parse", "runs/manual")
     again = api.start_run(**api.get(f"/flow_runs/{run_id}")["parameters"])
     api.finish(again, patience_s=600)
@@ -216,8 +216,8 @@ def test_same_choices_again_compute_nothing(cockpit: tuple[Project, Api], run_id
     print(f"\nfrom due to end: {nothing:.1f} s with nothing new, {full:.1f} s with all new, ratio {nothing / full:.2f}")
 
 
-def test_secrets_are_in_no_file_commit_log_or_artifact(cockpit: tuple[Project, Api], run_id: str) -> None:
-    project, api = cockpit
+def test_secrets_are_in_no_file_commit_log_or_artifact(served: tuple[Project, Api], run_id: str) -> None:
+    project, api = served
     holding = [
         str(file.relative_to(project.folder.parent))
         for file in project.folder.parent.rglob("*")
