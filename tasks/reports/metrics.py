@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import DataError, TrainingError
+from tasks.metrics import log_losses as log_losses
+from tasks.metrics import predict as predict
 
 Z95 = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
 CALIBRATION_BINS = 10
-SMALLEST_PROBABILITY = 1e-7
-"""Floor of the log loss: one float32 zero would make it infinite."""
 DECIMALS = 6
 """What is stored is rounded: the last bits differ between processors."""
 CHAMPION_RULE = (
@@ -67,12 +67,6 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }
-
-
-def predict(probabilities: Floats) -> Integers:
-    """(n, c) -> (n,) the most probable class; of equals the first."""
-    answers: Integers = np.argmax(probabilities, axis=1)
-    return answers
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, n_classes: int) -> Integers:
@@ -171,12 +165,6 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
         if n and row != column
     ]
     return sorted(pairs, key=lambda pair: -pair["n"])
-
-
-def log_losses(probabilities: Floats, labels: Integers) -> Floats:
-    """Log loss of each example (n,), nats: probabilities (n, classes), class indices (n,)."""
-    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.maximum(truth, SMALLEST_PROBABILITY))
 
 
 def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:
