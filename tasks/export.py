@@ -120,6 +120,7 @@ def _write_words(folder: Path, trained: Trained, evaluation: dict[str, Any], set
         trained.strategy,
         trained.recipe,
         formats,
+        evaluation["strategies"][trained.strategy]["training"],
     )
     write_bytes(folder / "MODEL_CARD.md", card.encode())
     write_json(

@@ -32,6 +32,7 @@ SHAPES_NO_OUTPUT = {
     "tasks.runs.costs",  # how long it took
     "tasks.runs.tables",
     "tasks.settings",  # DVC tracks the values themselves
+    "tasks.settings_block",
     "tasks.workspace",  # where things are
 }
 """Modules that may change without any stage running again."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tasks.reports.text import markdown_cell, percent, without_credentials
+from tasks.reports.wording import recipe_sentence
 
 _LISTED_CLASSES = 1000
 
@@ -82,6 +84,7 @@ def render_model_card(
     strategy: str,
     recipe: str,
     formats: Sequence[str] = tuple(LOADING),
+    training: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Write the card of the champion.
 
@@ -93,6 +96,7 @@ def render_model_card(
         backbone: how the backbone computed, and `trained_further`, which blocks were; shown as it is.
         strategy: the champion's, as is `recipe`.
         formats: of `export.formats`, those that the card explains.
+        training: the champion's summary of its training, as `reports/evaluation.json` tells it.
 
     Raises:
         ValueError: a format is unknown.
@@ -102,10 +106,10 @@ def render_model_card(
         raise ValueError(f"formats must be of {', '.join(LOADING)}. Received: {', '.join(unknown)}")
     parts = [
         _front_matter(metrics),
-        _summary(metrics, classes, strategy, recipe),
+        _summary(metrics, classes, strategy, recipe, training),
         _use(classes),
         "## Classes\n\n" + _classes(classes),
-        _data(source, data),
+        _data(source, data, training),
         _metrics(metrics),
         _limits(metrics),
         f"## Input\n\n{_RECIPE}\n",
@@ -133,14 +137,18 @@ model-index:
 """
 
 
-def _summary(metrics: Mapping[str, Any], classes: Sequence[str], strategy: str, recipe: str) -> str:
+def _summary(
+    metrics: Mapping[str, Any], classes: Sequence[str], strategy: str, recipe: str, training: Mapping[str, Any]
+) -> str:
     low, high = metrics["accuracy_ci95"]
     few = len(classes) <= 3
     task = " or ".join(markdown_cell(name, 40) for name in classes) if few else f"{len(classes)} classes"
     return f"""\
 # Image classifier: {task}
 
-VGG16, pretrained on ImageNet, with a head trained by the strategy `{_code(strategy)}`, recipe `{_code(recipe)}`.
+VGG16, pretrained on ImageNet; strategy `{_code(strategy)}`, recipe `{_code(recipe)}`.
+{recipe_sentence(strategy, recipe, training)}
+
 Right for **{percent(metrics["accuracy"])}** of {metrics["n"]} held-out images (95 % interval {percent(low)} to
 {percent(high)}; always answering the commonest class: {percent(metrics["majority_accuracy"])}).
 """
@@ -163,7 +171,8 @@ def _classes(classes: Sequence[str]) -> str:
     return "\n".join(["| index | class |", "| ---: | --- |", *rows]) + f"\n{note}"
 
 
-def _data(source: str | None, data: Mapping[str, Any]) -> str:
+def _data(source: str | None, data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    folds = "" if training.get("chosen_on", "validation") == "validation" else f" and by {training['chosen_on']}"
     counts = data["counts"].values()
     splits = ", ".join(f"{sum(row[split] for row in counts)} {split}" for split in ("train", "validation", "test"))
     origin = markdown_cell(without_credentials(source)) if source else "not recorded"
@@ -173,7 +182,7 @@ def _data(source: str | None, data: Mapping[str, Any]) -> str:
 
 - Source: {origin}
 - Accepted: {data["accepted"]} images ({splits}); {left_out}
-- Choices were made on the validation images; the test images only report.
+- Choices were made on the validation images{folds}; the test images only report.
 {_about(data.get("about") or {})}
 """
 

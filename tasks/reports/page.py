@@ -77,7 +77,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "refused": _refused(data),
         "quarantined": quarantined,
         "more_quarantined": data["quarantined"] - len(quarantined),
-        "recipe_sentence": wording.recipe_sentence(evaluation["champion"], champion["recipe"]),
+        "recipe_sentence": wording.recipe_sentence(evaluation["champion"], champion["recipe"], champion["training"]),
         "training": _training_charts(champion["training"]),
         "facts": wording.facts(evaluation, champion),
     }

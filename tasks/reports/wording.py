@@ -6,21 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.reports.text import percent, visible
+from tasks.vgg import strategies
 
 FEW_IMAGES = 300
 CLEAR = 0.05
 """Below this chance a difference is called clear."""
-
-_STRATEGIES = {
-    "feature_extraction": "Every image passes once through the frozen convolutional part of VGG16, "
-    "which learned to see on ImageNet; only a small classifier on top of its outputs is trained.",
-}
-_RECIPES = {
-    "modern": "The classifier is a regularised linear model; how strongly it is held back is chosen on "
-    "the validation images.",
-    "tutorial": "The classifier is the one that tutorials print: flatten, one hidden layer, softmax, a fixed "
-    "number of epochs.",
-}
 
 
 def title(classes: Sequence[str]) -> str:
@@ -97,9 +87,10 @@ def split_sentence(data: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def recipe_sentence(strategy: str, recipe: str) -> str:
-    """What the champion's strategy and recipe do; empty for names that are not known here."""
-    return " ".join(text for text in (_STRATEGIES.get(strategy), _RECIPES.get(recipe)) if text)
+def recipe_sentence(strategy: str, recipe: str, training: Mapping[str, Any]) -> str:
+    """How a model was trained, with its summary `training`; empty for names that are not known here."""
+    known = strategies.BY_NAME.get(strategy)
+    return known.describe(recipe, training) if known and recipe in known.descriptions else ""
 
 
 def facts(evaluation: Mapping[str, Any], champion: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -63,6 +63,19 @@ def test_model_card_has_what_a_user_needs() -> None:
     assert "tf.lite.Interpreter" in text
 
 
+def test_model_card_says_how_the_champion_was_trained() -> None:
+    folds = {"chosen_on": "5 folds of train and validation", "phases": [{"best_epoch": 2}]}
+    by_gradient = card(["a", "b"], strategy="head_replacement")
+    assert "trained by gradient descent" in by_gradient
+    assert "regularised linear model" not in by_gradient
+    unfrozen = card(["a", "b"], strategy="progressive", training=folds)
+    assert "blocks of convolutions are unfrozen one after the other" in unfrozen
+    for text in (unfrozen, card(["a", "b"], training=folds)):
+        assert "chosen on 5 folds of train and validation" in text
+        assert "chosen on the validation images" not in text
+        assert "on the validation images and by 5 folds of train and validation; the test images only report" in text
+
+
 def test_model_card_snippets_are_python() -> None:
     for text in LOADING.values():
         compile(text.split("```python\n")[1].split("```")[0], "snippet", "exec")

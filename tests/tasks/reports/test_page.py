@@ -229,6 +229,16 @@ def test_page_without_mistakes_says_so() -> None:
     assert "<img" not in html
 
 
+def test_page_says_how_the_champion_was_trained() -> None:
+    evaluation = make_evaluation(["ant", "bee"])
+    evaluation["strategies"]["progressive"] = evaluation["strategies"].pop("strategy_0")
+    evaluation["champion"] = "progressive"
+    evaluation["strategies"]["progressive"]["training"] |= {"chosen_on": "5 folds of train and validation"}
+    text = render(evaluation)
+    assert "blocks of convolutions are unfrozen one after the other" in text
+    assert "chosen on 5 folds of train and validation" in text
+
+
 def test_page_draws_the_training_history() -> None:
     evaluation = make_evaluation(["a", "b"])
     history = {"loss": [1.0, 0.5], "val_loss": [1.1, float("nan")], "accuracy": [0.5, 0.9], "val_accuracy": [0.5, 0.8]}
