@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from tasks import train
 from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
-from tasks.images.manifest import Example, read_examples, write_duplicates, write_examples
+from tasks.images.manifest import Duplicate, Example, read_examples, write_duplicates, write_examples
 from tasks.images.shards import open_shards, write_shard
 from tasks.metrics import accuracy, log_loss
 from tasks.settings import ClassWeight
@@ -147,6 +147,19 @@ def test_folds_don_t_depend_on_the_order_of_the_images(workspace: Path, change: 
     assert first["chosen"] == second["chosen"]
     for theirs, ours in zip(first["candidates"], second["candidates"], strict=True):
         assert theirs == pytest.approx(ours, abs=5e-3)
+
+
+def test_folds_keep_near_duplicates_together_and_leave_test_out(workspace: Path, change: Change) -> None:
+    examples = read_examples(fill(workspace) / PREPARED)
+    rules = change().train
+    ants = [one for one in examples if one.label == "ant" and one.split != "test"][:4]
+    alike = [Duplicate(one.path, "ant", "", ants[0].path, "", "near", "kept_together") for one in ants[1:]]
+    apart, together = draw_folds(examples, [], rules), draw_folds(examples, alike, rules)
+    assert apart
+    assert together
+    assert apart.keys() == together.keys() == {one.key for one in examples if one.split != "test"}
+    assert len({apart[one.key] for one in ants}) > 1
+    assert len({together[one.key] for one in ants}) == 1
 
 
 def test_classes_of_fewer_images_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
