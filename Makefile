@@ -22,6 +22,10 @@ ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(
 # What people type is text, not make's language: `value` above doesn't expand it, and to export it would.
 unexport SOURCE STRATEGY SET POOL DATA
 
+# The names of the files, in the order that each of them says.
+STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
+  END {for (i = 1; i <= last; i++) if (i in name) {printf "%s%s", comma, name[i]; comma = ","}}'
+
 # A module's tests stay together, on one of two to four processes, the longest modules first.
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
@@ -31,7 +35,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make run SOURCE=folder|digits STRATEGY=$$(sed -n 's/^Strategy = Literal\[\(.*\)\]/\1/p' tasks/settings.py | tr -d '" ') SET='block.key=value ...'"
+	@echo "  make run SOURCE=folder|digits STRATEGY=$$(awk $(STRATEGIES) tasks/vgg/strategies/*.py) SET='block.key=value ...'"
 
 setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
 

@@ -29,9 +29,10 @@ from tasks.files import read_json
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
 from tasks.images.splits import assign_folds
+from tasks.metrics import log_losses, predict
 from tasks.settings import STRATEGIES, change_settings, load_settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Material, make_split
+from tasks.vgg.examples import Material, draw_folds, make_split
 from tasks.vgg.inference import predict_probabilities
 from tasks.workspace import PREPARED, Workspace
 
@@ -92,18 +93,19 @@ class Folds:
         self.labels = {one.key: self.classes.index(one.label) for one in self.examples}
 
     def measure(self, strategy, repeat, share=1.0):
-        """Which images are answered rightly, and the loss of each answer; `share` of the other folds is used."""
+        """Which images are predicted correctly, and the log loss of each; `share` of the other folds is used."""
         fold_of = assign_folds(self.examples, self.duplicates, FOLDS, repeat)
         found: dict[str, bool] = {}
         losses: list[float] = []
         for fold in range(FOLDS):
-            for key, probabilities in self.held_out(strategy, fold_of, fold, share):
-                found[key] = int(probabilities.argmax()) == self.labels[key]
-                losses.append(-np.log(max(float(probabilities[self.labels[key]]), 1e-7)))
+            keys, probabilities = self.held_out(strategy, fold_of, fold, share)
+            labels = np.array([self.labels[key] for key in keys])
+            found |= zip(keys, (predict(probabilities) == labels).tolist(), strict=True)
+            losses += log_losses(probabilities, labels).tolist()
         return found, losses
 
     def held_out(self, strategy, fold_of, fold, share):
-        """Train without a fold; gives (key, probabilities (classes,)) for each of its images."""
+        """Train without a fold; gives the keys of its images and their probabilities (n, classes)."""
         others = [one for one in self.examples if fold_of[one.key] != fold]
         parts_of = assign_folds(others, self.duplicates, SHARES, 1)
         others = [one for one in others if parts_of[one.key] < share * SHARES]
@@ -116,15 +118,16 @@ class Folds:
         parts = {split: make_split(named, split, self.classes, shards) for split in ("train", "validation", "test")}
         kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
         with tempfile.TemporaryDirectory() as scratch:
-            material = Material(strategy, self.classes, parts["train"], parts["validation"], workspace, kept)
+            folds = draw_folds(named, self.duplicates, self.settings.train)
+            material = Material(strategy, self.classes, parts["train"], parts["validation"], workspace, kept, folds)
             outcome = train.fit(self.settings, material, Path(scratch) / "checkpoints", Path(scratch))
         best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
         print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
         keys = parts["test"].keys
-        answers = predict_probabilities(
+        batches = predict_probabilities(
             outcome.head, outcome.backbone, self.settings.train.test_time_augmentation, workspace, keys
         )
-        return zip(keys, np.concatenate(list(answers)), strict=True)
+        return keys, np.concatenate(list(batches))
 
 
 def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:

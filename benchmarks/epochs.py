@@ -20,7 +20,8 @@ from benchmarks.workspaces import PROJECT
 from tasks.settings import load_settings
 from tasks.vgg.backbone import boundary_shape
 from tasks.vgg.head import new_head
-from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.strategies import plan_phases
+from tasks.vgg.strategy import Phase
 from tasks.vgg.training.gradient_training import training_precision
 from tasks.vgg.weights import load_weights
 

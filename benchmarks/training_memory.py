@@ -57,7 +57,7 @@ def train(folder: Path, steps: int) -> float:
     """Train a head for some steps over all of the examples; gives the peak of resident memory, MB."""
     from tasks.images.shards import open_shards
     from tasks.vgg.head import new_head
-    from tasks.vgg.strategies import Phase
+    from tasks.vgg.strategy import LearningRateSetting, Phase
     from tasks.vgg.training.feeds import Feed
     from tasks.vgg.training.network import Classifier, build_network
     from tasks.vgg.training.steps import Steps, choose_devices
@@ -65,7 +65,7 @@ def train(folder: Path, steps: int) -> float:
     shards = open_shards(folder)
     keys = tuple(row["key"] for header in shards.headers for row in header.rows)
     feed = Feed(shards, keys, np.arange(len(keys), dtype=np.int32) % 2, np.ones(len(keys), np.float32))
-    phase = Phase("head", (), 1, 32, {"head": 1e-3})
+    phase = Phase("head", (), 1, 32, {"head": 1e-3}, LearningRateSetting("none", 1e-3))
     network = build_network(
         Classifier({}, new_head("average_maximum", SHAPE, None, 2, 0)), "block5_pool", SHAPE, (), "float32"
     )

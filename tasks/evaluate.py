@@ -27,18 +27,18 @@ from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.manifest import Example, read_examples
 from tasks.images.shards import open_shards
+from tasks.metrics import Floats, Integers, log_losses, predict
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
-from tasks.reports.metrics import Floats, Integers
 from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
-from tasks.reports.wording import describe_strategy
 from tasks.runs.costs import read_costs
 from tasks.settings import Settings
 from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.trained import Trained, load_all
 from tasks.workspace import PREPARED, REPORT_PAGE, Workspace
 
@@ -87,7 +87,7 @@ class Evaluated:
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        return np.equal(metrics.predict(self.probabilities), self.labels)
+        return np.equal(predict(self.probabilities), self.labels)
 
 
 def run(settings: Settings, workspace: Workspace) -> Summary:
@@ -176,7 +176,7 @@ def _evaluate_validation(model: Trained, known: Mapping[str, str]) -> tuple[dict
         )
     labels = _indices(model, [known[key] for key in model.validation_keys])
     measured: dict[str, Any] = metrics.rounded(metrics.measure(model.validation_probabilities, labels, model.classes))
-    losses = metrics.log_losses(model.validation_probabilities, labels)
+    losses = log_losses(model.validation_probabilities, labels)
     return measured, dict(zip(model.validation_keys, losses.tolist(), strict=True))
 
 
@@ -229,7 +229,7 @@ def summarise_strategy(one: Evaluated) -> dict[str, Any]:
         backbone["trained_further"] = ", ".join(sorted({name.split("_")[0] for name in model.backbone}))
     return {
         "recipe": model.recipe,
-        "description": describe_strategy(model.strategy, model.recipe),
+        "description": BY_NAME[model.strategy].describe(model.recipe, model.summary),
         "problem": model.problem,
         "validation": one.validation,
         "test": one.test,
@@ -244,7 +244,7 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], best: Evaluated)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
     images = open_shards(workspace.shards).read(keys) if keys else ()
     page = render_page(evaluation, list(images))
-    predicted = metrics.predict(best.probabilities)
+    predicted = predict(best.probabilities)
     write_plots(reports / "plots", best.labels, predicted, best.test["per_class"], evaluation["calibration"])
     write_bytes(workspace.folder / REPORT_PAGE, page.encode())
     write_json(workspace.evaluation, evaluation)

@@ -1,9 +1,10 @@
-"""Program `find_rate`: which learning rates suit these images; a plot and the settings to try.
+"""Program `find_rate`: which learning rates suit these images, as a plot and the values to try.
 
     python -m tasks.find_rate progressive [--steps 60]
 
-Reads what `features` left. Trains the strategy's first phase for some steps while all of its rates rise, and throws the
-weights away. Writes `reports/learning_rate.html`; prints the rates that it suggests. Changes no setting.
+Reads what `features` left. Trains the strategy's first phase for some steps while all of its learning rates rise, and
+throws the weights away. Writes `reports/learning_rate.html`; prints the learning rates that it suggests. Changes no
+setting.
 """
 
 from __future__ import annotations
@@ -12,28 +13,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
 from tasks.program import run_program
 from tasks.progress import Progress
-from tasks.reports import charts
+from tasks.reports import charts, html
 from tasks.settings import STRATEGIES, Settings, load_settings
 from tasks.train import read_material
-from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.strategies import plan_phases
 from tasks.workspace import LEARNING_RATE_PAGE, Workspace
-
-_TEMPLATE = Markup(
-    "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Learning rates</title>\n<style>{style}</style>\n"
-    "<main><h1>Learning rates of {strategy}</h1>\n<p>Loss while all rates of the first phase rise together; 1 is what "
-    "params.yaml says. The line marks what is suggested: a tenth of the factor at the lowest loss.</p>\n{chart}\n"
-    "<ul>{rates}</ul></main></html>\n"
-)
 
 
 def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> dict[str, float]:
-    """Try rates; gives the suggested one of the head and of each unfrozen block.
+    """Try learning rates; gives the suggested one of the head and of each unfrozen block.
 
     Raises:
         SettingsError: the strategy's recipe has no learning rate.
@@ -41,40 +33,35 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
     """
     phases = plan_phases(strategy, settings.train, settings.augmentation)
     if not phases:
-        raise SettingsError(f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no rate.")
+        raise SettingsError(
+            f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no learning rate."
+        )
     from tasks.vgg.training.gradient_training import set_up
 
-    material = read_material(workspace, strategy)
+    material = read_material(settings, workspace, strategy)
     _, training, begin = set_up(settings, material, workspace.scratch / "find_rate", lambda _: None)
-    from tasks.vgg.training.learning_rate_finder import suggest, try_rates
+    from tasks.vgg.training.learning_rate_finder import suggest, try_learning_rates
 
     points = []
     with Progress("find_rate", steps, "steps") as progress:
-        for factor, loss in try_rates(training, begin, steps):
+        for factor, loss in try_learning_rates(training, begin, steps):
             points.append((factor, loss))
             progress.advance(details={"factor": factor, "loss": loss})
     curve = suggest(points)
-    phase = phases[0]  # the rates as params.yaml means them
-    found = {name: rate * curve.suggested for name, rate in phase.rates.items()}
+    phase = phases[0]  # the learning rates as params.yaml means them
+    found = {name: rate * curve.suggested for name, rate in phase.learning_rates.items()}
     series = charts.Series("loss", curve.factors, curve.losses)
-    chart = charts.line_chart([series], "factor on the rates", "loss", log_x=True, marked_x=curve.suggested)
-    write_bytes(workspace.folder / LEARNING_RATE_PAGE, _page(strategy, phase, chart, found).encode())
+    chart = charts.line_chart([series], "factor on the learning rates", "loss", log_x=True, marked_x=curve.suggested)
+    rates = [(name, phase.learning_rates[name], rate) for name, rate in found.items()]
+    page = html.render("learning_rate.html.jinja", strategy=strategy, chart=chart, rates=rates)
+    write_bytes(workspace.folder / LEARNING_RATE_PAGE, page.encode())
     return found
-
-
-def _page(strategy: str, phase: Phase, chart: Markup, found: dict[str, float]) -> str:
-    style = Markup((Path(__file__).parent / "reports/page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
-    rates = Markup("").join(
-        Markup("<li>{}: {} now, {} suggested</li>").format(name, f"{phase.rates[name]:.2g}", f"{rate:.2g}")
-        for name, rate in found.items()
-    )
-    return str(_TEMPLATE.format(style=style, strategy=strategy, chart=chart, rates=rates))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.find_rate", description="Which learning rates suit.")
     parser.add_argument("strategy", choices=STRATEGIES)
-    parser.add_argument("--steps", type=int, default=60, help="of training, each with higher rates")
+    parser.add_argument("--steps", type=int, default=60, help="of training, each at higher learning rates")
     options = parser.parse_args(arguments)
 
     def body() -> None:

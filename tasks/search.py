@@ -1,10 +1,10 @@
-"""Program `search`: which head suits these images best, by cross-validation on kept features, within a time budget.
+"""Program `search`: which linear probe suits these images best, by cross-validation within a time budget.
 
     python -m tasks.search [--minutes 2] [--trials 100] [--write]
 
-Reads what `prepare` and `features` left; no image goes through the network. Tries linear probes (pooling, strength of
-the regularisation, class weights) with Optuna, each by stratified folds over train and validation, near duplicates and
-groups kept together. Test is not looked at. Prints the best settings, beside what params.yaml says now; `--write` puts
+Reads what `prepare` and `features` left; no image goes through the network. Tries linear probes (pooling, inverse
+regularization C, class weights) with Optuna, each by stratified folds over train and validation; near duplicates and
+groups stay together. The test images are not read. Prints the best settings beside those of params.yaml; `--write` puts
 them there. Writes `reports/search.html`.
 """
 
@@ -29,30 +29,28 @@ from tasks.reports import charts
 from tasks.reports.html import render
 from tasks.settings import ClassWeight, Settings, change_settings, load_settings
 from tasks.vgg.boundaries import BOTTLENECK
-from tasks.vgg.examples import Split, make_split
-from tasks.vgg.head import Floats, Pooling, softmax
+from tasks.vgg.examples import FOLDS, make_split
+from tasks.vgg.head import Pooling
 from tasks.vgg.training.feature_basis import take_feature_basis
-from tasks.vgg.training.linear_probe import fit_layer, poolings_for
-from tasks.vgg.training.outcome import accuracy, log_loss
+from tasks.vgg.training.linear_probe import cross_validate, fold_masks, new_model, poolings_for
 from tasks.workspace import SEARCH_PAGE, Workspace
 
-FOLDS = 5
-_STRENGTHS = (1e-2, 1e4)
+_INVERSE_REGULARIZATION = (1e-2, 1e4)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A linear probe: what params.yaml can say of it."""
+    """The settings of a linear probe."""
 
     pooling: Pooling
-    strength: float
+    inverse_regularization: float
     class_weight: ClassWeight
 
     def assignments(self, rules: Settings) -> list[str]:
         """What makes `train` fit this probe and no other."""
         up_to = rules.train.modern.bilinear_up_to if self.pooling == "bilinear" else 0
         return [
-            f"train.modern.inverse_regularization=[{self.strength:.3g}]",
+            f"train.modern.inverse_regularization=[{self.inverse_regularization:.3g}]",
             f"train.modern.bilinear_up_to={up_to}",
             f"train.class_weight={self.class_weight}",
         ]
@@ -60,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """A candidate's figures on the held-out folds: log loss in nats, and accuracy."""
+    """A candidate's metrics on the held-out folds: log loss in nats, and accuracy."""
 
     candidate: Candidate
     log_loss: float
@@ -78,24 +76,20 @@ class Folds:
         train, validation = (make_split(examples, split, self.classes, shards) for split in ("train", "validation"))
         self.labels = np.concatenate([train.labels, validation.labels])
         self.poolings = poolings_for(settings.train.modern, len(self.classes), len(self.labels))
-        self.inputs = {pooling: _inputs(pooling, train, validation) for pooling in self.poolings}
+        # A basis is a rotation, so a fold learns nothing of another by sharing it.
+        self.inputs = {pooling: take_feature_basis(pooling, [train, validation]).fitted for pooling in self.poolings}
         try:
             fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed)
         except ValueError as error:
             raise SettingsError(f"There are too few images for {FOLDS} folds. {error}") from None
-        self.fold = np.array([fold_of[key] for key in (*train.keys, *validation.keys)])
+        self.held_out = fold_masks(fold_of, (*train.keys, *validation.keys))
 
     def measure(self, candidate: Candidate) -> Found:
-        """Fit to all folds but one, and answer for that one; for each."""
-        probabilities = np.empty((len(self.labels), len(self.classes)), np.float32)
-        for fold in range(FOLDS):
-            outside = self.fold == fold
-            inputs = self.inputs[candidate.pooling]
-            layer = fit_layer(
-                candidate.strength, candidate.class_weight, inputs[~outside], self.labels[~outside], len(self.classes)
-            )
-            probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
-        return Found(candidate, log_loss(probabilities, self.labels), accuracy(probabilities, self.labels))
+        """Fit to all folds but one and predict that one, for each."""
+        models = [new_model(candidate.class_weight) for _ in self.held_out]
+        inputs, classes = self.inputs[candidate.pooling], len(self.classes)
+        metrics = cross_validate(models, candidate.inverse_regularization, inputs, self.labels, self.held_out, classes)
+        return Found(candidate, **metrics)
 
 
 def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -> tuple[Found, list[Found]]:
@@ -116,9 +110,9 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
     folds = Folds(settings, workspace)
     rules = settings.train
     now = [
-        Candidate(pooling, strength, rules.class_weight)
+        Candidate(pooling, inverse_regularization, rules.class_weight)
         for pooling in folds.poolings
-        for strength in rules.modern.inverse_regularization
+        for inverse_regularization in rules.modern.inverse_regularization
     ]
     known = {candidate: folds.measure(candidate) for candidate in now}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -128,7 +122,7 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
         def objective(trial: Any) -> float:
             candidate = Candidate(
                 trial.suggest_categorical("pooling", list(folds.poolings)),
-                float(f"{trial.suggest_float('strength', *_STRENGTHS, log=True):.3g}"),
+                float(f"{trial.suggest_float('inverse_regularization', *_INVERSE_REGULARIZATION, log=True):.3g}"),
                 trial.suggest_categorical("class_weight", ["none", "balanced"]),
             )
             if candidate not in known:
@@ -143,28 +137,24 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
     return best_now, ranked
 
 
-def _inputs(pooling: Pooling, train: Split, validation: Split) -> Floats:
-    """Both splits in the coordinates that they span: a rotation, which tells a fold nothing of another."""
-    return take_feature_basis(pooling, [train, validation]).fitted
-
-
 def _page(now: Found, ranked: Sequence[Found]) -> str:
     best = ranked[0].candidate
     lines: dict[str, list[tuple[float, float]]] = {}
     for one in ranked:
         if one.candidate.class_weight == best.class_weight:
-            lines.setdefault(one.candidate.pooling, []).append((one.candidate.strength, one.log_loss))
+            lines.setdefault(one.candidate.pooling, []).append((one.candidate.inverse_regularization, one.log_loss))
     series = []
     for name, points in sorted(lines.items()):
-        strengths, losses = zip(*sorted(points), strict=True)
-        series.append(charts.Series(name, strengths, losses))
-    chart = charts.line_chart(series, "inverse regularisation", "log loss", log_x=True, marked_x=best.strength)
+        values, losses = zip(*sorted(points), strict=True)
+        series.append(charts.Series(name, values, losses))
+    label, marked = "inverse regularization C", best.inverse_regularization
+    chart = charts.line_chart(series, label, "log loss", log_x=True, marked_x=marked)
     names = [one.name for one in series]
     return render("search.html.jinja", now=now, ranked=ranked, tried=len(ranked), folds=FOLDS, chart=chart, names=names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which head suits these images.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which linear probe suits.")
     parser.add_argument("--minutes", type=float, default=2, help="after which no further candidate is tried")
     parser.add_argument("--trials", type=int, default=100, help="candidates at most")
     parser.add_argument("--write", action="store_true", help="put the best settings into params.yaml")

@@ -8,20 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
+from tasks.settings_block import Block
+from tasks.vgg import strategies
 
 PARAMS_FILE = "params.yaml"
 IMAGE_SIZE_PX = 224
 HERE = "here"
 
-Strategy = Literal["feature_extraction", "head_replacement", "fine_tuning", "progressive"]
+STRATEGIES: tuple[str, ...] = tuple(strategies.BY_NAME)
+StrategyName = Literal[STRATEGIES]  # type: ignore[valid-type]  # each file of tasks/vgg/strategies adds its name
 Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
@@ -42,16 +45,11 @@ _RENAMED = {
     "run.placement": "run.work_pools",
 }
 """Settings that had another name once -> their name now; for the error that tells it."""
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$")]
 Endpoint = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+/?$")]
 ColourValue = Annotated[int, Field(ge=0, le=255)]
-
-
-class Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Block):
@@ -134,23 +132,13 @@ class TutorialRecipe(Block):
     batch_size: int = Field(ge=1, description="images a step")
 
 
-class HeadRates(Block):
-    """Epochs and learning rate of a head."""
-
-    epochs: int = Field(ge=1, description="at most; early stopping may end it sooner")
-    head_learning_rate: float = Field(gt=0, description="highest learning rate of the head")
-
-
-class BlockRates(HeadRates):
-    """Which blocks are unfrozen, their epochs and learning rates."""
-
-    blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top")
-    block_learning_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
-    learning_rate_decay: float = Field(
-        gt=0, le=1, description="factor on the learning rate from each block to the one below"
-    )
+def with_strategy_blocks(recipe: type[ModernRecipe]) -> type[ModernRecipe]:
+    """Add a field for each strategy that has settings of its own: its block."""
+    blocks: dict[str, Any] = {one.name: (one.settings, ...) for one in strategies.BY_NAME.values() if one.settings}
+    return pydantic.create_model(recipe.__name__, __base__=recipe, __doc__=recipe.__doc__, **blocks)
 
 
+@with_strategy_blocks
 class ModernRecipe(Block):
     """Used by the recipe `modern` only."""
 
@@ -174,9 +162,6 @@ class ModernRecipe(Block):
         description="share of the steps in which learning rates rise; then they fall (cosine)"
     )
     patience: int = Field(ge=1, description="early stopping: epochs without a lower validation loss that end a phase")
-    head_replacement: HeadRates
-    fine_tuning: BlockRates
-    progressive: BlockRates
 
 
 class Train(Block):
@@ -236,7 +221,7 @@ class Settings(Block):
     prepare: Prepare
     features: Features
     augmentation: Augmentation
-    strategies: tuple[Strategy, ...] = Field(min_length=1, description="ways to train; the best is exported")
+    strategies: tuple[StrategyName, ...] = Field(min_length=1, description="ways to train; the best is exported")
     train: Train
     evaluate: Evaluate
     export: Export

@@ -1,9 +1,9 @@
 """Stage `train@<strategy>`: features and labels in, a trained classifier out.
 
 Reads `data/prepared/` (labels, splits, images) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
-of the head and of what was unfrozen, what was chosen and why, and live metrics (`live/`, dvclive). Choices are made on
-the validation split; test is not read. A training that was stopped, however rudely, goes on from its last checkpoint
-(`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
+of the head and of the unfrozen blocks, what was chosen and why, and live metrics (`live/`, dvclive). Choices are made
+on the validation split, or on folds of train and validation; test is not read. A training that was stopped or killed
+continues from its last checkpoint (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import read_json
-from tasks.images.manifest import class_names, read_examples
+from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
+from tasks.metrics import accuracy
 from tasks.program import run_stage
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Material, make_split
+from tasks.vgg.examples import Material, draw_folds, make_split
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained import Trained, save_trained
-from tasks.vgg.training.outcome import Outcome, accuracy
+from tasks.vgg.training.outcome import Outcome
 from tasks.workspace import Workspace
 
 
@@ -43,7 +44,7 @@ class Summary:
             return f"{self.recipe} on {self.train_examples} images failed, and will not be exported"
         return (
             f"{self.recipe} on {self.train_examples} images; "
-            f"{self.validation_accuracy:.1%} of {self.validation_examples} validation images right"
+            f"{self.validation_accuracy:.1%} accuracy on {self.validation_examples} validation images"
         )
 
 
@@ -54,7 +55,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
         TrainingError: training diverged.
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    material = read_material(workspace, strategy)
+    material = read_material(settings, workspace, strategy)
     folder = workspace.trained / strategy
     outcome = fit(settings, material, workspace.checkpoints / strategy, folder)
     train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
@@ -76,12 +77,12 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
     )
     if outcome.problem:
         print(f"train@{strategy}: {outcome.problem}", file=sys.stderr, flush=True)
-    right = accuracy(outcome.validation_probabilities, validation.labels)
-    return Summary(strategy, settings.train.recipe, len(train), len(validation), round(right, 6), bool(outcome.problem))
+    validated = round(accuracy(outcome.validation_probabilities, validation.labels), 6)
+    return Summary(strategy, settings.train.recipe, len(train), len(validation), validated, bool(outcome.problem))
 
 
-def read_material(workspace: Workspace, strategy: str) -> Material:
-    """What earlier stages left for a strategy.
+def read_material(settings: Settings, workspace: Workspace, strategy: str) -> Material:
+    """What earlier stages made for a strategy.
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
@@ -91,7 +92,8 @@ def read_material(workspace: Workspace, strategy: str) -> Material:
     shards = open_shards(workspace.features / BOTTLENECK)
     train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
     kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
-    return Material(strategy, classes, train, validation, workspace, kept)
+    fold_of = draw_folds(examples, read_duplicates(workspace.prepared), settings.train)
+    return Material(strategy, classes, train, validation, workspace, kept, fold_of)
 
 
 def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path) -> Outcome:
@@ -115,7 +117,7 @@ def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path)
         train, validation, classes = material.train, material.validation, len(material.classes)
         from tasks.vgg.training.linear_probe import conclude, fit_linear_probe
 
-        probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, live)
+        probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, material.fold_of, live)
         return conclude(probe, rules, material)
 
 

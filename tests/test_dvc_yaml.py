@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.settings import STRATEGIES, Settings
+from tasks.images.manifest import Example
+from tasks.settings import STRATEGIES, Settings, check_settings
+from tasks.vgg.boundaries import Rates, candidates, decide, wanted_rows
 from tests.conftest import PROJECT
 from tests.tasks.steps import start_program
 
@@ -28,6 +31,7 @@ SHAPES_NO_OUTPUT = {
     "tasks.program",
     "tasks.runs.costs",  # how long it took
     "tasks.settings",  # DVC tracks the values themselves
+    "tasks.settings_block",
     "tasks.workspace",  # where things are
 }
 """Modules that may change without any stage running again."""
@@ -118,6 +122,69 @@ def test_stage_lists_every_block_of_settings_that_it_reads(name: str) -> None:
     assert read
     listed = stage["params"]
     assert [one for one in read if not any(one == param or one.startswith(f"{param}.") for param in listed)] == []
+
+
+def leaves(values: Any, name: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for key, value in values.items():
+        yield from leaves(value, f"{name}{key}.") if isinstance(value, dict) else [f"{name}{key}"]
+
+
+def changed(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings with another value of one of them."""
+    others = copy.deepcopy(values)
+    *blocks, key = name.split(".")
+    block = others
+    for one in blocks:
+        block = block[one]
+    value = block[key]
+    if isinstance(value, bool):
+        block[key] = not value
+    elif isinstance(value, int):
+        block[key] = value - 1 if value > 1 else value + 1
+    elif isinstance(value, float):
+        block[key] = value * 0.9
+    elif isinstance(value, list):
+        block[key] = value[1:]
+    else:
+        [block[key]] = OTHER_CHOICES[name] - {value}
+    return others
+
+
+OTHER_CHOICES = {
+    "train.recipe": {"modern", "tutorial"},
+    "train.precision": {"auto", "float32"},
+    "train.class_weight": {"none", "balanced"},
+}
+
+
+def planned(values: dict[str, Any]) -> Any:
+    """All that `features` is asked for: decisions with their reasons, and rows."""
+    settings = check_settings(values)
+    examples = [Example(split, f"{split}.png", "ant", split, 9, 9, "PNG", "") for split in ("train", "validation")]
+    asked = candidates(settings)
+    decisions = [decide(*name, phases, 900, 300, Rates(15.0, 5e8), 1e13, "auto") for name, phases in asked.items()]
+    return decisions, wanted_rows(examples, settings, asked)
+
+
+@pytest.mark.parametrize("recipe", ["modern", "tutorial"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_features_runs_again_when_a_setting_changes_what_it_is_asked_for(strategy: str, recipe: str) -> None:
+    values = {**PARAMS, "strategies": [strategy], "train": {**PARAMS["train"], "recipe": recipe}}
+    names = [name for name in leaves(values) if name.split(".")[0] == "train"]
+    read = {name for name in names if planned(changed(values, name)) != planned(values)}
+    assert read - set(DVC["stages"]["features"]["params"]) == set()
+
+
+def test_features_lists_only_settings_of_training_that_change_what_it_is_asked_for() -> None:
+    listed = [name for name in DVC["stages"]["features"]["params"] if name.startswith("train.")]
+    starts = [
+        {**PARAMS, "strategies": [strategy], "train": {**PARAMS["train"], "recipe": recipe}}
+        for strategy in STRATEGIES
+        for recipe in ("modern", "tutorial")
+    ]
+    useless = [name for name in listed if all(planned(changed(one, name)) == planned(one) for one in starts)]
+    assert useless == []
 
 
 def test_every_block_of_settings_makes_some_stage_run() -> None:

@@ -22,6 +22,7 @@ from tests.conftest import PROJECT
 
 MAKEFILE = (PROJECT / "Makefile").read_text()
 DOCUMENTED = re.findall(r"^([^\s:#]+):.*## ", MAKEFILE, re.MULTILINE)
+STRATEGY_FILES = [str(path.relative_to(PROJECT)) for path in PROJECT.glob("tasks/vgg/strategies/*.py")]
 LOCKS = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
 TOOLS = ("awk", "cat", "echo", "rm", "sed", "sh", "test", "touch", "tr")
 STAND_IN = """#!{python} -IS
@@ -65,8 +66,8 @@ class Copy:
         self.folder = folder / "the project"
         self.programs = folder / "programs"
         self.record = folder / "record"
-        (self.folder / "tasks").mkdir(parents=True)
-        for name in ("Makefile", "tasks/settings.py", *LOCKS):
+        (self.folder / "tasks/vgg/strategies").mkdir(parents=True)
+        for name in ("Makefile", *STRATEGY_FILES, *LOCKS):
             shutil.copy(PROJECT / name, self.folder / name)
             self.date(name, 0)
         self.programs.mkdir()
@@ -226,7 +227,7 @@ def test_help_lists_the_documented_targets_and_is_what_make_alone_prints(made: C
     assert made.succeed() == []
 
 
-def test_help_names_the_strategies_of_the_settings(made: Copy) -> None:
+def test_help_names_the_strategies_in_their_order(made: Copy) -> None:
     assert f" STRATEGY={','.join(STRATEGIES)} " in made.make("help").stdout
 
 

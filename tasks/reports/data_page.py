@@ -27,7 +27,7 @@ from tasks.images.selection import Selection
 from tasks.images.shards import Shards
 from tasks.reports import html
 from tasks.reports.data_uris import thumbnail
-from tasks.reports.evaluated_images import describe_source
+from tasks.reports.text import describe_source
 
 LAYOUT = 1
 """Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""

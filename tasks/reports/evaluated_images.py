@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tasks.files import read_json
 from tasks.images.manifest import Example, read_quarantine
-from tasks.reports.metrics import Floats, Integers, predict, rounded
-from tasks.reports.text import without_credentials
+from tasks.metrics import Floats, Integers, predict
+from tasks.reports.metrics import rounded
+from tasks.reports.text import describe_source
 
 LISTED_QUARANTINED = 100
 """So many quarantined images are listed; all are in quarantine.parquet."""
-
-
-def describe_source(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `data/prepared/summary.json`: the source's address without credentials, and what the source says of itself."""
-    about = dict(summary["source"])
-    uri = about.pop("uri", None)
-    return {"source": without_credentials(uri) if uri else None, "about": about}
 
 
 def summarise_images(prepared: Path) -> dict[str, Any]:

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import DataError, TrainingError
+from tasks.metrics import Floats, Integers, log_loss, predict
 
 CALIBRATION_BINS = 10
-SMALLEST_PROBABILITY = 1e-7
-"""Floor of the log loss: one float32 zero would make it infinite."""
 DECIMALS = 6
 """Metrics are stored rounded, because their last bits differ between processors."""
 CHAMPION_RULE = (
@@ -24,9 +23,6 @@ CHAMPION_RULE = (
     "standard error of the difference above the lowest"
 )
 CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
-
-Floats = npt.NDArray[np.floating[Any]]
-Integers = npt.NDArray[np.integer[Any]]
 
 
 def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +54,7 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
         "correct": correct,
         "accuracy": correct / n,
         "accuracy_ci95": list(wilson_interval(correct, n)),
-        "log_loss": max(0.0, float(log_losses(probabilities, labels).mean())),
+        "log_loss": max(0.0, log_loss(probabilities, labels)),
         "macro_f1": _mean([one["f1"] for one in per_class.values()]),
         "balanced_accuracy": _mean([one["recall"] for one in per_class.values()]),
         "expected_calibration_error": expected_calibration_error(calibration(probabilities, labels)),
@@ -66,12 +62,6 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }
-
-
-def predict(probabilities: Floats) -> Integers:
-    """(n, c) -> (n,) the most probable class; among equals the first."""
-    predicted: Integers = np.argmax(probabilities, axis=1)
-    return predicted
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, n_classes: int) -> Integers:
@@ -172,12 +162,6 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
         if n and row != column
     ]
     return sorted(pairs, key=lambda pair: -pair["n"])
-
-
-def log_losses(probabilities: Floats, labels: Integers) -> Floats:
-    """Log loss of each example (n,), nats: probabilities (n, classes), class indices (n,)."""
-    actual = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.maximum(actual, SMALLEST_PROBABILITY))
 
 
 def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import atomic_folder
-from tasks.reports.metrics import Integers
+from tasks.metrics import Integers
 from tasks.reports.text import csv_cell
 
 

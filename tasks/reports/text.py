@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 _REORDERING = {*"\u061c\u200e\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 _INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
@@ -46,6 +48,13 @@ def markdown_cell(name: object, limit: int | None = None) -> str:
 def without_credentials(uri: str) -> str:
     """`scheme://user:secret@host/path?token=x` -> `scheme://host/path`; a plain path stays as it is."""
     return re.sub(r"[?#].*$", "", re.sub(r"(?<=://)[^/@]*@", "", uri)) if "://" in uri else uri
+
+
+def describe_source(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `data/prepared/summary.json`: the source's address without credentials, and what the source says of itself."""
+    about = dict(summary["source"])
+    uri = about.pop("uri", None)
+    return {"source": without_credentials(uri) if uri else None, "about": about}
 
 
 def percent(share: float | None, digits: int = 1) -> str:

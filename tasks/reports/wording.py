@@ -10,21 +10,6 @@ from tasks.reports.text import percent, visible
 FEW_IMAGES = 300
 SIGNIFICANT = 0.05
 """Below this p-value a difference is called clear."""
-_STRATEGIES = {
-    "feature_extraction": "Every image passes once through the frozen convolutional part of VGG16, pretrained on "
-    "ImageNet; only a small classifier on top of its outputs is trained.",
-}
-_RECIPES = {
-    "modern": "The classifier is a regularised linear model; its inverse regularization C is chosen on the validation "
-    "images.",
-    "tutorial": "The classifier is the one of most tutorials: flatten, one hidden layer, softmax, a fixed number of "
-    "epochs.",
-}
-
-
-def describe_strategy(strategy: str, recipe: str) -> str:
-    """What a strategy and its recipe do; empty for names that are not known here."""
-    return " ".join(filter(None, (_STRATEGIES.get(strategy), _RECIPES.get(recipe))))
 
 
 def title(classes: Sequence[str]) -> str:

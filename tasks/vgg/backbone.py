@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.errors import WeightsError
 from tasks.settings import IMAGE_SIZE_PX
+from tasks.vgg.strategy import BLOCK_NAMES
 from tasks.vgg.weights import BLOCKS, Weights
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 MEAN_BGR = (103.939, 116.779, 123.68)
 """Mean colour of ImageNet, blue green red, as `keras.applications.vgg16` in mode `caffe`."""
 
-BOUNDARIES = tuple(f"block{number}_pool" for number in range(1, len(BLOCKS) + 1))
+BOUNDARIES = tuple(f"{name}_pool" for name in BLOCK_NAMES)
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from tasks.images.augmentation import MIRRORED, PLAIN, view_id
 from tasks.images.manifest import Example
 from tasks.settings import Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape
-from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.strategies import plan_phases
+from tasks.vgg.strategy import Phase
 from tasks.vgg.weights import BLOCKS
 
 BOTTLENECK = BOUNDARIES[-1]

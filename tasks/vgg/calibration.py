@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.files import read_json, write_json
+from tasks.metrics import log_losses, predict
 from tasks.vgg.engines import Engine, Pixels
 from tasks.vgg.head import Floats
 from tasks.vgg.weights import Weights
@@ -113,6 +114,6 @@ def _answers(
         model = LogisticRegression(C=10.0, max_iter=2000).fit(fitted[inside], classes[inside])
         probabilities = model.predict_proba(seen[outside])
         places = np.searchsorted(model.classes_, classes[outside])
-        losses[outside] = -np.log(np.maximum(probabilities[np.arange(len(outside)), places], 1e-7))
-        right[outside] = probabilities.argmax(axis=1) == places
+        losses[outside] = log_losses(probabilities, places)
+        right[outside] = predict(probabilities) == places
     return losses, right

@@ -1,4 +1,4 @@
-"""A process that knows nothing of the project but a SavedModel's folder: does it load, and what does it answer?
+"""A process that knows only a SavedModel's folder: does the model load, and what does it predict?
 
 Run as a file, isolated (`python -P tasks/vgg/check_serving.py`). TensorFlow is loaded at once, while the caller does
 other things; then one line of JSON is awaited on stdin: {"model": folder, "images": [paths]}. For each image one
@@ -23,18 +23,18 @@ def main() -> int:
     serve = tf.saved_model.load(request["model"]).signatures["serving_default"]
     for path in request["images"]:
         try:
-            answer = _plain(serve(images=tf.constant([Path(path).read_bytes()])))
+            prediction = _plain(serve(images=tf.constant([Path(path).read_bytes()])))
         except tf.errors.InvalidArgumentError as error:
-            answer = {"refused": error.message.splitlines()[0]}
-        print(json.dumps(answer), flush=True)
+            prediction = {"refused": error.message.splitlines()[0]}
+        print(json.dumps(prediction), flush=True)
     return 0
 
 
-def _plain(answer: dict[str, Any]) -> dict[str, Any]:
+def _plain(prediction: dict[str, Any]) -> dict[str, Any]:
     return {
-        "label": answer["label"].numpy()[0].decode("utf-8", "surrogateescape"),
-        "probability": float(answer["probability"].numpy()[0]),
-        "probabilities": [float(value) for value in answer["probabilities"].numpy()[0]],
+        "label": prediction["label"].numpy()[0].decode("utf-8", "surrogateescape"),
+        "probability": float(prediction["probability"].numpy()[0]),
+        "probabilities": [float(value) for value in prediction["probabilities"].numpy()[0]],
     }
 
 

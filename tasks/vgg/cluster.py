@@ -40,9 +40,7 @@ def extract_on_ray(
     try:
         import ray
     except ImportError:
-        raise SettingsError(
-            "features.distribute=ray needs Ray on every machine: uv pip install 'ray>=2.50'"
-        ) from None
+        raise SettingsError("features.distribute=ray needs Ray on every machine: uv pip install 'ray>=2.50'") from None
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:
         workers = _workers(ray, engine, weights, boundaries, batch_size)

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.images.manifest import Example
+from tasks.images.manifest import Duplicate, Example
 from tasks.images.shards import Shards
+from tasks.images.splits import assign_folds
+from tasks.settings import Train
 from tasks.vgg.head import Floats, Pooling, pool
 from tasks.workspace import Workspace
 
+FOLDS = 5
 _ROWS = 256
 """Examples read at once; 256 x 50 KB of features."""
 
@@ -49,6 +52,7 @@ class Material:
         validation: the split to choose by.
         workspace: with images and features.
         kept: the recipe of the strategy's own features; its `kept` names the boundaries that training can start from.
+        fold_of: key -> the fold of an example of train or validation; None: validation alone chooses.
     """
 
     strategy: str
@@ -57,6 +61,7 @@ class Material:
     validation: Split
     workspace: Workspace
     kept: dict[str, Any]
+    fold_of: dict[str, int] | None
 
 
 def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], features: Shards) -> Split:
@@ -64,3 +69,17 @@ def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], 
     chosen = {example.key: classes.index(example.label) for example in examples if example.split == split}
     keys = features.order(chosen)
     return Split(features, tuple(keys), np.array([chosen[key] for key in keys], dtype=np.int32))
+
+
+def draw_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], rules: Train) -> dict[str, int] | None:
+    """Key -> the fold in which an example of train or validation is held out; those of test are left out.
+
+    None, and the validation split chooses, where there are many examples, or too few of a class for so many folds.
+    """
+    used = [one for one in examples if one.split != "test"]
+    if len(used) > rules.modern.folds_up_to:
+        return None
+    try:
+        return assign_folds(used, duplicates, FOLDS, rules.seed)
+    except ValueError:
+        return None

@@ -2,8 +2,8 @@
 
 JPEG (grey, YCbCr, RGB) and PNG are followed: upright by EXIF, alpha composited, stretched to 224x224 with Pillow's two
 rounded passes. Measured against Pillow (tests/tasks/vgg/test_serving.py, and 119 photos): no level of 0 to 255 differs
-by more than two, in photos 0.2 % differ by one: ties fall otherwise in float32 than in Pillow's fixed point. What can't
-be followed so closely is refused with the reason, never guessed.
+by more than two, in photos 0.2 % differ by one: float32 rounds ties differently from Pillow's fixed point. Images that
+can't be followed so closely are refused with the reason, never guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.vgg.graph_headers import ImageHeader, read_header, starts_with, to_by
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
 _AT_ONCE = 4
-"""Images decoded at the same time; a PNG of 12 million pixels takes 150 MB meanwhile."""
+"""Images decoded at the same time; a PNG of 12 million pixels takes 150 MB."""
 
 
 def decode_batch(images: Any, background_rgb: tuple[int, int, int]) -> Any:

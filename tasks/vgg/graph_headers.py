@@ -13,7 +13,7 @@ import tensorflow as tf
 from tasks.images.decoding import PERMISSIVE
 
 PADDING = 64
-"""Zero bytes that `to_bytes` appends, so that a look past the end of a cut file finds zeros."""
+"""Zero bytes that `to_bytes` appends, so that reading past the end of a truncated file gives zeros."""
 
 _XMP_OF_JPEG = b"http://ns.adobe.com/xap/1.0/\x00"
 _XMP_OF_PNG = b"XML:com.adobe.xmp\x00"
@@ -30,7 +30,7 @@ class ImageHeader(NamedTuple):
 
 
 class _Orientation(NamedTuple):
-    """Scalars: whether EXIF holds the tag, whether it can't be read for sure (bool), its value (int64, 1 to 8)."""
+    """Scalars: whether EXIF holds the tag, whether its value is uncertain (bool), its value (int64, 1 to 8)."""
 
     found: Any
     unsure: Any
@@ -147,10 +147,10 @@ def _common(pixels: Any, orientation: _Orientation) -> tuple[tuple[Any, str], ..
 def _orientation(data: Any, exif: Any, xmp: Any) -> _Orientation:
     """EXIF's orientation or, where EXIF has none, XMP's, as Pillow."""
     none = _Orientation(tf.constant(False), tf.constant(False), tf.constant(1, tf.int64))
-    told = tf.cond(exif[1] > 0, lambda: _read_exif(data[exif[0] : exif[0] + exif[1]]), lambda: none)
-    look = (xmp[1] > 0) & tf.logical_not(told.found)
-    value = tf.cond(look, lambda: _read_xmp(data[xmp[0] : xmp[0] + xmp[1]]), lambda: told.value)
-    return _Orientation(told.found, told.unsure, value)
+    from_exif = tf.cond(exif[1] > 0, lambda: _read_exif(data[exif[0] : exif[0] + exif[1]]), lambda: none)
+    look = (xmp[1] > 0) & tf.logical_not(from_exif.found)
+    value = tf.cond(look, lambda: _read_xmp(data[xmp[0] : xmp[0] + xmp[1]]), lambda: from_exif.value)
+    return _Orientation(from_exif.found, from_exif.unsure, value)
 
 
 def _read_exif(exif: Any) -> _Orientation:

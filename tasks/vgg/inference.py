@@ -1,6 +1,6 @@
-"""What a classifier answers for prepared images: always through the backbone that is exported, in its precision.
+"""What a classifier predicts for prepared images: always through the backbone that is exported, in its precision.
 
-A frozen backbone has answered already: its bottleneck features are kept. One that was trained on sees the images
+The outputs of a frozen backbone are kept as bottleneck features. A backbone that was trained further sees the images
 themselves, by the engine that computes features.
 """
 
@@ -48,8 +48,8 @@ def predict_probabilities(
     read = _tuned(backbone, workspace) if backbone else _kept(workspace)
     for start in range(0, len(keys), BATCH):
         chosen = keys[start : start + BATCH]
-        answers = [head.probabilities(read(chosen, view)) for view in views]
-        yield np.mean(answers, axis=0, dtype=np.float32)
+        predicted = [head.probabilities(read(chosen, view)) for view in views]
+        yield np.mean(predicted, axis=0, dtype=np.float32)
 
 
 def _kept(workspace: Workspace) -> Callable[[Sequence[str], int], Halves]:

@@ -1,6 +1,6 @@
 """The classifier as an ONNX graph, written node by node: no TensorFlow, a second's work, the same bytes every time.
 
-(tf2onnx took 10 s and ordered its nodes by chance.) The export stage compares its answers with the trained model's.
+(tf2onnx took 10 s and ordered its nodes by chance.) The export stage compares its predictions with the trained model's.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class _Graph:
 def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_augmentation: bool = False) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
-    With `test_time_augmentation` an answer is the mean over the image and its mirror image. The classes are also in the
-    model's metadata, under `classes`, as JSON.
+    With `test_time_augmentation` a prediction is the mean over the image and its mirror image. The classes are also in
+    the model's metadata, under `classes`, as JSON.
     """
     graph = _Graph()
     pixels = _add_mirror_images(graph) if test_time_augmentation else INPUT
     features = _add_backbone(graph, _add_preprocessing(graph, pixels), weights)
-    answers = "both_probabilities" if test_time_augmentation else OUTPUT
+    output = "both_probabilities" if test_time_augmentation else OUTPUT
     values = _add_pooling(graph, features, head)
     for number, layer in enumerate(head.layers, 1):
         name, last = f"head_{number}", number == len(head.layers)
@@ -57,9 +57,9 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_a
         if layer.activation == "relu":
             values = graph.add("Relu", f"{name}_relu", values)
         else:
-            values = graph.add("Softmax", answers if last else f"{name}_softmax", values, axis=1)
+            values = graph.add("Softmax", output if last else f"{name}_softmax", values, axis=1)
     if test_time_augmentation:
-        _add_mean(graph, answers)
+        _add_mean(graph, output)
     return _serialize(graph, classes)
 
 
@@ -76,7 +76,7 @@ def colour_matrix() -> tuple[Floats, Floats]:
     """`tasks.vgg.backbone.preprocess`, the one place of the recipe, as rgb @ matrix (3, 3) + offset (3,).
 
     Raises:
-        ExportError: it is no permutation of the channels with an offset any more, so this export would be wrong.
+        ExportError: it is not a permutation of the channels with an offset any more, so this export would be wrong.
     """
     offset = np.asarray(preprocess(np.zeros(3, np.float32)), np.float32)
     matrix = np.rint(preprocess(np.eye(3, dtype=np.float32)) - offset).astype(np.float32)
@@ -96,9 +96,9 @@ def _add_mirror_images(graph: _Graph) -> str:
     return graph.add("Concat", "both", INPUT, mirrored, axis=0)
 
 
-def _add_mean(graph: _Graph, answers: str) -> None:
+def _add_mean(graph: _Graph, both: str) -> None:
     halves = ["plain_probabilities", "mirrored_probabilities"]
-    graph.nodes.append(helper.make_node("Split", [answers], halves, "halves", axis=0))
+    graph.nodes.append(helper.make_node("Split", [both], halves, "halves", axis=0))
     graph.add("Mean", OUTPUT, *halves)
 
 
@@ -157,8 +157,8 @@ def _add_unit_length(graph: _Graph, kind: str, values: str) -> str:
 
 def _serialize(graph: _Graph, classes: Sequence[str]) -> bytes:
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])
-    answers = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])
-    model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], [answers], graph.constants))
+    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])
+    model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], [output], graph.constants))
     helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -1,4 +1,4 @@
-"""Does an exported model answer as the trained one? On real held-out images, and on variants of one of them.
+"""Does an exported model predict what the trained one does? On real held-out images, and on variants of one of them.
 
 The reference is the training side: `tasks.images.decoding.decode`, features by ncnn in float32, the head in NumPy. So
 it shares no code that computes with what it checks.
@@ -66,7 +66,7 @@ def check_images(
     background_rgb: tuple[int, int, int],
     tolerance: float,
 ) -> Checks:
-    """Choose held-out images, add variants of the first, and let the trained model answer.
+    """Choose held-out images, add variants of the first, and predict them by the trained model.
 
     Args:
         examples: the held-out ones.
@@ -88,13 +88,13 @@ def check_images(
     pixels = np.stack([_decode(name, content, background_rgb) for name, content in images])
     extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH)
 
-    def answer(images: Pixels) -> Floats:
+    def predict(images: Pixels) -> Floats:
         parts = [extract(images[at : at + _BATCH])[0] for at in range(0, len(images), _BATCH)]
         return trained.head.probabilities(np.concatenate(parts))
 
-    probabilities = answer(pixels)
+    probabilities = predict(pixels)
     if trained.test_time_augmentation:
-        mirrored = answer(np.ascontiguousarray(pixels[:, :, ::-1]))
+        mirrored = predict(np.ascontiguousarray(pixels[:, :, ::-1]))
         probabilities = ((probabilities + mirrored) / 2).astype(np.float32)
     names, contents = zip(*images, strict=True)
     return Checks(
@@ -144,28 +144,28 @@ def run_onnx(model: bytes, pixels: Floats) -> Floats:
     return np.concatenate(parts)
 
 
-def compare(form: str, answers: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None) -> float:
+def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None) -> float:
     """The largest difference of a probability.
 
     Args:
         form: the format's name.
-        answers: probabilities (n, classes).
+        predicted: probabilities (n, classes).
         checks: what they should be.
-        chosen: which of the checks were answered; None for all.
+        chosen: which of the checks were predicted; None for all.
 
     Raises:
-        ExportError: one differs by more than the tolerance; names the format, the image and both answers.
+        ExportError: one differs by more than the tolerance; names the format, the image and both predictions.
     """
     places = list(range(len(checks.names)) if chosen is None else chosen)
     expected = checks.probabilities[places]
-    if answers.shape != expected.shape:
-        raise ExportError(f"{form} gave answers of the shape {answers.shape}, expected {expected.shape}. {_CURE}")
-    differences = np.abs(answers - expected).max(axis=1)
+    if predicted.shape != expected.shape:
+        raise ExportError(f"{form} gave the shape {predicted.shape}, expected {expected.shape}. {_CURE}")
+    differences = np.abs(predicted - expected).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     if not differences[worst] <= checks.tolerance:
         raise ExportError(
-            f"{form} doesn't answer as the trained model on {checks.names[places[worst]]}: "
-            f"{_words(answers[worst], checks.classes)} instead of {_words(expected[worst], checks.classes)}; "
+            f"{form} doesn't predict what the trained model does on {checks.names[places[worst]]}: "
+            f"{_words(predicted[worst], checks.classes)} instead of {_words(expected[worst], checks.classes)}; "
             f"a probability differs by {differences[worst]:.3g}, more than export.probability_tolerance="
             f"{checks.tolerance:g}. {_CURE}"
         )
@@ -207,7 +207,7 @@ class FreshProcess:
         self._images.cleanup()
 
     def ask(self, model: Path, checks: Checks) -> None:
-        """Send the images; the child answers while the caller goes on."""
+        """Send the images; the child predicts while the caller does other things."""
         paths = []
         for number, content in enumerate(checks.contents):
             path = Path(self._images.name) / str(number)
@@ -222,7 +222,7 @@ class FreshProcess:
             raise self._failed() from None
 
     def compare(self, checks: Checks) -> tuple[float, int]:
-        """Wait for the answers: the largest difference, and how many images were refused.
+        """Wait for the predictions: the largest difference, and how many images were refused.
 
         Raises:
             ExportError: the model doesn't load, differs, or gives a label that is not the most probable class.
@@ -231,18 +231,18 @@ class FreshProcess:
             output, _ = self._child.communicate(timeout=_TIME_LIMIT_S)
         except subprocess.TimeoutExpired:
             raise self._failed() from None
-        answers = [json.loads(line) for line in output.splitlines()]
-        if self._child.returncode != 0 or len(answers) != len(checks.names):
+        predictions = [json.loads(line) for line in output.splitlines()]
+        if self._child.returncode != 0 or len(predictions) != len(checks.names):
             raise self._failed()
-        given = [place for place, answer in enumerate(answers) if "refused" not in answer]
-        if not given:
-            raise ExportError(f"The SavedModel refuses every image: {answers[0]['refused']}. {_CURE}")
+        decoded = [place for place, one in enumerate(predictions) if "refused" not in one]
+        if not decoded:
+            raise ExportError(f"The SavedModel refuses every image: {predictions[0]['refused']}. {_CURE}")
         difference = compare(
-            "SavedModel", np.array([answers[place]["probabilities"] for place in given]), checks, given
+            "SavedModel", np.array([predictions[place]["probabilities"] for place in decoded]), checks, decoded
         )
-        for place in given:
-            _check_label(answers[place], checks.names[place], checks.classes)
-        return difference, len(answers) - len(given)
+        for place in decoded:
+            _check_label(predictions[place], checks.names[place], checks.classes)
+        return difference, len(predictions) - len(decoded)
 
     def _failed(self) -> ExportError:
         self._errors.seek(0)
@@ -250,10 +250,10 @@ class FreshProcess:
         return ExportError(f"The SavedModel can't be used by a fresh process. {_CURE} It said:\n  " + "\n  ".join(last))
 
 
-def _check_label(answer: dict[str, Any], name: str, classes: Sequence[str]) -> None:
-    best = int(np.argmax(answer["probabilities"]))
-    if answer["label"] != classes[best] or answer["probability"] != answer["probabilities"][best]:
-        raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {answer}. {_CURE}")
+def _check_label(prediction: dict[str, Any], name: str, classes: Sequence[str]) -> None:
+    best = int(np.argmax(prediction["probabilities"]))
+    if prediction["label"] != classes[best] or prediction["probability"] != prediction["probabilities"][best]:
+        raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {prediction}. {_CURE}")
 
 
 def _decode(name: str, content: bytes, background_rgb: tuple[int, int, int]) -> Pixels:

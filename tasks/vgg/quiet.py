@@ -1,4 +1,4 @@
-"""TensorFlow without its greetings: what its C++ side says while it loads means nothing to a user."""
+"""TensorFlow without the messages of its C++ side, which mean nothing to a user."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow; what it writes to stderr meanwhile (oneDNN, CPU features) is held back, unless it fails.
+    """Import TensorFlow without what it writes to stderr (oneDNN, CPU features), unless the import fails.
 
-    TF_CPP_MIN_LOG_LEVEL does not reach these lines.
+    TF_CPP_MIN_LOG_LEVEL doesn't silence these lines.
     """
     if "tensorflow" in sys.modules:
         return
@@ -20,12 +20,12 @@ def load_tensorflow() -> None:
     with quiet_stderr():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # looked for now, and told of; not yet initialised
+        tf.config.list_physical_devices()  # lists them, with messages, without initialising them
 
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what C++ code writes to stderr; it is shown if the block fails."""
+    """Hold back what C++ code writes to stderr; show it only if the block fails."""
     sys.stderr.flush()
     before = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -62,7 +62,7 @@ def build_served(
         classes: their names, in the order of the head's probabilities.
         weights: of the backbone.
         background_rgb: what shows through transparent pixels.
-        test_time_augmentation: answer by the mean over an image and its mirror image.
+        test_time_augmentation: predict the mean over an image and its mirror image.
     """
     import keras
 
@@ -126,9 +126,9 @@ def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[n
         with quiet_stderr():  # LiteRT announces its delegate there, whatever the log level
             interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    answers = []
+    probabilities = []
     for image in pixels:
         interpreter.set_tensor(given["index"], image[np.newaxis])
         interpreter.invoke()
-        answers.append(interpreter.get_tensor(result["index"])[0])
-    return np.stack(answers)
+        probabilities.append(interpreter.get_tensor(result["index"])[0])
+    return np.stack(probabilities)

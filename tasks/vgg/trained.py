@@ -1,8 +1,8 @@
 """What training leaves behind: `models/trained/<strategy>/` with arrays and JSON only, nothing that can run.
 
 `model.safetensors` holds the tensors of the head and of those layers of the backbone that training has changed,
-`validation.safetensors` the probabilities on the validation split (made
-before any refit), `model.json` everything else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
+`validation.safetensors` the probabilities on the validation split (from before any refit), `model.json` everything
+else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Trained:
         classes: names, in the order of the probabilities.
         head: pooling and dense layers.
         backbone: the tensors of the backbone that are not the published ones; empty where it stayed frozen.
-        test_time_augmentation: an answer is the mean over the image and its mirror image.
-        problem: why this model is not to be used, in words; None if nothing is wrong.
+        test_time_augmentation: a prediction is the mean over the image and its mirror image.
+        problem: why this model must not be used, in words; None if nothing is wrong.
         validation_keys: examples of the validation split.
         validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.
         summary: what training chose and how it went, JSON; `backbone` is the recipe of the features.
@@ -104,7 +104,7 @@ def load_trained(folder: Path) -> Trained:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{folder} is no whole trained model ({type(error).__name__}: {error}). "
+            f"{folder} is not a complete trained model ({type(error).__name__}: {error}). "
             f"Train it again: dvc repro --force --single-item train@{folder.name}"
         ) from None
 

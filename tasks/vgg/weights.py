@@ -104,7 +104,7 @@ def _read_file(path: Path) -> Weights:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is no file with the VGG16 weights ({error}). {_CURE}.")
+    return WeightsError(f"{path} is not a file with the VGG16 weights ({error}). {_CURE}.")
 
 
 def _read_h5(path: Path) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
     problem, since = told[1], int(told[2])
     assert since == 1
     assert f"({RATE:g})" in problem
-    assert "train.recipe=modern, or strategies=[progressive]; or lower the rate" in problem
+    assert "train.recipe=modern" in problem
+    assert f'make run SET="train.tutorial.learning_rate={RATE / 10:g}"' in problem
 
     assert evaluate.run(settings, Workspace.at(workspace)).champion == "feature_extraction"
     found = json.loads((workspace / "reports/evaluation.json").read_text())["strategies"]

@@ -267,14 +267,27 @@ def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
     assert not (tmp_path / "reports/metrics.json").exists()
 
 
+def summarise(workspace: Path, **changes: Any) -> dict[str, Any]:
+    model = replace(load_trained(workspace / TRAINED / STRATEGIES[0]), **changes)
+    nothing = np.empty((0, 2))
+    return summarise_strategy(Evaluated(model, nothing, nothing, {}, {}, {}))
+
+
 def test_evaluation_names_the_blocks_that_were_trained_further(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
-    model = load_trained(tmp_path / TRAINED / STRATEGIES[0])
-    nothing = np.empty((0, 2))
-    for names, told in (
-        ((), {}),
-        (("block5_conv1/kernel", "block4_conv3/bias"), {"trained_further": "block4, block5"}),
-    ):
-        tuned = replace(model, backbone=dict.fromkeys(names, nothing))
-        summary = summarise_strategy(Evaluated(tuned, nothing, nothing, {}, {}, {}))
-        assert summary["backbone"] == {"engine": "test", **told}
+    assert summarise(tmp_path)["backbone"] == {"engine": "test"}
+    tuned = dict.fromkeys(("block5_conv1", "block4_conv3"), np.zeros(1))
+    assert summarise(tmp_path, backbone=tuned)["backbone"]["trained_further"] == "block4, block5"
+
+
+def test_evaluation_says_how_each_model_was_trained(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}})
+    by_gradient = summarise(tmp_path, strategy="head_replacement")["description"]
+    assert "trained by gradient descent" in by_gradient
+    assert "regularised linear model" not in by_gradient
+    folds = {"chosen_on": "5 folds of train and validation", "phases": [{"best_epoch": 2}]}
+    unfrozen = summarise(tmp_path, strategy="progressive", summary=folds)["description"]
+    assert "blocks of convolutions are unfrozen one after the other" in unfrozen
+    for text in (unfrozen, summarise(tmp_path, summary=folds)["description"]):
+        assert "chosen on 5 folds of train and validation" in text
+        assert "chosen on the validation images" not in text

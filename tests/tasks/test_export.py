@@ -143,7 +143,7 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
     former.write_text("former", encoding="utf-8")
     answer = export.run_onnx
     monkeypatch.setattr(export, "run_onnx", lambda model, pixels: answer(model, pixels)[:, ::-1])
-    with pytest.raises(ExportError, match=r"ONNX doesn't answer as the trained model on .*(ant|bee)"):
+    with pytest.raises(ExportError, match=r"ONNX doesn't predict what the trained model does on .*(ant|bee)"):
         export.run(change(), Workspace.at(tiny))
     assert former.read_text(encoding="utf-8") == "former"
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []

@@ -43,6 +43,6 @@ def test_finder_writes_a_plot_and_leaves_everything_else_as_it_was(
     assert "block5: 3e-05 now" in page
 
 
-def test_recipe_without_a_rate_is_told(workspace: Path, change: Callable[..., Settings]) -> None:
-    with pytest.raises(SettingsError, match="has no rate"):
+def test_recipe_without_a_learning_rate_is_reported(workspace: Path, change: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsError, match="has no learning rate"):
         find_rate.run(change(), Workspace.at(workspace), "feature_extraction", 5)

@@ -64,7 +64,7 @@ def test_what_is_written_is_what_training_then_takes(
     written = load_settings(workspace)
     train.run(written, Workspace.at(workspace))
     summary = read_json(workspace / "models/trained/feature_extraction/model.json")["summary"]
-    assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.strength, rel=1e-2)
+    assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.inverse_regularization, rel=1e-2)
     assert best.pooling in summary["log_loss_by_pooling"]
     assert written.train.class_weight == best.class_weight
 

@@ -15,14 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from tasks import train
 from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
-from tasks.images.manifest import Example, read_examples, write_examples
+from tasks.images.manifest import Duplicate, Example, read_examples, write_duplicates, write_examples
 from tasks.images.shards import open_shards, write_shard
+from tasks.metrics import accuracy, log_loss
 from tasks.settings import ClassWeight
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Split, make_split
+from tasks.vgg.examples import Split, draw_folds, make_split
 from tasks.vgg.trained import load_trained
 from tasks.vgg.training.linear_probe import fit_linear_probe
-from tasks.vgg.training.outcome import accuracy, example_weights, log_loss
+from tasks.vgg.training.outcome import example_weights
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import Change, run_afresh, start_program, twins
@@ -53,6 +54,7 @@ def fill(workspace: Path, a_split: int = 18, classes: int = 3, noise: float = 0.
         rows = [{"key": example.key} for example in examples[start : start + 7]]
         write_shard(folder, rows, data[start : start + 7], "test")
     write_examples(workspace / PREPARED, examples)
+    write_duplicates(workspace / PREPARED, [])
     recipe = {"engine": "ncnn", "precision": "float32"}
     write_json(folder / RECIPE, recipe)
     write_json(workspace / FEATURES / inputs_of(STRATEGY) / RECIPE, {**recipe, "kept": ["block5_pool"]})
@@ -139,10 +141,25 @@ def test_folds_don_t_depend_on_the_order_of_the_images(workspace: Path, change: 
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
     turned = Split(one.features, one.keys[::-1], one.labels[::-1])
     rules = change().train.modern
-    first, second = (fit_linear_probe(rules, "none", 3, split, two).summary for split in (one, turned))
+    fold_of = draw_folds(examples, [], change().train)
+    first, second = (fit_linear_probe(rules, "none", 3, split, two, fold_of).summary for split in (one, turned))
+    assert first["chosen_on"] == "5 folds of train and validation"
     assert first["chosen"] == second["chosen"]
     for theirs, ours in zip(first["candidates"], second["candidates"], strict=True):
         assert theirs == pytest.approx(ours, abs=5e-3)
+
+
+def test_folds_keep_near_duplicates_together_and_leave_test_out(workspace: Path, change: Change) -> None:
+    examples = read_examples(fill(workspace) / PREPARED)
+    rules = change().train
+    ants = [one for one in examples if one.label == "ant" and one.split != "test"][:4]
+    alike = [Duplicate(one.path, "ant", "", ants[0].path, "", "near", "kept_together") for one in ants[1:]]
+    apart, together = draw_folds(examples, [], rules), draw_folds(examples, alike, rules)
+    assert apart
+    assert together
+    assert apart.keys() == together.keys() == {one.key for one in examples if one.split != "test"}
+    assert len({apart[one.key] for one in ants}) > 1
+    assert len({together[one.key] for one in ants}) == 1
 
 
 def test_classes_of_fewer_images_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
@@ -218,13 +235,6 @@ def test_split_is_in_the_order_of_the_disk_and_pools_all(workspace: Path) -> Non
     assert split.pooled("flatten").shape == (18, 32)
 
 
-def test_log_loss_and_accuracy_are_those_of_the_textbook() -> None:
-    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]], np.float32)
-    labels = np.array([0, 1, 1], np.int32)
-    assert accuracy(probabilities, labels) == pytest.approx(2 / 3)
-    assert log_loss(probabilities, labels) == pytest.approx(-np.log([0.5, 0.75, 1e-7]).mean(), rel=1e-6)
-
-
 def run_program(workspace: Path) -> tuple[int, str]:
     with start_program(workspace, "tasks.train", STRATEGY) as process:
         _, err = process.communicate(timeout=300)
@@ -265,7 +275,7 @@ def test_tutorial_that_diverges_is_explained(
     assert train.main([STRATEGY]) == 2
     err = capsys.readouterr().err
     assert "TrainingError: The loss became nan in step" in err
-    assert "lower the rate" in err
+    assert 'lower the learning rate: make run SET="train.tutorial.learning_rate=0.0001"' in err
     assert not (workspace / TRAINED / STRATEGY / "model.json").exists()
 
 

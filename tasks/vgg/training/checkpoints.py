@@ -39,7 +39,7 @@ class State:
         best_loss: lowest validation loss of the phase; None: not measured yet.
         best_epoch: of the phase; 0 is before the first one.
         waited: epochs since then.
-        at_chance: epochs in a row in which the network knew nothing.
+        at_chance: epochs in a row at chance.
         notes: one for each finished phase.
         tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began).
     """
@@ -97,7 +97,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> State | None:
-        """The newest whole state of this very training; says so when a damaged one is passed over."""
+        """The newest undamaged state of this training; reports the damaged ones that it skips."""
         if not self._folder.is_dir():
             return None
         sweep_temporaries(self._folder)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.vgg.examples import Split
-from tasks.vgg.head import Floats, Pooling, pool
+from tasks.vgg.head import Floats, Pooling
 
 _SMALLEST = 1e-7
 """Directions with a smaller share of the longest one's length hold rounding errors only."""
@@ -24,36 +24,27 @@ class FeatureBasis:
     """Examples in a space of few dimensions.
 
     Attributes:
-        fitted: those that span it (n, r) float32.
-        measured: others (m, r), as far as they lie in it.
-        back: (inputs, r), which turns a kernel in these coordinates into one for the pooled features.
+        fitted: the examples (n, r) float32.
+        basis: (inputs, r), whose columns span the space; None: the pooled features are small as they are.
     """
 
     fitted: Floats
-    measured: Floats
-    back: npt.NDArray[np.float32] | None
+    basis: npt.NDArray[np.float32] | None
 
     def kernel(self, kernel: Floats) -> Floats:
-        """A kernel (r, classes) in these coordinates, for the pooled features (inputs, classes)."""
-        return kernel if self.back is None else self.back @ kernel
+        """A kernel (r, classes) in this basis -> the same one for the pooled features (inputs, classes)."""
+        return kernel if self.basis is None else self.basis @ kernel
 
 
-def take_feature_basis(pooling: Pooling, fitted: Sequence[Split], measured: Sequence[Split] = ()) -> FeatureBasis:
-    """Read and pool the splits; gives coordinates that the `fitted` ones span.
+def take_feature_basis(pooling: Pooling, splits: Sequence[Split]) -> FeatureBasis:
+    """Read and pool the splits, one after the other, in a basis that they span.
 
-    `average_maximum` is small as it is. For `bilinear` all of the fitted examples are in memory, 1 MB each.
+    `average_maximum` is small as it is. For `bilinear` all of the examples are in memory, 1 MB each.
     """
-    inputs = _pooled(pooling, fitted)
+    inputs = np.concatenate([split.pooled(pooling) for split in splits])
     if pooling != "bilinear":
-        others = _pooled(pooling, measured) if measured else inputs[:0]
-        return FeatureBasis(inputs, others, None)
+        return FeatureBasis(inputs, None)
     lengths, directions = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
     kept = lengths > _SMALLEST * lengths[-1]
-    back = inputs.T @ (directions[:, kept] / np.sqrt(lengths[kept])).astype(np.float32)
-    found = [pool(split.features.read(keys), pooling) @ back for split in measured for keys in split.chunks()]
-    others = np.concatenate(found) if found else np.empty((0, back.shape[1]), np.float32)
-    return FeatureBasis(inputs @ back, others, back)
-
-
-def _pooled(pooling: Pooling, splits: Sequence[Split]) -> Floats:
-    return np.concatenate([split.pooled(pooling) for split in splits])
+    basis = inputs.T @ (directions[:, kept] / np.sqrt(lengths[kept])).astype(np.float32)
+    return FeatureBasis(inputs @ basis, basis)

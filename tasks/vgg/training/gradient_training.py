@@ -18,11 +18,12 @@ from dvclive import Live
 from tasks.files import fingerprint
 from tasks.settings import Settings, Train
 from tasks.vgg.engines import cpu_has, has_gpu
-from tasks.vgg.examples import Material, Split
+from tasks.vgg.examples import Material
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet import load_tensorflow
-from tasks.vgg.strategies import Phase, plan_phases
+from tasks.vgg.strategies import BY_NAME
+from tasks.vgg.strategy import Phase
 from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
 from tasks.vgg.training.outcome import Outcome, example_weights, log_step
 from tasks.vgg.weights import SHA256, load_weights
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: Live) -> Outcome:
-    """Train through the strategy's phases, going on from a checkpoint where there is one.
+    """Train through the phases of the strategy, continuing from a checkpoint if there is one.
 
     Args:
         settings: all.
@@ -42,9 +43,9 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         live: live metrics.
 
     Raises:
-        TrainingError: the loss is no number any more, or the memory is too small.
+        TrainingError: the loss became NaN, or the memory is too small.
     """
-    probe, run, begin = set_up(settings, material, checkpoints, lambda figures: log_step(live, figures))
+    probe, run, begin = set_up(settings, material, checkpoints, lambda metrics: log_step(live, metrics))
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
@@ -63,10 +64,10 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         changed = trained.classifier.tensors(run.phases[-1].unfrozen)
         backbone = {name: value for name, value in changed.items() if name.startswith("block")}
         head = trained.classifier.head
-        answers = predict_probabilities(
+        batches = predict_probabilities(
             head, backbone, settings.train.test_time_augmentation, material.workspace, material.validation.keys
         )
-        outcome = Outcome(head, backbone, np.concatenate(list(answers)), summary, trained.problem)
+        outcome = Outcome(head, backbone, np.concatenate(list(batches)), summary, trained.problem)
     run.checkpoints.clear()
     return outcome
 
@@ -75,10 +76,12 @@ def set_up(
     settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], None]
 ) -> tuple[LinearProbe | None, TrainingRun, Classifier]:
     """All that a training is made of, and what it begins with; see `train_by_gradient`."""
-    rules = settings.train
-    strategy, classes, workspace, kept = material.strategy, len(material.classes), material.workspace, material.kept
-    train, validation = material.train, material.validation
-    probe = _probe(rules, strategy, classes, train, validation)
+    rules, strategy = settings.train, BY_NAME[material.strategy]
+    train, validation, workspace = material.train, material.validation, material.workspace
+    classes = len(material.classes)
+    probe = None
+    if strategy.begins_with_linear_probe(rules):
+        probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, material.fold_of)
     head = probe.head if probe else _untrained(rules, train.features.shape, classes)
     _start_tensorflow(rules)
     from tasks.vgg.training.checkpoints import Checkpoints
@@ -88,25 +91,21 @@ def set_up(
     from tasks.vgg.training.steps import choose_devices
 
     phases = tuple(
-        for_head(phase, head, train.features.shape) for phase in plan_phases(strategy, rules, settings.augmentation)
+        scale_head_learning_rate(phase, head, train.features.shape)
+        for phase in strategy.phases(rules, settings.augmentation)
     )
-    weights = example_weights(train.labels, rules.class_weight)
+    weights, ones = example_weights(train.labels, rules.class_weight), np.ones(len(validation), np.float32)
     feeds = []
     for phase in phases:
-        start = phase.boundary if phase.boundary in kept["kept"] else None
-        reader = open_reader(strategy, start, workspace.features, workspace.shards, settings.augmentation)
-        ones = np.ones(len(validation), np.float32)
-        feeds.append(
-            (
-                start,
-                Feed(reader, train.keys, train.labels, weights),
-                Feed(reader, validation.keys, validation.labels, ones),
-            )
-        )
+        start = phase.boundary if phase.boundary in material.kept["kept"] else None
+        reader = open_reader(strategy.name, start, workspace.features, workspace.shards, settings.augmentation)
+        learned = Feed(reader, train.keys, train.labels, weights)
+        measured = Feed(reader, validation.keys, validation.labels, ones)
+        feeds.append((start, learned, measured))
     precision = training_precision(rules)
-    identity = _identity(settings, strategy, phases, train, validation, kept, precision)
-    keeper = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
-    run = TrainingRun(phases, feeds, rules.seed, precision, choose_devices(), keeper, on_epoch)
+    identity = _identity(settings, material, phases, precision)
+    saved = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
+    run = TrainingRun(phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch)
     return probe, run, Classifier(load_weights(), head)
 
 
@@ -117,22 +116,16 @@ def training_precision(rules: Train) -> str:
     return "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32"
 
 
-def _probe(rules: Train, strategy: str, classes: int, train: Split, validation: Split) -> LinearProbe | None:
-    """What modern unfreezing begins with."""
-    if rules.recipe == "tutorial" or strategy == "head_replacement":
-        return None
-    return fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation)
+def scale_head_learning_rate(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:
+    """The phase with a lower learning rate of the head where pooling is bilinear.
 
-
-def for_head(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:
-    """The phase with a lower rate of the head where pooling is bilinear.
-
-    Adam moves all of a kernel's weights by about the rate. Inputs of unit length in c * c dimensions instead of 2 * c
-    add up to sqrt(c / 2) times as much.
+    Adam moves all of a kernel's weights by about the learning rate. Inputs of unit length in c * c dimensions
+    instead of 2 * c add up to sqrt(c / 2) times as much.
     """
     if head.pooling != "bilinear":
         return phase
-    return replace(phase, rates={**phase.rates, "head": phase.rates["head"] / math.sqrt(shape[-1] / 2)})
+    scaled = phase.learning_rates["head"] / math.sqrt(shape[-1] / 2)
+    return replace(phase, learning_rates={**phase.learning_rates, "head": scaled})
 
 
 def _untrained(rules: Train, shape: Sequence[int], classes: int) -> Head:
@@ -151,24 +144,16 @@ def _start_tensorflow(rules: Train) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _identity(
-    settings: Settings,
-    strategy: str,
-    phases: tuple[Phase, ...],
-    train: Split,
-    validation: Split,
-    kept: Mapping[str, Any],
-    precision: str,
-) -> dict[str, Any]:
-    """All that a training depends on; a checkpoint of another one must not be gone on from."""
-    examples = [[*split.keys, *split.labels.tolist()] for split in (train, validation)]
+def _identity(settings: Settings, material: Material, phases: tuple[Phase, ...], precision: str) -> dict[str, Any]:
+    """All that a training depends on: it must not continue from the checkpoint of another one."""
+    examples = [[*split.keys, *split.labels.tolist()] for split in (material.train, material.validation)]
     return {
-        "strategy": strategy,
+        "strategy": material.strategy,
         "phases": [repr(phase) for phase in phases],
         "train": settings.train.model_dump(mode="json", exclude={"checkpoint_interval_s"}),
         "augmentation": settings.augmentation.model_dump(mode="json"),
-        "examples": fingerprint({"examples": examples}),
-        "features": dict(kept),
+        "examples": fingerprint({"examples": examples, "folds": material.fold_of}),
+        "features": material.kept,
         "weights": SHA256,
         "precision": precision,
     }

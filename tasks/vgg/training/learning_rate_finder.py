@@ -1,4 +1,4 @@
-"""Which learning rates suit: the rates rise from far too small to far too large, and the loss says which are right.
+"""Which learning rates suit: they rise from far too small to far too large, and the loss shows which are good.
 
 L. N. Smith: Cyclical Learning Rates for Training Neural Networks, 2017.
 """
@@ -16,25 +16,25 @@ from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.steps import Steps
 
 LOWEST, HIGHEST = 1e-3, 1e3
-"""The span of the factor that all rates of the settings are multiplied with."""
+"""The span of the factor that all learning rates of the settings are multiplied with."""
 _SMOOTHING = 0.7
 _GIVE_UP = 4.0
-"""A loss so many times the lowest one has nothing more to say."""
+"""The search ends at a loss so many times the lowest one."""
 _SAFETY = 10.0
-"""The rate at which the loss is lowest is on the edge of too much (fastai takes a tenth of it, too)."""
+"""The learning rate with the lowest loss is on the edge of too large (fastai takes a tenth of it, too)."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Factors on the rates (n,), the smoothed loss at each (n,), and the factor to use."""
+    """Factors on the learning rates (n,), the smoothed loss at each (n,), and the factor to use."""
 
     factors: tuple[float, ...]
     losses: tuple[float, ...]
     suggested: float
 
 
-def try_rates(run: TrainingRun, begin: Classifier, steps: int) -> Iterator[tuple[float, float]]:
-    """Train the first phase while the rates rise; gives (factor, loss of the step) until the loss explodes."""
+def try_learning_rates(run: TrainingRun, begin: Classifier, steps: int) -> Iterator[tuple[float, float]]:
+    """Train the first phase while the learning rates rise; gives (factor, loss of the step) until the loss explodes."""
     phase, (start, train, _) = run.phases[0], run.feeds[0]
     with run.devices.scope():
         network = build_network(begin, start, train.reader.shape, phase.unfrozen, run.precision)

@@ -1,18 +1,16 @@
 """The linear probe: multinomial logistic regression on pooled, unit-length features of the frozen backbone.
 
-It is all of `modern` feature extraction, and what `modern` fine-tuning begins with.
-
 Average and maximum pooling joined beat either alone, and unit length beats standardising, on small sets (K. Simonyan,
 A. Zisserman 2015, appendix B, use L2-normalised features). Bilinear pooling beats both where images are few: on
-ants/bees, 5x5 folds, 0.941 against 0.935, log loss 0.171 against 0.185. Pooling and strength of the regularisation are
-chosen by the log loss, which is steadier than accuracy: on the validation split, or, where images are few and one
-split of them is a matter of luck, on five folds of train + validation. With `refit_with_validation` the chosen head is
-then trained once more on train + validation.
+ants/bees, 5x5 folds, 0.941 against 0.935, log loss 0.171 against 0.185. Pooling and inverse regularization C are chosen
+by the log loss, which is steadier than accuracy. It is measured on the validation split, or, where images are few and
+one split of them is a matter of luck, on five folds of train + validation. With `refit_with_validation` the chosen head
+is then trained once more on train + validation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,24 +20,27 @@ from dvclive import Live
 from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import TrainingError
-from tasks.images.splits import draw
+from tasks.metrics import accuracy, log_loss
 from tasks.progress import Progress
 from tasks.settings import ClassWeight, ModernRecipe, Train
-from tasks.vgg.examples import Material, Split
+from tasks.vgg.examples import FOLDS, Material, Split
 from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
-from tasks.vgg.training.outcome import Outcome, accuracy, log_loss, log_step
+from tasks.vgg.training.outcome import Outcome, log_step
 
 POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000
 _MAX_BILINEAR_CLASSES = 50
-_FOLDS = 5
+
+Labels = npt.NDArray[np.int32]
+Masks = Sequence[npt.NDArray[np.bool_]]
+"""Which examples (n,) are held out: round by round."""
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """The head that was chosen, its probabilities (n, classes) there, and JSON of how it was chosen."""
+    """The chosen head, its probabilities (n, classes) on validation, and JSON of how it was chosen."""
 
     head: Head
     validation_probabilities: Floats
@@ -52,6 +53,7 @@ def fit_linear_probe(
     classes: int,
     train: Split,
     validation: Split,
+    fold_of: Mapping[str, int] | None = None,
     live: Live | None = None,
     poolings: Sequence[Pooling] | None = None,
 ) -> LinearProbe:
@@ -63,6 +65,7 @@ def fit_linear_probe(
         classes: how many.
         train: to fit.
         validation: to choose by, alone or together with train.
+        fold_of: see `examples.draw_folds`.
         live: live metrics.
         poolings: to choose from; None: those that so many examples and classes allow.
 
@@ -70,62 +73,59 @@ def fit_linear_probe(
         TrainingError: a feature is not a finite number.
     """
     tried: list[tuple[dict[str, float], Pooling]] = []
-    examples = len(train) + len(validation)
-    wanted = poolings_for(rules, classes, examples) if poolings is None else poolings
+    wanted = poolings_for(rules, classes, len(train) + len(validation)) if poolings is None else poolings
     labels = np.concatenate([train.labels, validation.labels])
-    rounds = _rounds(rules, train, validation)
-    coordinates = {}
+    by_validation = [np.arange(len(labels)) >= len(train)]
+    held_out = fold_masks(fold_of, (*train.keys, *validation.keys)) if fold_of else by_validation
+    bases = {}
     with Progress("train", len(rules.inverse_regularization) * len(wanted), "candidates") as progress:
         for pooling in wanted:
-            seen = coordinates[pooling] = take_feature_basis(pooling, [train, validation])
-            _require_finite(seen)
-            # the next candidate starts from the last
-            models = [LogisticRegression(warm_start=True, **_options(weight)) for _ in rounds]
-            for strength in sorted(rules.inverse_regularization):
-                figures = _measure(models, strength, seen.fitted, labels, rounds, classes)
-                tried.append(({"inverse_regularization": strength, **figures}, pooling))
+            basis = bases[pooling] = take_feature_basis(pooling, [train, validation])
+            _require_finite(basis)
+            models = [new_model(weight) for _ in held_out]  # each starts from where the candidate before ended
+            for inverse_regularization in sorted(rules.inverse_regularization):
+                metrics = cross_validate(models, inverse_regularization, basis.fitted, labels, held_out, classes)
+                rounded = {name: round(value, 6) for name, value in metrics.items()}
+                tried.append(({"inverse_regularization": inverse_regularization, **rounded}, pooling))
                 if live is not None:
                     log_step(live, tried[-1][0])
-                progress.advance(details=figures)
+                progress.advance(details=rounded)
     best, pooling = min(tried, key=lambda candidate: candidate[0]["log_loss"])
-    seen = coordinates[pooling]
-    fitted, measured = seen.fitted[: len(train)], seen.fitted[len(train) :]
-    layer = fit_layer(best["inverse_regularization"], weight, fitted, train.labels, classes)
+    basis = bases[pooling]
+    fitted, measured = basis.fitted[: len(train)], basis.fitted[len(train) :]
+    layer = fit_layer(new_model(weight), best["inverse_regularization"], fitted, train.labels, classes)
     probabilities = softmax(measured @ layer.kernel + layer.bias)
     summary = {
-        "candidates": [figures for figures, other in tried if other == pooling],
+        "candidates": [metrics for metrics, other in tried if other == pooling],
         "chosen": {"inverse_regularization": best["inverse_regularization"]},
-        "chosen_on": "validation" if len(rounds) == 1 else f"{len(rounds)} folds of train and validation",
+        "chosen_on": f"{FOLDS} folds of train and validation" if fold_of else "validation",
         "pooling": pooling,
         "log_loss_by_pooling": {
-            name: min(figures["log_loss"] for figures, other in tried if other == name) for name in wanted
+            name: min(metrics["log_loss"] for metrics, other in tried if other == name) for name in wanted
         },
     }
-    return LinearProbe(
-        Head(pooling, (Dense(seen.kernel(layer.kernel), layer.bias, "softmax"),)), probabilities, summary
-    )
+    return LinearProbe(_head(pooling, basis, layer), probabilities, summary)
 
 
 def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
-    """The classifier that a probe is, as the settings want it."""
-    answers = probe.validation_probabilities
+    """The classifier that a probe is, with test-time augmentation and refitted, as the settings say."""
+    probabilities = probe.validation_probabilities
     if rules.test_time_augmentation:
-        answers = np.concatenate(
+        probabilities = np.concatenate(
             list(predict_probabilities(probe.head, {}, True, material.workspace, material.validation.keys))
         )
     again = rules.modern.refit_with_validation
     splits = (material.train, material.validation)
     head = refit(probe, rules.class_weight, len(material.classes), splits) if again else probe.head
-    return Outcome(head, {}, answers, {**probe.summary, "refitted_with_validation": again})
+    return Outcome(head, {}, probabilities, {**probe.summary, "refitted_with_validation": again})
 
 
 def refit(probe: LinearProbe, weight: ClassWeight, classes: int, splits: Sequence[Split]) -> Head:
     """The chosen head, fitted once more to several splits together."""
-    strength = probe.summary["chosen"]["inverse_regularization"]
-    seen = take_feature_basis(probe.head.pooling, splits)
+    basis = take_feature_basis(probe.head.pooling, splits)
     labels = np.concatenate([split.labels for split in splits])
-    layer = fit_layer(strength, weight, seen.fitted, labels, classes)
-    return Head(probe.head.pooling, (Dense(seen.kernel(layer.kernel), layer.bias, "softmax"),))
+    chosen = probe.summary["chosen"]["inverse_regularization"]
+    return _head(probe.head.pooling, basis, fit_layer(new_model(weight), chosen, basis.fitted, labels, classes))
 
 
 def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
@@ -134,37 +134,32 @@ def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pool
     return (POOLING, "bilinear") if few else (POOLING,)
 
 
-def _require_finite(seen: FeatureBasis) -> None:
-    broken = sum(int((~np.isfinite(values).all(axis=1)).sum()) for values in (seen.fitted, seen.measured))
-    if broken:
-        raise TrainingError(
-            f"The features of {broken} images are NaN or infinite. Compute them anew: "
-            "rm -r data/features && dvc repro --force --single-item features"
-        )
+def fold_masks(fold_of: Mapping[str, int], keys: Sequence[str]) -> Masks:
+    """Which of the keys each fold holds out."""
+    fold = np.array([fold_of[key] for key in keys])
+    return [fold == number for number in range(FOLDS)]
 
 
-def _options(weight: ClassWeight) -> dict[str, Any]:
-    return {"max_iter": _MAX_ITERATIONS, "class_weight": None if weight == "none" else weight}
+def new_model(weight: ClassWeight) -> LogisticRegression:
+    """An unfitted regression; a second fit starts from the first one's weights."""
+    return LogisticRegression(
+        max_iter=_MAX_ITERATIONS, class_weight=None if weight == "none" else weight, warm_start=True
+    )
 
 
 def fit_layer(
-    strength: float, weight: ClassWeight, inputs: Floats, labels: npt.NDArray[np.int32], classes: int
+    model: LogisticRegression, inverse_regularization: float, inputs: Floats, labels: Labels, classes: int
 ) -> Dense:
-    """Logistic regression on inputs (n, c) as a dense layer.
+    """Logistic regression on inputs (n, c) as a dense layer with one unit a class.
 
     Args:
-        strength: inverse of the regularisation's, as scikit-learn's C.
-        weight: of the classes.
+        model: see `new_model`.
+        inverse_regularization: scikit-learn's C.
         inputs: of the examples.
         labels: class indices (n,).
         classes: how many.
     """
-    return _fit(LogisticRegression(C=strength, **_options(weight)), inputs, labels, classes)
-
-
-def _fit(model: LogisticRegression, inputs: Floats, labels: npt.NDArray[np.int32], classes: int) -> Dense:
-    """The fitted regression as a dense layer with one unit a class."""
-    model.fit(inputs, labels)
+    model.set_params(C=inverse_regularization).fit(inputs, labels)
     kernel = np.zeros((inputs.shape[1], classes), np.float32)
     bias = np.zeros(classes, np.float32)
     if classes == 2:  # scikit-learn keeps one unit: a sigmoid is a softmax whose first input is 0
@@ -174,32 +169,33 @@ def _fit(model: LogisticRegression, inputs: Floats, labels: npt.NDArray[np.int32
     return Dense(kernel, bias, "softmax")
 
 
-def _rounds(rules: ModernRecipe, train: Split, validation: Split) -> list[npt.NDArray[np.bool_]]:
-    """Which of train and validation, in this order, are held out: round by round."""
-    keys, labels = (*train.keys, *validation.keys), np.concatenate([train.labels, validation.labels])
-    few = len(keys) <= rules.folds_up_to and np.bincount(labels)[np.unique(labels)].min() >= _FOLDS
-    if not few:
-        return [np.arange(len(keys)) >= len(train)]
-    fold = np.empty(len(keys), np.int64)
-    for label in np.unique(labels):  # in an order by content, so that it doesn't matter how images came
-        places = sorted(np.flatnonzero(labels == label), key=lambda place: draw(f"probe:{keys[place]}", 0))
-        fold[places] = np.arange(len(places)) % _FOLDS
-    return [fold == number for number in range(_FOLDS)]
-
-
-def _measure(
+def cross_validate(
     models: Sequence[LogisticRegression],
-    strength: float,
+    inverse_regularization: float,
     inputs: Floats,
-    labels: npt.NDArray[np.int32],
-    rounds: Sequence[npt.NDArray[np.bool_]],
+    labels: Labels,
+    held_out: Masks,
     classes: int,
 ) -> dict[str, float]:
-    """Figures of one candidate on all that is held out."""
+    """Log loss, nats, and accuracy of one candidate over all that is held out, each round by a model of its own."""
     probabilities = np.empty((len(labels), classes), np.float32)
-    for model, outside in zip(models, rounds, strict=True):
-        layer = _fit(model.set_params(C=strength), inputs[~outside], labels[~outside], classes)
+    for model, outside in zip(models, held_out, strict=True):
+        layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
         probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
-    held_out = np.logical_or.reduce(rounds)
-    answers, truth = probabilities[held_out], labels[held_out]
-    return {"log_loss": round(log_loss(answers, truth), 6), "accuracy": round(accuracy(answers, truth), 6)}
+    measured = np.logical_or.reduce(held_out)
+    probabilities, labels = probabilities[measured], labels[measured]
+    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
+
+
+def _head(pooling: Pooling, basis: FeatureBasis, layer: Dense) -> Head:
+    """The head for pooled features of a layer that was fitted in the basis."""
+    return Head(pooling, (Dense(basis.kernel(layer.kernel), layer.bias, "softmax"),))
+
+
+def _require_finite(basis: FeatureBasis) -> None:
+    broken = int((~np.isfinite(basis.fitted).all(axis=1)).sum())
+    if broken:
+        raise TrainingError(
+            f"The features of {broken} images are NaN or infinite. Compute them anew: "
+            "rm -r data/features && dvc repro --force --single-item features"
+        )

@@ -1,7 +1,7 @@
 """Gradient descent, phase by phase, from wherever a checkpoint says.
 
 The position is (phase, epoch, step), and everything random depends on the seed and the position alone; so a training
-that was killed and goes on ends with the weights of one that was not.
+that was killed and continues ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from tasks.metrics import accuracy, log_loss
 from tasks.progress import Progress
 from tasks.vgg.head import Floats
-from tasks.vgg.strategies import Phase
+from tasks.vgg.strategy import Phase
 from tasks.vgg.training.checkpoints import Checkpoints, State
-from tasks.vgg.training.collapse import PATIENCE_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
+from tasks.vgg.training.collapse import EPOCHS_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
 from tasks.vgg.training.feeds import Feed
 from tasks.vgg.training.network import Classifier, build_network
-from tasks.vgg.training.optimizer import rate_at
-from tasks.vgg.training.outcome import accuracy, log_loss
+from tasks.vgg.training.optimizer import schedule_at
 from tasks.vgg.training.steps import Steps
 
 
@@ -33,12 +33,12 @@ class TrainingRun:
 
     Attributes:
         phases: in their order.
-        feeds: for each phase where training starts (a boundary, or None: images), the train and the validation split.
+        feeds: of each phase: where training starts (a boundary, or None: images), train split, validation split.
         seed: of orders and views.
         precision: of the activations.
         devices: a tf.distribute strategy.
         checkpoints: where the position is kept.
-        on_epoch: told every finished epoch's record.
+        on_epoch: called with the metrics of every finished epoch.
     """
 
     phases: Sequence[Phase]
@@ -48,6 +48,15 @@ class TrainingRun:
     devices: Any
     checkpoints: Checkpoints
     on_epoch: Callable[[Mapping[str, float]], None]
+
+    def steps(self, phases: int) -> int:
+        """Steps of so many phases, from the first, if no phase ends early."""
+        return sum(phase.epochs * self.epoch_steps(number) for number, phase in enumerate(self.phases[:phases]))
+
+    def epoch_steps(self, number: int) -> int:
+        """Steps an epoch of a phase."""
+        train = self.feeds[number][1]
+        return train.steps(batch_size(self.phases[number], train))
 
 
 @dataclass(frozen=True)
@@ -61,30 +70,27 @@ class TrainingResult:
 
 
 def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
-    """Train through all phases, or go on where a former call was stopped.
+    """Train through all phases, or continue where an earlier call was stopped.
 
-    Each phase begins with what the one before has left. With patience, a phase keeps the weights of its best epoch (of
-    its beginning, if none was better), and a phase that made nothing better ends the training.
+    Each phase begins with what the one before has left. With early stopping, a phase keeps the weights of its best
+    epoch (of its beginning, if none was better), and a phase that improved nothing ends the training.
 
     Raises:
-        TrainingError: the loss is no number any more, or the memory is too small.
+        TrainingError: the loss became NaN, or the memory is too small.
         SystemExit: a signal asked to stop; the position is saved.
     """
     state = run.checkpoints.load()
     if state is None:
         state = State()
     else:
-        print(f"Going on from the checkpoint at {_place(run, state)}.", flush=True)
+        print(f"Going on from the checkpoint at {_position(run, state)}.", flush=True)
     problem = None
     classifier = begin.replaced(state.group("start"))
-    plan = list(zip(run.phases, run.feeds, strict=True))
-    total = sum(phase.epochs * feed[1].steps(batch_size(phase, feed[1])) for phase, feed in plan)
-    with _Stop() as stop, Progress("train", total, "steps", done=_steps_done(run, state)) as progress:
+    total = run.steps(len(run.phases))
+    with _StopRequest() as stop, Progress("train", total, "steps", done=_steps_done(run, state)) as progress:
         while state.phase < len(run.phases) and problem is None:
-            classifier, improved, problem = _Phase(run, state, classifier, stop, progress).train()
-            state = State(
-                state.phase + 1, parts=state.parts, history=state.history, notes=state.notes,
-            )  # fmt: skip
+            classifier, improved, problem = _PhaseTraining(run, state, classifier, stop, progress).train()
+            state = State(state.phase + 1, parts=state.parts, history=state.history, notes=state.notes)
             state.keep("start", classifier.tensors(run.phases[-1].unfrozen))
             if not improved:
                 break
@@ -93,10 +99,12 @@ def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     return TrainingResult(classifier, state.history, state.notes, problem)
 
 
-class _Phase:
-    """One phase on its way."""
+class _PhaseTraining:
+    """The training of one phase."""
 
-    def __init__(self, run: TrainingRun, state: State, classifier: Classifier, stop: _Stop, progress: Progress) -> None:
+    def __init__(
+        self, run: TrainingRun, state: State, classifier: Classifier, stop: _StopRequest, progress: Progress
+    ) -> None:
         self._run, self._state, self._start, self._stop, self._progress = run, state, classifier, stop, progress
         self._phase = run.phases[state.phase]
         start, self._train, self._validation = run.feeds[state.phase]
@@ -109,12 +117,12 @@ class _Phase:
         self._chance = chance_loss(self._train.labels, self._train.weights)
         for name, value in state.group("now").items():
             self._network.variables[name].assign(value)
-        for place, variable in enumerate(self._steps.optimizer.variables):
-            if f"optimizer/{place}" in state.tensors:
-                variable.assign(state.tensors[f"optimizer/{place}"])
+        for index, variable in enumerate(self._steps.optimizer.variables):
+            if f"optimizer/{index}" in state.tensors:
+                variable.assign(state.tensors[f"optimizer/{index}"])
 
     def train(self) -> tuple[Classifier, bool, str | None]:
-        """The phase's classifier; whether it is better than what it began with; what is wrong."""
+        """The phase's classifier; whether it is better than at the beginning; what is wrong."""
         state, phase = self._state, self._phase
         problem = None
         if phase.patience is not None and state.best_loss is None:
@@ -122,7 +130,7 @@ class _Phase:
             state.keep("best", self._network.tensors())
         while state.epoch < phase.epochs and problem is None:
             self._epoch()
-            problem = self._judge()
+            problem = self._finish_epoch()
             if phase.patience is not None and state.waited >= phase.patience:
                 break
             if self._run.checkpoints.due():
@@ -140,8 +148,8 @@ class _Phase:
         size = self._size
         steps = self._train.steps(size)
         for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
-            rate = rate_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
-            loss, correct = self._steps.train(batch, rate)
+            share = schedule_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
+            loss, correct = self._steps.train(batch, share)
             require_finite(loss, phase, state.epoch, state.step)
             images = float((batch[2] > 0).sum())
             state.sums = {"loss": state.sums["loss"] + loss * images, "correct": state.sums["correct"] + correct}
@@ -153,18 +161,18 @@ class _Phase:
                     self._save()
                 self._stop.check(self._save)
 
-    def _judge(self) -> str | None:
-        """Measure a finished epoch; gives what is wrong with the training, if anything."""
+    def _finish_epoch(self) -> str | None:
+        """Measure and record an epoch; gives what is wrong with the training, if anything."""
         state, phase = self._state, self._phase
         loss = state.sums["loss"] / len(self._train)
         validation_loss, probabilities = self._measure()
-        figures = {
+        metrics = {
             "loss": round(loss, 6),
             "accuracy": round(state.sums["correct"] / len(self._train), 6),
             "val_loss": round(validation_loss, 6),
             "val_accuracy": round(accuracy(probabilities, self._validation.labels), 6),
         }
-        state.history.append({"phase": phase.name, **figures})
+        state.history.append({"phase": phase.name, **metrics})
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {"loss": 0.0, "correct": 0.0}
         if state.best_loss is None or validation_loss < state.best_loss or phase.patience is None:
             state.best_loss, state.best_epoch, state.waited = validation_loss, state.epoch, 0
@@ -172,23 +180,23 @@ class _Phase:
                 state.keep("best", self._network.tensors())
         else:
             state.waited += 1
-        self._progress.advance(0, figures)
-        self._run.on_epoch(figures)
+        self._progress.advance(0, metrics)
+        self._run.on_epoch(metrics)
         at_chance = is_at_chance(loss, self._chance, probabilities)
         state.at_chance = state.at_chance + 1 if at_chance else 0
-        if state.at_chance >= PATIENCE_AT_CHANCE or (at_chance and state.epoch == phase.epochs):
+        if state.at_chance >= EPOCHS_AT_CHANCE or (at_chance and state.epoch == phase.epochs):
             return explain_collapse(phase, state.epoch, state.at_chance, loss, self._chance)
         return None
 
     def _measure(self) -> tuple[float, Floats]:
-        probabilities = self._steps.answer(self._validation.in_order(self._size))
+        probabilities = self._steps.predict(self._validation.in_order(self._size))
         return log_loss(probabilities, self._validation.labels), probabilities
 
     def _save(self) -> None:
         self._state.keep("now", self._network.tensors())
         self._state.keep(
             "optimizer",
-            {str(place): np.asarray(variable) for place, variable in enumerate(self._steps.optimizer.variables)},
+            {str(index): np.asarray(variable) for index, variable in enumerate(self._steps.optimizer.variables)},
         )
         self._run.checkpoints.save(self._state)
 
@@ -201,10 +209,10 @@ def batch_size(phase: Phase, train: Feed) -> int:
     return min(phase.batch_size, len(train))
 
 
-class _Stop:
+class _StopRequest:
     """While it is entered, SIGTERM and SIGINT ask to stop at the next step, with the position saved."""
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> _StopRequest:
         self._asked = 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -226,14 +234,12 @@ class _Stop:
 
 
 def _steps_done(run: TrainingRun, state: State) -> int:
-    """Steps before the state's position, those that patience saved included."""
-    phases = list(zip(run.phases, run.feeds, strict=True))
-    before = sum(phase.epochs * feed[1].steps(batch_size(phase, feed[1])) for phase, feed in phases[: state.phase])
-    if state.phase == len(phases):
-        return before
-    phase, feed = phases[state.phase]
-    return before + state.epoch * feed[1].steps(batch_size(phase, feed[1])) + state.step
+    """Steps before the state's position, including those that early stopping saved."""
+    before = run.steps(state.phase)
+    return (
+        before if state.phase == len(run.phases) else before + state.epoch * run.epoch_steps(state.phase) + state.step
+    )
 
 
-def _place(run: TrainingRun, state: State) -> str:
+def _position(run: TrainingRun, state: State) -> str:
     return f"epoch {state.epoch + 1}, step {state.step + 1} of the phase {run.phases[state.phase].name!r}"

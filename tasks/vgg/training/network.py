@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.settings import IMAGE_SIZE_PX
 from tasks.vgg.backbone import BOUNDARIES, keras_blocks, preprocess
 from tasks.vgg.head import Dense, Floats, Head
 from tasks.vgg.weights import Weights
@@ -97,8 +96,3 @@ def build_network(
 def group_of(name: str) -> str:
     """`block5_conv1/kernel` -> `block5`; `head_1/bias` -> `head`: what has a learning rate of its own."""
     return name.split("_")[0]
-
-
-def image_shape() -> tuple[int, int, int]:
-    """Of a prepared image."""
-    return IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3

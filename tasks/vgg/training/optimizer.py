@@ -1,4 +1,4 @@
-"""AdamW with a rate for each layer, and a pull towards the weights that training began with.
+"""AdamW with a learning rate for each layer, and a pull towards the weights that training began with.
 
 I. Loshchilov, F. Hutter: Decoupled Weight Decay Regularization, 2019; X. Li et al.: Explicit Inductive Bias for
 Transfer Learning (L2-SP), 2018: on few images the pretrained weights are a better place to be pulled to than zero.
@@ -10,40 +10,40 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.vgg.strategies import Phase
+from tasks.vgg.strategy import Phase
 from tasks.vgg.training.network import HEAD, group_of
 
 
 def make_optimizer(phase: Phase, variables: Mapping[str, Any]) -> Any:
-    """A built Keras optimizer; its `learning_rate` is the share of the highest rates that `rate_at` gives."""
+    """A built Keras optimizer; its `learning_rate` is the share of the highest ones that `schedule_at` gives."""
     import keras
     from keras import ops
 
-    rates = [phase.rates[group_of(name)] for name in variables]
-    anchors: list[Any] = [None] * len(rates)
+    highest = [phase.learning_rates[group_of(name)] for name in variables]
+    anchors: list[Any] = [None] * len(highest)
     if phase.weight_decay:
-        for place, (name, variable) in enumerate(variables.items()):
+        for index, (name, variable) in enumerate(variables.items()):
             if name.endswith("kernel"):
-                anchors[place] = ops.zeros_like(variable) if group_of(name) == HEAD else ops.copy(variable)
+                anchors[index] = ops.zeros_like(variable) if group_of(name) == HEAD else ops.copy(variable)
 
     class Layerwise(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            place = self._get_variable_index(variable)
-            rate = learning_rate * rates[place]
-            if anchors[place] is not None:
-                self.assign_sub(variable, rate * phase.weight_decay * (variable - anchors[place]))
-            super().update_step(gradient, variable, rate)
+            index = self._get_variable_index(variable)
+            learning_rate = learning_rate * highest[index]
+            if anchors[index] is not None:
+                self.assign_sub(variable, learning_rate * phase.weight_decay * (variable - anchors[index]))
+            super().update_step(gradient, variable, learning_rate)
 
     optimizer = Layerwise(learning_rate=1.0)
     optimizer.build(list(variables.values()))
     return optimizer
 
 
-def rate_at(phase: Phase, step: int, steps: int) -> float:
-    """Share of the highest rate at a step of `steps`: up to 1 over the warm-up, then down to 0 along half a cosine."""
+def schedule_at(phase: Phase, step: int, steps: int) -> float:
+    """Share of the highest learning rate at a step of `steps`: up to 1 in the warm-up, then half a cosine down to 0."""
     if phase.schedule == "constant":
         return 1.0
-    rise = max(1, round(phase.warmup_fraction * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    warmup = max(1, round(phase.warmup_fraction * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

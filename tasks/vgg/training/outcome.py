@@ -1,4 +1,4 @@
-"""What training gives back, and the two figures that choices are made by."""
+"""What training gives back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from tasks.settings import ClassWeight
 from tasks.vgg.head import Floats, Head
 from tasks.vgg.weights import Weights
 
-_SMALLEST_PROBABILITY = 1e-7
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,7 +24,7 @@ class Outcome:
         backbone: tensors of the backbone that training has changed.
         validation_probabilities: (n, classes), by the classifier that never saw validation.
         summary: JSON of choices and curves.
-        problem: why it is not to be used; None if nothing is wrong.
+        problem: why it must not be used; None if nothing is wrong.
     """
 
     head: Head
@@ -34,17 +32,6 @@ class Outcome:
     validation_probabilities: Floats
     summary: dict[str, Any]
     problem: str | None = None
-
-
-def log_loss(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
-    """Mean cross-entropy, nats: probabilities (n, classes), class indices (n,)."""
-    true = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(true, _SMALLEST_PROBABILITY)).mean())
-
-
-def accuracy(probabilities: Floats, labels: npt.NDArray[np.int32]) -> float:
-    """Share of examples whose most probable class is the true one."""
-    return float((probabilities.argmax(axis=1) == labels).mean())
 
 
 def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Floats:
@@ -56,8 +43,8 @@ def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Float
     return shares[labels].astype(np.float32)
 
 
-def log_step(live: Live, figures: Mapping[str, float]) -> None:
+def log_step(live: Live, metrics: Mapping[str, float]) -> None:
     """Write one step of live metrics."""
-    for name, value in figures.items():
+    for name, value in metrics.items():
         live.log_metric(name, value)
     live.next_step()

@@ -1,4 +1,4 @@
-"""One step of training, on one device or on several, and answers for images.
+"""One step of training, on one device or on several, and predictions for images.
 
 Every batch has one shape: what is missing in the last one is padding of weight 0, since another shape would be traced
 and planned anew. Over several devices a batch is cut in equal parts, gradients are summed before they are clipped, and
@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from tasks.errors import TrainingError
 from tasks.images.shards import Array
+from tasks.settings import STRATEGIES
 from tasks.vgg.head import Floats, softmax
-from tasks.vgg.strategies import Phase
+from tasks.vgg.strategy import Phase
 from tasks.vgg.training.feeds import Batch
 from tasks.vgg.training.network import Network
 from tasks.vgg.training.optimizer import make_optimizer
@@ -43,13 +44,17 @@ class Steps:
         self._logits = compiled(self._replica_logits)
         self._update = tf.function(self._replica_update, autograph=False)
 
-    def train(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """One update; gives the batch's mean loss, nats, and how many of its images were answered right.
+    def train(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+        """One update; gives the batch's mean loss, nats, and how many of its images were predicted correctly.
 
-        The loss is NaN, too, when a gradient is no finite number: a relu can hide NaN from the loss.
+        The loss is also NaN when a gradient is not finite: a relu can hide NaN from the loss.
+
+        Args:
+            batch: to train on.
+            learning_rate: share of the phase's highest learning rates.
 
         Raises:
-            TrainingError: the batch doesn't fit into the memory, not even image by image.
+            TrainingError: not even single images fit into the memory.
         """
         inputs, labels, weights = batch
         scale = np.float32(1 / max(float(weights.sum()), 1e-12))
@@ -62,19 +67,19 @@ class Steps:
                 if len(inputs) // self.parts < self._strategy.num_replicas_in_sync:
                     raise TrainingError(
                         f"Not even {len(inputs) // self.parts * 2} images fit into the device's memory. "
-                        'Train less of the network: make run SET="train.modern.progressive.blocks=1"'
+                        f"Train fewer blocks, or by the cheapest strategy: make run STRATEGY={STRATEGIES[0]}"
                     ) from None
                 print(
                     f"A batch of {len(inputs)} doesn't fit into the memory: it is cut into {self.parts} parts. "
                     "The steps stay the same, but take longer.",
                     file=sys.stderr,
                 )
-        self.optimizer.learning_rate = rate
+        self.optimizer.learning_rate = learning_rate
         norm = float(self._local(self._strategy.run(self._update, args=(gradients,)))[0])
         return loss if math.isfinite(norm) else math.nan, correct
 
-    def answer(self, batches: Iterable[Batch]) -> Floats:
-        """Probabilities (n, classes) of all images that are no padding."""
+    def predict(self, batches: Iterable[Batch]) -> Floats:
+        """Probabilities (n, classes) of all images that are not padding."""
         found = []
         for inputs, _, weights in batches:
             logits = np.concatenate([self._run_logits(part) for part in np.array_split(inputs, self.parts)])
@@ -82,15 +87,15 @@ class Steps:
         return np.concatenate(found)
 
     def _accumulate(self, inputs: Array, labels: Array, weights: Array, scale: np.float32) -> tuple[float, float, Any]:
-        total, right, gradients = 0.0, 0.0, None
+        total_loss, total_correct, gradients = 0.0, 0.0, None
         pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, labels, weights)), strict=True)
         for piece in pieces:
             shared = [self._share(array) for array in piece]
             loss, correct, found = self._strategy.run(self._gradients, args=(*shared, tf.constant(scale)))
-            total += float(self._local(loss)[0])
-            right += float(self._local(correct)[0])
+            total_loss += float(self._local(loss)[0])
+            total_correct += float(self._local(correct)[0])
             gradients = found if gradients is None else self._strategy.run(_add, args=(gradients, found))
-        return total, right, gradients
+        return total_loss, total_correct, gradients
 
     def _replica_gradients(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any, list[Any]]:
         classes = self.network.model.output_shape[-1]
@@ -102,8 +107,8 @@ class Steps:
             logits = self.network.model(tf.cast(inputs, tf.float32), training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_sum(losses * weights) * scale
-            right = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
-            correct = tf.reduce_sum(tf.cast(right, tf.float32))
+            hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
+            correct = tf.reduce_sum(tf.cast(hits, tf.float32))
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()

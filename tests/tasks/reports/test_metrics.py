@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from sklearn.metrics import precision_recall_fscore_support as class_metrics
 
 from tasks.errors import DataError, TrainingError
+from tasks.metrics import predict
 from tasks.reports.metrics import (
     calibration,
     choose_champion,
@@ -21,7 +22,6 @@ from tasks.reports.metrics import (
     confused_pairs,
     expected_calibration_error,
     measure,
-    predict,
     rounded,
     selective_prediction,
     wilson_interval,

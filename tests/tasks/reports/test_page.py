@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.metrics import calibration, compare_paired, measure, predict, selective_prediction
+from tasks.metrics import predict
+from tasks.reports.metrics import calibration, compare_paired, measure, selective_prediction
 from tasks.reports.page import render_page
 
 HOSTILE = [

@@ -10,7 +10,8 @@ import pytest
 from tasks.images.manifest import Example
 from tasks.settings import Settings
 from tasks.vgg.boundaries import Rates, candidates, decide, share_below, wanted_rows
-from tasks.vgg.strategies import BLOCK_NAMES, plan_phases
+from tasks.vgg.strategies import plan_phases
+from tasks.vgg.strategy import BLOCK_NAMES
 
 RATES = Rates(14.0, 500e6)
 ALL = "strategies=[feature_extraction, head_replacement, fine_tuning, progressive]"
@@ -87,9 +88,9 @@ def test_modern_rates_fall_from_the_head_down(change: Callable[..., Settings]) -
     [phase] = plan_phases("fine_tuning", settings.train, settings.augmentation)
     assert phase.unfrozen == ("block3", "block4", "block5")
     assert phase.boundary == "block2_pool"
-    rates = [phase.rates[name] for name in ("head", *reversed(phase.unfrozen))]
+    rates = [phase.learning_rates[name] for name in ("head", *reversed(phase.unfrozen))]
     assert rates == sorted(rates, reverse=True)
-    assert phase.rates["block4"] == pytest.approx(phase.rates["block5"] / 2)
+    assert phase.learning_rates["block4"] == pytest.approx(phase.learning_rates["block5"] / 2)
     everything = change("train.modern.fine_tuning.blocks=5")
     [phase] = plan_phases("fine_tuning", everything.train, everything.augmentation)
     assert (phase.unfrozen, phase.boundary) == (BLOCK_NAMES, None)
@@ -98,7 +99,7 @@ def test_modern_rates_fall_from_the_head_down(change: Callable[..., Settings]) -
 def test_tutorial_is_what_tutorials_print(change: Callable[..., Settings]) -> None:
     settings = change("train.recipe=tutorial")
     head, everything = plan_phases("progressive", settings.train, settings.augmentation)
-    assert (head.unfrozen, head.rates, head.epochs, head.views) == ((), {"head": 1e-3}, 10, 0)
+    assert (head.unfrozen, head.learning_rates, head.epochs, head.views) == ((), {"head": 1e-3}, 10, 0)
     assert everything.unfrozen == BLOCK_NAMES
-    assert set(everything.rates.values()) == {1e-5}
+    assert set(everything.learning_rates.values()) == {1e-5}
     assert (head.schedule, head.clip_norm, head.patience) == ("constant", None, None)

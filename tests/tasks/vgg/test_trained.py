@@ -77,7 +77,7 @@ def test_description_that_is_missing_or_nonsense_is_refused(tmp_path: Path, cont
     (tmp_path / "model.json").unlink()
     if content is not None:
         (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(IntegrityError, match="is no whole trained model"):
+    with pytest.raises(IntegrityError, match="is not a complete trained model"):
         load_trained(tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_file_that_is_no_weights_file_is_named(
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     monkeypatch.setenv(VARIABLE, str(path))
-    with pytest.raises(WeightsError, match="is no file with the VGG16 weights") as caught:
+    with pytest.raises(WeightsError, match="is not a file with the VGG16 weights") as caught:
         load_weights()
     assert CURE in str(caught.value)
 
@@ -112,7 +112,7 @@ def test_damaged_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
     monkeypatch.setattr(module, "_packaged_file", lambda: file)
-    with pytest.raises(WeightsError, match="is no file with the VGG16 weights") as caught:
+    with pytest.raises(WeightsError, match="is not a file with the VGG16 weights") as caught:
         load_weights()
     assert CURE in str(caught.value)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.errors import TrainingError
-from tasks.vgg.strategies import Phase
+from tasks.vgg.strategy import LearningRateSetting, Phase
 from tasks.vgg.training.collapse import chance_loss, explain_collapse, is_at_chance, require_finite
 
-PHASE = Phase("all", ("block5",), 10, 32, {"head": 1e-3, "block5": 1e-3})
+SETTING = LearningRateSetting("train.tutorial.learning_rate", 1e-3)
+PHASE = Phase("all", ("block5",), 10, 32, {"head": 1e-3, "block5": 1e-3}, SETTING)
 ONE_ANSWER = np.array([[0.6, 0.4], [0.55, 0.45]], np.float32)
 TWO_ANSWERS = np.array([[0.6, 0.4], [0.45, 0.55]], np.float32)
 
@@ -44,10 +46,12 @@ def test_collapse_is_explained_with_its_cure() -> None:
     assert "0.693" in text
     assert "0.001" in text
     assert "train.recipe=modern" in text
+    modern = replace(PHASE, setting=LearningRateSetting("train.modern.fine_tuning.block_learning_rate", 3e-5))
+    assert "train.recipe=modern" not in explain_collapse(modern, 5, 3, 0.6931, math.log(2))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_loss_that_is_no_number_stops_with_the_setting_to_change(loss: float) -> None:
+def test_loss_of_nan_stops_with_the_setting_to_change(loss: float) -> None:
     with pytest.raises(TrainingError, match=r"step 4 of epoch 2.*train\.tutorial\.learning_rate=0\.0001"):
         require_finite(loss, PHASE, 1, 3)
     require_finite(1e9, PHASE, 1, 3)

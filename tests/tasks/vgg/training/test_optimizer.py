@@ -1,29 +1,32 @@
-"""Rates: a share that rises and falls, times one that belongs to the layer; and the pull back to the beginning."""
+"""Learning rates: a share that rises and falls, times one of the layer; and the pull back to the beginning."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks.vgg.head import new_head
-from tasks.vgg.strategies import Phase
+from tasks.vgg.strategy import LearningRateSetting, Phase
 from tasks.vgg.training.network import Classifier, build_network
-from tasks.vgg.training.optimizer import make_optimizer, rate_at
+from tasks.vgg.training.optimizer import make_optimizer, schedule_at
 from tests.tasks.vgg.small_weights import tiny_weights
 
 RATES = {"head": 1e-2, "block5": 1e-4}
 
 
-def phase(**changes: object) -> Phase:
-    return Phase(**{"name": "x", "unfrozen": ("block5",), "epochs": 1, "batch_size": 4, "rates": RATES, **changes})  # type: ignore[arg-type]
+def phase(**changes: Any) -> Phase:
+    return replace(Phase("x", ("block5",), 1, 4, RATES, LearningRateSetting("none", 1.0)), **changes)
 
 
-def test_constant_rates_stay() -> None:
-    assert [rate_at(phase(), step, 10) for step in (0, 5, 9)] == [1.0] * 3
+def test_constant_learning_rates_stay() -> None:
+    assert [schedule_at(phase(), step, 10) for step in (0, 5, 9)] == [1.0] * 3
 
 
 def test_cosine_rises_over_the_warm_up_and_falls_to_nothing() -> None:
-    rates = [rate_at(phase(schedule="cosine", warmup_fraction=0.2), step, 50) for step in range(50)]
+    rates = [schedule_at(phase(schedule="cosine", warmup_fraction=0.2), step, 50) for step in range(50)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
     assert rates[:10] == sorted(rates[:10])

@@ -12,6 +12,7 @@ import pytest
 
 from tasks import features, train
 from tasks.settings import Settings, load_settings
+from tasks.vgg import strategies
 from tasks.vgg.trained import load_trained
 from tasks.vgg.training import loop
 from tasks.workspace import TRAINED, Workspace
@@ -88,13 +89,13 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     whole = uninterrupted(workspace, strategy)
     for _ in range(2):  # in the middle of an epoch, and again after it went on
         assert trainings.run(str(workspace), strategy, "kill-at", "3").returncode == -9
-        assert list((workspace / train.CHECKPOINTS / strategy).glob("*.safetensors"))
+        assert list((Workspace.at(workspace).checkpoints / strategy).glob("*.safetensors"))
         assert not (workspace / TRAINED / strategy / "model.json").exists()
     ended = trainings.run(str(workspace), strategy)
     assert ended.returncode == 0, ended.stderr
     assert "Going on from the checkpoint at epoch" in ended.stdout
     assert model(workspace, strategy) == whole
-    assert not (workspace / train.CHECKPOINTS / strategy).exists()
+    assert not (Workspace.at(workspace).checkpoints / strategy).exists()
 
 
 def test_sigterm_saves_the_position_and_the_next_run_goes_on(
@@ -103,7 +104,7 @@ def test_sigterm_saves_the_position_and_the_next_run_goes_on(
     whole = uninterrupted(workspace, "progressive")
     change("train.checkpoint_interval_s=3600")
     assert trainings.run(str(workspace), "progressive", "term-at", "2").returncode == 143
-    assert len(list((workspace / train.CHECKPOINTS / "progressive").glob("*.safetensors"))) == 1
+    assert len(list((Workspace.at(workspace).checkpoints / "progressive").glob("*.safetensors"))) == 1
     ended = trainings.run(str(workspace), "progressive")
     assert "epoch 1, step 3" in ended.stdout
     assert model(workspace, "progressive") == whole
@@ -114,7 +115,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     whole = uninterrupted(workspace, "head_replacement")
     assert trainings.run(str(workspace), "head_replacement", "kill-at", "4").returncode == -9
-    older, newer = sorted((workspace / train.CHECKPOINTS / "head_replacement").iterdir())
+    older, newer = sorted((Workspace.at(workspace).checkpoints / "head_replacement").iterdir())
     content = bytearray(newer.read_bytes())
     content[-5] ^= 1
     newer.write_bytes(content)
@@ -131,7 +132,7 @@ def test_checkpoint_of_other_settings_is_not_used(
     change("train.seed=1")
     other = workspace.with_name("other")
     shutil.copytree(workspace, other)
-    shutil.rmtree(other / train.CHECKPOINTS)
+    shutil.rmtree(Workspace.at(other).checkpoints)
     for folder in (workspace, other):
         ended = trainings.run(str(folder), "head_replacement")
         assert "Going on" not in ended.stdout
@@ -161,8 +162,9 @@ def test_training_from_kept_features_equals_training_from_images(
 def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, losses = loop._Phase._measure, itertools.count(0.0, -1.0)
-    monkeypatch.setattr(loop._Phase, "_measure", lambda self: (next(losses), plain(self)[1]))  # every epoch is better
+    training, losses = loop._PhaseTraining, itertools.count(0.0, -1.0)
+    plain = training._measure
+    monkeypatch.setattr(training, "_measure", lambda self: (next(losses), plain(self)[1]))  # every epoch is better
     for strategy in STRATEGIES:
         train.run(tiny, Workspace.at(workspace), strategy)
     changed = {
@@ -175,7 +177,7 @@ def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
 
 
 @pytest.mark.parametrize("strategy", ["fine_tuning", "progressive"])
-def test_unfreezing_that_betters_nothing_is_feature_extraction(
+def test_unfreezing_that_improves_nothing_is_feature_extraction(
     tiny: Settings, workspace: Path, change: Change, strategy: str
 ) -> None:
     settings = change(
@@ -186,6 +188,7 @@ def test_unfreezing_that_betters_nothing_is_feature_extraction(
     tried, probe = (load_trained(workspace / TRAINED / name) for name in (strategy, "feature_extraction"))
     assert [note["best_epoch"] for note in tried.summary["phases"]] == [0]
     assert tried.summary["refitted_with_validation"]
+    assert "the result is this linear model" in strategies.BY_NAME[strategy].describe("modern", tried.summary)
     assert tried.backbone == {}
     assert tried.head.outline() == probe.head.outline()
     for name, tensor in tried.head.tensors().items():

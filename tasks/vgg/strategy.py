@@ -1,0 +1,198 @@
+"""What a strategy is, and the phases that it trains in. The strategies themselves: one file each in `strategies/`.
+
+The settings import this module, so it imports nothing that computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tasks.settings_block import Block
+
+if TYPE_CHECKING:
+    from tasks.settings import Augmentation, ModernRecipe, Train, TutorialRecipe
+
+BLOCK_NAMES = ("block1", "block2", "block3", "block4", "block5")
+FROZEN = "VGG16's convolutions, which learned to see on ImageNet, stay as they are."
+TUTORIAL_HEAD = (
+    "The classifier is the one that tutorials print: flatten, one hidden layer, softmax; it is trained for a fixed "
+    "number of epochs."
+)
+
+
+class HeadSettings(Block):
+    """Epochs and learning rate of a head."""
+
+    epochs: int = Field(ge=1, description="at most; early stopping may end it sooner")
+    head_learning_rate: float = Field(gt=0, description="highest learning rate of the head")
+
+
+class BlockSettings(HeadSettings):
+    """Which blocks are unfrozen, their epochs and learning rates."""
+
+    blocks: int = Field(ge=1, le=5, description="blocks to unfreeze, from the top")
+    block_learning_rate: float = Field(gt=0, description="highest learning rate of the topmost unfrozen block")
+    learning_rate_decay: float = Field(
+        gt=0, le=1, description="factor on the learning rate from each block to the one below"
+    )
+
+    def learning_rates(self, unfrozen: Sequence[str]) -> dict[str, float]:
+        """The head's, and for each unfrozen block one that falls by `learning_rate_decay` from block to block."""
+        rates = {
+            name: self.block_learning_rate * self.learning_rate_decay**depth
+            for depth, name in enumerate(reversed(unfrozen))
+        }
+        return {"head": self.head_learning_rate, **{name: rates[name] for name in unfrozen}}
+
+
+@dataclass(frozen=True)
+class LearningRateSetting:
+    """The setting that a phase's learning rates follow: its dotted name in params.yaml, and its value."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with the same layers unfrozen.
+
+    Attributes:
+        name: such as `block5`.
+        unfrozen: blocks that train beside the head, from the input to the output; the topmost ones.
+        epochs: at most.
+        batch_size: images a step.
+        learning_rates: highest one of `head` and of each unfrozen block.
+        setting: what to lower when the loss becomes NaN or the training collapses.
+        views: augmented versions of an image to draw from, beside itself.
+        schedule: `constant`, or `cosine` (rise over `warmup_fraction` of the steps, then a half cosine to 0).
+        warmup_fraction: see `schedule`.
+        label_smoothing: share of the target that is spread over all classes.
+        weight_decay: pull towards the weights that the strategy began with, times the learning rate.
+        clip_norm: longest gradient over all weights; None: any.
+        patience: epochs without a lower validation loss that end the phase, with the best weights back; None: all
+            epochs are run and the last weights are kept.
+    """
+
+    name: str
+    unfrozen: tuple[str, ...]
+    epochs: int
+    batch_size: int
+    learning_rates: dict[str, float]
+    setting: LearningRateSetting
+    views: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_fraction: float = 0.0
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+
+    @property
+    def boundary(self) -> str | None:
+        """The last output of the frozen blocks; None: all blocks are unfrozen."""
+        frozen = len(BLOCK_NAMES) - len(self.unfrozen)
+        return f"{BLOCK_NAMES[frozen - 1]}_pool" if frozen else None
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to train.
+
+    Attributes:
+        name: as in params.yaml; the name of its file.
+        order: place among the strategies, the cheapest first: of equally good ones the first becomes the champion.
+        start: what the modern recipe begins with; the tutorial recipe always begins with an untrained head.
+        settings: its block below `train.modern`; None: it has none.
+        modern: (its block, the recipe, augmentation) -> phases of gradient descent; none: a linear probe is all.
+        tutorial: the recipe -> its phases.
+        descriptions: recipe -> what the report and the model card say of it: true whatever the settings are. That of
+            `modern` names the "regularised linear model" if it begins with a linear probe; `describe` refers to it.
+    """
+
+    name: str
+    order: int
+    start: Literal["linear_probe", "untrained_head"]
+    settings: type[Block] | None
+    modern: Callable[[Any, ModernRecipe, Augmentation], tuple[Phase, ...]]
+    tutorial: Callable[[TutorialRecipe], tuple[Phase, ...]]
+    descriptions: Mapping[str, str]
+
+    def phases(self, rules: Train, augmentation: Augmentation) -> tuple[Phase, ...]:
+        """The phases of gradient descent; none where a linear probe is all."""
+        if rules.recipe == "tutorial":
+            return self.tutorial(rules.tutorial)
+        return self.modern(getattr(rules.modern, self.name, None), rules.modern, augmentation)
+
+    def begins_with_linear_probe(self, rules: Train) -> bool:
+        return rules.recipe == "modern" and self.start == "linear_probe"
+
+    def describe(self, recipe: str, training: Mapping[str, Any]) -> str:
+        """What a model of this strategy is, for a person.
+
+        Args:
+            recipe: of the training.
+            training: the model's summary (`chosen_on`, `phases`), as far as it is known.
+        """
+        sentences = [self.descriptions[recipe]]
+        if chosen_on := training.get("chosen_on"):
+            images = "the validation images" if chosen_on == "validation" else chosen_on
+            sentences.append(f"The linear model's pooling and inverse regularization C were chosen on {images}.")
+            phases = training.get("phases", [])
+            if phases and not any(phase["best_epoch"] for phase in phases):
+                sentences.append(
+                    "No later epoch was better on the validation images, so the result is this linear model, and "
+                    "VGG16's convolutions stayed as they were."
+                )
+        return " ".join(sentences)
+
+
+def tutorial_phase(
+    name: str, unfrozen: tuple[str, ...], recipe: TutorialRecipe, setting: str = "learning_rate"
+) -> Phase:
+    """All layers learn at one constant learning rate, that of `train.tutorial.<setting>`."""
+    rate = getattr(recipe, setting)
+    rates = dict.fromkeys(("head", *unfrozen), rate)
+    lower = LearningRateSetting(f"train.tutorial.{setting}", rate)
+    return Phase(name, unfrozen, recipe.epochs, recipe.batch_size, rates, lower)
+
+
+def modern_phase(
+    name: str,
+    unfrozen: tuple[str, ...],
+    learning_rates: dict[str, float],
+    strategy: str,
+    own: HeadSettings,
+    recipe: ModernRecipe,
+    augmentation: Augmentation,
+) -> Phase:
+    """Learning rates rise and fall, the images are augmented, and early stopping keeps the best epoch.
+
+    Args:
+        name: of the phase.
+        unfrozen: see `Phase`, as are `learning_rates`.
+        strategy: its name.
+        own: the strategy's own block of settings.
+        recipe: what all strategies share.
+        augmentation: of the training images.
+    """
+    setting = "block_learning_rate" if unfrozen else "head_learning_rate"
+    return Phase(
+        name,
+        unfrozen,
+        own.epochs,
+        recipe.batch_size,
+        learning_rates,
+        LearningRateSetting(f"train.modern.{strategy}.{setting}", getattr(own, setting)),
+        augmentation.count,
+        "cosine",
+        recipe.warmup_fraction,
+        recipe.label_smoothing,
+        recipe.weight_decay,
+        recipe.clip_norm,
+        recipe.patience,
+    )
