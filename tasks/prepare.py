@@ -34,7 +34,7 @@ from tasks.images.manifest import (
     write_memory,
     write_quarantine,
 )
-from tasks.images.packs import PackEntry, index_packs
+from tasks.images.packs import index_packs
 from tasks.images.selection import Refusals, Selection, by_content, select
 from tasks.images.shards import Array, Row, ShardHeader, Shards, append, reconcile, usable_headers
 from tasks.images.splits import Rules
@@ -185,9 +185,7 @@ def _decode(
     """Decode the missing images into new shards; what is refused is added to `refusals`."""
     if not missing:
         return []
-    places: dict[str, PackEntry] = {}
-    for members in index_packs(workspace.raw).values():
-        places.update(members)
+    places = index_packs(workspace.raw)
     unpacked = [key for key in missing if key not in places]
     if unpacked:
         raise IntegrityError(f"{len(unpacked)} images are in no pack of {RAW}. Run `dvc repro` from the start.")

@@ -27,17 +27,17 @@ class PackEntry:
     size_bytes: int
 
 
-def index_packs(folder: Path) -> dict[Path, dict[str, PackEntry]]:
-    """Pack -> key -> place, read from the headers of the packs themselves.
+def index_packs(folder: Path) -> dict[str, PackEntry]:
+    """Key -> where its bytes are, over all packs of a folder; read from the headers of the packs themselves.
 
     Raises:
         IntegrityError: a pack is not a whole tar file.
     """
-    return {pack: index_pack(pack) for pack in sorted(folder.glob("*.tar"))}
+    return {key: entry for pack in sorted(folder.glob("*.tar")) for key, entry in index_pack(pack).items()}
 
 
 def index_pack(pack: Path) -> dict[str, PackEntry]:
-    """Key -> place in one pack.
+    """Key -> where its bytes are in one pack.
 
     Raises:
         IntegrityError: the pack is not a whole tar file.

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,7 +83,8 @@ def check_images(
     chosen = choose(examples, count)
     if not chosen:
         raise IntegrityError("There are no held-out images to check the export with. Run: dvc repro")
-    images = [(example.path, read_image(_place(raw, example), example.key)) for example in chosen]
+    packed = index_packs(raw)
+    images = [(example.path, read_image(_place(packed, raw, example), example.key)) for example in chosen]
     images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
     pixels = np.stack([_decode(name, content, background_rgb) for name, content in images])
     extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH)
@@ -263,10 +264,9 @@ def _decode(name: str, content: bytes, background_rgb: tuple[int, int, int]) -> 
         raise IntegrityError(f"{name} was accepted before and is refused now ({refused}). Run: dvc repro") from None
 
 
-def _place(raw: Path, example: Example) -> PackEntry:
-    for places in index_packs(raw).values():
-        if example.key in places:
-            return places[example.key]
+def _place(packed: Mapping[str, PackEntry], raw: Path, example: Example) -> PackEntry:
+    if example.key in packed:
+        return packed[example.key]
     raise IntegrityError(f"{example.path} is in no pack of {raw}. Run: dvc repro --force --single-item ingest")
 
 

@@ -25,7 +25,7 @@ from tests.tasks.steps import Change, identities, kill_program, settings_for
 
 
 def packed(workspace: Path) -> set[str]:
-    return {key for members in index_packs(workspace / RAW).values() for key in members}
+    return set(index_packs(workspace / RAW))
 
 
 def at_source(source: Path) -> set[str]:

@@ -35,7 +35,7 @@ class Deadly:
 
 def make_work(folder: Path, data: list[bytes]) -> Work:
     list(write_packs(folder, [(sha256_hex(entry), entry) for entry in data], 10**6))
-    places = {key: place for members in index_packs(folder).values() for key, place in members.items()}
+    places = index_packs(folder)
     return [(sha256_hex(entry), places[sha256_hex(entry)]) for entry in data]
 
 
@@ -78,7 +78,7 @@ if __name__ == "__main__":
     from tasks.images.decoding import PERMISSIVE, WHITE
     from tasks.images.packs import index_packs
     from tasks.images.workers import decode_all
-    [places] = index_packs(Path(".")).values()
+    places = index_packs(Path("."))
     print(len(list(decode_all(places.items(), PERMISSIVE, WHITE))))
 """
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.errors import ExportError
+from tasks.errors import ExportError, IntegrityError
+from tasks.files import sha256_hex
 from tasks.images.decoding import decode
 from tasks.images.manifest import Example
+from tasks.images.packs import write_packs
+from tasks.vgg import parity
 from tasks.vgg.parity import Checks, FreshProcess, choose, compare, variants
+from tests.conftest import draw_image
+from tests.tasks.images.encoding import encode
 
 CLASSES = ("ant", "bee")
 
@@ -33,6 +40,27 @@ def test_choose_takes_each_class_in_turn_whatever_the_order() -> None:
     assert [one.path for one in choose(examples, 5)] == ["ant/0", "bee/7", "ant/1", "bee/8", "ant/2"]
     assert choose(examples[::-1], 5) == choose(examples, 5)
     assert len(choose(examples, 99)) == 8
+
+
+def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = [encode(draw_image("ant", number), "PNG") for number in range(4)]
+    keys = [sha256_hex(content) for content in contents]
+    assert len(list(write_packs(tmp_path, zip(keys, contents, strict=True), 1))) == 4
+    examples = [Example(key, key, "ant", "test", 9, 9, "PNG", "") for key in keys]
+    calls: list[Path] = []
+    index = parity.index_packs
+    monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
+    monkeypatch.setattr(parity, "build_extractor", lambda *_: lambda images: (np.zeros((len(images), 1)),))
+    head = SimpleNamespace(probabilities=lambda features: np.tile(np.array([[0.8, 0.2]]), (len(features), 1)))
+    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
+
+    def checked(chosen: list[Example]) -> Checks:
+        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 0.01)
+
+    assert set(contents) <= set(checked(examples).contents)
+    assert calls == [tmp_path]
+    with pytest.raises(IntegrityError, match="ant/1 is in no pack"):
+        checked([*examples, example("ant", 1)])
 
 
 def test_variants_are_the_image_in_both_formats_and_turned() -> None:
