@@ -19,10 +19,10 @@ def choose(context: RunContext, assignments: Iterable[str]) -> Settings:
         SettingsError: a setting is not allowed; params.yaml is as it was.
         SourceError: the images aren't there; params.yaml is as it was.
     """
-    from tasks.images.sources import check_source
+    from tasks.images.sources import SourcePolicy, check_source
 
     def check(settings: Settings) -> None:
         context.reach(settings.source.uri)
-        check_source(settings.source.uri)
+        check_source(settings.source.uri, SourcePolicy.of(settings.source, context.workspace))
 
     return change_settings(context.workspace.folder, assignments, check)

@@ -19,7 +19,7 @@ from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.images.journal import Journal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
 from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
-from tasks.images.sources import Item, Listing, Reach, discover
+from tasks.images.sources import Item, Listing, SourcePolicy, discover
 from tasks.images.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -50,7 +50,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     Raises:
         SourceError: the source is missing, empty, not understood, or changes while it is read.
     """
-    listing = discover(settings.source.uri, Reach.of(settings.source))
+    listing = discover(settings.source.uri, SourcePolicy.of(settings.source, workspace))
     within, beyond = _limit(listing, settings.source.limit_per_class)
     raw = workspace.raw
     raw.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks import ingest
 from tasks.images.manifest import Discovered, previous_discovered
-from tasks.images.sources import Listing, Reach, discover
+from tasks.images.sources import Listing, SourcePolicy, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes
@@ -50,7 +50,7 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
     Raises:
         SourceError: the source is missing, empty or not understood.
     """
-    listing = _start_listing(settings.source)
+    listing = _start_listing(settings.source, workspace)
     changes = read_changes(workspace.folder)
     source = _news(settings, workspace, listing())
     steps = make_plan(changes, source, read_experience(workspace))
@@ -60,7 +60,7 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
     """What the source holds against what was packed; None if listing it takes long."""
-    return _news(settings, workspace, _start_listing(settings.source)())
+    return _news(settings, workspace, _start_listing(settings.source, workspace)())
 
 
 def _news(settings: Settings, workspace: Workspace, listing: Listing | None) -> SourceNews | None:
@@ -94,7 +94,7 @@ def _packed(workspace: Workspace) -> list[Discovered]:
         return previous_discovered(Path(scratch))
 
 
-def _start_listing(source: Source) -> Callable[[], Listing | None]:
+def _start_listing(source: Source, workspace: Workspace) -> Callable[[], Listing | None]:
     """List the source meanwhile; the answer waits for it, and is None if it takes long."""
     if source.uri.startswith("tfds:"):
         return lambda: None  # it may have to be downloaded to be listed
@@ -102,7 +102,7 @@ def _start_listing(source: Source) -> Callable[[], Listing | None]:
 
     def look() -> None:
         try:
-            found.append(discover(source.uri, Reach.of(source)))
+            found.append(discover(source.uri, SourcePolicy.of(source, workspace)))
         except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asks
             found.append(error)
 

@@ -28,7 +28,7 @@ from tasks.errors import MENDABLE, IntegrityError, PredictError
 from tasks.files import atomic_file, read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels, Refused
 from tasks.images.packs import PackEntry
-from tasks.images.sources.folder import printable
+from tasks.images.sources.layout import printable
 from tasks.images.workers import decode_all
 from tasks.program import run_program
 from tasks.progress import Progress

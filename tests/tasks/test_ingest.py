@@ -21,6 +21,7 @@ from tasks.images.packs import index_packs
 from tasks.images.sources import Item, Listing
 from tasks.workspace import RAW, Workspace
 from tests.conftest import contents, fill_source, save_image
+from tests.tasks.images.sources.policies import policy
 from tests.tasks.steps import Change, identities, kill_program, settings_for
 
 
@@ -166,7 +167,7 @@ def test_known_versions_are_not_read_again(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    found = versioned(ingest.discover(str(source)), reads)
+    found = versioned(ingest.discover(str(source), policy()), reads)
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     ingest.run(settings, Workspace.at(workspace))
@@ -189,7 +190,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    found = versioned(ingest.discover(str(source)), reads)
+    found = versioned(ingest.discover(str(source), policy()), reads)
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     last = found.items[-1]
@@ -216,7 +217,7 @@ def test_many_small_packs_are_joined(workspace: Path, source: Path, change: Chan
 
 
 def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = versioned(ingest.discover(str(source)), [])
+    found = versioned(ingest.discover(str(source), policy()), [])
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     ingest.run(settings_for(change, source), Workspace.at(workspace))
     about = json.loads((workspace / RAW / "source.json").read_text())
@@ -226,7 +227,7 @@ def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, m
 def test_file_that_vanishes_is_named(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = ingest.discover(str(source))
+    found = ingest.discover(str(source), policy())
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     (source / "ant" / "004.jpg").unlink()
     with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):

@@ -1,4 +1,4 @@
-"""Where images come from. Each kind of source is a module with `check(uri)` and `discover(uri)`."""
+"""Where images come from. Each kind of source is a module with `check(uri, policy)` and `discover(uri, policy)`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol, cast
 
 from tasks.errors import SourceError
 from tasks.images.sources.listing import Excluded, Item, Listing
-from tasks.images.sources.reach import OWN, Reach
+from tasks.images.sources.policy import SourcePolicy
 
-__all__ = ["Excluded", "Item", "Listing", "Reach", "check_source", "discover"]
+__all__ = ["Excluded", "Item", "Listing", "SourcePolicy", "check_source", "discover"]
 
 KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
@@ -22,30 +22,29 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 
 
 class _Source(Protocol):
-    def check(self, uri: str) -> None: ...
+    def check(self, uri: str, policy: SourcePolicy, /) -> None: ...
 
-    def discover(self, uri: str, *reach: Reach) -> Listing: ...
+    def discover(self, uri: str, policy: SourcePolicy, /) -> Listing: ...
 
 
-def check_source(uri: str, reach: Reach = OWN) -> None:
+def check_source(uri: str, policy: SourcePolicy) -> None:
     """Find out, in a second or so, whether the source is there and looks usable.
 
     Raises:
-        SourceError: it is missing, empty, out of reach, or of a kind that isn't known; says what would be right.
+        SourceError: it is missing, empty, forbidden by the policy, or of an unknown kind; says what would be right.
     """
-    _module(uri, reach).check(uri)
+    _module(uri).check(uri, policy)
 
 
-def discover(uri: str, reach: Reach = OWN) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> Listing:
     """List every image of the source with its label, and its split where the source gives one.
 
     Raises:
         SourceError: as `check_source`, or the source holds fewer than two classes.
     """
-    source = _module(uri, reach)
-    source.check(uri)
-    further = (reach,) if _kind(uri) == "table" else ()  # all other kinds stay in their own bucket by their nature
-    listing = source.discover(uri, *further)
+    source = _module(uri)
+    source.check(uri, policy)
+    listing = source.discover(uri, policy)
     classes = sorted({item.label for item in listing.items})
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no image in a class folder"
@@ -56,10 +55,8 @@ def discover(uri: str, reach: Reach = OWN) -> Listing:
     return listing
 
 
-def _module(uri: str, reach: Reach) -> _Source:
+def _module(uri: str) -> _Source:
     """The module for a kind of source; only the one that is used is imported (boto3 costs half a second)."""
-    if uri.startswith("s3://"):
-        reach.check_endpoint()
     module = importlib.import_module(f"tasks.images.sources.{_kind(uri)}")
     return cast("_Source", module)
 

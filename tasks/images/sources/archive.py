@@ -5,8 +5,8 @@ images (`flowers/` in `flowers/rose/1.jpg`) are looked through. Members that wou
 links, devices), that are encrypted or given twice are excluded with the reason; of members with one name the last
 counts. An item's version is the archive's SHA-256 and the member's place: an unchanged archive isn't read again.
 
-Costs: an archive is hashed once (`source_cache.digest_of`). Zip and plain tar are read in place. A compressed tar is
-unpacked once into `.rootstock/sources/unpacked`, which takes the room of its contents; it may be deleted at any time.
+Costs: an archive is hashed once. Zip and plain tar are read in place. A compressed tar is unpacked once into the cache
+(`source_cache`), where it takes as much disk space as its contents; so is an archive in S3 downloaded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.files import fingerprint
-from tasks.images.sources import source_cache, tars, zips
+from tasks.images.sources import tars, zips
 from tasks.images.sources.layout import class_name, is_junk, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
 from tasks.images.sources.members import Member, without_doubles
+from tasks.images.sources.policy import SourcePolicy
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
-DOWNLOADS = Path(".rootstock/downloads")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _TAR_MAGIC_OFFSET = 257
 _LAYOUT = "Expected <class>/<image> inside, or train/<class>/<image> with test or val beside train."
 
 
-def check(uri: str) -> None:
+def check(uri: str, policy: SourcePolicy) -> None:
     """Look whether the archive is there and is one.
 
     Raises:
@@ -38,40 +37,32 @@ def check(uri: str) -> None:
     if uri.startswith("s3://"):
         from tasks.images.sources import s3
 
-        s3.describe_object(uri)
+        s3.describe_object(uri, policy)
         return
-    path = Path(uri)
+    path = policy.path(uri)
     if not path.is_file():
-        what = "is no file" if path.exists() else f"doesn't exist (looked in {Path.cwd()})"
+        what = "is no file" if path.exists() else f"doesn't exist (looked in {policy.folder})"
         raise SourceError(f"The archive {uri!r} {what}. Give an existing one: make run SOURCE=path/to/flowers.zip")
     if not os.access(path, os.R_OK):
         raise SourceError(f"The archive {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
     _kind(path, uri)
 
 
-def discover(uri: str) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> Listing:
     """Every member, as an image of a class or with the reason why not.
 
     Raises:
         SourceError: as `check`; or it is damaged, cut off, or a bomb.
     """
     if uri.startswith("s3://"):
-        path = _fetched(uri)
+        from tasks.images.sources import s3
+
+        path, digest = s3.download_object(uri, policy)
     else:
-        check(uri)
-        path = Path(uri)
-    digest = source_cache.digest_of(path)
-    return _arranged(list(without_doubles(_members(path, digest, uri))), digest, uri)
-
-
-def _fetched(uri: str) -> Path:
-    """The object as a local file; kept, and not fetched again while its version is the same."""
-    from tasks.images.sources import s3
-
-    path = DOWNLOADS / fingerprint(uri)
-    source_cache.sweep(DOWNLOADS, keep=path.name)
-    s3.download_object(uri, path)
-    return path
+        check(uri, policy)
+        path = policy.path(uri)
+        digest = policy.cache.digest_of(path)
+    return _arranged(list(without_doubles(_members(path, digest, uri, policy))), digest, uri)
 
 
 def _kind(path: Path, shown: str) -> str:
@@ -89,13 +80,13 @@ def _kind(path: Path, shown: str) -> str:
     )
 
 
-def _members(path: Path, digest: str, shown: str) -> Iterator[Member]:
+def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Iterator[Member]:
     kind = _kind(path, shown)
     if kind == "zip":
-        return zips.list_zip(path, shown)
+        return zips.list_zip(path, shown, policy)
     if kind == "tar":
-        return tars.list_tar(path, shown)
-    return tars.list_tar(tars.unpack(path, digest, kind, shown), shown)
+        return tars.list_tar(path, shown, policy)
+    return tars.list_tar(tars.unpack(path, digest, kind, shown, policy), shown, policy)
 
 
 def _arranged(members: list[Member], digest: str, uri: str) -> Listing:

@@ -14,15 +14,19 @@ import numpy.typing as npt
 
 from tasks.files import sha256_hex
 from tasks.images.sources.listing import Item, Listing
-
-URI = "digits"
-
-
-def check(_uri: str = URI) -> None:
-    """It is always there."""
+from tasks.images.sources.policy import SourcePolicy
 
 
-def discover(_uri: str = URI) -> Listing:
+def check(_uri: str, _policy: SourcePolicy) -> None:
+    """Nothing to check: it is always there."""
+
+
+def discover(_uri: str, _policy: SourcePolicy) -> Listing:
+    """As `list_digits`: there is nothing that a policy could forbid."""
+    return list_digits()
+
+
+def list_digits() -> Listing:
     """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
     from sklearn.datasets import load_digits  # slow to import; only this source needs it
 

@@ -17,15 +17,14 @@ from pathlib import Path
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.policy import SourcePolicy
 
-__all__ = ["check", "discover", "printable"]
 
-
-def check(uri: str) -> None:
-    root = Path(uri)
+def check(uri: str, policy: SourcePolicy) -> None:
+    root = policy.path(uri)
     if not root.exists():
         raise SourceError(
-            f"The source {uri!r} doesn't exist (looked in {Path.cwd()}). "
+            f"The source {uri!r} doesn't exist (looked in {policy.folder}). "
             "Give an existing folder: make run SOURCE=path/to/folder"
         )
     if not root.is_dir():
@@ -43,12 +42,12 @@ def check(uri: str) -> None:
         )
 
 
-def discover(uri: str) -> Listing:
-    root = Path(uri)
+def discover(uri: str, policy: SourcePolicy) -> Listing:
+    root = policy.path(uri)
     splits = _splits(root)
     items: list[Item] = []
     excluded: list[Excluded] = []
-    for path, reason in _walk(root):
+    for path, reason in _walk(root, policy.max_image_bytes):
         parts = path.relative_to(root).parts
         split = splits.get(parts[0]) if splits else None
         inside = parts[1:] if splits else parts
@@ -60,7 +59,7 @@ def discover(uri: str) -> Listing:
         if reason:
             excluded.append(Excluded(name, reason))
         else:
-            items.append(Item(name, class_name(inside[0]), split, functools.partial(path.read_bytes)))
+            items.append(Item(name, class_name(inside[0]), split, functools.partial(policy.read_image, path)))
     return Listing(
         tuple(sorted(items, key=lambda item: item.path)),
         tuple(sorted(excluded, key=lambda entry: entry.path)),
@@ -73,7 +72,7 @@ def _splits(root: Path) -> dict[str, str]:
         return kept_splits(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
+def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, str | None]]:
     """Every file below the root with the reason to exclude it, or None; folders reached by links are not entered."""
     inside = os.path.realpath(root)
     pending = [root]
@@ -88,7 +87,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str | None]]:
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
             else:
-                yield Path(entry.path), _reason(entry, inside)
+                yield Path(entry.path), _reason(entry, inside, max_bytes)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -101,13 +100,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def _reason(entry: os.DirEntry[str], inside: str) -> str | None:
+def _reason(entry: os.DirEntry[str], inside: str, max_bytes: int) -> str | None:
     if entry.is_symlink():
         target = os.path.realpath(entry.path)
         if not target.startswith(inside + os.sep):
             return "link_out_of_source"
         if not Path(target).is_file():
             return "link_to_no_file"
-        return None
-    mode = entry.stat(follow_symlinks=False).st_mode
-    return None if stat.S_ISREG(mode) else "not_a_regular_file"
+    status = entry.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "not_a_regular_file"
+    return "too_large" if status.st_size > max_bytes else None

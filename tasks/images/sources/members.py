@@ -7,12 +7,6 @@ from dataclasses import dataclass, replace
 
 from tasks.errors import SourceError
 
-MAX_MEMBER_BYTES = 256 << 20
-"""A larger member is no image; it is excluded, never read."""
-MAX_UNPACKED_BYTES = 2 << 40
-MAX_RATIO, RATIO_FREE_BYTES = 100, 64 << 20
-"""Unpacked bytes may be a hundred times the packed ones (blank bitmaps come close), but for the first 64 MiB."""
-
 
 @dataclass(frozen=True)
 class Member:
@@ -54,22 +48,6 @@ def without_doubles(members: Iterable[Member]) -> Iterator[Member]:
             yield replace(member, reason="duplicate_member")
         else:
             yield member
-
-
-def check_ratio(archive: str, packed: int, unpacked: int) -> None:
-    """Refuse a bomb.
-
-    Raises:
-        SourceError: the unpacked bytes pass what the packed ones can honestly hold.
-    """
-    allowed = min(MAX_UNPACKED_BYTES, RATIO_FREE_BYTES + MAX_RATIO * packed)
-    if unpacked > allowed:
-        raise SourceError(
-            f"The archive {archive} is refused: {packed:,} packed bytes unpack to {unpacked:,} or more, and at most "
-            f"{allowed:,} are allowed ({MAX_RATIO} times as many; {MAX_UNPACKED_BYTES:,} at all). Images don't "
-            "shrink like that; this is how archives are made that fill a disk. If it is sound, unpack it yourself "
-            "and give the folder."
-        )
 
 
 def damaged(archive: str, what: object) -> SourceError:

@@ -6,7 +6,6 @@ the same files (`source_cache.identity`), nothing of them is read. Memory: the i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,11 @@ import pyarrow.parquet as pq
 
 from tasks.errors import SourceError
 from tasks.files import atomic_file, fingerprint, sha256_hex
-from tasks.images.sources import source_cache
+from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
+from tasks.images.sources.source_cache import identity
 
 FORMATS = ("tfrecord", "array_record")
-INDEXES = source_cache.SCRATCH / "tfds"
 _HEADER, _FOOTER = 12, 4  # TFRecord: length and its CRC, the record, its CRC
 _SCHEMA = pa.schema(
     [
@@ -47,52 +46,44 @@ class Fields:
 
 @dataclass(frozen=True)
 class Record:
-    """One image in a shard; `label` is the number of its class, `read` gives its bytes."""
+    """One image in a shard; `label` is the number of its class, `size` that of its bytes, which `read` gives."""
 
     shard: Path
     number: int
     label: int
+    size: int
     sha256: str
     read: Callable[[], bytes]
 
 
-def list_records(shards: Sequence[Path], file_format: str, fields: Fields) -> Iterator[Record]:
+def list_records(shards: Sequence[Path], file_format: str, fields: Fields, policy: SourcePolicy) -> Iterator[Record]:
     """Every image in the shards, in their order.
 
     Raises:
         SourceError: a shard is missing or damaged.
     """
-    path = INDEXES / f"{fingerprint([*map(str, shards), file_format, fields.image, fields.label])}.parquet"
-    schema = _SCHEMA.with_metadata({"shards": _identity(shards)})
-    table = _stored(path, schema)
-    if table is None:
+
+    def make(path: Path) -> None:
         rows = [row for place, shard in enumerate(shards) for row in _index(place, shard, file_format, fields)]
-        table = pa.table([list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema), schema=schema)
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(_SCHEMA)
         with atomic_file(path) as file:
-            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+            pq.write_table(pa.table(columns, schema=_SCHEMA), file, compression="zstd")
+
+    group = "\n".join([*map(str, shards), file_format, fields.image, fields.label])
+    table = pq.read_table(policy.cache.keep("tfds", group, _identity(shards), make)[0])
     readers = [_reader(shard, file_format, fields) for shard in shards]
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             shard, read = shards[row["shard"]], readers[row["shard"]]
             call = functools.partial(_read, read, shard, row["number"], row["offset"], row["size"], row["sha256"])
-            yield Record(shard, row["number"], row["label"], row["sha256"], call)
+            yield Record(shard, row["number"], row["label"], row["size"], row["sha256"], call)
 
 
 def _identity(shards: Sequence[Path]) -> str:
     try:
-        return fingerprint([[str(shard.resolve()), source_cache.identity(shard)] for shard in shards])
+        return fingerprint([[str(shard.resolve()), identity(shard)] for shard in shards])
     except OSError as error:
         raise SourceError(f"A shard is missing: {error.filename}. {_again(Path(str(error.filename)))}") from None
-
-
-def _stored(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """The index, if it was made of these very shards."""
-    if path.exists():
-        with contextlib.suppress(OSError, ValueError):  # damaged: made anew
-            table = pq.read_table(path, page_checksum_verification=True)
-            if table.schema.equals(schema, check_metadata=True):
-                return table
-    return None
 
 
 def _index(place: int, shard: Path, file_format: str, fields: Fields) -> Iterator[tuple[int, int, int, int, str, int]]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tasks.errors import SourceError
 from tasks.images.sources import s3
+from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3_client import parse
 from tasks.images.sources.s3_objects import Stored
 
@@ -17,7 +18,7 @@ _THREADS = 16
 _MANY_FAILURES = 20
 
 
-def locate(uris: Iterable[str]) -> dict[str, Stored | SourceError]:
+def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, Stored | SourceError]:
     """Address -> the object's present version, or what is wrong with it.
 
     What lies below the keys' common prefix is listed, a thousand objects a request, but never with more requests than
@@ -31,41 +32,42 @@ def locate(uris: Iterable[str]) -> dict[str, Stored | SourceError]:
     found: dict[str, Stored | SourceError] = {}
     for _, of_bucket in itertools.groupby(sorted(wanted), key=lambda uri: parse(uri).bucket):
         addresses = list(of_bucket)
-        listed, is_complete = _listed(addresses)
+        listed, is_complete = _listed(addresses, policy)
         found |= {uri: listed[uri] for uri in addresses if uri in listed}
         missing = [uri for uri in addresses if uri not in listed]
         if is_complete:
             found |= {uri: SourceError(f"{uri} can't be read: there is no such object.") for uri in missing}
         else:
-            found |= dict(_asked(missing))
+            found |= dict(_asked(missing, policy))
     return found
 
 
-def _listed(uris: list[str]) -> tuple[dict[str, Stored], bool]:
+def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, Stored], bool]:
     """The objects that were met, and whether all were met that are there."""
     if len(uris) == 1:
         return {}, False  # asking for it is as quick, and needs no right to list
     bucket = f"s3://{parse(uris[0]).bucket}/"
     prefix = os.path.commonprefix([uri[len(bucket) :] for uri in uris])  # noqa: RUF071 - keys are no paths
-    objects = s3.list_objects(bucket + prefix)
+    objects = s3.list_objects(bucket + prefix, policy)
     few = itertools.islice(objects, len(uris) * _PAGE)
     met = {str(stored.address): stored for stored in few}
     return met, next(objects, None) is None
 
 
-def _asked(uris: list[str]) -> Iterator[tuple[str, Stored | SourceError]]:
+def _asked(uris: list[str], policy: SourcePolicy) -> Iterator[tuple[str, Stored | SourceError]]:
     failures = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         for batch in range(0, len(uris), _THREADS):
-            for uri, answer in zip(uris[batch:], pool.map(_ask, uris[batch : batch + _THREADS]), strict=False):
+            few = uris[batch : batch + _THREADS]
+            for uri, answer in zip(few, pool.map(lambda uri: _ask(uri, policy), few), strict=True):
                 failures += isinstance(answer, SourceError)
                 yield uri, answer
             if failures >= _MANY_FAILURES:
                 return
 
 
-def _ask(uri: str) -> Stored | SourceError:
+def _ask(uri: str, policy: SourcePolicy) -> Stored | SourceError:
     try:
-        return s3.describe_object(uri)
+        return s3.describe_object(uri, policy)
     except SourceError as error:
         return error

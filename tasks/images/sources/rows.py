@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import SourceError
+from tasks.images.sources.policy import SourcePolicy
 
-MAX_BYTES = 2 << 30
-"""A larger table (unpacked, for Parquet) is refused."""
 _DELIMITERS = (",", ";", "\t")
 _NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
 _SHOWN = 20
@@ -55,35 +54,27 @@ def brief(word: str | None) -> str:
     return quoted if len(quoted) <= 80 else f"{quoted[:79]}..."
 
 
-def columns_of(read: Callable[[], bytes], table: str) -> list[str]:
+def columns_of(data: bytes, table: str, policy: SourcePolicy) -> list[str]:
     """The names of the columns; of a CSV file the first lines are enough.
 
     Raises:
         SourceError: they are not those of a table of images, or it can't be read.
     """
-    data = _bounded(read(), table)
     if data.startswith(_PARQUET_MAGIC):
-        return _checked(_names(_parquet(data, table).schema_arrow.names), table)
+        return _checked(_names(_parquet(data, table, policy).schema_arrow.names), table)
     return _header(_text(data, table), table)[1]
 
 
-def read_rows(read: Callable[[], bytes], table: str, problems: Problems) -> Iterator[Row]:
+def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems) -> Iterator[Row]:
     """Every row that has as many fields as the header; the others go to `problems`.
 
     Raises:
         SourceError: as `columns_of`; or nothing can be read behind a row.
     """
-    data = _bounded(read(), table)
     if data.startswith(_PARQUET_MAGIC):
-        yield from _parquet_rows(_parquet(data, table), table)
+        yield from _parquet_rows(_parquet(data, table, policy), table)
     else:
         yield from _csv_rows(_text(data, table), table, problems)
-
-
-def _bounded(data: bytes, table: str) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise SourceError(f"The table {table!r} has {len(data):,} bytes, and at most {MAX_BYTES:,} are read. Split it.")
-    return data
 
 
 def _text(data: bytes, table: str) -> str:
@@ -144,14 +135,13 @@ def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[Row]:
         problems.add(start, f"no CSV from here on: {error} (an open quote?)")
 
 
-def _parquet(data: bytes, table: str) -> pq.ParquetFile:
+def _parquet(data: bytes, table: str, policy: SourcePolicy) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     except (OSError, ValueError) as error:
         raise _damaged(table, error) from None
-    if sum(group.total_byte_size for group in groups) > MAX_BYTES:
-        raise SourceError(f"The table {table!r} unpacks to more than {MAX_BYTES:,} bytes, which are read at most.")
+    policy.check_table(table, sum(group.total_byte_size for group in groups))
     return file
 
 

@@ -11,6 +11,7 @@ the environment (`s3_client`), never from the address.
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,22 @@ from typing import Any
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
-from tasks.images.sources.s3_client import Address, parse, shared_client
+from tasks.images.sources.policy import SourcePolicy
+from tasks.images.sources.s3_client import Address, client_for, parse
 from tasks.images.sources.s3_download import download
 from tasks.images.sources.s3_errors import explained
-from tasks.images.sources.s3_objects import Stored, describe, fetch, fetch_latest, list_stored
+from tasks.images.sources.s3_objects import Stored, describe, fetch, list_stored
 
 _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
 
-def check(uri: str) -> None:
+def check(uri: str, policy: SourcePolicy) -> None:
     """Look, by one request, whether class folders lie there.
 
     Raises:
         SourceError: the bucket, the prefix or the credentials are missing or wrong, or the endpoint doesn't answer.
     """
-    address, client = parse(uri), shared_client()
+    address, client = parse(uri), client_for(policy)
     prefix = _as_folder(address)
     with explained(f"{printable(uri)} can't be listed", client.meta.endpoint_url):
         page = client.list_objects_v2(Bucket=prefix.bucket, Prefix=prefix.key, Delimiter="/", MaxKeys=1000)
@@ -42,13 +44,13 @@ def check(uri: str) -> None:
         raise _without_classes(client, address, len(files))
 
 
-def discover(uri: str) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> Listing:
     """Every object below the prefix, as an image of a class or with the reason why not.
 
     Raises:
         SourceError: as `check`.
     """
-    address, client = parse(uri), shared_client()
+    address, client = parse(uri), client_for(policy)
     prefix = _as_folder(address)
     found = {stored.address.key[len(prefix.key) :]: stored for stored in list_stored(client, prefix)}
     found.pop("", None)  # the marker of the prefix itself
@@ -56,7 +58,7 @@ def discover(uri: str) -> Listing:
     if all(is_junk(folder) for folder in folders):
         raise _without_classes(client, address, len(found))
     splits = kept_splits(folders)
-    entries = [_entry(name, stored, splits, client) for name, stored in found.items()]
+    entries = [_entry(name, stored, splits, client, policy) for name, stored in found.items()]
     entries.sort(key=lambda entry: entry.path)
     return Listing(
         tuple(entry for entry in entries if isinstance(entry, Item)),
@@ -64,9 +66,9 @@ def discover(uri: str) -> Listing:
     )
 
 
-def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any) -> Item | Excluded:
+def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any, policy: SourcePolicy) -> Item | Excluded:
     parts = name.split("/")
-    reason = _reason(parts, stored, splits)
+    reason = _reason(parts, stored, splits, policy)
     if reason is not None:
         return Excluded(printable(name), reason)
     label = class_name(parts[1 if splits else 0])
@@ -74,46 +76,49 @@ def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any) -> It
     return Item(printable(name), label, splits.get(parts[0]), read, stored.version)
 
 
-def list_objects(uri: str) -> Iterator[Stored]:
+def list_objects(uri: str, policy: SourcePolicy) -> Iterator[Stored]:
     """All objects whose keys begin so, with ETag, size and version; one request for a thousand.
 
     Raises:
         SourceError: they can't be listed.
     """
-    return list_stored(shared_client(), parse(uri))
+    return list_stored(client_for(policy), parse(uri))
 
 
-def describe_object(uri: str) -> Stored:
+def describe_object(uri: str, policy: SourcePolicy) -> Stored:
     """The present version of one object; one request.
 
     Raises:
         SourceError: it isn't there, or may not be read.
     """
-    return describe(shared_client(), parse(uri))
+    return describe(client_for(policy), parse(uri))
 
 
-def fetch_object(uri: str, etag: str = "") -> bytes:
-    """The bytes of one object, whole and of one version; of the version `etag`, where given. Safe in many threads.
+def fetch_object(uri: str, policy: SourcePolicy) -> bytes:
+    """The bytes of a table, whole and of one version. Safe in many threads.
 
     Raises:
-        SourceError: it isn't there, may not be read, has another version, changes meanwhile, or is damaged.
+        SourceError: it isn't there, is too large, may not be read, changes meanwhile, or is damaged.
     """
-    return fetch_latest(shared_client(), parse(uri), etag)
+    client = client_for(policy)
+    stored = describe(client, parse(uri))
+    policy.check_table(uri, stored.size)
+    return fetch(client, stored)
 
 
-def download_object(uri: str, path: Path) -> Stored:
-    """Make `path` the present version of an object; one request and no more if it is that already.
+def download_object(uri: str, policy: SourcePolicy) -> tuple[Path, str]:
+    """The present version of an object as a file of the cache, and its SHA-256; one request if it is there already.
 
-    A download that broke off goes on where it ended, also in a later run, unless the object changed meanwhile.
+    A download that broke off is resumed where it ended, also by a later run, unless the object changed meanwhile.
 
     Raises:
         SourceError: as `fetch_object`.
         OSError: the disk is full or read-only.
     """
-    client = shared_client()
+    client = client_for(policy)
     stored = describe(client, parse(uri))
-    download(client, stored, path)
-    return stored
+    content = stored.version or str(uuid.uuid4())  # the store doesn't say whether it changed
+    return policy.cache.keep("downloads", uri, content, functools.partial(download, client, stored))
 
 
 def _as_folder(address: Address) -> Address:
@@ -124,7 +129,7 @@ def _is_marker(key: str, size: int) -> bool:
     return size == 0 and key.endswith(_FOLDER_MARKERS)
 
 
-def _reason(parts: list[str], stored: Stored, splits: dict[str, str]) -> str | None:
+def _reason(parts: list[str], stored: Stored, splits: dict[str, str], policy: SourcePolicy) -> str | None:
     if _is_marker(stored.address.key, stored.size):
         return "folder_marker"
     if any(is_junk(part) for part in parts):
@@ -132,7 +137,9 @@ def _reason(parts: list[str], stored: Stored, splits: dict[str, str]) -> str | N
     if splits and parts[0] not in splits:
         return "outside_split_folders"
     inside = parts[1:] if splits else parts
-    return "outside_class_folders" if len(inside) < 2 or not inside[0] else None
+    if len(inside) < 2 or not inside[0]:
+        return "outside_class_folders"
+    return "too_large" if stored.size > policy.max_image_bytes else None
 
 
 def _without_classes(client: Any, address: Address, files: int) -> SourceError:

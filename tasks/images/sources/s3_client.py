@@ -1,4 +1,4 @@
-"""One S3 client a process: how patient it is, and which address it takes.
+"""One S3 client per process: how long it waits, and which endpoint it may ask.
 
 Endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), region and credentials come from where boto3 looks for them, and from
 nowhere else.
@@ -18,7 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError
 
 from tasks.errors import SourceError
-from tasks.images.sources.s3_errors import ATTEMPTS, explained
+from tasks.images.sources.policy import SourcePolicy
+from tasks.images.sources.s3_errors import ATTEMPTS, explained, host_of
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -63,14 +64,31 @@ def parse(uri: str) -> Address:
     return Address(bucket, key)
 
 
-def shared_client() -> Any:
-    """The client of this process, safe to use from many threads; a new one when the account's settings change."""
+def client_for(policy: SourcePolicy) -> Any:
+    """The client of this process, safe to use from many threads; a new one when the account's settings change.
+
+    Nothing else makes a client, so no request goes to an endpoint that the policy forbids.
+
+    Raises:
+        SourceError: the environment's endpoint is not an allowed one, or the environment gives no client.
+    """
     with _lock:
         account = _account()
         if account not in _clients:
             _clients.clear()
             _clients[account] = _make()
-        return _clients[account]
+        client = _clients[account]
+    used, allowed = client.meta.endpoint_url, policy.s3_endpoints
+    if allowed and _plain(used) not in map(_plain, allowed):
+        raise SourceError(
+            f"{host_of(used)} is not an endpoint that source.s3_endpoints allows ({', '.join(allowed)}). Change "
+            "AWS_ENDPOINT_URL (unset, it is Amazon's), or add it to the list, with its http:// or https://."
+        )
+    return client
+
+
+def _plain(endpoint: str) -> str:
+    return endpoint.lower().rstrip("/")
 
 
 def _make() -> Any:

@@ -1,44 +1,37 @@
-"""A large object as a file: resumed over runs, published whole, fetched again only when it changed.
+"""A large object as a file, resumed by a later run and published whole.
 
-What has arrived lies in `.NAME.<version>.download`, a part of 8 MiB after the other, each synced before the next; a
-later run goes on after the last whole one. `.NAME.version` notes which version the file `NAME` is, and what the file
-looked like when it was written. `.NAME.lock` keeps a second process waiting.
+What has arrived lies in `.NAME.download`, one part of 8 MiB after the other, each synced before the next; a later run
+goes on after the last whole part. (boto3's s3transfer, which also pins the version by IfMatch, starts anew after a
+kill: it writes its parts in any order to a file with a random name.)
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from tasks.files import fingerprint, read_json, sync_folder, write_json
-from tasks.images.sources import source_cache
+from tasks.files import sync_folder
 from tasks.images.sources.s3_objects import PART_BYTES, Reading, Stored, damaged, is_whole, parts
 
 
 def download(client: Any, stored: Stored, path: Path) -> None:
-    """Make `path` this version of the object; no request is made if it is that already.
+    """Write this version of the object to `path`.
+
+    Args:
+        client: of S3.
+        stored: the version.
+        path: no other process may write there; beside it may lie what an earlier call for this version has fetched.
 
     Raises:
-        SourceError: as `s3_objects.fetch`; what has arrived is kept for the next run.
+        SourceError: as `s3_objects.fetch`; what has arrived is kept.
         OSError: the disk is full or read-only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(_beside(path, "lock")):
-        if _is_current(path, stored):
-            return
-        partial = _beside(path, f"{fingerprint([str(stored.address), stored.etag, stored.size])}.download")
-        for other in path.parent.glob(f".{path.name}.*.download"):
-            if other != partial:
-                other.unlink()
-        _fill(Reading(client, stored), partial)
-        partial.replace(path)
-        sync_folder(path.parent)
-        write_json(_beside(path, "version"), {"version": stored.version, "identity": source_cache.identity(path)})
+    partial = path.with_name(f".{path.name}.download")
+    _fill(Reading(client, stored), partial)
+    partial.replace(path)
+    sync_folder(path.parent)
 
 
 def _fill(reading: Reading, partial: Path) -> None:
@@ -66,24 +59,3 @@ def _kept_bytes(arrived: int, stored: Stored) -> int:
 
 def _md5() -> Any:
     return hashlib.md5(usedforsecurity=False)
-
-
-def _is_current(path: Path, stored: Stored) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        return stored.version is not None and read_json(_beside(path, "version")) == {
-            "version": stored.version,
-            "identity": source_cache.identity(path),
-        }
-    return False
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f".{path.name}.{ending}")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    file: BinaryIO
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

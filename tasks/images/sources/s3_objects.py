@@ -102,39 +102,15 @@ def describe(client: Any, address: Address) -> Stored:
         return Stored(address, answer.get("ETag", ""), answer["ContentLength"])
 
 
-def fetch_latest(client: Any, address: Address, etag: str = "") -> bytes:
-    """The bytes of an object that no listing told of; of the version `etag`, where given.
-
-    Raises:
-        SourceError: as `fetch`.
-    """
-    asking = Reading(client, Stored(address, etag, -1))
-    answer = _ask(asking, 0, None)
-    with explained(f"{asking.shown} can't be read", client.meta.endpoint_url):
-        stored = Stored(address, answer.get("ETag", ""), answer["ContentLength"])
-    reading = Reading(client, stored, asking.opaque)
-    if not _is_one_request(stored):
-        answer["Body"].close()
-        answer = None
-    return _whole(reading, answer)
-
-
 def fetch(client: Any, stored: Stored) -> bytes:
     """The bytes of this version.
 
     Raises:
         SourceError: it changed or went, may not be read, is damaged, or the store can't be reached.
     """
-    return _whole(Reading(client, stored), None)
-
-
-def _whole(reading: Reading, answer: Any) -> bytes:
-    """All bytes, checked; `answer` is a response for them that nobody has read yet."""
-    for first in (answer, None):  # damage on the way is not there the second time
-        if _is_one_request(reading.stored):
-            data = _span(reading, 0, reading.stored.size, first)
-        else:
-            data = b"".join(parts(reading, 0))
+    reading = Reading(client, stored)
+    for _ in range(2):  # damage in transit doesn't happen twice
+        data = b"".join(parts(reading, 0))
         if is_whole(reading, hashlib.md5(data, usedforsecurity=False).hexdigest()):
             return data
     raise damaged(reading)

@@ -21,19 +21,19 @@ from typing import NamedTuple
 from tasks.errors import SourceError
 from tasks.images.sources.layout import SPLIT_NAMES, class_name, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
-from tasks.images.sources.reach import OWN, Reach
+from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.rows import Problems, Row, brief, columns_of, read_rows
 
-SUFFIXES = (".csv", ".parquet")
 _S3 = "s3://"
 _HEAD_BYTES = 64 << 10
 
 
 class _Place(NamedTuple):
-    """Where a row's image lies: its unique name, how to read it, and the version of what is read."""
+    """Where a row's image lies: its unique name, how to read it, its size, and the version of what is read."""
 
     name: str
     read: Callable[[], bytes]
+    size: int
     version: str | None = None
 
 
@@ -43,12 +43,12 @@ class _Table:
 
     root: str
     problems: Problems
-    reach: Reach
+    policy: SourcePolicy
     items: dict[str, tuple[Row, Item]] = field(default_factory=dict)
     excluded: list[Excluded] = field(default_factory=list)
 
 
-def check(uri: str) -> None:
+def check(uri: str, policy: SourcePolicy) -> None:
     """Look whether the table is there and has the right columns.
 
     Raises:
@@ -57,28 +57,29 @@ def check(uri: str) -> None:
     if uri.startswith(_S3):
         from tasks.images.sources import s3
 
-        s3.describe_object(uri)
+        policy.check_table(uri, s3.describe_object(uri, policy).size)
         return
-    path = Path(uri)
+    path = policy.path(uri)
     if not path.is_file():
-        what = "is no file" if path.exists() else f"doesn't exist (looked in {Path.cwd()})"
+        what = "is no file" if path.exists() else f"doesn't exist (looked in {policy.folder})"
         raise SourceError(f"The table {uri!r} {what}. Give an existing one: make run SOURCE=path/to/images.csv")
     if not os.access(path, os.R_OK):
         raise SourceError(f"The table {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
-    columns_of(functools.partial(_head, path), uri)
+    policy.check_table(uri, path.stat().st_size)
+    columns_of(_head(path), uri, policy)
 
 
-def discover(uri: str, reach: Reach = OWN) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> Listing:
     """Every row, as an image of a class or with the reason why not.
 
     Raises:
         SourceError: as `check`, or rows are wrong; it names the first twenty and counts the others.
     """
     if not uri.startswith(_S3):
-        check(uri)
-    root = uri.rpartition("/")[0] if uri.startswith(_S3) else os.path.realpath(Path(uri).parent)
-    table = _Table(root, Problems(uri), reach)
-    rows = list(read_rows(_reader(uri), uri, table.problems))
+        check(uri, policy)
+    root = uri.rpartition("/")[0] if uri.startswith(_S3) else os.path.realpath(policy.path(uri).parent)
+    table = _Table(root, Problems(uri), policy)
+    rows = list(read_rows(_read(uri, policy), uri, policy, table.problems))
     splits = kept_splits({row.split for row in rows})
     some_splits = any(row.split for row in rows)
     remote = _remote_places(rows, table)
@@ -102,12 +103,12 @@ def _head(path: Path) -> bytes:
     return head if len(head) < _HEAD_BYTES else head[: head.rfind(b"\n") + 1]
 
 
-def _reader(uri: str) -> Callable[[], bytes]:
+def _read(uri: str, policy: SourcePolicy) -> bytes:
     if uri.startswith(_S3):
         from tasks.images.sources import s3
 
-        return functools.partial(s3.fetch_object, uri)
-    return Path(uri).read_bytes
+        return s3.fetch_object(uri, policy)
+    return policy.path(uri).read_bytes()
 
 
 def _check_words(row: Row, some_splits: bool, problems: Problems) -> None:
@@ -124,25 +125,25 @@ def _is_remote(row: Row, table: _Table) -> bool:
 
 
 def _local_place(row: Row, table: _Table) -> _Place | None:
-    """A file below the table's folder; None, and a problem, if it is none."""
-    wrong = "the path is empty" if not row.path else "the path holds a NUL" if "\0" in row.path else None
-    lexical = os.path.normpath(Path(table.root, row.path))
-    wrong = wrong or _wrong_with_file(lexical, row.path, table.root.rstrip(os.sep) + os.sep)
-    if wrong:
-        table.problems.add(row, wrong)
+    """A file below the table's folder; None, and a problem, if it is not one."""
+    if not row.path or "\0" in row.path:
+        table.problems.add(row, "the path holds a NUL" if row.path else "the path is empty")
         return None
-    path = Path(lexical)
-    return _Place(path.relative_to(table.root).as_posix(), path.read_bytes)
-
-
-def _wrong_with_file(lexical: str, shown: str, inside: str) -> str | None:
-    if not lexical.startswith(inside) or not os.path.realpath(lexical).startswith(inside):
-        return f"{brief(shown)} is outside of the table's folder"
-    try:
-        mode = os.stat(lexical).st_mode  # noqa: PTH116 - a million rows
-    except OSError as error:
-        return f"{brief(shown)} can't be read ({error.strerror})"
-    return None if stat.S_ISREG(mode) else f"{brief(shown)} is no file"
+    path = os.path.normpath(Path(table.root, row.path))
+    inside, wrong = table.root.rstrip(os.sep) + os.sep, ""
+    if not path.startswith(inside) or not os.path.realpath(path).startswith(inside):
+        wrong = "is outside of the table's folder"
+    else:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a million rows
+            wrong = "" if stat.S_ISREG(status.st_mode) else "is not a file"
+        except OSError as error:
+            wrong = f"can't be read ({error.strerror})"
+    if wrong:
+        table.problems.add(row, f"{brief(row.path)} {wrong}")
+        return None
+    name = Path(path).relative_to(table.root).as_posix()
+    return _Place(name, functools.partial(table.policy.read_image, Path(path)), status.st_size)
 
 
 def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
@@ -150,17 +151,19 @@ def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
     uris = {row: _address(row, table) for row in rows if _is_remote(row, table)}
     if not uris:
         return {}
-    from tasks.images.sources import remote, s3
+    from tasks.images.sources import remote
+    from tasks.images.sources.s3_client import client_for
+    from tasks.images.sources.s3_objects import fetch
 
-    table.reach.check_endpoint()
-    found = remote.locate(uri for uri in uris.values() if uri)
+    client = client_for(table.policy)
+    found = remote.locate((uri for uri in uris.values() if uri), table.policy)
     places = {}
     for row, uri in uris.items():
         stored = found.get(uri) if uri else None
         if isinstance(stored, SourceError):
             table.problems.add(row, str(stored))
         elif uri and stored:
-            places[row.number] = _Place(uri, functools.partial(s3.fetch_object, uri, stored.etag), stored.version)
+            places[row.number] = _Place(uri, functools.partial(fetch, client, stored), stored.size, stored.version)
     return places
 
 
@@ -178,7 +181,7 @@ def _address(row: Row, table: _Table) -> str | None:
         table.problems.add(row, f"{brief(row.path)} is no object: s3://bucket/key, or a key below the table's prefix")
         return None
     own = parse(table.root + "/").bucket if table.root.startswith(_S3) else None
-    wrong = table.reach.wrong_with_bucket(address.bucket, own)
+    wrong = table.policy.wrong_with_bucket(address.bucket, own)
     if wrong:
         table.problems.add(row, wrong)
         return None
@@ -187,6 +190,9 @@ def _address(row: Row, table: _Table) -> str | None:
 
 def _add(row: Row, place: _Place, split: str | None, table: _Table) -> None:
     name, label, group = printable(place.name), class_name(row.label), printable(row.group) or None
+    if place.size > table.policy.max_image_bytes:
+        table.excluded.append(Excluded(f"{name} (row {row.number})", "too_large"))
+        return
     item = Item(name, label, split, place.read, place.version, group)
     first, other = table.items.setdefault(item.path, (row, item))
     if first is row:

@@ -20,27 +20,25 @@ import pyarrow as pa
 
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
-from tasks.images.sources import source_cache
-from tasks.images.sources.members import MAX_MEMBER_BYTES, Member, check_ratio, damaged, safe_parts
+from tasks.images.sources.members import Member, damaged, safe_parts
+from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
 
-UNPACKED = source_cache.SCRATCH / "unpacked"
 _CHUNK = 1 << 20
-_HEADER_BYTES = 64 << 10  # the longest path has 4 KiB; more are extended attributes
 _BLOCK = 512
 _SPARE_BYTES = 256 << 20  # left free on the disk
 _CHUNKS_BETWEEN_LOOKS = 64
 _FAILURES = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, gzip.BadGzipFile)
 
 
-class _Headers:
+class _TarHeaders:
     """What tarfile reads headers from: a file that refuses to read much at once."""
 
-    def __init__(self, held: RandomAccessFile) -> None:
-        self._held, self._position = held, 0
+    def __init__(self, held: RandomAccessFile, max_bytes: int) -> None:
+        self._held, self._max_bytes, self._position = held, max_bytes, 0
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _HEADER_BYTES:
+        if not 0 <= size <= self._max_bytes:
             raise tarfile.ReadError(f"a header of {size} bytes")
         data = self._held.read(self._position, size)
         self._position += len(data)
@@ -56,7 +54,7 @@ class _Headers:
         return self._position
 
 
-def list_tar(path: Path, shown: str) -> Iterator[Member]:
+def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
     """Every member of a plain tar but its folders; `shown` is the archive's name in messages.
 
     Raises:
@@ -64,17 +62,17 @@ def list_tar(path: Path, shown: str) -> Iterator[Member]:
     """
     held = RandomAccessFile(path)
     try:
-        for info in _entries(held):
+        for info in _entries(held, policy.max_header_bytes):
             if not info.isdir():
                 parts, unsafe = safe_parts(info.name)
                 read = functools.partial(_read, held, info.offset_data, info.size, shown)
-                yield Member(parts, read, unsafe or _reason(info))
+                yield Member(parts, read, unsafe or _reason(info, policy))
     except _FAILURES as error:
         raise damaged(shown, error) from None
 
 
-def _entries(held: RandomAccessFile) -> Iterator[tarfile.TarInfo]:
-    headers = cast(BinaryIO, _Headers(held))
+def _entries(held: RandomAccessFile, max_header_bytes: int) -> Iterator[tarfile.TarInfo]:
+    headers = cast(BinaryIO, _TarHeaders(held, max_header_bytes))
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         end = 0
         while (info := tar.next()) is not None:
@@ -89,14 +87,14 @@ def _entries(held: RandomAccessFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"neither a header nor the end mark at offset {tar.offset} of {held.size}")
 
 
-def _reason(info: tarfile.TarInfo) -> str | None:
+def _reason(info: tarfile.TarInfo, policy: SourcePolicy) -> str | None:
     if info.issym() or info.islnk():
         return "link"
     if not info.isreg():
         return "not_a_regular_file"
     if info.issparse():
         return "sparse_file"
-    return "too_large" if info.size > MAX_MEMBER_BYTES else None
+    return "too_large" if info.size > policy.max_image_bytes else None
 
 
 def _read(held: RandomAccessFile, offset: int, size: int, shown: str) -> bytes:
@@ -106,34 +104,34 @@ def _read(held: RandomAccessFile, offset: int, size: int, shown: str) -> bytes:
     return data
 
 
-def unpack(path: Path, digest: str, kind: str, shown: str) -> Path:
-    """The plain tar in a compressed one, unpacked to a scratch file unless that is there already.
+def unpack(path: Path, digest: str, kind: str, shown: str, policy: SourcePolicy) -> Path:
+    """The plain tar in a compressed one, unpacked into the cache unless it is there already.
 
     Args:
         path: the compressed archive.
-        digest: its SHA-256; the scratch file is named by it, and those of other archives are removed.
+        digest: its SHA-256.
         kind: `gzip` or `zstd`.
         shown: its name in messages.
+        policy: bounds the unpacked bytes; has the cache.
 
     Raises:
-        SourceError: it is damaged, or a bomb; the scratch file never passes what `check_ratio` allows.
+        SourceError: it is damaged, or a bomb; never more is unpacked than the policy allows.
         StorageError: the disk can't hold it.
     """
-    unpacked = UNPACKED / f"{digest}.tar"
-    source_cache.sweep(UNPACKED, keep=unpacked.name)
-    if source_cache.is_untouched(unpacked, digest):
-        return unpacked
-    try:
-        with path.open("rb") as packed, atomic_file(unpacked) as file:
-            _copy(_opened(packed, kind), packed, file, shown)
-    except (*_FAILURES, pa.ArrowException) as error:
-        raise damaged(shown, error) from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise damaged(shown, error) from None  # how gzip and Arrow say that bytes are wrong
-    source_cache.remember(unpacked, digest)
-    return unpacked
+
+    def make(unpacked: Path) -> None:
+        try:
+            with path.open("rb") as packed, atomic_file(unpacked) as file:
+                _copy(_opened(packed, kind), packed, file, shown, policy)
+        except (*_FAILURES, pa.ArrowException) as error:
+            raise damaged(shown, error) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise damaged(shown, error) from None  # how gzip and Arrow say that bytes are wrong
+
+    group = shown if shown.startswith("s3://") else str(path.resolve())
+    return policy.cache.keep("unpacked", group, digest, make)[0]
 
 
 def _opened(packed: BinaryIO, kind: str) -> Callable[[int], bytes]:
@@ -143,22 +141,22 @@ def _opened(packed: BinaryIO, kind: str) -> Callable[[int], bytes]:
     return stream
 
 
-def _copy(read: Callable[[int], bytes], packed: BinaryIO, file: BinaryIO, shown: str) -> None:
+def _copy(read: Callable[[int], bytes], packed: BinaryIO, file: BinaryIO, shown: str, policy: SourcePolicy) -> None:
     written = 0
     for number, chunk in enumerate(iter(functools.partial(read, _CHUNK), b"")):
         written += len(chunk)
-        check_ratio(shown, packed.tell(), written)
+        policy.check_unpacked(shown, packed.tell(), written)
         if number % _CHUNKS_BETWEEN_LOOKS == 0:
-            _check_room(written, shown)
+            _check_room(written, shown, policy)
         file.write(chunk)
     if written == 0:
         raise SourceError(f"The archive {shown} holds nothing. Give one with the images of each class in a folder.")
 
 
-def _check_room(written: int, shown: str) -> None:
-    free = shutil.disk_usage(UNPACKED).free
+def _check_room(written: int, shown: str, policy: SourcePolicy) -> None:
+    free = shutil.disk_usage(policy.cache.folder).free
     if free < _SPARE_BYTES:
         raise StorageError(
             f"The disk has {free:,} bytes left, and {shown} is not yet unpacked ({written:,} bytes so far). "
-            f"Make room in {UNPACKED.resolve()}, or unpack the archive elsewhere and give the folder."
+            f"Make room in {policy.cache.folder}, or unpack the archive elsewhere and give the folder."
         )

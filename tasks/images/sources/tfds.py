@@ -21,13 +21,14 @@ from typing import Any
 from tasks.errors import SourceError
 from tasks.images.sources.layout import class_name, kept_splits, printable
 from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.records import FORMATS, Fields, Record, list_records
 
 SCHEME = "tfds:"
 _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>\w[\w.+-]*))?(:(?P<version>[\d*]+\.[\d*]+\.[\d*]+))?")
 
 
-def check(uri: str) -> None:
+def check(uri: str, _policy: SourcePolicy) -> None:
     """Look at the name, and whether TFDS is installed; not whether it knows the data set, which takes it a second.
 
     Raises:
@@ -42,14 +43,14 @@ def check(uri: str) -> None:
         raise SourceError(f"{uri} needs the package tensorflow-datasets. Install it: make setup")
 
 
-def discover(uri: str) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> Listing:
     """Every image of every split, as `<split>/<class>/<TFDS id>`.
 
     Raises:
         SourceError: the data set isn't known, can't be downloaded, is no image classification, or is damaged.
     """
-    check(uri)
-    builder = _builder(uri.removeprefix(SCHEME))
+    check(uri, policy)
+    builder = _builder(uri.removeprefix(SCHEME), policy)
     fields = _fields(builder.info, uri)
     file_format = builder.info.file_format.value
     if file_format not in FORMATS:
@@ -66,8 +67,8 @@ def discover(uri: str) -> Listing:
             excluded.append(Excluded(printable(name), "unknown_split"))
             continue
         shards = [Path(str(path)) for path in info.filepaths]
-        for record in list_records(shards, file_format, fields):
-            entry = _entry(record, name, splits.get(name), names)
+        for record in list_records(shards, file_format, fields, policy):
+            entry = _entry(record, name, splits.get(name), names, policy)
             (items if isinstance(entry, Item) else excluded).append(entry)  # type: ignore[arg-type]
     return Listing(
         tuple(sorted(items, key=lambda item: item.path)),
@@ -76,11 +77,11 @@ def discover(uri: str) -> Listing:
     )
 
 
-def _builder(name: str) -> Any:
+def _builder(name: str, policy: SourcePolicy) -> Any:
     """A builder that reads prepared files; they are prepared first if they aren't there."""
     import tensorflow_datasets as tfds
 
-    folder = _data_dir()
+    folder = _data_dir(policy)
     files = tfds.core.read_only_builder
     try:
         return files.builder_from_files(name, data_dir=folder)
@@ -100,8 +101,8 @@ def _builder(name: str) -> Any:
     return files.builder_from_directory(builder.data_path)
 
 
-def _data_dir() -> Path:
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+def _data_dir(policy: SourcePolicy) -> Path:
+    return policy.folder / Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _unknown(name: str, folder: Path, known: list[str]) -> str:
@@ -157,10 +158,12 @@ def _class_names(feature: Any) -> list[str]:
     return [class_name(name) for name in names]
 
 
-def _entry(record: Record, split: str, kept: str | None, names: list[str]) -> Item | Excluded:
+def _entry(record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy) -> Item | Excluded:
     name = f"{record.shard.name}__{record.number}"  # as tfds.ReadConfig(add_tfds_id=True) calls it
     if not 0 <= record.label < len(names):
         return Excluded(printable(f"{split}/{name}"), "no_label")
+    if record.size > policy.max_image_bytes:
+        return Excluded(printable(f"{split}/{name}"), "too_large")
     label = names[record.label]
     return Item(printable(split) + f"/{label}/" + printable(name), label, kept, record.read, f"sha256:{record.sha256}")
 

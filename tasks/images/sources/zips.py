@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.members import MAX_MEMBER_BYTES, Member, check_ratio, damaged, safe_parts
+from tasks.images.sources.members import Member, damaged, safe_parts
+from tasks.images.sources.policy import SourcePolicy
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of the general purpose flag, APPNOTE.TXT 4.4.4
@@ -23,7 +24,7 @@ _DOS, _NTFS, _UNIX, _DARWIN = 0, 10, 3, 19  # "version made by", 4.4.2
 _FAILURES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OverflowError)
 
 
-def list_zip(path: Path, shown: str) -> Iterator[Member]:
+def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
     """Every file in the archive; `shown` is its name in messages.
 
     Raises:
@@ -34,10 +35,10 @@ def list_zip(path: Path, shown: str) -> Iterator[Member]:
     except _FAILURES as error:
         raise damaged(shown, error) from None
     entries = [entry for entry in archive.infolist() if not _name(entry).endswith("/")]
-    check_ratio(shown, path.stat().st_size, sum(entry.file_size for entry in entries))
+    policy.check_unpacked(shown, path.stat().st_size, sum(entry.file_size for entry in entries))
     for entry in entries:
         parts, unsafe = safe_parts(_name(entry))
-        yield Member(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry))
+        yield Member(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry, policy))
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
@@ -50,7 +51,7 @@ def _name(entry: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/") if entry.create_system in (_DOS, _NTFS) else name
 
 
-def _reason(entry: zipfile.ZipInfo) -> str | None:
+def _reason(entry: zipfile.ZipInfo, policy: SourcePolicy) -> str | None:
     mode = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system in (_UNIX, _DARWIN) else 0
     if stat.S_ISLNK(mode):
         return "link"
@@ -60,7 +61,7 @@ def _reason(entry: zipfile.ZipInfo) -> str | None:
         return "encrypted"
     if entry.compress_type not in _METHODS:
         return "unsupported_compression"
-    return "too_large" if entry.file_size > MAX_MEMBER_BYTES else None
+    return "too_large" if entry.file_size > policy.max_image_bytes else None
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str) -> bytes:

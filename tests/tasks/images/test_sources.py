@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import SourceError
 from tasks.images.sources import Listing, check_source, discover
-from tasks.images.sources.folder import printable
+from tasks.images.sources.layout import printable
 from tests.conftest import PROJECT, save_image
+from tests.tasks.images.sources.policies import policy
 
 
 def put(root: Path, *names: str | bytes) -> Path:
@@ -38,7 +39,7 @@ def reasons(listing: Listing) -> dict[str, str]:
 
 
 def test_folder_takes_classes_from_its_folders_and_reads_the_bytes(tmp_path: Path) -> None:
-    listing = discover(str(put(tmp_path, "ants/1.jpg", "ants/deep/er/2.JPG", "bees/3")))
+    listing = discover(str(put(tmp_path, "ants/1.jpg", "ants/deep/er/2.JPG", "bees/3")), policy())
     assert [(item.path, item.label, item.split) for item in listing.items] == [
         ("ants/1.jpg", "ants", None),
         ("ants/deep/er/2.JPG", "ants", None),
@@ -50,7 +51,7 @@ def test_folder_takes_classes_from_its_folders_and_reads_the_bytes(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
 def test_folder_with_train_and_validation_only_holds_validation_out_as_test(tmp_path: Path, name: str) -> None:
-    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", f"{name}/a/3", f"{name}/b/sub/4")))
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", f"{name}/a/3", f"{name}/b/sub/4")), policy())
     assert splits(listing) == {
         "train/a/1": "train",
         "train/b/2": "train",
@@ -61,24 +62,24 @@ def test_folder_with_train_and_validation_only_holds_validation_out_as_test(tmp_
 
 
 def test_folder_with_three_splits_keeps_them(tmp_path: Path) -> None:
-    listing = discover(str(put(tmp_path, "Train/a/1", "valid/b/2", "TEST/a/3")))
+    listing = discover(str(put(tmp_path, "Train/a/1", "valid/b/2", "TEST/a/3")), policy())
     assert splits(listing) == {"Train/a/1": "train", "valid/b/2": "validation", "TEST/a/3": "test"}
 
 
 def test_folder_with_train_and_test_leaves_validation_to_be_carved(tmp_path: Path) -> None:
-    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3")))
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3")), policy())
     assert splits(listing) == {"train/a/1": "train", "train/b/2": "train", "test/a/3": "test"}
 
 
 def test_folder_may_have_a_class_called_train(tmp_path: Path) -> None:
-    listing = discover(str(put(tmp_path, "train/1", "bus/2")))
+    listing = discover(str(put(tmp_path, "train/1", "bus/2")), policy())
     assert splits(listing) == {"train/1": None, "bus/2": None}
 
 
 def test_folder_excludes_and_lists_what_is_no_image_of_a_class(tmp_path: Path) -> None:
     put(tmp_path, "a/1", "b/2", "readme.txt", "a/.DS_Store", "a/._1", "b/Thumbs.db", "__MACOSX/a/1", ".git/config")
     (tmp_path / "c" / "empty").mkdir(parents=True)
-    listing = discover(str(tmp_path))
+    listing = discover(str(tmp_path), policy())
     assert [item.path for item in listing.items] == ["a/1", "b/2"]
     assert reasons(listing) == {
         "readme.txt": "outside_class_folders",
@@ -92,7 +93,7 @@ def test_folder_excludes_and_lists_what_is_no_image_of_a_class(tmp_path: Path) -
 
 
 def test_folder_with_splits_excludes_what_stands_beside_them(tmp_path: Path) -> None:
-    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3", "extra/a/4", "train/5")))
+    listing = discover(str(put(tmp_path, "train/a/1", "train/b/2", "test/a/3", "extra/a/4", "train/5")), policy())
     assert reasons(listing) == {"extra/a/4": "outside_split_folders", "train/5": "outside_class_folders"}
 
 
@@ -108,7 +109,7 @@ def test_folder_follows_links_only_to_files_inside(tmp_path: Path) -> None:
     (tmp_path / "root-beside").mkdir()
     put(tmp_path / "root-beside", "3")
     (root / "a" / "beside").symlink_to(tmp_path / "root-beside" / "3")
-    listing = discover(str(root))
+    listing = discover(str(root), policy())
     assert [item.path for item in listing.items] == ["a/1", "a/good", "b/2"]
     assert reasons(listing) == {
         "a/loop": "link_out_of_source",
@@ -124,7 +125,7 @@ def test_folder_does_not_enter_split_folders_that_are_links(tmp_path: Path) -> N
     put(tmp_path / "outside", "a/1")
     root = put(tmp_path / "root", "test/a/1", "other/b/2")
     (root / "train").symlink_to(tmp_path / "outside")
-    listing = discover(str(root))
+    listing = discover(str(root), policy())
     assert splits(listing) == {"test/a/1": None, "other/b/2": None}
     assert reasons(listing) == {"train": "link_out_of_source"}
 
@@ -135,21 +136,21 @@ def test_folder_does_not_open_what_is_no_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(root / "a")  # the path of a socket may not be long
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
-        listing = discover(str(root))
+        listing = discover(str(root), policy())
     assert [item.path for item in listing.items] == ["a/1", "b/2"]
     assert reasons(listing) == {"a/fifo": "not_a_regular_file", "a/socket": "not_a_regular_file"}
 
 
 def test_folder_escapes_names_so_that_any_report_can_show_them(tmp_path: Path) -> None:
     put(tmp_path, b"a/\xff.jpg", "a/line\nbreak", "a/tab\t", "b/back\\slash", "b/" + "x" * 255)
-    paths = [item.path for item in discover(str(tmp_path)).items]
+    paths = [item.path for item in discover(str(tmp_path), policy()).items]
     assert paths == [r"a/\xff.jpg", r"a/line\nbreak", r"a/tab\t", r"b/back\\slash", "b/" + "x" * 255]
     assert all(path.isprintable() for path in paths)
 
 
 def test_folder_keeps_names_apart_that_look_alike(tmp_path: Path) -> None:
     names = [b"a/\xa0", b"a/\\xa0", "a/\u00a0", "a/X", "a/x", "a/é", unicodedata.normalize("NFD", "a/é"), "b/1"]
-    listing = discover(str(put(tmp_path, *names)))
+    listing = discover(str(put(tmp_path, *names)), policy())
     assert len({item.path for item in listing.items}) == len(names)
     assert {item.read() for item in listing.items} == {os.fsencode(name) for name in names}
 
@@ -161,7 +162,7 @@ def test_folder_takes_nfc_and_nfd_names_for_one_class(tmp_path: Path) -> None:
             [("NFC", "train/Bär"), ("NFD", "train/Bär"), ("NFD", "test/Bär"), ("NFC", "train/Kuh")]
         )
     ]
-    listing = discover(str(put(tmp_path, *names)))
+    listing = discover(str(put(tmp_path, *names)), policy())
     assert {item.label for item in listing.items} == {unicodedata.normalize("NFC", "Bär"), "Kuh"}
 
 
@@ -174,7 +175,7 @@ def test_printable_names_are_equal_only_for_equal_names(one: bytes, other: bytes
 
 def test_listing_is_in_the_order_of_the_paths(tmp_path: Path) -> None:
     put(tmp_path, "b/2", "a/10", "a/9", "a-b/1", "z")
-    listing = discover(str(tmp_path))
+    listing = discover(str(tmp_path), policy())
     paths = [item.path for item in listing.items]
     assert paths == sorted(paths)
 
@@ -193,16 +194,16 @@ def test_listing_is_in_the_order_of_the_paths(tmp_path: Path) -> None:
 def test_folder_that_makes_no_classifier_is_explained(tmp_path: Path, names: list[str], said: str) -> None:
     put(tmp_path, *names)
     with pytest.raises(SourceError) as caught:
-        discover(str(tmp_path))
+        discover(str(tmp_path), policy())
     assert said in str(caught.value)
     assert "SOURCE/<class>/<image>" in str(caught.value)
 
 
 def test_source_that_is_missing_or_a_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
-        check_source(str(tmp_path / "nowhere"))
+        check_source(str(tmp_path / "nowhere"), policy())
     with pytest.raises(SourceError, match="is a file, not a folder"):
-        check_source(str(save_image(tmp_path / "1.png", "ant", 1)))
+        check_source(str(save_image(tmp_path / "1.png", "ant", 1)), policy())
 
 
 @pytest.mark.parametrize("uri", ["https://example.org/a.zip", "gs://bucket/prefix"])
@@ -210,7 +211,7 @@ def test_source_of_an_unknown_kind_names_the_known_ones(uri: str) -> None:
     with pytest.raises(
         SourceError, match=r"not known\. Give a folder of class folders, an archive .*tfds:name, or `digits`"
     ):
-        check_source(uri)
+        check_source(uri, policy())
 
 
 def test_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,18 +225,18 @@ def test_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is denied
     with pytest.raises(SourceError, match=r"b can't be read \(Permission denied\)"):
-        discover(str(root))
+        discover(str(root), policy())
 
 
 def test_discovering_changes_nothing(tmp_path: Path) -> None:
     root = put(tmp_path, "a/1", "b/2", "b/.DS_Store")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    discover(str(root))
+    discover(str(root), policy())
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 def test_digits_are_ten_classes() -> None:
-    listing = discover("digits")
+    listing = discover("digits", policy())
     assert len(listing.items) == 1797
     assert {item.label for item in listing.items} == set("0123456789")
     assert {item.split for item in listing.items} == {None}
@@ -247,10 +248,32 @@ def test_digits_are_the_same_bytes_in_every_process() -> None:
     code = """
 from hashlib import sha256
 from tasks.images.sources import discover
-print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits").items])
+from tests.tasks.images.sources.policies import policy
+print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits", policy()).items])
 """
     one, two = (
         subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, env={**os.environ, "PYTHONHASHSEED": seed})
         for seed in ("1", "2")
     )
     assert one == two
+
+
+def test_files_too_large_for_images_are_excluded_and_bounded_when_read(tmp_path: Path) -> None:
+    put(tmp_path, "a/1", "b/2", "b/3")
+    size = (tmp_path / "a/1").stat().st_size
+    (tmp_path / "a/large").write_bytes(bytes(size + 1))
+    (tmp_path / "a/link").symlink_to("large")
+    listing = discover(str(tmp_path), policy(max_image_bytes=size))
+    assert {entry.path: entry.reason for entry in listing.excluded} == dict.fromkeys(("a/large", "a/link"), "too_large")
+    (tmp_path / "a/1").write_bytes(bytes(size + 1))
+    with pytest.raises(SourceError, match="a/1 grew above"):
+        listing.items[0].read()
+
+
+def test_relative_source_starts_at_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "run/images", "a/1", "b/2")
+    monkeypatch.chdir(tmp_path)
+    check_source("images", policy(tmp_path / "run"))
+    assert len(discover("images", policy(tmp_path / "run")).items) == 2
+    with pytest.raises(SourceError, match=f"looked in {tmp_path / 'run'}"):
+        check_source("run/images", policy(tmp_path / "run"))

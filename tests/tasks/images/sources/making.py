@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tasks.images.sources import Listing
 from tests.conftest import fill_source
+from tests.waiting import wait_until
 
 Files = Mapping[str, bytes]
 FLOWERS = {"rose/1.jpg": b"red", "rose/2.jpg": b"pink", "tulip/1.jpg": b"yellow"}
@@ -101,3 +102,14 @@ def make_csv(path: Path, rows: Iterable[Iterable[str]], delimiter: str = ",", en
     csv.writer(text, delimiter=delimiter).writerows(rows)
     path.write_bytes(text.getvalue().encode(encoding))
     return path
+
+
+def let_rest(path: Path) -> None:
+    """Wait for the clock of the file system, which ticks every few milliseconds."""
+    other = path.with_name("written later")
+
+    def has_ticked() -> bool:
+        other.touch()
+        return other.stat().st_ctime_ns > path.stat().st_ctime_ns
+
+    wait_until(has_ticked, "the clock of the file system to tick")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from tasks.images.sources import s3, s3_client, s3_objects
 from tests.servers.fault_proxy import FaultProxy
+from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, flip, listed, noise, only, refused
 
 PART = s3_objects.PART_BYTES
@@ -16,9 +18,9 @@ PART = s3_objects.PART_BYTES
 
 def test_s3_version_tells_new_bytes_of_the_same_size(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=b"old")
-    before = only(s3.discover(bucket.uri("p")))
+    before = only(s3.discover(bucket.uri("p"), policy()))
     bucket.put("p/a/1", body=b"new")
-    after = only(s3.discover(bucket.uri("p")))
+    after = only(s3.discover(bucket.uri("p"), policy()))
     assert (after.version != before.version, after.read()) == (True, b"new")
 
 
@@ -29,7 +31,7 @@ def test_s3_store_without_etags_is_never_resumed(bucket: Bucket) -> None:
     bucket.proxy.add(path="list-type=2", body=listed(("p/a/1", data, "")))
     bucket.proxy.add(path="/p/a/1", times=1, body=bytes(len(data)), drop_after=500_000)
     bucket.proxy.add(path="/p/a/1", body=data)
-    assert only(s3.discover(bucket.uri("p"))).read() == data
+    assert only(s3.discover(bucket.uri("p"), policy())).read() == data
     assert [one.range for one in bucket.proxy.requests("GET", "/p/a/1")] == ["", ""]
 
 
@@ -37,7 +39,7 @@ def test_s3_small_object_is_one_request_and_a_large_one_is_read_in_parts(bucket:
     small, large = noise(PART, 1), noise(2 * PART + 5, 2)
     bucket.put("p/a/small", body=small)
     bucket.put("p/a/large", body=large)
-    items = {item.path: item for item in s3.discover(bucket.uri("p")).items}
+    items = {item.path: item for item in s3.discover(bucket.uri("p"), policy()).items}
     assert items["a/small"].read() == small
     assert [one.range for one in bucket.proxy.requests("GET", "small")] == [""]
     assert items["a/large"].read() == large
@@ -54,7 +56,7 @@ def test_s3_small_object_is_one_request_and_a_large_one_is_read_in_parts(bucket:
 def test_s3_object_that_was_uploaded_in_parts_has_no_md5_and_is_read(bucket: Bucket) -> None:
     data = noise(PART + 7)
     bucket.put_in_parts("p/a/1", data, 5 << 20)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     assert item.version
     assert item.version.split(":")[0].endswith("-2")
     assert item.read() == data
@@ -65,7 +67,7 @@ def test_s3_items_are_read_from_many_threads_by_one_client(bucket: Bucket, accou
     make = s3_client._make
     account.setattr(s3_client, "_make", lambda: made.append(1) or make())
     bucket.put(*(f"p/{number % 3}/{number}" for number in range(60)))
-    items = s3.discover(bucket.uri("p")).items
+    items = s3.discover(bucket.uri("p"), policy()).items
     with ThreadPoolExecutor(16) as pool:
         data = list(pool.map(lambda item: item.read(), items))
     assert data == [f"p/{item.path}".encode() for item in items]
@@ -74,16 +76,16 @@ def test_s3_items_are_read_from_many_threads_by_one_client(bucket: Bucket, accou
 
 def test_case_13_s3_object_replaced_between_its_ranges_is_refused(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=noise(2 * PART + 9, 1))
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     new = noise(2 * PART + 9, 2)
     bucket.proxy.add(range=f"bytes={2 * PART}-", times=1, before=lambda: bucket.put("p/a/1", body=new))
     assert "changed while it was read (PreconditionFailed). Run again" in refused(item.read)
-    assert only(s3.discover(bucket.uri("p"))).read() == new
+    assert only(s3.discover(bucket.uri("p"), policy())).read() == new
 
 
 def test_case_13_s3_object_replaced_after_the_listing_is_refused(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/a/2", body=b"old")
-    changed, removed = s3.discover(bucket.uri("p")).items
+    changed, removed = s3.discover(bucket.uri("p"), policy()).items
     bucket.put("p/a/1", body=b"new")
     bucket.client.delete_object(Bucket=bucket.name, Key="p/a/2")
     assert "changed while it was read" in refused(changed.read)
@@ -92,7 +94,7 @@ def test_case_13_s3_object_replaced_after_the_listing_is_refused(bucket: Bucket)
 
 def test_case_13_s3_store_that_does_not_heed_if_match_is_noticed_by_the_etag(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=b"old")
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", body=b"new", headers={"ETag": '"other"'})
     assert "changed while it was read" in refused(item.read)
 
@@ -102,7 +104,7 @@ def test_case_13_s3_store_that_does_not_heed_if_match_is_noticed_by_the_etag(buc
 def test_case_14_s3_connection_dropped_at_byte_n_goes_on_from_there(bucket: Bucket, after: int) -> None:
     data = noise(1_000_000)
     bucket.put("p/a/1", body=data)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", times=1, drop_after=after)
     assert item.read() == data
     assert bucket.proxy.count("GET", "/p/a/1") == 2
@@ -113,7 +115,7 @@ def test_case_14_s3_connection_dropped_at_byte_n_goes_on_from_there(bucket: Buck
 def test_case_14_s3_every_part_may_break_and_the_object_is_whole(bucket: Bucket) -> None:
     data = noise(2 * PART + 1000)
     bucket.put("p/a/1", body=data)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", times=5, drop_after=3 << 20)
     assert item.read() == data
     assert bucket.proxy.bytes_sent("GET", "/p/a/1") <= len(data) + 5 * (16 << 10)
@@ -122,7 +124,7 @@ def test_case_14_s3_every_part_may_break_and_the_object_is_whole(bucket: Bucket)
 @pytest.mark.usefixtures("no_pauses")
 def test_case_14_s3_connection_that_always_breaks_ends_in_an_error(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=noise(100_000))
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", drop_after=0)
     assert "broke again and again. Run again" in refused(item.read)
     assert bucket.proxy.count("GET", "/p/a/1") == 1 + s3_objects.MAX_RESUMES
@@ -135,7 +137,7 @@ def test_case_14_s3_stalled_connection_goes_on_after_the_time_limit(
     account.setattr(s3_client, "READ_TIMEOUT_S", 0.5)
     data = noise(40_000)
     bucket.put("p/a/1", body=data)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", times=1, chunk_delay_s=1)
     assert item.read() == data
     assert bucket.proxy.count("GET", "/p/a/1") == 2
@@ -145,7 +147,7 @@ def test_s3_slow_answers_are_waited_for(bucket: Bucket) -> None:
     data = noise(40_000)
     bucket.put("p/a/1", body=data)
     bucket.proxy.add(path="", delay_s=0.1, chunk_delay_s=0.005)
-    assert only(s3.discover(bucket.uri("p"))).read() == data
+    assert only(s3.discover(bucket.uri("p"), policy())).read() == data
     assert bucket.proxy.count() == 2
 
 
@@ -155,7 +157,7 @@ def test_s3_bytes_damaged_on_the_way_are_read_again(bucket: Bucket, size: int) -
     """The store's CRC32, which botocore checks, tells of the small one; ranges have none, so MD5 tells of the other."""
     data = noise(size)
     bucket.put("p/a/1", body=data)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", times=1, change=flip)
     assert item.read() == data
 
@@ -164,7 +166,7 @@ def test_s3_bytes_damaged_on_the_way_are_read_again(bucket: Bucket, size: int) -
 @pytest.mark.parametrize(("size", "said"), [(1000, "don't have the checksum"), (PART + 1000, "is damaged: twice")])
 def test_s3_bytes_that_stay_damaged_are_refused(bucket: Bucket, size: int, said: str) -> None:
     bucket.put("p/a/1", body=noise(size))
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", change=flip)
     assert said in refused(item.read)
 
@@ -186,7 +188,7 @@ def test_s3_etag_is_taken_for_an_md5_only_where_it_is_one(
     etag = f'"{"0" * 32}"'
     proxy.add(path="list-type=2", body=listed(("a/1", b"one", etag)))
     proxy.add(path="/a/1", body=b"one", headers={"ETag": etag, **headers})
-    item = only(s3.discover("s3://bucket"))
+    item = only(s3.discover("s3://bucket", policy()))
     if is_md5:
         assert "is damaged" in refused(item.read)
     else:
@@ -204,28 +206,27 @@ def test_s3_store_that_gives_no_ranges_is_told_for_large_objects(bucket: Bucket,
     """It sends all, or its beginning, whatever was asked for."""
     data = noise(2 * PART)
     bucket.put("p/a/1", body=data)
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", body=data[:sent], headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
     assert "sent other bytes than those asked for" in refused(item.read)
 
 
 def test_s3_answer_of_another_length_than_the_listing_says_is_refused(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=b"three")
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", body=b"th", headers={"ETag": f'"{hashlib.md5(b"three").hexdigest()}"'})
     assert "sent other bytes than those asked for" in refused(item.read)
 
 
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("size", [0, 10, PART, 2 * PART + 1])
-def test_fetch_object_needs_no_listing(bucket: Bucket, size: int) -> None:
+def test_fetch_object_gives_the_whole_object(bucket: Bucket, size: int) -> None:
     data = noise(size)
     bucket.put("k", body=data)
-    assert s3.fetch_object(bucket.uri("k")) == data
-    small = size <= PART
-    assert bucket.proxy.count("GET") == (1 if small else 1 + 3)
-    bucket.proxy.add(times=2, drop_after=5)
-    assert s3.fetch_object(bucket.uri("k"), f'"{hashlib.md5(data).hexdigest()}"') == data
+    assert s3.fetch_object(bucket.uri("k"), policy()) == data
+    assert (bucket.proxy.count("HEAD"), bucket.proxy.count("GET")) == (1, -(-size // PART))
+    bucket.proxy.add(method="GET", times=2, drop_after=5)
+    assert s3.fetch_object(bucket.uri("k"), policy()) == data
 
 
 def test_fetch_object_shares_a_client_between_threads(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_fetch_object_shares_a_client_between_threads(bucket: Bucket, account: p
     account.setattr(s3_client, "_make", lambda: made.append(1) or make())
     bucket.put(*(f"p/{number}" for number in range(30)))
     with ThreadPoolExecutor(8) as pool:
-        data = list(pool.map(s3.fetch_object, (bucket.uri(f"p/{number}") for number in range(30))))
+        data = list(pool.map(lambda number: s3.fetch_object(bucket.uri(f"p/{number}"), policy()), range(30)))
     assert data == [f"p/{number}".encode() for number in range(30)]
     assert len(made) == 1
 
@@ -242,11 +243,12 @@ def test_fetch_object_shares_a_client_between_threads(bucket: Bucket, account: p
 def test_fetch_object_knows_that_the_etag_is_no_md5(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"one", headers={"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"})
-    assert s3.fetch_object("s3://bucket/k") == b"one"
-    assert proxy.count() == 1
+    assert s3.fetch_object("s3://bucket/k", policy()) == b"one"
+    assert proxy.count("GET") == 1
 
 
-def test_fetch_object_of_another_version_is_refused(bucket: Bucket) -> None:
+def test_object_of_another_version_is_refused(bucket: Bucket) -> None:
     bucket.put("k")
-    assert "changed while it was read" in refused(s3.fetch_object, bucket.uri("k"), '"0"')
-    assert "no such object" in refused(s3.fetch_object, bucket.uri("nowhere"))
+    old = replace(s3.describe_object(bucket.uri("k"), policy()), etag='"0"')
+    assert "changed while it was read" in refused(s3_objects.fetch, bucket.client, old)
+    assert "no such object" in refused(s3.fetch_object, bucket.uri("nowhere"), policy())

@@ -13,6 +13,7 @@ from botocore.retries.standard import ExponentialBackoff
 from tasks.images.sources import s3, s3_errors
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, free_ports
+from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import TOKEN, Bucket, only, refused
 
 
@@ -22,8 +23,8 @@ def test_case_15_s3_burst_of_errors_is_outlasted(bucket: Bucket, status: int, co
     bucket.put("p/a/1")
     for path in ("list-type=2", "/p/a/1"):
         bucket.proxy.add(path=path, times=3, status=status, code=code)
-    s3.check(bucket.uri("p"))
-    assert only(s3.discover(bucket.uri("p"))).read() == b"p/a/1"
+    s3.check(bucket.uri("p"), policy())
+    assert only(s3.discover(bucket.uri("p"), policy())).read() == b"p/a/1"
     assert bucket.proxy.count("GET", "list-type=2") == 2 + 3
     assert bucket.proxy.count("GET", "/p/a/1") == 1 + 3
 
@@ -31,12 +32,12 @@ def test_case_15_s3_burst_of_errors_is_outlasted(bucket: Bucket, status: int, co
 @pytest.mark.usefixtures("no_pauses")
 def test_case_15_s3_burst_that_does_not_end_is_bounded(bucket: Bucket) -> None:
     bucket.put("p/a/1")
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.clear()
     bucket.proxy.add(status=503, code="SlowDown")
     assert "it answered 503 (SlowDown), also when asked again" in refused(item.read)
     assert bucket.proxy.count() == s3_errors.ATTEMPTS
-    assert "it answered 503 (SlowDown)" in refused(s3.check, bucket.uri("p"))
+    assert "it answered 503 (SlowDown)" in refused(s3.check, bucket.uri("p"), policy())
     assert bucket.proxy.count() == 2 * s3_errors.ATTEMPTS
 
 
@@ -45,7 +46,7 @@ def test_case_15_s3_retries_wait_between_them_but_not_for_long(bucket: Bucket) -
     """Standard mode waits at most 1, 2, 4 and 8 s between five attempts, by chance about half of that."""
     bucket.proxy.add(status=503, code="SlowDown")
     start = time.monotonic()
-    refused(s3.check, bucket.uri("p"))
+    refused(s3.check, bucket.uri("p"), policy())
     assert 0.5 < time.monotonic() - start < 20
 
 
@@ -67,16 +68,16 @@ def test_case_16_s3_refusal_is_clear_quick_and_tells_no_secret(
     bucket: Bucket, account: pytest.MonkeyPatch, status: int, code: str, said: str
 ) -> None:
     bucket.put("p/a/1")
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.clear()
     bucket.proxy.add(status=status, code=html.escape(code))
     assert said in refused(item.read)
     assert bucket.proxy.count() == 1
     account.setenv("AWS_SESSION_TOKEN", TOKEN)
-    assert said in refused(s3.check, bucket.uri("p"))
-    assert said in refused(s3.discover, bucket.uri("p"))
+    assert said in refused(s3.check, bucket.uri("p"), policy())
+    assert said in refused(s3.discover, bucket.uri("p"), policy())
     assert bucket.proxy.count() == 3
-    assert said in refused(s3.describe_object, bucket.uri("p/a/1"))
+    assert said in refused(s3.describe_object, bucket.uri("p/a/1"), policy())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_case_16_s3_environment_that_is_wrong_is_told_by_the_real_server(
     else:
         account.setenv(name, value)
     for act in (s3.check, s3.discover, s3.describe_object, s3.fetch_object):
-        message = refused(act, bucket.uri("p/a/1"))
+        message = refused(act, bucket.uri("p/a/1"), policy())
         assert said in message
         assert "canary" not in message
 
@@ -107,9 +108,9 @@ def test_case_16_s3_environment_that_is_wrong_is_told_by_the_real_server(
 def test_s3_works_again_once_the_credentials_are_mended(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
     bucket.put("p/a/1")
     account.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    refused(s3.check, bucket.uri("p"))
+    refused(s3.check, bucket.uri("p"), policy())
     account.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    s3.check(bucket.uri("p"))
+    s3.check(bucket.uri("p"), policy())
 
 
 def test_s3_endpoint_that_is_not_there_is_told_soon(account: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_s3_endpoint_that_is_not_there_is_told_soon(account: pytest.MonkeyPatch)
     account.setattr(ExponentialBackoff, "delay_amount", lambda *_: pauses.append(1) or 0.001)
     (port,) = free_ports(1)
     account.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET_KEY}@127.0.0.1:{port}")
-    assert f"127.0.0.1:{port} can't be reached. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p")
+    assert f"127.0.0.1:{port} can't be reached. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p", policy())
     assert len(pauses) == 1
 
 
@@ -125,7 +126,7 @@ def test_s3_endpoint_that_is_not_there_is_told_soon(account: pytest.MonkeyPatch)
 def test_s3_endpoint_that_has_answered_is_waited_for(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
     """As a store that is started anew: connections are refused for a while."""
     bucket.put("p/a/1")
-    item = only(s3.discover(bucket.uri("p")))
+    item = only(s3.discover(bucket.uri("p"), policy()))
     connect, refusals = socket.socket.connect, []
 
     def refuse_three_times(self: socket.socket, address: object) -> None:
@@ -149,17 +150,17 @@ def test_s3_works_again_with_the_credentials_file_renewed(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         account.delenv(name)
     file.write_text(f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key=wrong")
-    refused(s3.check, bucket.uri("p"))
+    refused(s3.check, bucket.uri("p"), policy())
     file.write_text(f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}")
-    assert s3.fetch_object(bucket.uri("p/a/1")) == b"p/a/1"
-    s3.check(bucket.uri("p"))
+    assert s3.fetch_object(bucket.uri("p/a/1"), policy()) == b"p/a/1"
+    s3.check(bucket.uri("p"), policy())
 
 
 @pytest.mark.usefixtures("no_pauses")
 def test_s3_endpoint_that_is_no_s3_is_told(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"<html><body>Welcome to nginx!<br></body>")
-    assert "is out of order, or no S3 store. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p")
+    assert "is out of order, or no S3 store. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p", policy())
 
 
 @pytest.mark.parametrize(
@@ -174,11 +175,11 @@ def test_s3_endpoint_that_is_no_s3_is_told(proxy: FaultProxy, account: pytest.Mo
 )
 def test_s3_credentials_in_the_address_are_refused_and_not_shown(account: pytest.MonkeyPatch, uri: str) -> None:
     for act in (s3.check, s3.discover, s3.fetch_object, s3.list_objects):
-        assert "may not hold credentials" in refused(act, uri)
+        assert "may not hold credentials" in refused(act, uri, policy())
 
 
 def test_s3_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
     for act in (s3.check, s3.discover):
-        message = refused(act, "s3://no-such-bucket/p")
+        message = refused(act, "s3://no-such-bucket/p", policy())
         assert "s3://no-such-bucket/p" in message
         assert "there is no such bucket (NoSuchBucket)" in message

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError
-from tasks.images.sources import folder, remote, rows, table
-from tasks.images.sources.reach import OWN, Reach
+from tasks.images.sources import SourcePolicy, folder, remote, table
 from tests.conftest import contents
 from tests.tasks.images.sources.conftest import Bucket
 from tests.tasks.images.sources.making import files_of, known, labels, make_csv, reasons, split_source
+from tests.tasks.images.sources.policies import policy
+from tests.tasks.images.sources.storing import refused
 
 HEADER = ["path", "label"]
 GOOD = [HEADER, ["ant/1", "ant"], ["bee/1", "bee"]]
@@ -35,9 +36,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def problems(path: Path | str, reach: Reach = OWN) -> list[str]:
+def problems(path: Path | str, allowed: SourcePolicy | None = None) -> list[str]:
     with pytest.raises(SourceError) as caught:
-        table.discover(str(path), reach)
+        table.discover(str(path), allowed or policy())
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
@@ -50,9 +51,9 @@ def test_table_gives_what_its_folder_gives(tmp_path: Path, kind: str) -> None:
     else:
         path = root / "t.parquet"
         pq.write_table(pa.table(dict(zip(["path", "label", "split"], zip(*lines, strict=True), strict=True))), path)
-    found = known(table.discover(str(path)))
+    found = known(table.discover(str(path), policy()))
     path.unlink()
-    assert found == known(folder.discover(str(root)))
+    assert found == known(folder.discover(str(root), policy()))
     assert {split for _, split, _ in found} == {"train", "test"}
 
 
@@ -60,7 +61,7 @@ def test_table_gives_what_its_folder_gives(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_case_45_csv_with_any_delimiter_and_byte_order_mark_is_read(root: Path, delimiter: str, encoding: str) -> None:
     lines = [["Path", " LABEL ", "group"], ["ant/1", 'a, "b"; c', "x,1"], ["bee/1", "bee", ""]]
-    listing = table.discover(str(make_csv(root / "t.csv", lines, delimiter, encoding)))
+    listing = table.discover(str(make_csv(root / "t.csv", lines, delimiter, encoding)), policy())
     assert [(item.path, item.label, item.group, item.read()) for item in listing.items] == [
         ("ant/1", 'a, "b"; c', "x,1", b"ant/1"),
         ("bee/1", "bee", None, b"bee/1"),
@@ -69,7 +70,7 @@ def test_case_45_csv_with_any_delimiter_and_byte_order_mark_is_read(root: Path, 
 
 def test_table_may_have_more_commas_in_its_header_than_delimiters(root: Path) -> None:
     (root / "t.csv").write_text("path;label\nant/1;a,b,c\nbee/1;d\n")
-    assert labels(table.discover(str(root / "t.csv"))) == {"ant/1": ("a,b,c", None), "bee/1": ("d", None)}
+    assert labels(table.discover(str(root / "t.csv"), policy())) == {"ant/1": ("a,b,c", None), "bee/1": ("d", None)}
 
 
 def test_case_45_paths_may_lead_anywhere_inside_of_the_folder(root: Path) -> None:
@@ -80,7 +81,12 @@ def test_case_45_paths_may_lead_anywhere_inside_of_the_folder(root: Path) -> Non
         ["./ant//2", "ant"],
         ["../root/bee/2", "bee"],
     ]
-    assert set(labels(table.discover(str(make_csv(root / "t.csv", lines))))) == {"ant/1", "ant/2", "bee/1", "bee/2"}
+    assert set(labels(table.discover(str(make_csv(root / "t.csv", lines)), policy()))) == {
+        "ant/1",
+        "ant/2",
+        "bee/1",
+        "bee/2",
+    }
 
 
 def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_path: Path) -> None:
@@ -114,8 +120,8 @@ def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_pat
         "row 5: '../root-beside' is outside of the table's folder",
         "row 6: 'link' is outside of the table's folder",
         "row 7: 'nowhere' can't be read (No such file or directory)",
-        "row 8: 'ant' is no file",
-        "row 9: 'fifo' is no file",
+        "row 8: 'ant' is not a file",
+        "row 9: 'fifo' is not a file",
         "row 10: the path is empty",
         "row 11: the label is empty",
         "row 12: unknown split 'dev'; known are train, val, valid, validation, test",
@@ -130,14 +136,14 @@ def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_pat
 def test_case_45_the_first_twenty_errors_are_told_and_the_others_counted(root: Path) -> None:
     lines = [HEADER, *([f"gone{number}", "ant"] for number in range(50))]
     with pytest.raises(SourceError, match="has 50 errors in its rows") as caught:
-        table.discover(str(make_csv(root / "t.csv", lines)))
+        table.discover(str(make_csv(root / "t.csv", lines)), policy())
     told = str(caught.value).splitlines()
     assert (len(told), told[1][:8], told[-1]) == (22, "  row 2:", "  and 30 more")
 
 
 def test_case_45_duplicate_rows_are_excluded_if_they_agree(root: Path) -> None:
     lines = [*GOOD, ["ant/1", "ant"], ["./ant/1", "ant"]]
-    listing = table.discover(str(make_csv(root / "t.csv", lines)))
+    listing = table.discover(str(make_csv(root / "t.csv", lines)), policy())
     assert set(labels(listing)) == {"ant/1", "bee/1"}
     assert reasons(listing) == {"ant/1 (row 4)": "duplicate_row", "ant/1 (row 5)": "duplicate_row"}
 
@@ -164,7 +170,7 @@ def test_case_45_duplicate_rows_with_another_split_or_group_are_errors(root: Pat
 def test_case_45_wrong_columns_are_named(root: Path, header: str, found: str) -> None:
     (root / "t.csv").write_text(f"{header}\nant/1,ant\n" if header else "")
     with pytest.raises(SourceError, match="Expected: path, label, and if you like split, group") as caught:
-        table.check(str(root / "t.csv"))
+        table.check(str(root / "t.csv"), policy())
     assert str(caught.value).endswith(f"Found: {found}")
 
 
@@ -182,24 +188,27 @@ def test_case_45_an_open_quote_is_told_with_the_row_where_it_opens(root: Path) -
 def test_case_45_bytes_that_are_no_utf8_are_told_with_their_row(root: Path) -> None:
     (root / "t.csv").write_bytes(b"path,label\nant/1,ant\nbee/1,B\xe4r\n")
     with pytest.raises(SourceError, match="is not UTF-8: byte 0xe4 in row 3"):
-        table.discover(str(root / "t.csv"))
+        table.discover(str(root / "t.csv"), policy())
 
 
 def test_case_44_words_of_a_table_are_printable(root: Path) -> None:
     lines = [["path", "label", "group"], ["ant/1", "=cmd()\x1b[31m", "g\u202e"], ["bee/1", "<img onerror=x>", "../x"]]
-    first, second = table.discover(str(make_csv(root / "t.csv", lines))).items
+    first, second = table.discover(str(make_csv(root / "t.csv", lines)), policy()).items
     assert (first.label, first.group) == (r"=cmd()\u001b[31m", r"g\u202e")
     assert (second.label, second.group) == ("<img onerror=x>", "../x")
 
 
 def test_case_46_a_name_may_begin_and_end_with_blanks(root: Path) -> None:
     (root / " ant ").write_text("x")
-    assert labels(table.discover(str(make_csv(root / "t.csv", [*GOOD, [" ant ", " ant "]]))))[" ant "] == ("ant", None)
+    assert labels(table.discover(str(make_csv(root / "t.csv", [*GOOD, [" ant ", " ant "]])), policy()))[" ant "] == (
+        "ant",
+        None,
+    )
 
 
 def test_split_column_that_is_empty_everywhere_gives_no_splits(root: Path) -> None:
     lines = [["path", "label", "split"], ["ant/1", "ant", ""], ["bee/1", "bee", ""]]
-    assert {item.split for item in table.discover(str(make_csv(root / "t.csv", lines))).items} == {None}
+    assert {item.split for item in table.discover(str(make_csv(root / "t.csv", lines)), policy()).items} == {None}
 
 
 def test_parquet_may_hold_numbers_and_dictionaries(root: Path) -> None:
@@ -212,7 +221,7 @@ def test_parquet_may_hold_numbers_and_dictionaries(root: Path) -> None:
     pq.write_table(pa.table(columns), path)
     assert problems(path) == ["row 3: the label is empty"]
     pq.write_table(pa.table(columns).slice(0, 2), path)
-    listing = table.discover(str(path))
+    listing = table.discover(str(path), policy())
     assert [(item.path, item.label, item.group) for item in listing.items] == [
         ("ant/1", "0", "7"),
         ("bee/1", "1", None),
@@ -225,33 +234,55 @@ def test_parquet_that_is_damaged_is_a_source_error(root: Path) -> None:
     data = bytearray(path.read_bytes())
     path.write_bytes(data[:-9])
     with pytest.raises(SourceError, match="is damaged"):
-        table.discover(str(path))
+        table.discover(str(path), policy())
     data[data.index(b"ant/1")] ^= 1
     path.write_bytes(data)
     with pytest.raises(SourceError, match="is damaged"):
-        table.discover(str(path))
+        table.discover(str(path), policy())
 
 
-def test_case_19_parquet_that_unpacks_to_much_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_BYTES", 100_000)
+def test_case_19_parquet_that_unpacks_to_much_is_refused(root: Path) -> None:
     path = root / "t.parquet"
     pq.write_table(pa.table({"path": ["x" * 1_000_000], "label": ["ant"]}), path, compression="zstd")
     assert path.stat().st_size < 100_000
-    with pytest.raises(SourceError, match="unpacks to more than"):
-        table.discover(str(path))
+    for act in (table.check, table.discover):
+        with pytest.raises(SourceError, match=r"takes 1,\d+,\d+ bytes of memory, at most 100,000 are allowed"):
+            act(str(path), policy(max_table_bytes=100_000))
+
+
+def test_case_19_table_that_is_too_large_is_not_read(
+    root: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_csv(root / "t.csv", GOOD)
+    bucket.put("p/t.csv", body=path.read_bytes())
+    bucket.proxy.clear()
+    monkeypatch.setattr(Path, "read_bytes", None)
+    for act in (table.check, table.discover):
+        for uri in (str(path), bucket.uri("p/t.csv")):
+            assert "at most 10 are allowed" in refused(act, uri, policy(max_table_bytes=10))
+    assert not bucket.proxy.count("GET")
+
+
+def test_case_19_files_too_large_for_images_are_excluded(root: Path, bucket: Bucket) -> None:
+    bucket.put("p/a/1", body=bytes(6))
+    (root / "ant/1").write_bytes(bytes(6))
+    allowed = policy(s3_buckets=(bucket.name,), max_image_bytes=5)
+    listing = table.discover(str(make_csv(root / "t.csv", [*GOOD, [bucket.uri("p/a/1"), "ant"]])), allowed)
+    assert [item.path for item in listing.items] == ["bee/1"]
+    assert reasons(listing) == {"ant/1 (row 2)": "too_large", f"{bucket.uri('p/a/1')} (row 4)": "too_large"}
 
 
 def test_table_that_is_missing_or_a_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
-        table.check(str(tmp_path / "t.csv"))
+        table.check(str(tmp_path / "t.csv"), policy())
     with pytest.raises(SourceError, match="is no file"):
-        table.check(str(tmp_path))
+        table.check(str(tmp_path), policy())
 
 
 def test_reading_a_table_changes_nothing(root: Path) -> None:
     path = make_csv(root / "t.csv", GOOD)
     before = contents(root)
-    table.discover(str(path))
+    table.discover(str(path), policy())
     assert contents(root) == before
 
 
@@ -262,7 +293,7 @@ def test_table_may_name_objects_in_s3_which_are_listed_and_not_asked_for_one_by_
     lines = [HEADER, *([bucket.uri(key), key[2]] for key in ("p/a/1", "p/a/2", "p/b/1", "p/b/ü 2")), ["ant/1", "ant"]]
     path = make_csv(root / "t.csv", lines)
     bucket.proxy.clear()
-    listing = table.discover(str(path), Reach(buckets=(bucket.name,)))
+    listing = table.discover(str(path), policy(s3_buckets=(bucket.name,)))
     assert [seen.method for seen in bucket.proxy.requests()] == ["GET"]
     assert {item.path: item.read() for item in listing.items} == {
         "ant/1": b"ant/1",
@@ -276,8 +307,8 @@ def test_table_may_name_objects_in_s3_which_are_listed_and_not_asked_for_one_by_
 def test_table_in_s3_names_keys_below_its_prefix(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/2", "other/3")
     bucket.put("p/t.csv", body=f"path,label\na/1,a\nb/2,b\n{bucket.uri('other/3')},a\n".encode())
-    table.check(bucket.uri("p/t.csv"))
-    items = table.discover(bucket.uri("p/t.csv")).items
+    table.check(bucket.uri("p/t.csv"), policy())
+    items = table.discover(bucket.uri("p/t.csv"), policy()).items
     assert {item.read() for item in items} == {b"p/a/1", b"p/b/2", b"other/3"}
 
 
@@ -285,7 +316,7 @@ def test_case_45_objects_that_are_missing_or_none_are_told_with_their_rows(root:
     bucket.put("p/a/1")
     wrong = ["p/a/2", "p/"]
     lines = [HEADER, *([bucket.uri(key), "a"] for key in ["p/a/1", *wrong]), ["s3://-/x", "a"], ["s3://me:pw@b/x", "a"]]
-    found = problems(make_csv(root / "t.csv", lines), Reach(buckets=(bucket.name,)))
+    found = problems(make_csv(root / "t.csv", lines), policy(s3_buckets=(bucket.name,)))
     assert found[0] == f"row 3: {bucket.uri('p/a/2')} can't be read: there is no such object."
     assert "is no object: s3://bucket/key" in found[1]
     assert "'-' is no bucket" in found[2]
@@ -293,7 +324,7 @@ def test_case_45_objects_that_are_missing_or_none_are_told_with_their_rows(root:
     assert "pw" not in found[3]
     bucket.put("p/t.csv", body=b"path,label\n../x,a\n/y,a\na/1,a\n")
     with pytest.raises(SourceError) as caught:
-        table.discover(bucket.uri("p/t.csv"))
+        table.discover(bucket.uri("p/t.csv"), policy())
     assert [line.split("is no object")[0] for line in str(caught.value).splitlines()[1:]] == [
         "  row 2: '../x' ",
         "  row 3: '/y' ",
@@ -305,14 +336,16 @@ def test_objects_among_many_others_are_asked_for_one_by_one(bucket: Bucket, monk
     bucket.put("p/a/1", "p/z/1", *(f"p/b/{number}" for number in range(9)))
     wanted = [bucket.uri("p/a/1"), bucket.uri("p/z/1")]
     bucket.proxy.clear()
-    assert {uri: str(stored.address) for uri, stored in remote.locate(wanted).items()} == {uri: uri for uri in wanted}
+    assert {uri: str(stored.address) for uri, stored in remote.locate(wanted, policy()).items()} == {
+        uri: uri for uri in wanted
+    }
     assert [seen.method for seen in bucket.proxy.requests()] == ["GET", "HEAD"]
 
 
 def test_object_that_changed_since_it_was_listed_is_not_read(root: Path, bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/a/2")
     lines = [HEADER, [bucket.uri("p/a/1"), "a"], [bucket.uri("p/a/2"), "a"]]
-    first, _ = table.discover(str(make_csv(root / "t.csv", lines)), Reach(buckets=(bucket.name,))).items
+    first, _ = table.discover(str(make_csv(root / "t.csv", lines)), policy(s3_buckets=(bucket.name,))).items
     bucket.put("p/a/1", body=b"other")
     with pytest.raises(SourceError, match="it changed while it was read"):
         first.read()
@@ -323,7 +356,7 @@ def test_object_that_changed_since_it_was_listed_is_not_read(root: Path, bucket:
 def test_case_45_any_bytes_give_images_or_a_source_error(root: Path, data: bytes, head: bytes) -> None:
     (root / "any").write_bytes(head + data)
     with contextlib.suppress(SourceError):
-        table.discover(str(root / "any"))
+        table.discover(str(root / "any"), policy())
 
 
 def test_case_45_errors_are_short_however_long_the_words(root: Path) -> None:

@@ -21,6 +21,7 @@ from tasks.errors import SourceError
 from tasks.images.sources import records, tfds
 from tests.conftest import PROJECT, draw_image
 from tests.tasks.images.encoding import encode
+from tests.tasks.images.sources.policies import policy
 
 FOREIGN = "ignore::DeprecationWarning:(tensorflow|tensorflow_datasets|keras|google|etils|promise|array_record)"
 pytestmark = [pytest.mark.filterwarnings(FOREIGN)]
@@ -30,6 +31,7 @@ import io, sys
 import tensorflow_datasets as tfds
 from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
+from tests.tasks.images.sources.policies import policy
 
 class Beasts(tfds.core.GeneratorBasedBuilder):
     """{splits} -> numbers of the images; class = number modulo 2, or none."""
@@ -114,7 +116,8 @@ def digest(data: bytes) -> str:
 DISCOVER = """
     import json, sys, hashlib
     from tasks.images.sources import tfds
-    listing = tfds.discover(sys.argv[1])
+    from tests.tasks.images.sources.policies import policy
+    listing = tfds.discover(sys.argv[1], policy())
     print(json.dumps({
         "items": [[i.path, i.label, i.split, hashlib.sha256(i.read()).hexdigest(), i.version] for i in listing.items],
         "excluded": {entry.path: entry.reason for entry in listing.excluded},
@@ -161,7 +164,7 @@ def test_tfds_that_did_not_change_is_listed_without_tensorflow(prepared: Path, h
 
 @pytest.mark.slow
 def test_tfds_paths_are_named_as_tfds_names_examples(data_dir: Path) -> None:
-    paths = [item.path for item in tfds.discover("tfds:one_split").items]
+    paths = [item.path for item in tfds.discover("tfds:one_split", policy()).items]
     shard = "one_split-train." + ("tfrecord" if data_dir.name == "tfrecord" else "array_record") + "-00000-of-00001"
     assert {path.rsplit("/", 1)[0] for path in paths} == {"train/ant", "train/bee"}
     assert {path.rsplit("/", 1)[1] for path in paths} == {f"{shard}__{number}" for number in range(4)}
@@ -169,18 +172,18 @@ def test_tfds_paths_are_named_as_tfds_names_examples(data_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_tfds_with_train_only_leaves_the_splits_to_be_carved(data_dir: Path) -> None:
-    assert {item.split for item in tfds.discover("tfds:one_split").items} == {None}
+    assert {item.split for item in tfds.discover("tfds:one_split", policy()).items} == {None}
 
 
 @pytest.mark.slow
 def test_tfds_with_train_and_validation_only_holds_validation_out_as_test(data_dir: Path) -> None:
-    items = tfds.discover("tfds:two_splits").items
+    items = tfds.discover("tfds:two_splits", policy()).items
     assert {item.path.split("/")[0]: item.split for item in items} == {"train": "train", "validation": "test"}
 
 
 @pytest.mark.slow
 def test_tfds_is_read_by_many_threads(data_dir: Path) -> None:
-    items = [*tfds.discover("tfds:beasts").items] * 20
+    items = [*tfds.discover("tfds:beasts", policy()).items] * 20
     with ThreadPoolExecutor(8) as pool:
         assert [f"sha256:{digest(data)}" for data in pool.map(lambda item: item.read(), items)] == [
             item.version for item in items
@@ -206,13 +209,13 @@ def flip(path: Path, place: int) -> None:
 def test_tfds_shard_with_a_flipped_bit_is_named(copied: Path) -> None:
     flip(copied, copied.stat().st_size // 2)
     with pytest.raises(SourceError, match=f"{copied.name} is damaged") as caught:
-        [item.read() for item in tfds.discover("tfds:one_split").items]
+        [item.read() for item in tfds.discover("tfds:one_split", policy()).items]
     assert "Prepare the data set again: remove" in str(caught.value)
 
 
 @pytest.mark.slow
 def test_tfds_shard_that_changes_after_the_listing_is_noticed(copied: Path) -> None:
-    items = tfds.discover("tfds:one_split").items
+    items = tfds.discover("tfds:one_split", policy()).items
     if copied.suffix.startswith(".tfrecord"):
         flip(copied, copied.read_bytes().index(items[0].read()) + 10)
     else:
@@ -225,18 +228,18 @@ def test_tfds_shard_that_changes_after_the_listing_is_noticed(copied: Path) -> N
 def test_tfds_shard_that_is_missing_is_named(copied: Path) -> None:
     copied.unlink()
     with pytest.raises(SourceError, match="A shard is missing"):
-        tfds.discover("tfds:one_split")
+        tfds.discover("tfds:one_split", policy())
 
 
 @pytest.mark.slow
 def test_case_38_tfds_shard_with_new_bytes_is_listed_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tfds.discover("tfds:one_split")
+    tfds.discover("tfds:one_split", policy())
     times = (copied.stat().st_atime_ns, copied.stat().st_mtime_ns)
     copied.write_bytes(copied.read_bytes())
     os.utime(copied, ns=times)
     monkeypatch.setattr(records, "_parse", None)
     with pytest.raises(SourceError, match="is damaged"):  # it was read, and that failed
-        tfds.discover("tfds:one_split")
+        tfds.discover("tfds:one_split", policy())
 
 
 @pytest.mark.slow
@@ -250,9 +253,10 @@ def test_tfds_that_can_not_be_downloaded_says_how_to_prepare_it(tmp_path: Path) 
             downloader.MAX_RETRIES = 0  # ten, with pauses, take three minutes
             from tasks.errors import SourceError
             from tasks.images.sources import tfds
+            from tests.tasks.images.sources.policies import policy
             os.chdir(sys.argv[1])
             try:
-                tfds.discover("tfds:mnist:3.0.1")
+                tfds.discover("tfds:mnist:3.0.1", policy())
             except SourceError as error:
                 print(error)
         """
@@ -281,7 +285,7 @@ def test_importing_tfds_and_listing_tries_no_network(prepared: Path, here: Path)
 def test_tfds_of_an_unknown_name_names_near_ones(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(here / "data"))
     with pytest.raises(SourceError, match=r"doesn't know the data set 'tf_flower'.*Near to it: tf_flowers") as caught:
-        tfds.discover("tfds:tf_flower")
+        tfds.discover("tfds:tf_flower", policy())
     assert "TFDS_DATA_DIR" in str(caught.value)
 
 
@@ -290,12 +294,12 @@ def test_tfds_of_an_unknown_name_names_near_ones(here: Path, monkeypatch: pytest
 )
 def test_tfds_name_that_is_none_is_explained(name: str) -> None:
     with pytest.raises(SourceError, match="is given as tfds:name"):
-        tfds.check(f"tfds:{name}")
+        tfds.check(f"tfds:{name}", policy())
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "cifar10_corrupted/brightness_1:1.*.*", "a/b-c.d+e"])
 def test_tfds_name_may_have_a_configuration_and_a_version(name: str) -> None:
-    tfds.check(f"tfds:{name}")
+    tfds.check(f"tfds:{name}", policy())
 
 
 def info(features: dict[str, Any], keys: tuple[Any, ...] | None = None) -> Any:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from flows.choices import choose
 from tasks import ingest
 from tasks.errors import SettingsError, SourceError
-from tasks.images.sources import Reach, check_source, discover
+from tasks.images.sources import check_source, discover
+from tasks.runs.worktrees import RunContext
 from tasks.workspace import Workspace
 from tests.servers.seaweed import Seaweed
 from tests.tasks.images.sources.making import make_csv
+from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, labels, refused
 from tests.tasks.steps import Change, settings_for
 
@@ -29,11 +32,11 @@ def test_local_table_may_name_no_bucket_that_is_not_listed(tmp_path: Path, bucke
     rows = [HEADER, *((bucket.uri(key), key[0]) for key in ("a/1", "b/2"))]
     path = str(make_csv(tmp_path / "t.csv", rows))
     bucket.proxy.clear()
-    message = refused(discover, path)
+    message = refused(discover, path, policy())
     for row in (2, 3):
         assert f"row {row}: the bucket {bucket.name!r} is not in source.s3_buckets" in message
     assert not bucket.proxy.requests()
-    assert labels(discover(path, Reach(buckets=(bucket.name,)))).keys() == {bucket.uri("a/1"), bucket.uri("b/2")}
+    assert labels(discover(path, policy(s3_buckets=(bucket.name,)))).keys() == {bucket.uri("a/1"), bucket.uri("b/2")}
 
 
 def test_table_in_s3_may_name_its_own_bucket_and_the_listed_ones(bucket: Bucket, other: Bucket) -> None:
@@ -42,37 +45,37 @@ def test_table_in_s3_may_name_its_own_bucket_and_the_listed_ones(bucket: Bucket,
     rows = f"path,label\na/1,a\n{bucket.uri('q/b/1')},b\n"
     bucket.put("p/own.csv", body=rows.encode())
     bucket.put("p/both.csv", body=f"{rows}{other.uri('a/2')},a\n".encode())
-    assert len(discover(bucket.uri("p/own.csv")).items) == 2
-    message = refused(discover, bucket.uri("p/both.csv"))
+    assert len(discover(bucket.uri("p/own.csv"), policy()).items) == 2
+    message = refused(discover, bucket.uri("p/both.csv"), policy())
     assert f"row 4: the bucket {other.name!r} is not the table's own bucket, nor in source.s3_buckets" in message
     assert not bucket.proxy.count("GET", f"/{other.name}")
-    assert len(discover(bucket.uri("p/both.csv"), Reach(buckets=(other.name,))).items) == 3
+    assert len(discover(bucket.uri("p/both.csv"), policy(s3_buckets=(other.name,))).items) == 3
 
 
 @pytest.mark.parametrize("name", ["", "/p/t.csv", "/p/f.zip"])
 def test_endpoint_that_is_not_listed_is_not_asked(bucket: Bucket, name: str) -> None:
-    reach = Reach(endpoints=("https://s3.example.org",))
+    forbidding = policy(s3_endpoints=("https://s3.example.org",))
     bucket.proxy.clear()
     for act in (check_source, discover):
-        message = refused(act, f"s3://{bucket.name}{name}", reach)
+        message = refused(act, f"s3://{bucket.name}{name}", forbidding)
         host = bucket.proxy.endpoint.removeprefix("http://")
-        assert f"{host} is no endpoint that source.s3_endpoints allows (https://s3.ex" in message
+        assert f"{host} is not an endpoint that source.s3_endpoints allows (https://s3.ex" in message
         assert "AWS_ENDPOINT_URL" in message
     assert not bucket.proxy.requests()
 
 
 def test_endpoint_of_a_local_table_is_checked_too(tmp_path: Path, bucket: Bucket) -> None:
     path = str(make_csv(tmp_path / "t.csv", [HEADER, (bucket.uri("a/1"), "a")]))
-    reach = Reach((bucket.name,), ("https://s3.example.org",))
+    forbidding = policy(s3_buckets=(bucket.name,), s3_endpoints=("https://s3.example.org",))
     bucket.proxy.clear()
-    assert "is no endpoint" in refused(discover, path, reach)
+    assert "is not an endpoint" in refused(discover, path, forbidding)
     assert not bucket.proxy.requests()
 
 
 def test_listed_endpoint_is_asked_however_it_is_written(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/2")
     for endpoint in (bucket.proxy.endpoint, f"{bucket.proxy.endpoint.replace('http', 'HTTP')}/"):
-        assert len(discover(bucket.uri("p"), Reach(endpoints=("https://s3.example.org", endpoint))).items) == 2
+        assert len(discover(bucket.uri("p"), policy(s3_endpoints=("https://s3.example.org", endpoint))).items) == 2
 
 
 def test_settings_reach_the_source(tmp_path: Path, workspace: Path, bucket: Bucket, change: Change) -> None:
@@ -82,11 +85,22 @@ def test_settings_reach_the_source(tmp_path: Path, workspace: Path, bucket: Buck
         ingest.run(settings_for(change, path), Workspace.at(workspace))
     lists = [f"source.s3_buckets=[{bucket.name}]", f'source.s3_endpoints=["{bucket.proxy.endpoint}"]']
     assert ingest.run(settings_for(change, path, *lists), Workspace.at(workspace)).packed == 2
-    with pytest.raises(SourceError, match="is no endpoint"):
+    with pytest.raises(SourceError, match="is not an endpoint"):
         ingest.run(
             settings_for(change, path, lists[0], 'source.s3_endpoints=["https://s3.example.org"]'),
             Workspace.at(workspace),
         )
+
+
+def test_choosing_a_source_asks_no_endpoint_that_is_not_listed(workspace: Path, bucket: Bucket) -> None:
+    bucket.put("p/a/1", "p/b/2")
+    bucket.proxy.clear()
+    context = RunContext(Workspace.at(workspace), None)
+    chosen = [f"source.uri={bucket.uri('p')}", 'source.s3_endpoints=["https://s3.example.org"]']
+    with pytest.raises(SourceError, match="is not an endpoint"):
+        choose(context, chosen)
+    assert not bucket.proxy.requests()
+    choose(context, [chosen[0], f'source.s3_endpoints=["{bucket.proxy.endpoint}"]'])
 
 
 @pytest.mark.parametrize(
