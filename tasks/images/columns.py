@@ -1,4 +1,7 @@
-"""Rows kept column by column: what is known of a million images takes half a gigabyte instead of two."""
+"""Rows kept column by column: what is known of a million images takes 0.6 GB instead of 1.5.
+
+A pyarrow.Table would take 0.9 GB and seven times as long to give every row once (benchmarks.data.columns).
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.cores import usable_cores
+from tasks.cores import in_order, usable_cores
 from tasks.errors import IntegrityError
 from tasks.images import perceptual_hash, quality
 from tasks.images.decoding import Code, Facts, Pixels, Policy, Refused, decode
@@ -86,12 +85,11 @@ def decode_all(
     shape = (ahead, _AT_ONCE, *_IMAGE)
     memory = _context().RawArray("B", math.prod(shape))
     slots = np.frombuffer(memory, np.uint8).reshape(shape)
-    waiting: deque[tuple[_Job, Future[_Decoded]]] = deque()
     pool, lonely = _Pool(workers, memory_limit_mb, memory), _Lonely(memory_limit_mb)
-    try:
+
+    def begin() -> Iterator[tuple[_Job, Future[_Decoded]]]:
+        nonlocal pool
         for number, images in enumerate(_several(work)):
-            if len(waiting) == ahead:
-                yield from _fetch(*waiting.popleft(), slots, lonely)
             job = _Job(images, policy, background_rgb, time_limit_s, describe, slot=number % ahead)
             try:
                 future = pool.submit(job)
@@ -99,9 +97,11 @@ def decode_all(
                 pool.shutdown()  # waits until no worker is left that could still write into the slots
                 pool = _Pool(workers, memory_limit_mb, memory)
                 future = pool.submit(job)
-            waiting.append((job, future))
-        while waiting:
-            yield from _fetch(*waiting.popleft(), slots, lonely)
+            yield job, future
+
+    try:
+        for job, future in in_order(begin(), ahead):
+            yield from _fetch(job, future, slots, lonely)
     finally:
         pool.shutdown()
         lonely.shutdown()

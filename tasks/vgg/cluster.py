@@ -6,11 +6,12 @@ with the extra `ray`; the weights travel once to each. The result is the same as
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from tasks.cores import in_order
 from tasks.errors import SettingsError
 from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_image, in_batches
 from tasks.vgg.weights import Weights
@@ -44,13 +45,10 @@ def extract_on_ray(
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     try:
         workers = _workers(ray, engine, weights, boundaries, batch_size)
-        waiting: deque[tuple[list[str], Any]] = deque()
-        for number, (keys, batch) in enumerate(in_batches(images, batch_size)):
-            waiting.append((keys, workers[number % len(workers)].extract.remote(batch)))
-            if len(waiting) > _WAITING_PER_WORKER * len(workers):
-                yield from _fetch(ray, waiting)
-        while waiting:
-            yield from _fetch(ray, waiting)
+        turns = zip(itertools.cycle(workers), in_batches(images, batch_size), strict=False)
+        begun = ((keys, worker.extract.remote(batch)) for worker, (keys, batch) in turns)
+        for keys, reference in in_order(begun, _WAITING_PER_WORKER * len(workers) + 1):
+            yield from by_image(keys, ray.get(reference))
     finally:
         ray.shutdown()
 
@@ -63,8 +61,3 @@ def _workers(ray: Any, engine: Engine, weights: Weights, boundaries: Sequence[st
     shared = ray.put(weights)
     remote = ray.remote(**options)(Extractor)
     return [remote.remote(engine, shared, boundaries, batch_size) for _ in range(count)]
-
-
-def _fetch(ray: Any, waiting: deque[tuple[list[str], Any]]) -> Iterator[tuple[str, tuple[Halves, ...]]]:
-    keys, reference = waiting.popleft()
-    yield from by_image(keys, ray.get(reference))

@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.cores import usable_cores
+from tasks.cores import in_order, usable_cores
 from tasks.errors import WeightsError
 from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.quiet import load_tensorflow
@@ -98,15 +97,9 @@ def extract_here(
     extract = build_extractor(engine, weights, boundaries, batch_size)
 
     def run() -> Iterator[tuple[str, tuple[Halves, ...]]]:
-        waiting: deque[tuple[list[str], Future[tuple[Halves, ...]]]] = deque()
         with ThreadPoolExecutor(_BATCHES_UNDER_WAY, thread_name_prefix="batch") as pool:
-            for keys, batch in in_batches(images, batch_size):
-                waiting.append((keys, pool.submit(extract, batch)))
-                if len(waiting) > _BATCHES_UNDER_WAY:
-                    keys, future = waiting.popleft()
-                    yield from by_image(keys, future.result())
-            while waiting:
-                keys, future = waiting.popleft()
+            begun = ((keys, pool.submit(extract, batch)) for keys, batch in in_batches(images, batch_size))
+            for keys, future in in_order(begun, _BATCHES_UNDER_WAY + 1):
                 yield from by_image(keys, future.result())
 
     return run()

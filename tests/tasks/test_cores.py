@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from tasks.cores import on_all_cores, usable_cores
+from tasks.cores import in_order, on_all_cores, usable_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds a process to cores")
@@ -38,3 +39,19 @@ def test_results_come_in_the_order_of_what_was_given() -> None:
 def test_failure_of_one_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         on_all_cores(lambda number: 1 // number, [1, 0])
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 9])
+def test_work_in_order_is_begun_so_far_ahead_and_no_further(ahead: int) -> None:
+    begun: list[int] = []
+
+    def begin() -> Iterator[int]:
+        for number in range(7):
+            begun.append(number)
+            yield number
+
+    for done, number in enumerate(in_order(begin(), ahead)):
+        assert number == done
+        assert len(begun) == min(7, done + ahead)
+    assert len(begun) == 7
+    assert list(in_order([], ahead)) == []

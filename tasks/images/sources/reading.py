@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
+from tasks.cores import in_order
 from tasks.errors import SourceError
 from tasks.images.sources.listing import Item
 
@@ -18,16 +18,10 @@ def read_ahead(items: Iterable[Item], readers: int) -> Iterator[tuple[Item, byte
     Raises:
         SourceError: an item can't be read; names it.
     """
-    waiting: deque[tuple[Item, Future[bytes]]] = deque()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     try:
-        for item in items:
-            waiting.append((item, pool.submit(_read, item)))
-            if len(waiting) >= readers * _AHEAD_PER_READER:
-                item, future = waiting.popleft()
-                yield item, future.result()
-        while waiting:
-            item, future = waiting.popleft()
+        begun = ((item, pool.submit(_read, item)) for item in items)
+        for item, future in in_order(begun, readers * _AHEAD_PER_READER):
             yield item, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

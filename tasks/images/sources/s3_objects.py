@@ -14,14 +14,14 @@ import hashlib
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from botocore import exceptions as boto
 
+from tasks.cores import in_order
 from tasks.errors import SourceError
 from tasks.images.sources.layout import printable
 from tasks.images.sources.s3_client import Address
@@ -125,15 +125,11 @@ def parts(reading: Reading, start: int) -> Iterator[bytes]:
     """The bytes from `start` on, part by part in order, while the next ones are on their way."""
     size = reading.stored.size
     step = size + 1 if _is_one_request(reading.stored) else PART_BYTES
-    starts = deque(range(start, size, step))
-    coming: deque[Future[bytes]] = deque()
     pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="s3")
     try:
-        while starts or coming:
-            while starts and len(coming) < PARTS_AT_ONCE:
-                begin = starts.popleft()
-                coming.append(pool.submit(_span, reading, begin, min(begin + step, size)))
-            yield coming.popleft().result()
+        begun = (pool.submit(_span, reading, at, min(at + step, size)) for at in range(start, size, step))
+        for part in in_order(begun, PARTS_AT_ONCE):
+            yield part.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
