@@ -154,21 +154,21 @@ def anchors(members: Sequence[Member]) -> dict[str, str]:
     The smallest name of a source's group among them (as `group:<name>`), else the smallest key; for an image on its
     own its key.
     """
-    parents: dict[_Name, _Name] = {}
+    anchor_of = {member.key: member.key for member in members}
+    named = [(member, names) for member in members if (names := _names(member))]
+    if not named:
+        return anchor_of
+    from scipy.cluster.hierarchy import DisjointSet  # most of a second, for nothing where all images are unrelated
 
-    def root(name: _Name) -> _Name:
-        while parents.setdefault(name, name) != name:
-            parents[name] = parents[parents[name]]
-            name = parents[name]
-        return name
-
-    for member in members:
-        for first, second in zip(_names(member), _names(member)[1:], strict=False):
-            parents[root(first)] = root(second)
+    forest = DisjointSet(dict.fromkeys(name for _, names in named for name in names))
+    for _, names in named:
+        forest.merge(names[0], names[-1])
     clusters: dict[_Name, list[Member]] = defaultdict(list)
-    for member in members:
-        clusters[root((_names(member) or [("key", member.key)])[0])].append(member)
-    return {member.key: anchor for cluster in clusters.values() for anchor in [_anchor(cluster)] for member in cluster}
+    for member, names in named:
+        clusters[forest[names[0]]].append(member)
+    return anchor_of | {
+        member.key: anchor for cluster in clusters.values() for anchor in [_anchor(cluster)] for member in cluster
+    }
 
 
 def assign(members: Sequence[Member], previous: Mapping[str, str], rules: Rules) -> Assignment:
