@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tasks.errors import SourceError
 from tasks.images.sources import tars, zips
-from tasks.images.sources.layout import class_name, is_junk, kept_splits, printable
+from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, Item, Listing
 from tasks.images.sources.members import Member, without_doubles
 from tasks.images.sources.policy import SourcePolicy
@@ -90,40 +90,26 @@ def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Itera
 
 
 def _arranged(members: list[Member], digest: str, uri: str) -> Listing:
-    images = [member.parts for member in members if member.reason is None and not _is_junk(member.parts)]
+    images = [member.parts for member in members if not _reason(member)]
     if not images:
         raise SourceError(f"The archive {uri!r} holds no file that may be read ({_counted(members)}). {_LAYOUT}")
     top = _common_top(images)
     splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
-    items: list[Item] = []
-    excluded: list[Excluded] = []
+    entries: list[Item | Excluded] = []
     last = {member.parts: number for number, member in enumerate(members)}
     for number, member in enumerate(members):
-        name = printable("/".join(member.parts))
-        reason = member.reason or _reason(member.parts, top, splits)
+        name, parts = printable("/".join(member.parts)), member.parts[top:]
+        reason = _reason(member) or why_excluded(parts, splits)
         if reason is None:
-            split = splits.get(member.parts[top])
-            label = class_name(member.parts[top + 1 if splits else top])
-            items.append(Item(name, label, split, member.read, f"{digest}:{number}"))
+            entries.append(Item(name, *class_and_split(parts, splits), member.read, f"{digest}:{number}"))
         else:
-            doubled = last[member.parts] != number
-            excluded.append(Excluded(f"{name} (entry {number + 1})" if doubled else name, reason))
-    return Listing(
-        tuple(sorted(items, key=lambda item: item.path)), tuple(sorted(excluded, key=lambda entry: entry.path))
-    )
+            is_double = last[member.parts] != number
+            entries.append(Excluded(f"{name} (entry {number + 1})" if is_double else name, reason))
+    return Listing.of(entries)
 
 
-def _reason(parts: tuple[str, ...], top: int, splits: dict[str, str]) -> str | None:
-    if _is_junk(parts):
-        return "system_file"
-    inside = parts[top:] if len(parts) > top else ()
-    if splits and (not inside or inside[0] not in splits):
-        return "outside_split_folders"
-    return "outside_class_folders" if len(inside) < (3 if splits else 2) else None
-
-
-def _is_junk(parts: Sequence[str]) -> bool:
-    return any(is_junk(part) for part in parts)
+def _reason(member: Member) -> str | None:
+    return member.reason or ("system_file" if any(is_junk(part) for part in member.parts) else None)
 
 
 def _common_top(paths: Iterable[Sequence[str]]) -> int:

@@ -42,7 +42,7 @@ def list_digits() -> Listing:
         "citation": "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998",
         "homepage": "https://archive.ics.uci.edu/dataset/80",
     }
-    return Listing(tuple(sorted(items, key=lambda item: item.path)), about=about)
+    return Listing.of(items, about)
 
 
 def _version(pixels: npt.NDArray[np.uint8]) -> str:

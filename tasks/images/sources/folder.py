@@ -15,12 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
+from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, Item, Listing
 from tasks.images.sources.policy import SourcePolicy
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
+    """Look whether the folder holds class folders.
+
+    Raises:
+        SourceError: it is missing, a file, unreadable, or holds no folders.
+    """
     root = policy.path(uri)
     if not root.exists():
         raise SourceError(
@@ -43,33 +48,23 @@ def check(uri: str, policy: SourcePolicy) -> None:
 
 
 def discover(uri: str, policy: SourcePolicy) -> Listing:
+    """Every file, as an image of a class or with the reason why not.
+
+    Raises:
+        SourceError: a folder can't be read.
+    """
     root = policy.path(uri)
-    splits = _splits(root)
-    items: list[Item] = []
-    excluded: list[Excluded] = []
-    for path, reason in _walk(root, policy.max_image_bytes):
+    with os.scandir(root) as top:
+        splits = kept_splits(entry.name for entry in top if entry.is_dir(follow_symlinks=False))
+    entries: list[Item | Excluded] = []
+    for path, wrong in _walk(root, policy.max_image_bytes):
         parts = path.relative_to(root).parts
-        split = splits.get(parts[0]) if splits else None
-        inside = parts[1:] if splits else parts
-        if reason is None and splits and split is None:
-            reason = "outside_split_folders"
-        if reason is None and len(inside) < 2:
-            reason = "outside_class_folders"
-        name = printable("/".join(parts))
+        name, reason = printable("/".join(parts)), wrong or why_excluded(parts, splits)
         if reason:
-            excluded.append(Excluded(name, reason))
+            entries.append(Excluded(name, reason))
         else:
-            items.append(Item(name, class_name(inside[0]), split, functools.partial(policy.read_image, path)))
-    return Listing(
-        tuple(sorted(items, key=lambda item: item.path)),
-        tuple(sorted(excluded, key=lambda entry: entry.path)),
-    )
-
-
-def _splits(root: Path) -> dict[str, str]:
-    """Folder name -> split, empty if the source gives none."""
-    with os.scandir(root) as entries:
-        return kept_splits(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            entries.append(Item(name, *class_and_split(parts, splits), functools.partial(policy.read_image, path)))
+    return Listing.of(entries)
 
 
 def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, str | None]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 SPLIT_NAMES = {
     "train": "train",
@@ -40,6 +40,26 @@ def kept_splits(names: Iterable[str]) -> dict[str, str]:
     if "test" not in given:
         return {name: "test" if split == "validation" else split for name, split in found.items()}
     return found
+
+
+def why_excluded(parts: Sequence[str], splits: Mapping[str, str]) -> str | None:
+    """Why a file is not an image of a class, as far as its place tells; None if it is one.
+
+    Args:
+        parts: the folders from the source's root to the file, and its name.
+        splits: of `kept_splits`.
+    """
+    if any(is_junk(part) for part in parts):
+        return "system_file"
+    if splits and (not parts or parts[0] not in splits):
+        return "outside_split_folders"
+    inside = parts[1:] if splits else parts
+    return None if len(inside) > 1 and inside[0] else "outside_class_folders"
+
+
+def class_and_split(parts: Sequence[str], splits: Mapping[str, str]) -> tuple[str, str | None]:
+    """The class and the split of a file that `why_excluded` doesn't exclude."""
+    return class_name(parts[1 if splits else 0]), splits.get(parts[0])
 
 
 def is_junk(name: str) -> bool:

@@ -1,9 +1,10 @@
-"""What every source answers: the images that it holds, and what in it is no image of a class."""
+"""What every source gives: the images that it holds, and what in it is not an image of a class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Listing:
 
     Attributes:
         items: the images.
-        excluded: what is no image of a class.
+        excluded: what is not an image of a class.
         about: what the source says of itself, for the model card: `name`, `description`, `licence`, `citation`,
             `homepage`; only what is known.
     """
@@ -50,3 +51,13 @@ class Listing:
     items: tuple[Item, ...]
     excluded: tuple[Excluded, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entries: Iterable[Item | Excluded], about: Mapping[str, str] | None = None) -> Self:
+        """The listing of entries in any order."""
+        ordered = sorted(entries, key=lambda entry: entry.path)
+        return cls(
+            tuple(entry for entry in ordered if isinstance(entry, Item)),
+            tuple(entry for entry in ordered if isinstance(entry, Excluded)),
+            about or {},
+        )

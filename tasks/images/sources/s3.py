@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import SourceError
-from tasks.images.sources.layout import LAYOUT, class_name, is_junk, kept_splits, printable
+from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, Item, Listing
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3_client import Address, client_for, parse
@@ -58,12 +58,7 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
     if all(is_junk(folder) for folder in folders):
         raise _without_classes(client, address, len(found))
     splits = kept_splits(folders)
-    entries = [_entry(name, stored, splits, client, policy) for name, stored in found.items()]
-    entries.sort(key=lambda entry: entry.path)
-    return Listing(
-        tuple(entry for entry in entries if isinstance(entry, Item)),
-        tuple(entry for entry in entries if isinstance(entry, Excluded)),
-    )
+    return Listing.of(_entry(name, stored, splits, client, policy) for name, stored in found.items())
 
 
 def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any, policy: SourcePolicy) -> Item | Excluded:
@@ -71,9 +66,8 @@ def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any, polic
     reason = _reason(parts, stored, splits, policy)
     if reason is not None:
         return Excluded(printable(name), reason)
-    label = class_name(parts[1 if splits else 0])
     read = functools.partial(fetch, client, stored)
-    return Item(printable(name), label, splits.get(parts[0]), read, stored.version)
+    return Item(printable(name), *class_and_split(parts, splits), read, stored.version)
 
 
 def list_objects(uri: str, policy: SourcePolicy) -> Iterator[Stored]:
@@ -132,14 +126,7 @@ def _is_marker(key: str, size: int) -> bool:
 def _reason(parts: list[str], stored: Stored, splits: dict[str, str], policy: SourcePolicy) -> str | None:
     if _is_marker(stored.address.key, stored.size):
         return "folder_marker"
-    if any(is_junk(part) for part in parts):
-        return "system_file"
-    if splits and parts[0] not in splits:
-        return "outside_split_folders"
-    inside = parts[1:] if splits else parts
-    if len(inside) < 2 or not inside[0]:
-        return "outside_class_folders"
-    return "too_large" if stored.size > policy.max_image_bytes else None
+    return why_excluded(parts, splits) or ("too_large" if stored.size > policy.max_image_bytes else None)
 
 
 def _without_classes(client: Any, address: Address, files: int) -> SourceError:

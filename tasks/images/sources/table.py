@@ -89,10 +89,7 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
         if place is not None:
             _add(row, place, splits.get(row.split), table)
     table.problems.raise_if_any()
-    return Listing(
-        tuple(sorted((item for _, item in table.items.values()), key=lambda item: item.path)),
-        tuple(sorted(table.excluded, key=lambda entry: entry.path)),
-    )
+    return Listing.of([*(item for _, item in table.items.values()), *table.excluded])
 
 
 def _head(path: Path) -> bytes:

@@ -58,23 +58,17 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
             f"{uri} is prepared as {file_format}; readable are {', '.join(FORMATS)}. Prepare it as one of them: "
             f"tfds build {builder.info.name} --file_format={FORMATS[1]}"
         )
-    items: list[Item] = []
-    excluded: list[Excluded] = []
+    entries: list[Item | Excluded] = []
     names = _class_names(builder.info.features[fields.label])
     splits = kept_splits(builder.info.splits)
     for name, info in sorted(builder.info.splits.items()):
         if splits and name not in splits:
-            excluded.append(Excluded(printable(name), "unknown_split"))
+            entries.append(Excluded(printable(name), "unknown_split"))
             continue
         shards = [Path(str(path)) for path in info.filepaths]
-        for record in list_records(shards, file_format, fields, policy):
-            entry = _entry(record, name, splits.get(name), names, policy)
-            (items if isinstance(entry, Item) else excluded).append(entry)  # type: ignore[arg-type]
-    return Listing(
-        tuple(sorted(items, key=lambda item: item.path)),
-        tuple(sorted(excluded, key=lambda entry: entry.path)),
-        _about(builder.info),
-    )
+        records = list_records(shards, file_format, fields, policy)
+        entries += [_entry(record, name, splits.get(name), names, policy) for record in records]
+    return Listing.of(entries, _about(builder.info))
 
 
 def _builder(name: str, policy: SourcePolicy) -> Any:
