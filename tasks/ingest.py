@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tasks.cores import on_all_cores
 from tasks.files import sha256_hex, sweep_temporaries, write_json
-from tasks.images.journal import Journal
+from tasks.images.ingest_journal import IngestJournal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
 from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
-from tasks.images.sources import Item, Listing, SourcePolicy, discover
+from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, discover
 from tasks.images.sources.reading import read_ahead
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -57,13 +57,13 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     sweep_temporaries(raw)
     packs = _whole_packs(raw)
     have = {key for places in packs.values() for key in places}
-    journal = Journal(workspace.ingest_journal)
+    journal = IngestJournal(workspace.ingest_journal)
     keys = _known(within, raw, journal, have)
     pack_size = settings.ingest.pack_size_mb * 1_000_000
 
     packed = 0
     with Progress("ingest", len(within), "images", done=len(keys)) as progress:
-        read: list[Item] = []
+        read: list[SourceImage] = []
         new = _read_new(within, keys, have, read, settings.ingest.readers, progress)
         for _, count in write_packs(raw, new, pack_size):
             packed += count
@@ -78,7 +78,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     return Summary(discovered, len(listing.excluded) + len(beyond), packed, reused)
 
 
-def is_listed_alike(listing: Listing, per_class: int | None, before: list[Discovered]) -> bool:
+def is_listing_unchanged(listing: SourceListing, per_class: int | None, before: list[Discovered]) -> bool:
     """Whether `run` would write the table `before` again, if all bytes are what they were."""
 
     def without_bytes(rows: list[Discovered]) -> list[Discovered]:
@@ -100,7 +100,7 @@ def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
     return packs
 
 
-def _known(items: list[Item], raw: Path, journal: Journal, have: set[str]) -> dict[str, str]:
+def _known(items: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
     """Path -> key of the items whose bytes needn't be read: packed before, and of the same version now."""
     before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
     known = {}
@@ -112,10 +112,10 @@ def _known(items: list[Item], raw: Path, journal: Journal, have: set[str]) -> di
 
 
 def _read_new(
-    items: list[Item],
+    items: list[SourceImage],
     keys: dict[str, str],
     have: set[str],
-    read: list[Item],
+    read: list[SourceImage],
     readers: int,
     progress: Progress,
 ) -> Iterator[tuple[str, bytes]]:
@@ -146,7 +146,7 @@ def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: s
             pack.unlink()
 
 
-def _limit(listing: Listing, per_class: int | None) -> tuple[list[Item], set[str]]:
+def _limit(listing: SourceListing, per_class: int | None) -> tuple[list[SourceImage], set[str]]:
     """The items within the limit, and the paths of those beyond; chosen by a hash of the path, so not by its order."""
     if per_class is None:
         return list(listing.items), set()
@@ -159,7 +159,7 @@ def _limit(listing: Listing, per_class: int | None) -> tuple[list[Item], set[str
     return [item for item in listing.items if item.path not in beyond], beyond
 
 
-def _rows(listing: Listing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
+def _rows(listing: SourceListing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
     rows = [
         Discovered(
             item.path,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks import ingest
 from tasks.images.manifest import Discovered, previous_discovered
-from tasks.images.sources import Listing, SourcePolicy, discover
+from tasks.images.sources import SourceListing, SourcePolicy, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.changes import fetch_output, read_changes
@@ -63,7 +63,7 @@ def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
     return _news(settings, workspace, _start_listing(settings.source, workspace)())
 
 
-def _news(settings: Settings, workspace: Workspace, listing: Listing | None) -> SourceNews | None:
+def _news(settings: Settings, workspace: Workspace, listing: SourceListing | None) -> SourceNews | None:
     if listing is None:
         return None
     packed = _packed(workspace)
@@ -79,7 +79,7 @@ def _news(settings: Settings, workspace: Workspace, listing: Listing | None) -> 
         total=total,
         new=max(0, total - len(known)) + changed,
         gone=len(before.keys() - here),
-        rearranged=not ingest.is_listed_alike(listing, settings.source.limit_per_class, packed),
+        rearranged=not ingest.is_listing_unchanged(listing, settings.source.limit_per_class, packed),
         unversioned=sum(item.version is None and item.path in known for item in listing.items),
     )
 
@@ -94,11 +94,11 @@ def _packed(workspace: Workspace) -> list[Discovered]:
         return previous_discovered(Path(scratch))
 
 
-def _start_listing(source: Source, workspace: Workspace) -> Callable[[], Listing | None]:
+def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceListing | None]:
     """List the source meanwhile; the answer waits for it, and is None if it takes long."""
     if source.uri.startswith("tfds:"):
         return lambda: None  # it may have to be downloaded to be listed
-    found: list[Listing | BaseException] = []
+    found: list[SourceListing | BaseException] = []
 
     def look() -> None:
         try:
@@ -106,7 +106,7 @@ def _start_listing(source: Source, workspace: Workspace) -> Callable[[], Listing
         except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asks
             found.append(error)
 
-    def answer() -> Listing | None:
+    def answer() -> SourceListing | None:
         thread.join(max(0.0, deadline - time.monotonic()))
         outcome = found[0] if found else None
         if isinstance(outcome, BaseException):
@@ -119,7 +119,7 @@ def _start_listing(source: Source, workspace: Workspace) -> Callable[[], Listing
     return answer
 
 
-def _within_limit(listing: Listing, per_class: int | None) -> int:
+def _within_limit(listing: SourceListing, per_class: int | None) -> int:
     counts = Counter(item.label for item in listing.items)
     return sum(count if per_class is None else min(count, per_class) for count in counts.values())
 

@@ -35,7 +35,7 @@ from tasks.progress import Progress
 
 BATCH_SIZE = 8
 UNREADABLE = "unreadable"
-"""Code of a file that can't be opened; the other codes are those of `tasks.images.decoding.Code`."""
+"""Code of a file that can't be opened; the other codes are those of `tasks.images.decoding.RefusalCode`."""
 
 
 class Model:

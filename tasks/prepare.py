@@ -21,7 +21,8 @@ from typing import Any
 from tasks.errors import DataError, IntegrityError
 from tasks.files import fingerprint, read_json, write_json
 from tasks.images import decoding, perceptual_hash, quality
-from tasks.images.decoding import Code, Facts, Policy, Refused
+from tasks.images.columns import ShardRow
+from tasks.images.decoding import ImageFacts, ImagePolicy, RefusalCode, Refused
 from tasks.images.manifest import (
     SPLITS,
     Discovered,
@@ -36,7 +37,7 @@ from tasks.images.manifest import (
 )
 from tasks.images.packs import index_packs
 from tasks.images.selection import Refusals, Selection, by_content, select
-from tasks.images.shards import Array, Row, ShardHeader, Shards, append, reconcile, usable_headers
+from tasks.images.shards import Array, ShardHeader, Shards, append, reconcile, usable_headers
 from tasks.images.splits import Rules
 from tasks.images.workers import decode_all
 from tasks.program import run_stage
@@ -138,15 +139,15 @@ def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
     return {}
 
 
-def _policy(rules: Prepare) -> Policy:
-    return Policy(rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits)
+def _policy(rules: Prepare) -> ImagePolicy:
+    return ImagePolicy(rules.min_side_px, rules.max_pixels, rules.max_aspect_ratio, rules.min_entropy_bits)
 
 
 def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
     """What a changed policy refuses among the images that were decoded before."""
     refusals: Refusals = {}
     for row in (row for header in headers for row in header.rows):
-        facts = Facts(**{name: value for name, value in row.items() if name != "key"})
+        facts = ImageFacts(**{name: value for name, value in row.items() if name != "key"})
         try:
             _judge(facts, rules)
         except Refused as refused:
@@ -154,12 +155,12 @@ def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
     return refusals
 
 
-def _judge(facts: Facts, rules: Prepare) -> None:
+def _judge(facts: ImageFacts, rules: Prepare) -> None:
     """Raise Refused if what is known of a decoded image breaks the policy."""
     decoding.judge(facts, _policy(rules))
     for issue in _issues(facts.scores or {}, facts.width_px, facts.height_px, rules):
         if issue in rules.quarantine_issues:
-            raise Refused(Code(issue), f"{issue}: {facts.scores}")
+            raise Refused(RefusalCode(issue), f"{issue}: {facts.scores}")
 
 
 def _issues(scores: Mapping[str, float], width_px: int, height_px: int, rules: Prepare) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ def _issues(scores: Mapping[str, float], width_px: int, height_px: int, rules: P
     return quality.issues(scores, thresholds, min(width_px, height_px))
 
 
-def _with_issues(row: Row, rules: Prepare) -> Row:
+def _with_issues(row: ShardRow, rules: Prepare) -> ShardRow:
     """The row with the flagged issues of quality among its notes."""
     found = _issues(row["scores"], row["width_px"], row["height_px"], rules)
     return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
@@ -192,7 +193,7 @@ def _decode(
 
     with Progress("prepare", len(missing), "images") as progress:
 
-        def rows(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
+        def rows(keys: Iterator[str]) -> Iterator[tuple[ShardRow, Array]]:
             work = ((key, places[key]) for key in keys)
             for key, result in decode_all(work, _policy(rules), rules.background_rgb, describe=True):
                 progress.advance()

@@ -12,19 +12,19 @@ from typing import Any, overload
 
 import numpy as np
 
-Row = dict[str, Any]
+ShardRow = dict[str, Any]
 _SHORT = 16
 """Words up to so long are few, and are kept once each."""
 
 
-class Columns(Sequence[Row]):
+class Columns(Sequence[ShardRow]):
     """A sequence of rows with the same names; each row is made when it is asked for.
 
     Raises:
         ValueError: the rows don't have the same names.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[ShardRow]) -> None:
         self._length = len(rows)
         names = rows[0].keys() if rows else ()
         if any(row.keys() != rows[0].keys() for row in rows):
@@ -40,12 +40,12 @@ class Columns(Sequence[Row]):
     __hash__ = None  # type: ignore[assignment]
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, place: int) -> ShardRow: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: slice) -> list[ShardRow]: ...
 
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+    def __getitem__(self, place: int | slice) -> ShardRow | list[ShardRow]:
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(self._length))]
         if not -self._length <= place < self._length:

@@ -52,11 +52,11 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, O
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
 
 
-class Code(StrEnum):
+class RefusalCode(StrEnum):
     """Why an image is refused."""
 
     EMPTY_FILE = "empty_file"
-    NOT_A_IMAGE = "not_an_image"
+    NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TOO_MANY_PIXELS = "too_many_pixels"
     TRUNCATED = "truncated"
@@ -77,7 +77,7 @@ class Code(StrEnum):
 class Refused(Exception):
     """An image that can't be, or by policy shall not be, an example."""
 
-    def __init__(self, code: Code, detail: str) -> None:
+    def __init__(self, code: RefusalCode, detail: str) -> None:
         super().__init__(code, detail)
         self.code, self.detail = code, detail
 
@@ -86,7 +86,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What is known of an accepted image: size as stored, px; entropy of the grey image's histogram, bits.
 
     Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
@@ -106,7 +106,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Policy:
+class ImagePolicy:
     """Limits on images that could be decoded, but shall not be examples."""
 
     min_side_px: int
@@ -115,7 +115,7 @@ class Policy:
     min_entropy_bits: float
 
 
-PERMISSIVE = Policy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
+PERMISSIVE = ImagePolicy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
 """For scoring: whatever can be decoded is scored."""
 
 WHITE = (255, 255, 255)
@@ -133,8 +133,8 @@ def recipe(background_rgb: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def decode(
-    data: bytes, policy: Policy = PERMISSIVE, background_rgb: tuple[int, int, int] = WHITE
-) -> tuple[Pixels, Facts]:
+    data: bytes, policy: ImagePolicy = PERMISSIVE, background_rgb: tuple[int, int, int] = WHITE
+) -> tuple[Pixels, ImageFacts]:
     """Decode one image.
 
     Returns:
@@ -159,26 +159,26 @@ def decode(
     return pixels, facts
 
 
-def check_size(width_px: int, height_px: int, policy: Policy) -> None:
+def check_size(width_px: int, height_px: int, policy: ImagePolicy) -> None:
     """Raise Refused if the size breaks the policy."""
     if width_px * height_px > policy.max_pixels:
-        raise Refused(Code.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}")
+        raise Refused(RefusalCode.TOO_MANY_PIXELS, f"{width_px}x{height_px} pixels, more than {policy.max_pixels}")
     if min(width_px, height_px) < policy.min_side_px:
-        raise Refused(Code.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}")
+        raise Refused(RefusalCode.TOO_SMALL, f"{width_px}x{height_px} pixels, a side below {policy.min_side_px}")
     ratio = max(width_px, height_px) / min(width_px, height_px)
     if ratio > policy.max_aspect_ratio:
         raise Refused(
-            Code.EXTREME_ASPECT,
+            RefusalCode.EXTREME_ASPECT,
             f"{width_px}x{height_px} pixels, aspect ratio {ratio:.1f} above {policy.max_aspect_ratio:g}",
         )
 
 
-def judge(facts: Facts, policy: Policy) -> None:
+def judge(facts: ImageFacts, policy: ImagePolicy) -> None:
     """Raise Refused if what is known of a decoded image breaks the policy."""
     check_size(facts.width_px, facts.height_px, policy)
     if facts.entropy_bits < policy.min_entropy_bits:
         raise Refused(
-            Code.LOW_INFORMATION,
+            RefusalCode.LOW_INFORMATION,
             f"entropy {facts.entropy_bits:.2f} bits, below {policy.min_entropy_bits:g} (blank, or a placeholder?)",
         )
 
@@ -193,7 +193,7 @@ def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Im
         high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         image = Image.fromarray(high)
     if image.mode not in _MODES:
-        raise Refused(Code.UNSUPPORTED_COLOURS, f"colour mode {image.mode}; convert it to 8-bit RGB")
+        raise Refused(RefusalCode.UNSUPPORTED_COLOURS, f"colour mode {image.mode}; convert it to 8-bit RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         background = Image.new("RGBA", rgba.size, (*background_rgb, 255))
@@ -203,49 +203,53 @@ def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Im
 
 def _open(data: bytes) -> Image.Image:
     if not data:
-        raise Refused(Code.EMPTY_FILE, "0 bytes")
+        raise Refused(RefusalCode.EMPTY_FILE, "0 bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         raw = is_raw(image, data)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except _BROKEN as error:
-        raise Refused(Code.TRUNCATED if is_cut(data) else Code.CORRUPT, _words(error)) from None
+        raise Refused(RefusalCode.TRUNCATED if is_cut(data) else RefusalCode.CORRUPT, _words(error)) from None
     if raw:
-        raise Refused(Code.UNSUPPORTED_FORMAT, "RAW of a camera; convert it to JPEG or PNG")
+        raise Refused(RefusalCode.UNSUPPORTED_FORMAT, "RAW of a camera; convert it to JPEG or PNG")
     return image
 
 
 def _unidentified(data: bytes) -> Refused:
     head = data[:512]
     if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
-        return Refused(Code.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} image; convert it to JPEG or PNG")
+        return Refused(RefusalCode.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} image; convert it to JPEG or PNG")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in head.lower():
-        return Refused(Code.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
+        return Refused(RefusalCode.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
     if head.startswith((*_OTHER_FORMATS, *_RAW_FILES)):
-        return Refused(Code.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG 2000 or XL, or RAW; convert it to JPEG or PNG")
+        return Refused(
+            RefusalCode.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG 2000 or XL, or RAW; convert it to JPEG or PNG"
+        )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
-        return Refused(Code.NOT_A_IMAGE, "a web page or other text")
+        return Refused(RefusalCode.NOT_AN_IMAGE, "a web page or other text")
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
-        code = Code.TRUNCATED if is_cut(data) else Code.CORRUPT
+        code = RefusalCode.TRUNCATED if is_cut(data) else RefusalCode.CORRUPT
         return Refused(code, "starts as an image, but its header can't be read")
-    return Refused(Code.NOT_A_IMAGE, f"unknown content, starts with {head[:8].hex(' ')}")
+    return Refused(RefusalCode.NOT_AN_IMAGE, f"unknown content, starts with {head[:8].hex(' ')}")
 
 
 def _load(image: Image.Image, data: bytes) -> None:
     try:
         image.load()
     except MemoryError:
-        raise Refused(Code.TOO_MANY_PIXELS, f"{image.width}x{image.height} pixels don't fit into memory") from None
+        raise Refused(
+            RefusalCode.TOO_MANY_PIXELS, f"{image.width}x{image.height} pixels don't fit into memory"
+        ) from None
     except _BROKEN as error:
         words = _words(error)
         hints = ("truncated", "not enough", "unexpected end", "incomplete")
         cut = any(hint in words.lower() for hint in hints) or is_cut(data)
-        raise Refused(Code.TRUNCATED if cut else Code.CORRUPT, words) from None
+        raise Refused(RefusalCode.TRUNCATED if cut else RefusalCode.CORRUPT, words) from None
 
 
-def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> Facts:
+def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> ImageFacts:
     sample = (min(rgb.width, _SAMPLE_PX), min(rgb.height, _SAMPLE_PX))
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
@@ -257,7 +261,7 @@ def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image
     several = has_frames(data) if image.format == "GIF" else getattr(image, "is_animated", False)
     if several:
         notes.append("first_frame_of_several")
-    return Facts(*size_px, image.format or "", round(entropy, 4), ",".join(notes))
+    return ImageFacts(*size_px, image.format or "", round(entropy, 4), ",".join(notes))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -274,7 +278,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _BROKEN as error:  # the orientation was read, so the rest of the metadata is at fault
-        raise Refused(Code.CORRUPT, f"orientation can't be applied: {_words(error)}") from None
+        raise Refused(RefusalCode.CORRUPT, f"orientation can't be applied: {_words(error)}") from None
 
 
 def _words(error: BaseException) -> str:

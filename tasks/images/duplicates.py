@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tasks.images.perceptual_hash import Thumbnails, are_alike, are_plain
+from tasks.images.perceptual_hash import Thumbnails, are_near_duplicates, are_plain
 
 Hashes = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]
-Agree = Callable[[Places, Places], npt.NDArray[np.bool_]]
+Agree = Callable[[Indices, Indices], npt.NDArray[np.bool_]]
 
 RADIUS = 10
-"""Of 64 bits; what likeness.are_alike was measured with."""
+"""Of 64 bits; what perceptual_hash.are_near_duplicates was measured with."""
 
 MAX_RADIUS = 16
 _BITS = 64
@@ -45,8 +45,8 @@ def find_duplicates(hashes: Hashes, thumbnails: Thumbnails, radius: int = RADIUS
     """Pairs of images that look the same: hashes within the radius, and thumbnails that confirm it.
 
     Args:
-        hashes: (n,) of likeness.perceptual_hash.
-        thumbnails: (n, 16, 16) uint8 of likeness.thumbnail. Plain ones (likeness.are_plain) are in no pair.
+        hashes: (n,) of perceptual_hash.perceptual_hash.
+        thumbnails: (n, 16, 16) uint8 of perceptual_hash.thumbnail. No pair holds a plain one (`are_plain`).
         radius: 0...16.
 
     Returns:
@@ -54,8 +54,8 @@ def find_duplicates(hashes: Hashes, thumbnails: Thumbnails, radius: int = RADIUS
     """
     telling = np.flatnonzero(~are_plain(thumbnails))
 
-    def agree(one: Places, other: Places) -> npt.NDArray[np.bool_]:
-        return are_alike(thumbnails[telling[one]], thumbnails[telling[other]])
+    def agree(one: Indices, other: Indices) -> npt.NDArray[np.bool_]:
+        return are_near_duplicates(thumbnails[telling[one]], thumbnails[telling[other]])
 
     return telling[near_pairs(hashes[telling], radius, agree)]
 
@@ -95,7 +95,7 @@ def near_pairs(hashes: Hashes, radius: int, agree: Agree | None = None) -> Pairs
 
 
 def equal_pairs(digests: Sequence[str]) -> Pairs:
-    """Pairs that connect all equal digests (likeness.pixel_digest), the smaller place first; (m, 2), m < n."""
+    """Pairs that connect all equal digests (perceptual_hash.pixel_digest), the smaller place first; (m, 2), m < n."""
     last: dict[str, int] = {}
     pairs = []
     for place, digest in enumerate(digests):
@@ -105,7 +105,7 @@ def equal_pairs(digests: Sequence[str]) -> Pairs:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def groups(n: int, pairs: Pairs) -> Places:
+def groups(n: int, pairs: Pairs) -> Indices:
     """Connected components of n things under pairs (m, 2): for each the smallest member of its group (n,) int64."""
     if not len(pairs):
         return np.arange(n, dtype=np.int64)
@@ -129,7 +129,7 @@ class _Forest:
         self._parent = np.arange(n, dtype=np.int64)
         self._joined: list[Pairs] = []
 
-    def roots(self, places: Places) -> Places:
+    def roots(self, places: Indices) -> Indices:
         roots = self._parent[places]
         while True:
             above = self._parent[roots]
@@ -139,7 +139,7 @@ class _Forest:
         self._parent[places] = roots
         return roots
 
-    def join(self, one: Places, other: Places) -> None:
+    def join(self, one: Indices, other: Indices) -> None:
         """Connect pairs; of those that connect the same two trees, one is kept."""
         ends = np.sort(np.stack([self.roots(one), self.roots(other)]), axis=0)
         apart = ends[0] != ends[1]
@@ -190,7 +190,7 @@ def _choose_shared(hashes: Hashes, radius: int) -> int:
     return int(np.argmin(costs))
 
 
-def _buckets(hashes: Hashes, chunks: Sequence[np.uint64]) -> Iterator[Places]:
+def _buckets(hashes: Hashes, chunks: Sequence[np.uint64]) -> Iterator[Indices]:
     """Places of the hashes whose bits agree in all the chunks, where there are two or more."""
     keys = hashes & np.uint64(sum(int(chunk) for chunk in chunks))
     order = np.argsort(keys, kind="stable")
@@ -203,7 +203,7 @@ def _buckets(hashes: Hashes, chunks: Sequence[np.uint64]) -> Iterator[Places]:
 
 
 def _link(
-    forest: _Forest, bucket: Places, hashes: Hashes, radius: int, before: Sequence[np.uint64], agree: Agree | None
+    forest: _Forest, bucket: Indices, hashes: Hashes, radius: int, before: Sequence[np.uint64], agree: Agree | None
 ) -> None:
     """Compare the members of a bucket and connect what is near; rows of comparisons at a time."""
     left, rounds, sort_at = bucket, 0, 1
@@ -227,7 +227,7 @@ def _link(
         _join_agreed(forest, rows[one[new]], columns[other[new]], agree)
 
 
-def _largest_group_last(forest: _Forest, places: Places) -> tuple[Places, int]:
+def _largest_group_last(forest: _Forest, places: Indices) -> tuple[Indices, int]:
     """The places with those of the largest group at the end, and how many groups there are."""
     _, group, sizes = np.unique(forest.roots(places), return_inverse=True, return_counts=True)
     return places[np.argsort(group == np.argmax(sizes), kind="stable")], len(sizes)
@@ -241,7 +241,7 @@ def _is_first_meeting(differences: Hashes, before: Sequence[np.uint64]) -> npt.N
     return new
 
 
-def _join_agreed(forest: _Forest, one: Places, other: Places, agree: Agree | None) -> None:
+def _join_agreed(forest: _Forest, one: Indices, other: Indices, agree: Agree | None) -> None:
     for start in range(0, len(one), _AGREE_AT_ONCE):
         first, second = one[start : start + _AGREE_AT_ONCE], other[start : start + _AGREE_AT_ONCE]
         apart = forest.roots(first) != forest.roots(second)

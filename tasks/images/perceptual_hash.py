@@ -66,7 +66,7 @@ def thumbnail(pixels: Pixels) -> bytes:
     return _thumbnail(_grey_sums(pixels))
 
 
-def look(pixels: Pixels) -> bytes:
+def hash_and_thumbnail(pixels: Pixels) -> bytes:
     """Both in one: 8 bytes of `perceptual_hash`, the highest first, and those of `thumbnail`."""
     sums = _grey_sums(pixels)
     return _hash(sums).to_bytes(8, "big") + _thumbnail(sums)
@@ -87,7 +87,7 @@ def are_plain(thumbnails: Thumbnails) -> Flags:
     return np.asarray(variance < _MIN_CONTRAST**2)
 
 
-def are_alike(one: Thumbnails, other: Thumbnails) -> Flags:
+def are_near_duplicates(one: Thumbnails, other: Thumbnails) -> Flags:
     """Which of the pairs of thumbnails (m, 16, 16) show the same image, as a matter of their correlation.
 
     The correlation (it doesn't see brightness and contrast) must be 0.994, less what a cut at the edges explains: a

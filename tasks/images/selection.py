@@ -1,8 +1,8 @@
 """Which discovered images become examples, in which split, and what becomes of the others.
 
 A pure function of what was discovered, what decoding found, and the splits of the run before. Always: discovered =
-examples + quarantined + excluded. No two examples of different splits have the same bytes, the same pixels, the same
-look or the same group; no image stands under two labels.
+examples + quarantined + excluded. No two examples of different splits have the same bytes, the same pixels or the same
+group, or are near duplicates; no image has two labels.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.images.decoding import Code
+from tasks.images.columns import ShardRow
+from tasks.images.decoding import RefusalCode
 from tasks.images.duplicates import equal_pairs, find_duplicates, groups
 from tasks.images.manifest import Discovered, Duplicate, Example, Quarantined
 from tasks.images.perceptual_hash import stack
-from tasks.images.shards import Row
-from tasks.images.splits import HELD_OUT, Assignment, Member, Rules, assign
+from tasks.images.splits import HELD_OUT, Assignment, ImageToSplit, Rules, assign
 
-Refusals = dict[str, tuple[Code, str]]
-Facts = Callable[[str], Row]
-"""Key -> what decoding found (`decoding.Facts`, as a shard's header keeps it)."""
+Refusals = dict[str, tuple[RefusalCode, str]]
+FactsOf = Callable[[str], ShardRow]
+"""Key -> what decoding found (`decoding.FactsOf`, as a shard's header keeps it)."""
 
 _HASH_BYTES = 8
 
@@ -66,8 +66,8 @@ def by_content(rows: Sequence[Discovered]) -> Contents:
     return Contents(dict(sorted(chosen.items(), key=lambda entry: entry[1].path)), conflicts, copies)
 
 
-def looks(keys: Sequence[str], facts: Facts, radius: int) -> dict[str, str]:
-    """Key -> the smallest key of all that look the same, for the keys that have likes; see `duplicates`."""
+def near_duplicate_sets(keys: Sequence[str], facts: FactsOf, radius: int) -> dict[str, str]:
+    """Key -> the smallest key of its near duplicates and itself, for the keys that have any; see `duplicates`."""
     if not keys:
         return {}
     stored = [base64.b64decode(facts(key)["look"]) for key in keys]
@@ -86,7 +86,7 @@ def select(
     contents: Contents,
     usable: Sequence[str],
     refusals: Refusals,
-    facts: Facts,
+    facts: FactsOf,
     radius: int,
     rules: Rules,
     previous: Mapping[str, str],
@@ -103,11 +103,11 @@ def select(
         rules: of the splits.
         previous: the memory of the run before, if it had the same rules.
     """
-    look_of = looks(sorted(usable), facts, radius)
-    clashes = _clashes(contents.chosen, look_of)
+    set_of = near_duplicate_sets(sorted(usable), facts, radius)
+    clashes = _clashes(contents.chosen, set_of)
     twins = _twins([key for key in usable if key not in clashes], contents.chosen, facts)
     members = [
-        Member(key, contents.chosen[key].split, contents.chosen[key].group, look_of.get(key))
+        ImageToSplit(key, contents.chosen[key].split, contents.chosen[key].group, set_of.get(key))
         for key in usable
         if key not in clashes and key not in twins
     ]
@@ -121,7 +121,7 @@ def select(
     return Selection(
         examples,
         _quarantine(discovered, contents, refusals, clashes),
-        _duplicates(contents, twins, assignment, look_of),
+        _duplicates(contents, twins, assignment, set_of),
         excluded,
         assignment.memory,
     )
@@ -131,11 +131,11 @@ def _held_out_first(row: Discovered) -> tuple[int, str]:
     return HELD_OUT.index(row.split) if row.split in HELD_OUT else len(HELD_OUT), row.path
 
 
-def _clashes(chosen: Mapping[str, Discovered], look_of: Mapping[str, str]) -> dict[str, Discovered]:
-    """Key -> a row under another label that looks the same."""
+def _clashes(chosen: Mapping[str, Discovered], set_of: Mapping[str, str]) -> dict[str, Discovered]:
+    """Key -> a near duplicate of it with another label."""
     members: dict[str, list[str]] = defaultdict(list)
-    for key, look in look_of.items():
-        members[look].append(key)
+    for key, name in set_of.items():
+        members[name].append(key)
     clashes = {}
     for group in members.values():
         rows = sorted((chosen[key] for key in group), key=lambda row: row.path)
@@ -146,7 +146,7 @@ def _clashes(chosen: Mapping[str, Discovered], look_of: Mapping[str, str]) -> di
     return clashes
 
 
-def _twins(keys: Sequence[str], chosen: Mapping[str, Discovered], facts: Facts) -> dict[str, str]:
+def _twins(keys: Sequence[str], chosen: Mapping[str, Discovered], facts: FactsOf) -> dict[str, str]:
     """Key -> the key that stands for the same decoded pixels."""
     standing: dict[str, str] = {}
     twins = {}
@@ -157,7 +157,7 @@ def _twins(keys: Sequence[str], chosen: Mapping[str, Discovered], facts: Facts) 
     return twins
 
 
-def _example(row: Discovered, facts: Row, split: str) -> Example:
+def _example(row: Discovered, facts: ShardRow, split: str) -> Example:
     return Example(
         row.key,
         row.path,
@@ -177,31 +177,31 @@ def _quarantine(
     """Rows for every path in conflict, and for the refused images (once each: other paths count as duplicates)."""
     quarantined: list[Quarantined] = []
     for row in discovered:
-        reason: tuple[Code, str] | None = None
+        reason: tuple[RefusalCode, str] | None = None
         if row.key in contents.conflicts:
-            reason = Code.LABEL_CONFLICT, "the same bytes stand under another class too"
+            reason = RefusalCode.LABEL_CONFLICT, "the same bytes have another label too"
         elif row.excluded or contents.chosen[row.key] is not row:
             continue
         elif row.key in refusals:
             reason = refusals[row.key]
         elif row.key in clashes:
             other = clashes[row.key]
-            reason = Code.LABEL_CONFLICT, f"looks the same as {other.path}, which stands under {other.label}"
+            reason = RefusalCode.LABEL_CONFLICT, f"a near duplicate of {other.path}, which has the label {other.label}"
         if reason:
             quarantined.append(Quarantined(row.path, row.key, row.label, *reason))
     return quarantined
 
 
 def _duplicates(
-    contents: Contents, twins: Mapping[str, str], assignment: Assignment, look_of: Mapping[str, str]
+    contents: Contents, twins: Mapping[str, str], assignment: Assignment, set_of: Mapping[str, str]
 ) -> list[Duplicate]:
     chosen = contents.chosen
     found = [_duplicate(row, chosen[row.key], "same_bytes", "left_out") for row in contents.copies]
     found += [_duplicate(chosen[key], chosen[of], "same_pixels", "left_out") for key, of in twins.items()]
     for key, of in assignment.leaks.items():
-        kind = "near" if look_of.get(key) == look_of.get(of, "") else "group"
+        kind = "near" if set_of.get(key) == set_of.get(of, "") else "group"
         found.append(_duplicate(chosen[key], chosen[of], kind, "left_out_as_leak"))
-    standing = {key: look for key, look in look_of.items() if key in assignment.splits}
+    standing = {key: name for key, name in set_of.items() if key in assignment.splits}
     first: dict[str, str] = {}
     for key in sorted(standing, key=lambda key: chosen[key].path):
         of = first.setdefault(standing[key], key)

@@ -23,10 +23,9 @@ import numpy.typing as npt
 from tasks.cores import on_all_cores
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
-from tasks.images.columns import Columns
+from tasks.images.columns import Columns, ShardRow
 
 Array = npt.NDArray[Any]
-Row = dict[str, Any]
 
 _NAME_DIGITS = 16
 MAX_SMALL_SHARDS = 16
@@ -41,7 +40,7 @@ class ShardHeader:
 
     path: Path
     fingerprint: str
-    rows: Sequence[Row]
+    rows: Sequence[ShardRow]
     dtype: str
     shape: tuple[int, ...]
     offset: int
@@ -75,7 +74,7 @@ class Shards:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
-    def row(self, key: str) -> Row:
+    def row(self, key: str) -> ShardRow:
         """What the header says of the example."""
         number, place = self._places[key]
         return self.headers[number].rows[place]
@@ -177,7 +176,7 @@ def verify_shard(path: Path) -> bool:
     return file_sha256(path).startswith(path.stem)
 
 
-def write_shard(folder: Path, rows: Sequence[Row], data: Array, fingerprint: str) -> Path:
+def write_shard(folder: Path, rows: Sequence[ShardRow], data: Array, fingerprint: str) -> Path:
     """Write one shard; it appears whole or not at all. The same content always gives the same file."""
     text = json.dumps(list(rows), sort_keys=True, separators=(",", ":"))
     metadata = {"fingerprint": fingerprint, "rows": text, "rows_sha256": sha256_hex(text.encode())}
@@ -254,7 +253,7 @@ def _join_small(
     if len(small) <= MAX_SMALL_SHARDS:
         return headers, 0
 
-    def copies(keys: Iterator[str]) -> Iterator[tuple[Row, Array]]:
+    def copies(keys: Iterator[str]) -> Iterator[tuple[ShardRow, Array]]:
         return zip((source.row(key) for key in keys), (source.read([key])[0] for key in order), strict=True)
 
     source = Shards(small)
@@ -271,10 +270,10 @@ class Writer:
 
     def __init__(self, folder: Path, fingerprint: str, shard_size: int) -> None:
         self._folder, self._fingerprint, self._shard_size = folder, fingerprint, shard_size
-        self._rows: list[Row] = []
+        self._rows: list[ShardRow] = []
         self._data: Array | None = None
 
-    def add(self, row: Row, array: Array) -> ShardHeader | None:
+    def add(self, row: ShardRow, array: Array) -> ShardHeader | None:
         """Take one row; gives the header of the shard that it has filled."""
         if self._data is None:  # one for all shards: fresh memory costs more than the copy
             self._data = np.empty((self._shard_size, *array.shape), array.dtype)
@@ -296,7 +295,7 @@ def append(
     keys: Iterable[str],
     shard_size: int,
     fingerprint: str,
-    compute: Callable[[Iterator[str]], Iterator[tuple[Row, Array]]],
+    compute: Callable[[Iterator[str]], Iterator[tuple[ShardRow, Array]]],
 ) -> Iterator[ShardHeader]:
     """Compute rows for the keys and write them as shards; yields the header of each finished one."""
     writer = Writer(folder, fingerprint, shard_size)

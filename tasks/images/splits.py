@@ -22,7 +22,7 @@ HELD_OUT = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ImageToSplit:
     """An image to be assigned.
 
     Attributes:
@@ -35,7 +35,7 @@ class Member:
     key: str
     given: str | None = None
     group: str | None = None
-    look: str | None = None
+    near_duplicates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
     """
     looks = {row.path: row.of_path for row in duplicates if row.outcome == "kept_together"}
     looks |= {path: path for path in looks.values()}
-    anchor_of = anchors([Member(one.key, None, one.group, looks.get(one.path)) for one in examples])
+    anchor_of = anchors([ImageToSplit(one.key, None, one.group, looks.get(one.path)) for one in examples])
     clusters: dict[str, Counter[str]] = defaultdict(Counter)
     for one in examples:
         clusters[anchor_of[one.key]][one.label] += 1
@@ -148,7 +148,7 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
     return {key: fold_of[anchor] for key, anchor in anchor_of.items()}
 
 
-def anchors(members: Sequence[Member]) -> dict[str, str]:
+def anchors(members: Sequence[ImageToSplit]) -> dict[str, str]:
     """What each image is drawn by, the same for all that are connected by groups and looks.
 
     The smallest name of a source's group among them (as `group:<name>`), else the smallest key; for an image on its
@@ -163,7 +163,7 @@ def anchors(members: Sequence[Member]) -> dict[str, str]:
     forest = DisjointSet(dict.fromkeys(name for _, names in named for name in names))
     for _, names in named:
         forest.merge(names[0], names[-1])
-    clusters: dict[_Name, list[Member]] = defaultdict(list)
+    clusters: dict[_Name, list[ImageToSplit]] = defaultdict(list)
     for member, names in named:
         clusters[forest[names[0]]].append(member)
     return anchor_of | {
@@ -171,7 +171,7 @@ def anchors(members: Sequence[Member]) -> dict[str, str]:
     }
 
 
-def assign(members: Sequence[Member], previous: Mapping[str, str], rules: Rules) -> Assignment:
+def assign(members: Sequence[ImageToSplit], previous: Mapping[str, str], rules: Rules) -> Assignment:
     """Splits for all images, given those of the previous run.
 
     1. A held-out split that the source gives is kept, whatever was before; so is the previous split of an image, if
@@ -195,7 +195,7 @@ def assign(members: Sequence[Member], previous: Mapping[str, str], rules: Rules)
     together = [member for member in members if _names(member)]
     _leave_out(together, placed, leaks)
     anchor_of = anchors(together)
-    clusters: dict[str, list[Member]] = defaultdict(list)
+    clusters: dict[str, list[ImageToSplit]] = defaultdict(list)
     for member in together:
         clusters[anchor_of[member.key]].append(member)
     for cluster in clusters.values():
@@ -218,17 +218,17 @@ def _check_folds(clusters: Collection[Counter[str]], sizes: Mapping[str, int], f
         )
 
 
-def _names(member: Member) -> list[_Name]:
-    names = (("group", member.group), ("look", member.look))
+def _names(member: ImageToSplit) -> list[_Name]:
+    names = (("group", member.group), ("near_duplicates", member.near_duplicates))
     return [(kind, name) for kind, name in names if name is not None]
 
 
-def _anchor(cluster: Sequence[Member]) -> str:
+def _anchor(cluster: Sequence[ImageToSplit]) -> str:
     named = [member.group for member in cluster if member.group is not None]
     return f"group:{min(named)}" if named else min(member.key for member in cluster)
 
 
-def _allowed(member: Member, rules: Rules) -> frozenset[str]:
+def _allowed(member: ImageToSplit, rules: Rules) -> frozenset[str]:
     """The splits that an image may be in: those that the source doesn't give are carved from its train."""
     if member.given in HELD_OUT:
         return frozenset({member.given})
@@ -236,7 +236,7 @@ def _allowed(member: Member, rules: Rules) -> frozenset[str]:
     return carved | {"train"}
 
 
-def _fixed(member: Member, previous: Mapping[str, str], rules: Rules) -> str | None:
+def _fixed(member: ImageToSplit, previous: Mapping[str, str], rules: Rules) -> str | None:
     allowed = _allowed(member, rules)
     if len(allowed) == 1:
         return next(iter(allowed))
@@ -244,7 +244,7 @@ def _fixed(member: Member, previous: Mapping[str, str], rules: Rules) -> str | N
     return before if before in allowed else None
 
 
-def _settle(cluster: Sequence[Member], placed: dict[str, str], leaks: dict[str, str], rules: Rules) -> None:
+def _settle(cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict[str, str], rules: Rules) -> None:
     """Place the newcomers of a cluster with their mates, then those who have these for mates; draw for the rest."""
     waiting = [member for member in cluster if member.key not in placed]
     while waiting:
@@ -264,7 +264,7 @@ def _settle(cluster: Sequence[Member], placed: dict[str, str], leaks: dict[str, 
         waiting = undecided
 
 
-def _draw_together(members: Sequence[Member], rules: Rules) -> dict[str, str]:
+def _draw_together(members: Sequence[ImageToSplit], rules: Rules) -> dict[str, str]:
     shares = (rules.validation_fraction, rules.test_fraction)
     return {
         key: assign_split(anchor, None, rules.given_splits, *shares, rules.seed)
@@ -272,7 +272,9 @@ def _draw_together(members: Sequence[Member], rules: Rules) -> dict[str, str]:
     }
 
 
-def _mates(members: Sequence[Member], placed: Mapping[str, str], leaks: Collection[str]) -> dict[_Name, dict[str, str]]:
+def _mates(
+    members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: Collection[str]
+) -> dict[_Name, dict[str, str]]:
     """For each group and look the splits in which it is, with the smallest key there; leaks don't count."""
     mates: dict[_Name, dict[str, str]] = defaultdict(dict)
     for member in members:
@@ -283,7 +285,7 @@ def _mates(members: Sequence[Member], placed: Mapping[str, str], leaks: Collecti
     return mates
 
 
-def _leave_out(members: Sequence[Member], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
+def _leave_out(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
     """Make leaks of those who share a group or a look with an image in a more held-out split."""
     for number, split in enumerate(HELD_OUT):
         mates = _mates(members, placed, leaks)
@@ -296,7 +298,7 @@ def _leave_out(members: Sequence[Member], placed: Mapping[str, str], leaks: dict
                 leaks[member.key] = min(found)
 
 
-def _name_again(members: Sequence[Member], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
+def _name_again(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
     """Of those who keep a leak out, name the smallest of the most held-out split, whoever was met first."""
     mates = _mates(members, placed, leaks)
     for member in members:

@@ -30,13 +30,13 @@ import numpy as np
 from tasks.cores import in_order, usable_cores
 from tasks.errors import IntegrityError
 from tasks.images import perceptual_hash, quality
-from tasks.images.decoding import Code, Facts, Pixels, Policy, Refused, decode
+from tasks.images.decoding import ImageFacts, ImagePolicy, Pixels, RefusalCode, Refused, decode
 from tasks.images.packs import PackEntry, read_image
 from tasks.settings import IMAGE_SIZE_PX
 
-Result = tuple[Pixels, Facts] | Refused
+Result = tuple[Pixels, ImageFacts] | Refused
 _Unreadable = IntegrityError | OSError
-_Decoded = list[Result | Facts | _Unreadable]
+_Decoded = list[Result | ImageFacts | _Unreadable]
 """Results of a message; facts alone where the pixels are in the message's slot."""
 
 _IMAGE = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
@@ -59,7 +59,7 @@ MEMORY_LIMIT_MB = 4096
 @dataclass(frozen=True)
 class _Job:
     images: tuple[tuple[str, PackEntry], ...]
-    policy: Policy
+    policy: ImagePolicy
     background_rgb: tuple[int, int, int]
     time_limit_s: int
     describe: bool
@@ -73,7 +73,7 @@ _slots: Pixels | None = None
 
 def decode_all(
     work: Iterable[tuple[str, PackEntry]],
-    policy: Policy,
+    policy: ImagePolicy,
     background_rgb: tuple[int, int, int],
     time_limit_s: int = TIME_LIMIT_S,
     describe: bool = False,
@@ -175,7 +175,7 @@ def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, lonely: _Lonely) 
         for place, ((key, _), result) in enumerate(zip(job.images, results, strict=False)):
             if isinstance(result, _Unreadable):
                 raise result
-            yield key, (slots[job.slot, place].copy(), result) if isinstance(result, Facts) else result
+            yield key, (slots[job.slot, place].copy(), result) if isinstance(result, ImageFacts) else result
 
 
 class _Lonely:
@@ -191,10 +191,10 @@ class _Lonely:
             [result] = self._pool.submit(job).result()
         except BrokenProcessPool:
             self.shutdown()
-            return Refused(Code.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
+            return Refused(RefusalCode.DECODER_FAILED, f"the decoder crashed, or took longer than {job.time_limit_s} s")
         if isinstance(result, _Unreadable):
             raise result
-        assert not isinstance(result, Facts)  # there is no slot
+        assert not isinstance(result, ImageFacts)  # there is no slot
         return result
 
     def shutdown(self) -> None:
@@ -227,18 +227,18 @@ def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
     except Refused as refused:
         return refused
     except MemoryError:
-        return Refused(Code.DECODER_FAILED, "decoding takes more memory than an image may")
+        return Refused(RefusalCode.DECODER_FAILED, "decoding takes more memory than an image may")
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
     return pixels, describe_pixels(pixels, facts) if job.describe else facts
 
 
-def describe_pixels(pixels: Pixels, facts: Facts) -> Facts:
+def describe_pixels(pixels: Pixels, facts: ImageFacts) -> ImageFacts:
     """The facts with what the image looks like, and how good it is."""
     return replace(
         facts,
-        look=base64.b64encode(perceptual_hash.look(pixels)).decode(),
+        look=base64.b64encode(perceptual_hash.hash_and_thumbnail(pixels)).decode(),
         pixels=perceptual_hash.pixel_digest(pixels),
         scores=quality.scores(pixels),
     )

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
-from tasks.images.decoding import Code
+from tasks.images.decoding import RefusalCode
 from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards
@@ -223,7 +223,7 @@ def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
     """Each code with its first images; the most frequent comes first. Label conflicts have a list of their own."""
-    refused = [row for row in rows if row.code != Code.LABEL_CONFLICT]
+    refused = [row for row in rows if row.code != RefusalCode.LABEL_CONFLICT]
     found: dict[str, list[dict[str, str]]] = {}
     for row in refused:
         found.setdefault(str(row.code), []).append({"path": row.path, "label": row.label, "detail": row.detail})
@@ -233,7 +233,7 @@ def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
 
 def _conflicts(rows: Sequence[Quarantined]) -> dict[str, Any]:
     """What stands under two classes; the paths of the same bytes stand next to each other."""
-    found = [row for row in rows if row.code == Code.LABEL_CONFLICT]
+    found = [row for row in rows if row.code == RefusalCode.LABEL_CONFLICT]
     first: dict[str, str] = {}
     for row in found:
         first.setdefault(row.sha256, row.path)

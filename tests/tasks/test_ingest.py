@@ -18,7 +18,7 @@ from tasks.errors import SourceError
 from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
-from tasks.images.sources import Item, Listing
+from tasks.images.sources import SourceImage, SourceListing
 from tasks.workspace import RAW, Workspace
 from tests.conftest import contents, fill_source, save_image
 from tests.tasks.images.sources.policies import policy
@@ -146,14 +146,14 @@ def test_larger_limit_keeps_what_the_smaller_one_took(workspace: Path, source: P
     assert taken[0] < taken[1]
 
 
-def versioned(listing: Listing, reads: list[str]) -> Listing:
+def versioned(listing: SourceListing, reads: list[str]) -> SourceListing:
     """The listing as a source would give it that knows versions; what is read is noted."""
 
-    def read(item: Item) -> bytes:
+    def read(item: SourceImage) -> bytes:
         reads.append(item.path)
         return item.read()
 
-    return Listing(
+    return SourceListing(
         tuple(
             dataclasses.replace(item, version=f"1 of {item.path}", read=functools.partial(read, item))
             for item in listing.items
@@ -180,7 +180,7 @@ def test_known_versions_are_not_read_again(
 
     first, *others = found.items
     again = dataclasses.replace(first, version="2")
-    monkeypatch.setattr(ingest, "discover", lambda *_: Listing((again, *others), found.excluded))
+    monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((again, *others), found.excluded))
     ingest.run(settings, Workspace.at(workspace))
     assert reads == [first.path]
 
@@ -195,7 +195,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
     settings = settings_for(change, source)
     last = found.items[-1]
     broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
-    monkeypatch.setattr(ingest, "discover", lambda *_: Listing((*found.items[:-1], broken), found.excluded))
+    monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((*found.items[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
         ingest.run(settings, Workspace.at(workspace))
     assert list((workspace / RAW).glob("*.tar"))

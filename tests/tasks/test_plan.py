@@ -12,7 +12,7 @@ import pytest
 
 from tasks import ingest, plan
 from tasks.errors import SourceError
-from tasks.images.sources.listing import Listing
+from tasks.images.sources.listing import SourceListing
 from tasks.settings import Settings, load_settings
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT, contents, save_image
@@ -106,9 +106,9 @@ def test_slow_listing_is_given_up(repository: Path, change: Change, monkeypatch:
     monkeypatch.setattr(plan, "LISTING_LIMIT_S", 0.0)
     stuck = threading.Event()
 
-    def wait(*_: object) -> Listing:
+    def wait(*_: object) -> SourceListing:
         stuck.wait(60)
-        return Listing(())
+        return SourceListing(())
 
     monkeypatch.setattr(plan, "discover", wait)
     text = plan.run(change(), Workspace.at(repository)).text

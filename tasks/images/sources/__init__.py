@@ -7,10 +7,10 @@ import re
 from typing import Protocol, cast
 
 from tasks.errors import SourceError
-from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
-__all__ = ["Excluded", "Item", "Listing", "SourcePolicy", "check_source", "discover"]
+__all__ = ["Excluded", "SourceImage", "SourceListing", "SourcePolicy", "check_source", "discover"]
 
 KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
@@ -24,7 +24,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 class _Source(Protocol):
     def check(self, uri: str, policy: SourcePolicy, /) -> None: ...
 
-    def discover(self, uri: str, policy: SourcePolicy, /) -> Listing: ...
+    def discover(self, uri: str, policy: SourcePolicy, /) -> SourceListing: ...
 
 
 def check_source(uri: str, policy: SourcePolicy) -> None:
@@ -36,7 +36,7 @@ def check_source(uri: str, policy: SourcePolicy) -> None:
     _module(uri).check(uri, policy)
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """List every image of the source with its label, and its split where the source gives one.
 
     Raises:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tasks.errors import SourceError
 from tasks.images.sources import tars, zips
+from tasks.images.sources.archive_members import ArchiveMember, without_doubles
 from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, printable, why_excluded
-from tasks.images.sources.listing import Excluded, Item, Listing
-from tasks.images.sources.members import Member, without_doubles
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
@@ -48,7 +48,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
     _kind(path, uri)
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every member, as an image of a class or with the reason why not.
 
     Raises:
@@ -80,7 +80,7 @@ def _kind(path: Path, shown: str) -> str:
     )
 
 
-def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Iterator[Member]:
+def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
     kind = _kind(path, shown)
     if kind == "zip":
         return zips.list_zip(path, shown, policy)
@@ -89,26 +89,26 @@ def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Itera
     return tars.list_tar(tars.unpack(path, digest, kind, shown, policy), shown, policy)
 
 
-def _arranged(members: list[Member], digest: str, uri: str) -> Listing:
+def _arranged(members: list[ArchiveMember], digest: str, uri: str) -> SourceListing:
     images = [member.parts for member in members if not _reason(member)]
     if not images:
         raise SourceError(f"The archive {uri!r} holds no file that may be read ({_counted(members)}). {_LAYOUT}")
     top = _common_top(images)
     splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
-    entries: list[Item | Excluded] = []
+    entries: list[SourceImage | Excluded] = []
     last = {member.parts: number for number, member in enumerate(members)}
     for number, member in enumerate(members):
         name, parts = printable("/".join(member.parts)), member.parts[top:]
         reason = _reason(member) or why_excluded(parts, splits)
         if reason is None:
-            entries.append(Item(name, *class_and_split(parts, splits), member.read, f"{digest}:{number}"))
+            entries.append(SourceImage(name, *class_and_split(parts, splits), member.read, f"{digest}:{number}"))
         else:
             is_double = last[member.parts] != number
             entries.append(Excluded(f"{name} (entry {number + 1})" if is_double else name, reason))
-    return Listing.of(entries)
+    return SourceListing.of(entries)
 
 
-def _reason(member: Member) -> str | None:
+def _reason(member: ArchiveMember) -> str | None:
     return member.reason or ("system_file" if any(is_junk(part) for part in member.parts) else None)
 
 
@@ -126,6 +126,6 @@ def _common_top(paths: Iterable[Sequence[str]]) -> int:
     return depth
 
 
-def _counted(members: list[Member]) -> str:
+def _counted(members: list[ArchiveMember]) -> str:
     reasons = [member.reason or "system_file" for member in members]
     return ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons))) or "it is empty"

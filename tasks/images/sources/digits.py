@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.files import sha256_hex
-from tasks.images.sources.listing import Item, Listing
+from tasks.images.sources.listing import SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
 
@@ -21,19 +21,19 @@ def check(_uri: str, _policy: SourcePolicy) -> None:
     """Nothing to check: it is always there."""
 
 
-def discover(_uri: str, _policy: SourcePolicy) -> Listing:
+def discover(_uri: str, _policy: SourcePolicy) -> SourceListing:
     """As `list_digits`: there is nothing that a policy could forbid."""
     return list_digits()
 
 
-def list_digits() -> Listing:
+def list_digits() -> SourceListing:
     """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
     from sklearn.datasets import load_digits  # slow to import; only this source needs it
 
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype("uint8")
     items = [
-        Item(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels), _version(pixels))
+        SourceImage(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels), _version(pixels))
         for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
     ]
     about = {
@@ -42,7 +42,7 @@ def list_digits() -> Listing:
         "citation": "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998",
         "homepage": "https://archive.ics.uci.edu/dataset/80",
     }
-    return Listing.of(items, about)
+    return SourceListing.of(items, about)
 
 
 def _version(pixels: npt.NDArray[np.uint8]) -> str:

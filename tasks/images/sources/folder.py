@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
-from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
 
@@ -47,7 +47,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
         )
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every file, as an image of a class or with the reason why not.
 
     Raises:
@@ -56,15 +56,17 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
     root = policy.path(uri)
     with os.scandir(root) as top:
         splits = kept_splits(entry.name for entry in top if entry.is_dir(follow_symlinks=False))
-    entries: list[Item | Excluded] = []
+    entries: list[SourceImage | Excluded] = []
     for path, wrong in _walk(root, policy.max_image_bytes):
         parts = path.relative_to(root).parts
         name, reason = printable("/".join(parts)), wrong or why_excluded(parts, splits)
         if reason:
             entries.append(Excluded(name, reason))
         else:
-            entries.append(Item(name, *class_and_split(parts, splits), functools.partial(policy.read_image, path)))
-    return Listing.of(entries)
+            entries.append(
+                SourceImage(name, *class_and_split(parts, splits), functools.partial(policy.read_image, path))
+            )
+    return SourceListing.of(entries)
 
 
 def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, str | None]]:

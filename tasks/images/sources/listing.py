@@ -8,7 +8,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SourceImage:
     """One image at the source.
 
     Attributes:
@@ -38,7 +38,7 @@ class Excluded:
 
 
 @dataclass(frozen=True)
-class Listing:
+class SourceListing:
     """All that a source holds, in the order of the paths.
 
     Attributes:
@@ -48,16 +48,16 @@ class Listing:
             `homepage`; only what is known.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[SourceImage, ...]
     excluded: tuple[Excluded, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entries: Iterable[Item | Excluded], about: Mapping[str, str] | None = None) -> Self:
+    def of(cls, entries: Iterable[SourceImage | Excluded], about: Mapping[str, str] | None = None) -> Self:
         """The listing of entries in any order."""
         ordered = sorted(entries, key=lambda entry: entry.path)
         return cls(
-            tuple(entry for entry in ordered if isinstance(entry, Item)),
+            tuple(entry for entry in ordered if isinstance(entry, SourceImage)),
             tuple(entry for entry in ordered if isinstance(entry, Excluded)),
             about or {},
         )

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tasks.cores import in_order
 from tasks.errors import SourceError
-from tasks.images.sources.listing import Item
+from tasks.images.sources.listing import SourceImage
 
 _AHEAD_PER_READER = 2
 
 
-def read_ahead(items: Iterable[Item], readers: int) -> Iterator[tuple[Item, bytes]]:
+def read_ahead(items: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes]]:
     """The items with their bytes, in their order; at most a few of each reader wait in memory.
 
     Raises:
@@ -27,7 +27,7 @@ def read_ahead(items: Iterable[Item], readers: int) -> Iterator[tuple[Item, byte
         pool.shutdown(cancel_futures=True)
 
 
-def _read(item: Item) -> bytes:
+def _read(item: SourceImage) -> bytes:
     try:
         return item.read()
     except OSError as error:

@@ -11,14 +11,14 @@ from tasks.errors import SourceError
 from tasks.images.sources import s3
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3_client import parse
-from tasks.images.sources.s3_objects import Stored
+from tasks.images.sources.s3_objects import StoredObject
 
 _PAGE = 1000
 _THREADS = 16
 _MANY_FAILURES = 20
 
 
-def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, Stored | SourceError]:
+def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, StoredObject | SourceError]:
     """Address -> the object's present version, or what is wrong with it.
 
     What lies below the keys' common prefix is listed, a thousand objects a request, but never with more requests than
@@ -29,7 +29,7 @@ def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, Stored | Sour
         SourceError: a listing fails.
     """
     wanted = set(uris)
-    found: dict[str, Stored | SourceError] = {}
+    found: dict[str, StoredObject | SourceError] = {}
     for _, of_bucket in itertools.groupby(sorted(wanted), key=lambda uri: parse(uri).bucket):
         addresses = list(of_bucket)
         listed, is_complete = _listed(addresses, policy)
@@ -42,7 +42,7 @@ def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, Stored | Sour
     return found
 
 
-def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, Stored], bool]:
+def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, StoredObject], bool]:
     """The objects that were met, and whether all were met that are there."""
     if len(uris) == 1:
         return {}, False  # asking for it is as quick, and needs no right to list
@@ -54,7 +54,7 @@ def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, Stored], b
     return met, next(objects, None) is None
 
 
-def _asked(uris: list[str], policy: SourcePolicy) -> Iterator[tuple[str, Stored | SourceError]]:
+def _asked(uris: list[str], policy: SourcePolicy) -> Iterator[tuple[str, StoredObject | SourceError]]:
     failures = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         for batch in range(0, len(uris), _THREADS):
@@ -66,7 +66,7 @@ def _asked(uris: list[str], policy: SourcePolicy) -> Iterator[tuple[str, Stored 
                 return
 
 
-def _ask(uri: str, policy: SourcePolicy) -> Stored | SourceError:
+def _ask(uri: str, policy: SourcePolicy) -> StoredObject | SourceError:
     try:
         return s3.describe_object(uri, policy)
     except SourceError as error:

@@ -20,7 +20,7 @@ _PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row; `number` is its line in a CSV file, its place from 1 in Parquet. What isn't given is empty."""
 
     number: int
@@ -37,7 +37,7 @@ class Problems:
     table: str
     found: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, row: Row | int, what: str) -> None:
+    def add(self, row: TableRow | int, what: str) -> None:
         self.found.append((row if isinstance(row, int) else row.number, what))
 
     def raise_if_any(self) -> None:
@@ -65,7 +65,7 @@ def columns_of(data: bytes, table: str, policy: SourcePolicy) -> list[str]:
     return _header(_text(data, table), table)[1]
 
 
-def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems) -> Iterator[Row]:
+def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems) -> Iterator[TableRow]:
     """Every row that has as many fields as the header; the others go to `problems`.
 
     Raises:
@@ -116,7 +116,7 @@ def _checked(names: list[str], table: str) -> list[str]:
     return names
 
 
-def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[Row]:
+def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[TableRow]:
     mark, names = _header(text, table)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     start, is_header = 1, True
@@ -145,7 +145,7 @@ def _parquet(data: bytes, table: str, policy: SourcePolicy) -> pq.ParquetFile:
     return file
 
 
-def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[Row]:
+def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[TableRow]:
     written = file.schema_arrow.names
     names = _checked(_names(written), table)
     number = 0
@@ -159,10 +159,10 @@ def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[Row]:
         raise _damaged(table, error) from None
 
 
-def _row(number: int, names: list[str], cells: Sequence[str]) -> Row:
+def _row(number: int, names: list[str], cells: Sequence[str]) -> TableRow:
     """A file's name may begin or end with a blank, no other word may."""
     given = {name: cell if name == "path" else cell.strip() for name, cell in zip(names, cells, strict=True)}
-    return Row(number, **given)
+    return TableRow(number, **given)
 
 
 def _damaged(table: str, error: Exception) -> SourceError:

@@ -18,12 +18,12 @@ from typing import Any
 
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
-from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3_client import Address, client_for, parse
 from tasks.images.sources.s3_download import download
 from tasks.images.sources.s3_errors import explained
-from tasks.images.sources.s3_objects import Stored, describe, fetch, list_stored
+from tasks.images.sources.s3_objects import StoredObject, describe, fetch, list_stored
 
 _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
@@ -44,7 +44,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
         raise _without_classes(client, address, len(files))
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every object below the prefix, as an image of a class or with the reason why not.
 
     Raises:
@@ -58,19 +58,21 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
     if all(is_junk(folder) for folder in folders):
         raise _without_classes(client, address, len(found))
     splits = kept_splits(folders)
-    return Listing.of(_entry(name, stored, splits, client, policy) for name, stored in found.items())
+    return SourceListing.of(_entry(name, stored, splits, client, policy) for name, stored in found.items())
 
 
-def _entry(name: str, stored: Stored, splits: dict[str, str], client: Any, policy: SourcePolicy) -> Item | Excluded:
+def _entry(
+    name: str, stored: StoredObject, splits: dict[str, str], client: Any, policy: SourcePolicy
+) -> SourceImage | Excluded:
     parts = name.split("/")
     reason = _reason(parts, stored, splits, policy)
     if reason is not None:
         return Excluded(printable(name), reason)
     read = functools.partial(fetch, client, stored)
-    return Item(printable(name), *class_and_split(parts, splits), read, stored.version)
+    return SourceImage(printable(name), *class_and_split(parts, splits), read, stored.version)
 
 
-def list_objects(uri: str, policy: SourcePolicy) -> Iterator[Stored]:
+def list_objects(uri: str, policy: SourcePolicy) -> Iterator[StoredObject]:
     """All objects whose keys begin so, with ETag, size and version; one request for a thousand.
 
     Raises:
@@ -79,7 +81,7 @@ def list_objects(uri: str, policy: SourcePolicy) -> Iterator[Stored]:
     return list_stored(client_for(policy), parse(uri))
 
 
-def describe_object(uri: str, policy: SourcePolicy) -> Stored:
+def describe_object(uri: str, policy: SourcePolicy) -> StoredObject:
     """The present version of one object; one request.
 
     Raises:
@@ -123,7 +125,7 @@ def _is_marker(key: str, size: int) -> bool:
     return size == 0 and key.endswith(_FOLDER_MARKERS)
 
 
-def _reason(parts: list[str], stored: Stored, splits: dict[str, str], policy: SourcePolicy) -> str | None:
+def _reason(parts: list[str], stored: StoredObject, splits: dict[str, str], policy: SourcePolicy) -> str | None:
     if _is_marker(stored.address.key, stored.size):
         return "folder_marker"
     return why_excluded(parts, splits) or ("too_large" if stored.size > policy.max_image_bytes else None)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import sync_folder
-from tasks.images.sources.s3_objects import PART_BYTES, Reading, Stored, damaged, is_whole, parts
+from tasks.images.sources.s3_objects import PART_BYTES, ObjectReader, StoredObject, damaged, is_whole, parts
 
 
-def download(client: Any, stored: Stored, path: Path) -> None:
+def download(client: Any, stored: StoredObject, path: Path) -> None:
     """Write this version of the object to `path`.
 
     Args:
@@ -29,12 +29,12 @@ def download(client: Any, stored: Stored, path: Path) -> None:
         OSError: the disk is full or read-only.
     """
     partial = path.with_name(f".{path.name}.download")
-    _fill(Reading(client, stored), partial)
+    _fill(ObjectReader(client, stored), partial)
     partial.replace(path)
     sync_folder(path.parent)
 
 
-def _fill(reading: Reading, partial: Path) -> None:
+def _fill(reading: ObjectReader, partial: Path) -> None:
     for _ in range(2):  # damage on the way is not there the second time
         with partial.open("ab+") as file:
             kept = _kept_bytes(file.tell(), reading.stored)
@@ -50,7 +50,7 @@ def _fill(reading: Reading, partial: Path) -> None:
     raise damaged(reading)
 
 
-def _kept_bytes(arrived: int, stored: Stored) -> int:
+def _kept_bytes(arrived: int, stored: StoredObject) -> int:
     """Whole parts only: the last one may have been cut off. Without an ETag nothing says what they are parts of."""
     if not stored.etag or arrived > stored.size:
         return 0

@@ -37,7 +37,7 @@ _BROKEN = (boto.HTTPClientError, boto.IncompleteReadError)
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """One version of an object.
 
     Attributes:
@@ -55,7 +55,7 @@ class Stored:
 
 
 @dataclass
-class Reading:
+class ObjectReader:
     """An object while it is read.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reading:
     """
 
     client: Any
-    stored: Stored
+    stored: StoredObject
     opaque: bool = field(default=False)
 
     @property
@@ -71,7 +71,7 @@ class Reading:
         return printable(str(self.stored.address))
 
 
-def list_stored(client: Any, prefix: Address) -> Iterator[Stored]:
+def list_stored(client: Any, prefix: Address) -> Iterator[StoredObject]:
     """All objects whose keys begin with the prefix's key, in pages of 1,000.
 
     Raises:
@@ -83,10 +83,10 @@ def list_stored(client: Any, prefix: Address) -> Iterator[Stored]:
     with explained(f"{printable(str(prefix))} can't be listed", client.meta.endpoint_url):
         for page in pages:
             for entry in page.get("Contents", ()):
-                yield Stored(Address(prefix.bucket, entry["Key"]), entry.get("ETag", ""), entry["Size"])
+                yield StoredObject(Address(prefix.bucket, entry["Key"]), entry.get("ETag", ""), entry["Size"])
 
 
-def describe(client: Any, address: Address) -> Stored:
+def describe(client: Any, address: Address) -> StoredObject:
     """The object's present version, by one request.
 
     Raises:
@@ -99,16 +99,16 @@ def describe(client: Any, address: Address) -> Stored:
             if status_of(error) in (400, 403):  # the answer to HEAD has no text, so it doesn't say why
                 client.get_object(Bucket=address.bucket, Key=address.key, Range="bytes=0-0")["Body"].close()
             raise
-        return Stored(address, answer.get("ETag", ""), answer["ContentLength"])
+        return StoredObject(address, answer.get("ETag", ""), answer["ContentLength"])
 
 
-def fetch(client: Any, stored: Stored) -> bytes:
+def fetch(client: Any, stored: StoredObject) -> bytes:
     """The bytes of this version.
 
     Raises:
         SourceError: it changed or went, may not be read, is damaged, or the store can't be reached.
     """
-    reading = Reading(client, stored)
+    reading = ObjectReader(client, stored)
     for _ in range(2):  # damage in transit doesn't happen twice
         data = b"".join(parts(reading, 0))
         if is_whole(reading, hashlib.md5(data, usedforsecurity=False).hexdigest()):
@@ -116,12 +116,12 @@ def fetch(client: Any, stored: Stored) -> bytes:
     raise damaged(reading)
 
 
-def _is_one_request(stored: Stored) -> bool:
+def _is_one_request(stored: StoredObject) -> bool:
     """Without an ETag nothing tells that several answers are of one version."""
     return stored.size <= PART_BYTES or not stored.etag
 
 
-def parts(reading: Reading, start: int) -> Iterator[bytes]:
+def parts(reading: ObjectReader, start: int) -> Iterator[bytes]:
     """The bytes from `start` on, part by part in order, while the next ones are on their way."""
     size = reading.stored.size
     step = size + 1 if _is_one_request(reading.stored) else PART_BYTES
@@ -134,7 +134,7 @@ def parts(reading: Reading, start: int) -> Iterator[bytes]:
         pool.shutdown(cancel_futures=True)
 
 
-def is_whole(reading: Reading, md5_hex: str) -> bool:
+def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
     """Whether the bytes of this MD5 are the object's, as far as its ETag tells."""
     stored = reading.stored
     expected = re.fullmatch(r'"?([0-9a-f]{32})"?', stored.etag)
@@ -143,14 +143,14 @@ def is_whole(reading: Reading, md5_hex: str) -> bool:
     return expected[1] == md5_hex
 
 
-def damaged(reading: Reading) -> SourceError:
+def damaged(reading: ObjectReader) -> SourceError:
     return SourceError(
         f"{reading.shown} is damaged: twice, its bytes didn't have the MD5 that the store gives for them "
         f"({reading.stored.etag}). Put the object there anew."
     )
 
 
-def _span(reading: Reading, start: int, stop: int, answer: Any = None) -> bytes:
+def _span(reading: ObjectReader, start: int, stop: int, answer: Any = None) -> bytes:
     """The bytes from `start` to before `stop`; a broken connection is taken up where it broke."""
     data = bytearray()
     breaks = 0
@@ -182,7 +182,7 @@ def _take(answer: Any, data: bytearray) -> None:
         data += chunk
 
 
-def _ask(reading: Reading, start: int, stop: int | None) -> Any:
+def _ask(reading: ObjectReader, start: int, stop: int | None) -> Any:
     """A response for the bytes from `start` to before `stop`, checked to be of this version and these bytes."""
     stored = reading.stored
     whole = stop is None or (start == 0 and stop == stored.size)
@@ -200,7 +200,7 @@ def _ask(reading: Reading, start: int, stop: int | None) -> Any:
     return answer
 
 
-def _misfit(stored: Stored, answer: Any, start: int, stop: int | None, whole: bool) -> str | None:
+def _misfit(stored: StoredObject, answer: Any, start: int, stop: int | None, whole: bool) -> str | None:
     """What is wrong with a response, None if it is the one that was asked for: not every store heeds every header."""
     if stored.etag and answer.get("ETag") != stored.etag:
         return "it changed while it was read. Run again when it rests."

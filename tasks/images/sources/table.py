@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from tasks.errors import SourceError
 from tasks.images.sources.layout import SPLIT_NAMES, class_name, kept_splits, printable
-from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.rows import Problems, Row, brief, columns_of, read_rows
+from tasks.images.sources.rows import Problems, TableRow, brief, columns_of, read_rows
 
 _S3 = "s3://"
 _HEAD_BYTES = 64 << 10
@@ -44,7 +44,7 @@ class _Table:
     root: str
     problems: Problems
     policy: SourcePolicy
-    items: dict[str, tuple[Row, Item]] = field(default_factory=dict)
+    items: dict[str, tuple[TableRow, SourceImage]] = field(default_factory=dict)
     excluded: list[Excluded] = field(default_factory=list)
 
 
@@ -69,7 +69,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
     columns_of(_head(path), uri, policy)
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every row, as an image of a class or with the reason why not.
 
     Raises:
@@ -89,7 +89,7 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
         if place is not None:
             _add(row, place, splits.get(row.split), table)
     table.problems.raise_if_any()
-    return Listing.of([*(item for _, item in table.items.values()), *table.excluded])
+    return SourceListing.of([*(item for _, item in table.items.values()), *table.excluded])
 
 
 def _head(path: Path) -> bytes:
@@ -108,7 +108,7 @@ def _read(uri: str, policy: SourcePolicy) -> bytes:
     return policy.path(uri).read_bytes()
 
 
-def _check_words(row: Row, some_splits: bool, problems: Problems) -> None:
+def _check_words(row: TableRow, some_splits: bool, problems: Problems) -> None:
     if not row.label:
         problems.add(row, "the label is empty")
     if row.split and row.split.lower() not in SPLIT_NAMES:
@@ -117,11 +117,11 @@ def _check_words(row: Row, some_splits: bool, problems: Problems) -> None:
         problems.add(row, "no split, but other rows have one")
 
 
-def _is_remote(row: Row, table: _Table) -> bool:
+def _is_remote(row: TableRow, table: _Table) -> bool:
     return row.path.startswith(_S3) or table.root.startswith(_S3)
 
 
-def _local_place(row: Row, table: _Table) -> _Place | None:
+def _local_place(row: TableRow, table: _Table) -> _Place | None:
     """A file below the table's folder; None, and a problem, if it is not one."""
     if not row.path or "\0" in row.path:
         table.problems.add(row, "the path holds a NUL" if row.path else "the path is empty")
@@ -143,7 +143,7 @@ def _local_place(row: Row, table: _Table) -> _Place | None:
     return _Place(name, functools.partial(table.policy.read_image, Path(path)), status.st_size)
 
 
-def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
+def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]:
     """Row number -> object, for the rows that name one that is there; problems for those that don't."""
     uris = {row: _address(row, table) for row in rows if _is_remote(row, table)}
     if not uris:
@@ -164,7 +164,7 @@ def _remote_places(rows: Iterable[Row], table: _Table) -> dict[int, _Place]:
     return places
 
 
-def _address(row: Row, table: _Table) -> str | None:
+def _address(row: TableRow, table: _Table) -> str | None:
     from tasks.images.sources.s3_client import parse
 
     uri = row.path if row.path.startswith(_S3) else f"{table.root}/{row.path}"
@@ -185,12 +185,12 @@ def _address(row: Row, table: _Table) -> str | None:
     return uri
 
 
-def _add(row: Row, place: _Place, split: str | None, table: _Table) -> None:
+def _add(row: TableRow, place: _Place, split: str | None, table: _Table) -> None:
     name, label, group = printable(place.name), class_name(row.label), printable(row.group) or None
     if place.size > table.policy.max_image_bytes:
         table.excluded.append(Excluded(f"{name} (row {row.number})", "too_large"))
         return
-    item = Item(name, label, split, place.read, place.version, group)
+    item = SourceImage(name, label, split, place.read, place.version, group)
     first, other = table.items.setdefault(item.path, (row, item))
     if first is row:
         return
@@ -205,7 +205,9 @@ def _add(row: Row, place: _Place, split: str | None, table: _Table) -> None:
         table.excluded.append(Excluded(f"{item.path} (row {row.number})", "duplicate_row"))
 
 
-def _pairs(row: Row, first: Row, item: Item, other: Item) -> Iterable[tuple[str, str | None, str | None]]:
+def _pairs(
+    row: TableRow, first: TableRow, item: SourceImage, other: SourceImage
+) -> Iterable[tuple[str, str | None, str | None]]:
     return [
         ("label", item.label, other.label),
         ("split", row.split.lower(), first.split.lower()),

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
-from tasks.images.sources.members import Member, damaged, safe_parts
+from tasks.images.sources.archive_members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
 
@@ -54,7 +54,7 @@ class _TarHeaders:
         return self._position
 
 
-def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
+def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
     """Every member of a plain tar but its folders; `shown` is the archive's name in messages.
 
     Raises:
@@ -66,7 +66,7 @@ def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
             if not info.isdir():
                 parts, unsafe = safe_parts(info.name)
                 read = functools.partial(_read, held, info.offset_data, info.size, shown)
-                yield Member(parts, read, unsafe or _reason(info, policy))
+                yield ArchiveMember(parts, read, unsafe or _reason(info, policy))
     except _FAILURES as error:
         raise damaged(shown, error) from None
 

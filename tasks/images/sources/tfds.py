@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.errors import SourceError
 from tasks.images.sources.layout import class_name, kept_splits, printable
-from tasks.images.sources.listing import Excluded, Item, Listing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.records import FORMATS, Fields, Record, list_records
 
@@ -43,7 +43,7 @@ def check(uri: str, _policy: SourcePolicy) -> None:
         raise SourceError(f"{uri} needs the package tensorflow-datasets. Install it: make setup")
 
 
-def discover(uri: str, policy: SourcePolicy) -> Listing:
+def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every image of every split, as `<split>/<class>/<TFDS id>`.
 
     Raises:
@@ -58,7 +58,7 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
             f"{uri} is prepared as {file_format}; readable are {', '.join(FORMATS)}. Prepare it as one of them: "
             f"tfds build {builder.info.name} --file_format={FORMATS[1]}"
         )
-    entries: list[Item | Excluded] = []
+    entries: list[SourceImage | Excluded] = []
     names = _class_names(builder.info.features[fields.label])
     splits = kept_splits(builder.info.splits)
     for name, info in sorted(builder.info.splits.items()):
@@ -68,7 +68,7 @@ def discover(uri: str, policy: SourcePolicy) -> Listing:
         shards = [Path(str(path)) for path in info.filepaths]
         records = list_records(shards, file_format, fields, policy)
         entries += [_entry(record, name, splits.get(name), names, policy) for record in records]
-    return Listing.of(entries, _about(builder.info))
+    return SourceListing.of(entries, _about(builder.info))
 
 
 def _builder(name: str, policy: SourcePolicy) -> Any:
@@ -152,14 +152,18 @@ def _class_names(feature: Any) -> list[str]:
     return [class_name(name) for name in names]
 
 
-def _entry(record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy) -> Item | Excluded:
+def _entry(
+    record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy
+) -> SourceImage | Excluded:
     name = f"{record.shard.name}__{record.number}"  # as tfds.ReadConfig(add_tfds_id=True) calls it
     if not 0 <= record.label < len(names):
         return Excluded(printable(f"{split}/{name}"), "no_label")
     if record.size > policy.max_image_bytes:
         return Excluded(printable(f"{split}/{name}"), "too_large")
     label = names[record.label]
-    return Item(printable(split) + f"/{label}/" + printable(name), label, kept, record.read, f"sha256:{record.sha256}")
+    return SourceImage(
+        printable(split) + f"/{label}/" + printable(name), label, kept, record.read, f"sha256:{record.sha256}"
+    )
 
 
 def _about(info: Any) -> dict[str, str]:

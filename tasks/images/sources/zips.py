@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.members import Member, damaged, safe_parts
+from tasks.images.sources.archive_members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -24,7 +24,7 @@ _DOS, _NTFS, _UNIX, _DARWIN = 0, 10, 3, 19  # "version made by", 4.4.2
 _FAILURES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OverflowError)
 
 
-def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
+def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
     """Every file in the archive; `shown` is its name in messages.
 
     Raises:
@@ -38,7 +38,7 @@ def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[Member]:
     policy.check_unpacked(shown, path.stat().st_size, sum(entry.file_size for entry in entries))
     for entry in entries:
         parts, unsafe = safe_parts(_name(entry))
-        yield Member(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry, policy))
+        yield ArchiveMember(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry, policy))
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

@@ -23,12 +23,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from sklearn.datasets import load_sample_image
 
-from tasks.images.decoding import PERMISSIVE, Code, Facts, Policy, Refused, decode, judge, recipe
+from tasks.images.decoding import PERMISSIVE, ImageFacts, ImagePolicy, RefusalCode, Refused, decode, judge, recipe
 from tasks.images.gif import has_frames
 from tests.conftest import PROJECT
 from tests.tasks.images.encoding import FORMATS, chunk, encode, noise, png
 
-STRICT = Policy(min_side_px=8, max_pixels=10_000, max_aspect_ratio=20, min_entropy_bits=1.0)
+STRICT = ImagePolicy(min_side_px=8, max_pixels=10_000, max_aspect_ratio=20, min_entropy_bits=1.0)
 GREY = (128, 128, 128)
 SIZE = 224
 
@@ -38,7 +38,7 @@ def photograph() -> Image.Image:
     return Image.fromarray(load_sample_image("china.jpg"))
 
 
-def code_of(data: bytes, policy: Policy = PERMISSIVE) -> Code | None:
+def code_of(data: bytes, policy: ImagePolicy = PERMISSIVE) -> RefusalCode | None:
     try:
         decode(data, policy)
     except Refused as refused:
@@ -293,13 +293,13 @@ def test_every_allowed_format_is_decoded_by_its_content(kind: str) -> None:
 def test_truncated_image_is_refused_as_truncated_wherever_it_is_cut(kind: str) -> None:
     data = encode(noise(), kind)
     for percent in range(5, 100, 5):
-        assert code_of(data[: len(data) * percent // 100]) == Code.TRUNCATED, f"{percent} %"
+        assert code_of(data[: len(data) * percent // 100]) == RefusalCode.TRUNCATED, f"{percent} %"
 
 
 def test_jpeg_is_truncated_also_without_its_last_byte() -> None:
     data = encode(noise(), "JPEG")
-    assert {code_of(data[:end]) for end in range(20, len(data), 7)} == {Code.TRUNCATED}
-    assert code_of(data[:-1]) == Code.TRUNCATED
+    assert {code_of(data[:end]) for end in range(20, len(data), 7)} == {RefusalCode.TRUNCATED}
+    assert code_of(data[:-1]) == RefusalCode.TRUNCATED
 
 
 def tagged_tiff(tag: int, value: int | bytes) -> bytes:
@@ -319,35 +319,38 @@ def canon_raw() -> bytes:
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 REFUSED = {
-    "0 bytes": (b"", Code.EMPTY_FILE),
-    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", Code.NOT_A_IMAGE),
-    "a web page with a mark and spaces": (b"\xef\xbb\xbf\n\n <HTML>", Code.NOT_A_IMAGE),
-    "an error as JSON": (b'{"error": "not found"}', Code.NOT_A_IMAGE),
-    "plain text": (b"this is no image", Code.NOT_A_IMAGE),
-    "zeros": (bytes(1000), Code.NOT_A_IMAGE),
-    "a packed image": (gzip.compress(b"x" * 100), Code.NOT_A_IMAGE),
-    "HEIC": (HEIC, Code.UNSUPPORTED_FORMAT),
-    "AVIF": (HEIC.replace(b"heic", b"avif"), Code.UNSUPPORTED_FORMAT),
-    "SVG": (b'<?xml version="1.0"?><!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>', Code.UNSUPPORTED_FORMAT),
-    "PSD": (b"8BPS\0\1" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "PDF": (b"%PDF-1.7\n", Code.UNSUPPORTED_FORMAT),
-    "ICO": (b"\0\0\1\0\1\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "ICNS": (b"icns" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "JPEG XL": (b"\xff\x0a" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "RAW of Canon (CR2)": (canon_raw(), Code.UNSUPPORTED_FORMAT),
-    "RAW of Canon (CR3)": (HEIC.replace(b"heic", b"crx "), Code.UNSUPPORTED_FORMAT),
-    "RAW of Nikon and Sony": (tagged_tiff(254, 1), Code.UNSUPPORTED_FORMAT),
-    "RAW of Adobe": (tagged_tiff(50706, b"\1\4\0\0"), Code.UNSUPPORTED_FORMAT),
-    "RAW of Fujifilm": (b"FUJIFILMCCD-RAW 0201" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "RAW of Olympus": (b"IIRO\x08\0\0\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "RAW of Panasonic": (b"IIU\0\x18\0\0\0" + bytes(50), Code.UNSUPPORTED_FORMAT),
-    "a PNG without sense": (b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9 + b"IEND", Code.CORRUPT),
-    "a JPEG without sense": (b"\xff\xd8\xff\xe0" + b"\0" * 50 + b"\xff\xd9", Code.CORRUPT),
-    "a flipped bit in a PNG": (encode(noise())[:300] + b"?" + encode(noise())[301:], Code.CORRUPT),
-    "32-bit integers": (encode(Image.new("I", (30, 30), 99999), "TIFF"), Code.UNSUPPORTED_COLOURS),
-    "floating point": (encode(Image.new("F", (30, 30), 0.5), "TIFF"), Code.UNSUPPORTED_COLOURS),
-    "LAB": (encode(Image.frombytes("LAB", (9, 9), bytes(243)), "TIFF"), Code.UNSUPPORTED_COLOURS),
+    "0 bytes": (b"", RefusalCode.EMPTY_FILE),
+    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", RefusalCode.NOT_AN_IMAGE),
+    "a web page with a mark and spaces": (b"\xef\xbb\xbf\n\n <HTML>", RefusalCode.NOT_AN_IMAGE),
+    "an error as JSON": (b'{"error": "not found"}', RefusalCode.NOT_AN_IMAGE),
+    "plain text": (b"this is no image", RefusalCode.NOT_AN_IMAGE),
+    "zeros": (bytes(1000), RefusalCode.NOT_AN_IMAGE),
+    "a packed image": (gzip.compress(b"x" * 100), RefusalCode.NOT_AN_IMAGE),
+    "HEIC": (HEIC, RefusalCode.UNSUPPORTED_FORMAT),
+    "AVIF": (HEIC.replace(b"heic", b"avif"), RefusalCode.UNSUPPORTED_FORMAT),
+    "SVG": (
+        b'<?xml version="1.0"?><!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>',
+        RefusalCode.UNSUPPORTED_FORMAT,
+    ),
+    "PSD": (b"8BPS\0\1" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "PDF": (b"%PDF-1.7\n", RefusalCode.UNSUPPORTED_FORMAT),
+    "ICO": (b"\0\0\1\0\1\0" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "ICNS": (b"icns" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "JPEG XL": (b"\xff\x0a" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Canon (CR2)": (canon_raw(), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Canon (CR3)": (HEIC.replace(b"heic", b"crx "), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Nikon and Sony": (tagged_tiff(254, 1), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Adobe": (tagged_tiff(50706, b"\1\4\0\0"), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Fujifilm": (b"FUJIFILMCCD-RAW 0201" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Olympus": (b"IIRO\x08\0\0\0" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "RAW of Panasonic": (b"IIU\0\x18\0\0\0" + bytes(50), RefusalCode.UNSUPPORTED_FORMAT),
+    "a PNG without sense": (b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9 + b"IEND", RefusalCode.CORRUPT),
+    "a JPEG without sense": (b"\xff\xd8\xff\xe0" + b"\0" * 50 + b"\xff\xd9", RefusalCode.CORRUPT),
+    "a flipped bit in a PNG": (encode(noise())[:300] + b"?" + encode(noise())[301:], RefusalCode.CORRUPT),
+    "32-bit integers": (encode(Image.new("I", (30, 30), 99999), "TIFF"), RefusalCode.UNSUPPORTED_COLOURS),
+    "floating point": (encode(Image.new("F", (30, 30), 0.5), "TIFF"), RefusalCode.UNSUPPORTED_COLOURS),
+    "LAB": (encode(Image.frombytes("LAB", (9, 9), bytes(243)), "TIFF"), RefusalCode.UNSUPPORTED_COLOURS),
 }
 
 
@@ -358,16 +361,16 @@ def test_refused_images_get_the_exact_code(name: str) -> None:
 
 
 def test_32_bit_images_are_refused_for_their_colours_before_their_information() -> None:
-    assert code_of(encode(Image.new("I", (30, 30), 99999), "TIFF"), STRICT) == Code.UNSUPPORTED_COLOURS
+    assert code_of(encode(Image.new("I", (30, 30), 99999), "TIFF"), STRICT) == RefusalCode.UNSUPPORTED_COLOURS
 
 
 POLICY = {
-    "a side too short": (noise(7, 50), Code.TOO_SMALL),
-    "one pixel": (noise(1, 1), Code.TOO_SMALL),
-    "extreme aspect": (noise(8, 170), Code.EXTREME_ASPECT),
-    "too many pixels": (noise(101, 100), Code.TOO_MANY_PIXELS),
-    "one colour": (Image.new("RGB", (50, 50), (9, 99, 9)), Code.LOW_INFORMATION),
-    "noise that is wholly transparent": (noise(50, 50).convert("RGBA"), Code.LOW_INFORMATION),
+    "a side too short": (noise(7, 50), RefusalCode.TOO_SMALL),
+    "one pixel": (noise(1, 1), RefusalCode.TOO_SMALL),
+    "extreme aspect": (noise(8, 170), RefusalCode.EXTREME_ASPECT),
+    "too many pixels": (noise(101, 100), RefusalCode.TOO_MANY_PIXELS),
+    "one colour": (Image.new("RGB", (50, 50), (9, 99, 9)), RefusalCode.LOW_INFORMATION),
+    "noise that is wholly transparent": (noise(50, 50).convert("RGBA"), RefusalCode.LOW_INFORMATION),
     "at the limits": (noise(8, 160), None),
     "as many pixels as allowed": (noise(100, 100), None),
 }
@@ -401,7 +404,7 @@ def test_facts_hold_no_personal_metadata() -> None:
     assert "canary" not in repr(facts)
     of_the_file = {"width_px", "height_px", "format", "entropy_bits", "notes"}
     of_the_pixels = {"look", "pixels", "scores"}
-    assert set(Facts.__dataclass_fields__) == of_the_file | of_the_pixels
+    assert set(ImageFacts.__dataclass_fields__) == of_the_file | of_the_pixels
 
 
 BOMB = """
@@ -424,7 +427,7 @@ def test_pixel_bomb_is_refused_from_the_header_in_little_memory(tmp_path: object
     command = [sys.executable, "-c", BOMB, path]
     output = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
     code, kilobytes = output.split()
-    assert code == Code.TOO_MANY_PIXELS
+    assert code == RefusalCode.TOO_MANY_PIXELS
     assert int(kilobytes) < 20_000
 
 
@@ -432,7 +435,7 @@ def test_metadata_bomb_is_refused_or_ignored_in_little_memory() -> None:
     import zlib
 
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9))
-    assert code_of(png(8, 8, 8, 0, bytes(72), before=text)) in (None, Code.CORRUPT)
+    assert code_of(png(8, 8, 8, 0, bytes(72), before=text)) in (None, RefusalCode.CORRUPT)
 
 
 def mutations(data: bytes, seed: int) -> bytes:
@@ -475,7 +478,7 @@ def test_mutated_images_are_decoded_or_refused_and_nothing_else() -> None:
     for number, data in enumerate(originals()):
         for seed in range(720):
             codes.add(code_of(mutations(data, 10_000 * number + seed), PERMISSIVE))
-    assert {None, Code.TRUNCATED, Code.CORRUPT} <= codes
+    assert {None, RefusalCode.TRUNCATED, RefusalCode.CORRUPT} <= codes
 
 
 def test_recipe_changes_with_all_that_pixels_depend_on() -> None:

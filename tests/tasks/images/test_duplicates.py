@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.images import duplicates
-from tasks.images.duplicates import Hashes, Pairs, Places, equal_pairs, find_duplicates, groups, near_pairs
+from tasks.images.duplicates import Hashes, Indices, Pairs, equal_pairs, find_duplicates, groups, near_pairs
 
 RNG = np.random.default_rng(0)
 
@@ -90,7 +90,7 @@ def test_only_pairs_that_are_agreed_on_are_given(at_once: None) -> None:
     kind = RNG.integers(0, 3, len(hashes))
     asked: list[tuple[int, int]] = []
 
-    def agree(one: Places, other: Places) -> np.ndarray:
+    def agree(one: Indices, other: Indices) -> np.ndarray:
         asked.extend(zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True))
         return kind[one] == kind[other]
 
@@ -111,7 +111,7 @@ def test_a_crowd_of_like_images_does_not_cost_its_square(crowd: str, monkeypatch
         tests += differences.size
         return count(differences)
 
-    def agree(one: Places, other: Places) -> np.ndarray:
+    def agree(one: Indices, other: Indices) -> np.ndarray:
         nonlocal asked
         asked += len(one)
         return np.ones(len(one), np.bool_)

@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from tasks.images.decoding import Pixels, decode
 from tasks.images.duplicates import RADIUS, find_duplicates
-from tasks.images.perceptual_hash import are_alike, are_plain, perceptual_hash, pixel_digest, stack, thumbnail
+from tasks.images.perceptual_hash import are_near_duplicates, are_plain, perceptual_hash, pixel_digest, stack, thumbnail
 from tasks.images.sources import digits
 from tests.tasks.images.encoding import encode
 
@@ -62,12 +62,12 @@ OTHER: dict[str, Change] = {
 }
 
 
-def look(pixels: Pixels) -> tuple[int, bytes]:
+def hash_and_thumbnail(pixels: Pixels) -> tuple[int, bytes]:
     return perceptual_hash(pixels), thumbnail(pixels)
 
 
 def same_look(one: Pixels, other: Pixels) -> bool:
-    looks = [look(one), look(other)]
+    looks = [hash_and_thumbnail(one), hash_and_thumbnail(other)]
     hashes = np.array([hash_ for hash_, _ in looks], np.uint64)
     return len(find_duplicates(hashes, stack([small for _, small in looks]))) == 1
 
@@ -91,14 +91,14 @@ def test_other_images_look_different(change: str) -> None:
 
 
 def test_no_two_of_many_images_look_the_same() -> None:
-    looks = [look(decode(encode(scene(seed, 96, 96)))[0]) for seed in range(150)]
+    looks = [hash_and_thumbnail(decode(encode(scene(seed, 96, 96)))[0]) for seed in range(150)]
     hashes = np.array([hash_ for hash_, _ in looks], np.uint64)
     assert len(find_duplicates(hashes, stack([small for _, small in looks]))) == 0
 
 
 def test_no_two_of_the_handwritten_digits_are_taken_for_one() -> None:
     items = digits.list_digits().items[::3]
-    looks = [look(decode(item.read())[0]) for item in items]
+    looks = [hash_and_thumbnail(decode(item.read())[0]) for item in items]
     hashes = np.array([hash_ for hash_, _ in looks], np.uint64)
     thumbnails = stack([small for _, small in looks])
     near = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= RADIUS
@@ -111,7 +111,7 @@ def test_smooth_images_must_agree_better_than_detailed_ones() -> None:
     for image, expected in ((smooth, False), (detailed, True)):
         noise = np.random.default_rng(0).normal(0, 0.13 * image.std(), image.shape)
         other = (image + noise).clip(0, 255).astype(np.uint8)
-        assert bool(are_alike(image[None], other[None])[0]) is expected
+        assert bool(are_near_duplicates(image[None], other[None])[0]) is expected
 
 
 FILTERS = (ImageFilter.GaussianBlur(40), ImageFilter.UnsharpMask(60, 400, 0))
@@ -122,7 +122,7 @@ FILTERS = (ImageFilter.GaussianBlur(40), ImageFilter.UnsharpMask(60, 400, 0))
 def test_an_image_looks_like_itself(seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     small = stack([thumbnail(pixels)])
-    assert are_alike(small, small)[0]
+    assert are_near_duplicates(small, small)[0]
     assert 0 <= perceptual_hash(pixels) < 2**64
 
 
@@ -130,19 +130,19 @@ def test_an_image_looks_like_itself(seed: int) -> None:
 @settings(max_examples=50)
 def test_alikeness_is_symmetric(levels: list[int]) -> None:
     one, other = np.array(levels, np.uint8).reshape(2, 1, 16, 16)
-    assert are_alike(one, other)[0] == are_alike(other, one)[0]
+    assert are_near_duplicates(one, other)[0] == are_near_duplicates(other, one)[0]
 
 
 def test_correlation_is_exact_up_to_the_brightest_thumbnails() -> None:
     bright = np.full((1, 16, 16), 255, np.uint8)
     bright[0, ::2, ::2] = 240
-    assert are_alike(bright, bright)[0]
-    assert not are_alike(bright, np.rot90(bright, axes=(1, 2)))[0]
+    assert are_near_duplicates(bright, bright)[0]
+    assert not are_near_duplicates(bright, np.rot90(bright, axes=(1, 2)))[0]
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 def test_blank_images_have_a_hash_but_look_like_nothing(level: int) -> None:
-    hash_, small = look(grey(level))
+    hash_, small = hash_and_thumbnail(grey(level))
     assert hash_ == (1 << 63 if level else 0)  # no rounding noise in the other 63 bits
     assert are_plain(stack([small]))[0]
     assert not same_look(grey(level), grey(level))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tasks.files import sha256_hex
-from tasks.images.decoding import Code, decode
+from tasks.images.decoding import RefusalCode, decode
 from tasks.images.manifest import Discovered
 from tasks.images.selection import Selection, by_content, select
 from tasks.images.splits import Rules
@@ -109,10 +109,10 @@ def test_likes_under_two_labels_are_quarantined_both() -> None:
     entries["b/0.jpg"] = (encoded(photograph(0), "JPEG", quality=80), "b", None, None)
     found = chosen(entries)
     assert [(row.path, row.code) for row in found.quarantined] == [
-        ("a/0.png", Code.LABEL_CONFLICT),
-        ("b/0.jpg", Code.LABEL_CONFLICT),
+        ("a/0.png", RefusalCode.LABEL_CONFLICT),
+        ("b/0.jpg", RefusalCode.LABEL_CONFLICT),
     ]
-    assert "looks the same as b/0.jpg, which stands under b" in found.quarantined[0].detail
+    assert "a near duplicate of b/0.jpg, which has the label b" in found.quarantined[0].detail
 
 
 def test_group_is_in_one_split_and_no_member_moves_when_it_grows() -> None:

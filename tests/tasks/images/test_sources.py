@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError
-from tasks.images.sources import Listing, check_source, discover
+from tasks.images.sources import SourceListing, check_source, discover
 from tasks.images.sources.layout import printable
 from tests.conftest import PROJECT, save_image
 from tests.tasks.images.sources.policies import policy
@@ -30,11 +30,11 @@ def put(root: Path, *names: str | bytes) -> Path:
     return root
 
 
-def splits(listing: Listing) -> dict[str, str | None]:
+def splits(listing: SourceListing) -> dict[str, str | None]:
     return {item.path: item.split for item in listing.items}
 
 
-def reasons(listing: Listing) -> dict[str, str]:
+def reasons(listing: SourceListing) -> dict[str, str]:
     return {entry.path: entry.reason for entry in listing.excluded}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks.images.manifest import Duplicate, Example
 from tasks.images.splits import (
     Assignment,
-    Member,
+    ImageToSplit,
     Rules,
     anchors,
     assign,
@@ -95,12 +95,12 @@ def key_of(number: int) -> str:
 
 
 @st.composite
-def many_members(draw_: st.DrawFn, given_too: bool = True) -> list[Member]:
+def many_members(draw_: st.DrawFn, given_too: bool = True) -> list[ImageToSplit]:
     """Up to 10 images in a few groups and looks, which often overlap."""
     numbers = draw_(st.lists(st.integers(0, 11), max_size=10, unique=True))
     names = st.sampled_from([None, "a", "b", "c"])
     splits = st.sampled_from([None, None, None, *ORDER]) if given_too else st.none()
-    return [Member(key_of(number), draw_(splits), draw_(names), draw_(names)) for number in numbers]
+    return [ImageToSplit(key_of(number), draw_(splits), draw_(names), draw_(names)) for number in numbers]
 
 
 rules = st.builds(
@@ -115,23 +115,25 @@ some_previous = st.lists(st.sampled_from([None, None, *ORDER]), min_size=12, max
 )
 
 
-def splits_by_name(members: Sequence[Member], assignment: Assignment) -> dict[tuple[str, str], set[str]]:
+def splits_by_name(members: Sequence[ImageToSplit], assignment: Assignment) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for member in members:
-        for kind, name in (("group", member.group), ("look", member.look)):
+        for kind, name in (("group", member.group), ("look", member.near_duplicates)):
             if name is not None and member.key in assignment.splits:
                 found[kind, name].add(assignment.splits[member.key])
     return found
 
 
 @given(many_members(), some_previous, rules)
-def test_no_group_and_no_look_is_in_two_splits(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+def test_no_group_and_no_look_is_in_two_splits(
+    members: list[ImageToSplit], previous: dict[str, str], by: Rules
+) -> None:
     assignment = assign(members, previous, by)
     assert all(len(found) == 1 for found in splits_by_name(members, assignment).values())
 
 
 @given(many_members(), some_previous, rules)
-def test_every_image_is_assigned_or_left_out(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+def test_every_image_is_assigned_or_left_out(members: list[ImageToSplit], previous: dict[str, str], by: Rules) -> None:
     assignment = assign(members, previous, by)
     assert assignment.splits.keys() | assignment.leaks.keys() == {member.key for member in members}
     assert not assignment.splits.keys() & assignment.leaks.keys()
@@ -140,7 +142,7 @@ def test_every_image_is_assigned_or_left_out(members: list[Member], previous: di
 
 @given(many_members(), some_previous, rules)
 def test_what_is_left_out_names_a_held_out_image_that_stays(
-    members: list[Member], previous: dict[str, str], by: Rules
+    members: list[ImageToSplit], previous: dict[str, str], by: Rules
 ) -> None:
     assignment = assign(members, previous, by)
     anchor_of = anchors(members)
@@ -150,7 +152,7 @@ def test_what_is_left_out_names_a_held_out_image_that_stays(
 
 
 @given(many_members(), some_previous, rules)
-def test_given_splits_are_respected(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+def test_given_splits_are_respected(members: list[ImageToSplit], previous: dict[str, str], by: Rules) -> None:
     assignment = assign(members, previous, by)
     for member in members:
         split = assignment.splits.get(member.key)
@@ -161,13 +163,15 @@ def test_given_splits_are_respected(members: list[Member], previous: dict[str, s
 
 
 @given(many_members(), some_previous, rules)
-def test_given_test_images_are_never_left_out(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+def test_given_test_images_are_never_left_out(members: list[ImageToSplit], previous: dict[str, str], by: Rules) -> None:
     assignment = assign(members, previous, by)
     assert all(assignment.splits[member.key] == "test" for member in members if member.given == "test")
 
 
 @given(many_members(given_too=False), many_members(given_too=False), rules)
-def test_members_never_move_when_images_come_and_go(before: list[Member], after: list[Member], by: Rules) -> None:
+def test_members_never_move_when_images_come_and_go(
+    before: list[ImageToSplit], after: list[ImageToSplit], by: Rules
+) -> None:
     first = assign(before, {}, by)
     second = assign(after, first.memory, by)
     for key in first.splits.keys() & {member.key for member in after}:
@@ -176,7 +180,7 @@ def test_members_never_move_when_images_come_and_go(before: list[Member], after:
 
 @given(many_members(given_too=False), some_previous, many_members(given_too=False), rules)
 def test_newcomers_push_nobody_out(
-    members: list[Member], previous: dict[str, str], more: list[Member], by: Rules
+    members: list[ImageToSplit], previous: dict[str, str], more: list[ImageToSplit], by: Rules
 ) -> None:
     first = assign(members, previous, by)
     known = {member.key for member in members}
@@ -186,7 +190,7 @@ def test_newcomers_push_nobody_out(
 
 @given(many_members(), some_previous, rules, st.randoms(use_true_random=False))
 def test_order_of_the_members_does_not_matter(
-    members: list[Member], previous: dict[str, str], by: Rules, random: object
+    members: list[ImageToSplit], previous: dict[str, str], by: Rules, random: object
 ) -> None:
     shuffled = list(members)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -194,7 +198,7 @@ def test_order_of_the_members_does_not_matter(
 
 
 @given(many_members(), some_previous, rules)
-def test_the_next_run_changes_nothing(members: list[Member], previous: dict[str, str], by: Rules) -> None:
+def test_the_next_run_changes_nothing(members: list[ImageToSplit], previous: dict[str, str], by: Rules) -> None:
     first = assign(members, previous, by)
     second = assign(members, first.memory, by)
     assert first.splits.items() <= second.splits.items()
@@ -203,7 +207,7 @@ def test_the_next_run_changes_nothing(members: list[Member], previous: dict[str,
 
 @given(st.lists(st.integers(0, 999), unique=True), st.sampled_from([None, *ORDER]), rules)
 def test_images_on_their_own_are_drawn_as_ever(numbers: list[int], given_split: str | None, by: Rules) -> None:
-    members = [Member(key_of(number), given_split) for number in numbers]
+    members = [ImageToSplit(key_of(number), given_split) for number in numbers]
     shares = (by.validation_fraction, by.test_fraction, by.seed)
     by = dataclasses.replace(by, given_splits=by.given_splits | ({given_split} - {None}))
     expected = {m.key: assign_split(m.key, given_split, by.given_splits, *shares) for m in members}
@@ -214,8 +218,8 @@ def test_group_of_the_source_is_drawn_by_its_name() -> None:
     counts: Counter[str] = Counter()
     for number in range(500):
         group = f"patient {number}"
-        one = assign([Member(key_of(2 * number), group=group)], {}, RULES).splits
-        other = assign([Member(key_of(2 * number + 1), group=group)], {}, RULES).splits
+        one = assign([ImageToSplit(key_of(2 * number), group=group)], {}, RULES).splits
+        other = assign([ImageToSplit(key_of(2 * number + 1), group=group)], {}, RULES).splits
         assert set(one.values()) == set(other.values())
         counts.update(one.values())
     assert counts["test"] / 500 == pytest.approx(0.3, abs=0.06)
@@ -223,7 +227,7 @@ def test_group_of_the_source_is_drawn_by_its_name() -> None:
 
 def test_look_is_drawn_by_its_smallest_key() -> None:
     for number in range(0, 100, 4):
-        members = [Member(key_of(number + more), look="same") for more in range(4)]
+        members = [ImageToSplit(key_of(number + more), near_duplicates="same") for more in range(4)]
         smallest = min(member.key for member in members)
         expected = assign_split(smallest, None, set(), 0.3, 0.3, 0)
         assert set(assign(members, {}, RULES).splits.values()) == {expected}
@@ -231,16 +235,20 @@ def test_look_is_drawn_by_its_smallest_key() -> None:
 
 def test_newcomer_joins_its_likes_and_its_group() -> None:
     for split in ORDER:
-        members = [Member("old", look="x"), Member("like", look="x", group="p"), Member("further", group="p")]
+        members = [
+            ImageToSplit("old", near_duplicates="x"),
+            ImageToSplit("like", near_duplicates="x", group="p"),
+            ImageToSplit("further", group="p"),
+        ]
         assert assign(members, {"old": split}, RULES).splits == {"old": split, "like": split, "further": split}
 
 
 @pytest.mark.parametrize(("group_split", "look_split"), [("train", "test"), ("test", "train")])
 def test_newcomer_between_two_splits_is_left_out_and_pushes_nobody_out(group_split: str, look_split: str) -> None:
     members = [
-        *(Member(f"patient's {number}", group="patient") for number in range(3)),
-        Member("like", look="x"),
-        Member("newcomer", group="patient", look="x"),
+        *(ImageToSplit(f"patient's {number}", group="patient") for number in range(3)),
+        ImageToSplit("like", near_duplicates="x"),
+        ImageToSplit("newcomer", group="patient", near_duplicates="x"),
     ]
     previous = {f"patient's {number}": group_split for number in range(3)} | {"like": look_split}
     assignment = assign(members, previous, RULES)
@@ -250,10 +258,10 @@ def test_newcomer_between_two_splits_is_left_out_and_pushes_nobody_out(group_spl
 
 def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_kept() -> None:
     members = [
-        Member("train", group="p"),
-        Member("test", group="q"),
-        Member("one", group="p", look="x"),
-        Member("other", group="q", look="x"),
+        ImageToSplit("train", group="p"),
+        ImageToSplit("test", group="q"),
+        ImageToSplit("one", group="p", near_duplicates="x"),
+        ImageToSplit("other", group="q", near_duplicates="x"),
     ]
     previous = {"train": "train", "test": "test"}
     assignment = assign(members, previous, RULES)
@@ -263,11 +271,11 @@ def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_ke
 
 def test_who_keeps_an_image_out_does_not_depend_on_who_was_met_first() -> None:
     members = [
-        Member("a", look="x"),
-        Member("b", group="p", look="x"),
-        Member("q", group="p"),
-        Member("r", group="r"),
-        Member("z", group="r", look="x"),
+        ImageToSplit("a", near_duplicates="x"),
+        ImageToSplit("b", group="p", near_duplicates="x"),
+        ImageToSplit("q", group="p"),
+        ImageToSplit("r", group="r"),
+        ImageToSplit("z", group="r", near_duplicates="x"),
     ]
     first = assign(members, {"q": "validation", "r": "test"}, RULES)
     second = assign(members, first.memory, RULES)
@@ -277,14 +285,23 @@ def test_who_keeps_an_image_out_does_not_depend_on_who_was_met_first() -> None:
 
 def test_newcomer_that_the_source_keeps_from_its_likes_is_left_out() -> None:
     by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
-    members = [Member("t", "test", look="x"), Member("new", "train", group="g", look="x"), Member("mate", group="g")]
+    members = [
+        ImageToSplit("t", "test", near_duplicates="x"),
+        ImageToSplit("new", "train", group="g", near_duplicates="x"),
+        ImageToSplit("mate", group="g"),
+    ]
     assignment = assign(members, {}, by)
     assert assignment.leaks == {"new": "t"}
     assert assignment.splits.keys() == {"t", "mate"}
 
 
 def test_of_looks_that_merged_the_held_out_side_stays() -> None:
-    members = [Member("a", look="x"), Member("b", look="x"), Member("c", look="x"), Member("bridge", look="x")]
+    members = [
+        ImageToSplit("a", near_duplicates="x"),
+        ImageToSplit("b", near_duplicates="x"),
+        ImageToSplit("c", near_duplicates="x"),
+        ImageToSplit("bridge", near_duplicates="x"),
+    ]
     previous = {"a": "train", "b": "validation", "c": "test"}
     assignment = assign(members, previous, RULES)
     assert assignment.splits == {"c": "test", "bridge": "test"}
@@ -292,8 +309,8 @@ def test_of_looks_that_merged_the_held_out_side_stays() -> None:
 
 
 def test_image_left_out_for_a_while_comes_back_to_its_split() -> None:
-    apart = [Member("a", look="x"), Member("b", look="y")]
-    together = [Member("a", look="x"), Member("b", look="x")]
+    apart = [ImageToSplit("a", near_duplicates="x"), ImageToSplit("b", near_duplicates="y")]
+    together = [ImageToSplit("a", near_duplicates="x"), ImageToSplit("b", near_duplicates="x")]
     for split in ("train", "validation"):
         first = assign(together, {"a": split, "b": "test"}, RULES)
         assert first.leaks == {"a": "b"}
@@ -302,7 +319,11 @@ def test_image_left_out_for_a_while_comes_back_to_its_split() -> None:
 
 def test_near_duplicates_across_given_splits_stay_where_they_are_held_out() -> None:
     by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
-    members = [Member("t", "test", look="x"), Member("s", "train", look="x"), Member("own", "train", look="y")]
+    members = [
+        ImageToSplit("t", "test", near_duplicates="x"),
+        ImageToSplit("s", "train", near_duplicates="x"),
+        ImageToSplit("own", "train", near_duplicates="y"),
+    ]
     assignment = assign(members, {}, by)
     assert assignment.splits["t"] == "test"
     assert assignment.leaks == {"s": "t"}
@@ -311,18 +332,18 @@ def test_near_duplicates_across_given_splits_stay_where_they_are_held_out() -> N
 
 def test_split_that_the_source_gives_now_counts_more_than_the_previous_one() -> None:
     by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
-    assert assign([Member("a", "test")], {"a": "train"}, by).splits == {"a": "test"}
-    assert assign([Member("a", "train")], {"a": "test"}, by).splits["a"] != "test"
+    assert assign([ImageToSplit("a", "test")], {"a": "train"}, by).splits == {"a": "test"}
+    assert assign([ImageToSplit("a", "train")], {"a": "test"}, by).splits["a"] != "test"
 
 
 def test_anchor_connects_over_groups_and_looks() -> None:
     members = [
-        Member("d", group="q"),
-        Member("c", group="q", look="1"),
-        Member("b", look="1", group="p"),
-        Member("e", look="2"),
-        Member("f", look="2"),
-        Member("g"),
+        ImageToSplit("d", group="q"),
+        ImageToSplit("c", group="q", near_duplicates="1"),
+        ImageToSplit("b", near_duplicates="1", group="p"),
+        ImageToSplit("e", near_duplicates="2"),
+        ImageToSplit("f", near_duplicates="2"),
+        ImageToSplit("g"),
     ]
     expected = {"d": "group:p", "c": "group:p", "b": "group:p", "e": "e", "f": "e", "g": "g"}
     assert anchors(members) == expected

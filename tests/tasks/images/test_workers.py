@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.errors import IntegrityError
 from tasks.files import sha256_hex
 from tasks.images import workers
-from tasks.images.decoding import PERMISSIVE, WHITE, Code, Refused, decode
+from tasks.images.decoding import PERMISSIVE, WHITE, RefusalCode, Refused, decode
 from tasks.images.packs import PackEntry, index_packs, write_packs
 from tasks.images.workers import decode_all
 from tests.conftest import PROJECT, draw_image
@@ -54,7 +54,7 @@ def test_decode_all_gives_what_decode_gives_in_order(tmp_path: Path) -> None:
         assert result[1] == facts
     last = results[-1][1]
     assert isinstance(last, Refused)
-    assert last.code == Code.NOT_A_IMAGE
+    assert last.code == RefusalCode.NOT_AN_IMAGE
 
 
 def test_images_stay_as_they_are_when_their_place_in_the_shared_memory_is_used_again(
@@ -110,7 +110,7 @@ def test_decoder_that_crashes_costs_one_image(tmp_path: Path) -> None:
     results = list(decode_all(work, PERMISSIVE, WHITE))
     assert [key for key, _ in results] == [key for key, _ in work]
     refused = {key: result.code for key, result in results if isinstance(result, Refused)}
-    assert refused == {"deadly": Code.DECODER_FAILED}
+    assert refused == {"deadly": RefusalCode.DECODER_FAILED}
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_decoder_that_hangs_costs_one_image(tmp_path: Path) -> None:
     work[2] = ("hangs", PackEntry(tmp_path / "never", 0, 10))  # opening it waits for a writer that never comes
     results = dict(decode_all(work, PERMISSIVE, WHITE, time_limit_s=1))
     refused = {key: result.code for key, result in results.items() if isinstance(result, Refused)}
-    assert refused == {"hangs": Code.DECODER_FAILED}
+    assert refused == {"hangs": RefusalCode.DECODER_FAILED}
     assert len(results) == 6
 
 
@@ -130,7 +130,7 @@ def test_image_that_takes_too_much_memory_costs_itself_only(tmp_path: Path) -> N
     work = make_work(tmp_path, [small, large, encode(draw_image("ant", 2))])
     results = [result for _, result in decode_all(work, PERMISSIVE, WHITE, memory_limit_mb=60)]
     assert isinstance(results[1], Refused)
-    assert results[1].code in (Code.DECODER_FAILED, Code.TOO_MANY_PIXELS)
+    assert results[1].code in (RefusalCode.DECODER_FAILED, RefusalCode.TOO_MANY_PIXELS)
     assert "memory" in results[1].detail
     assert not any(isinstance(results[place], Refused) for place in (0, 2))
     assert not any(isinstance(result, Refused) for _, result in decode_all(work, PERMISSIVE, WHITE))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tasks.files import read_json
-from tasks.images.decoding import Code
+from tasks.images.decoding import RefusalCode
 from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, write_examples
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards, read_header, write_shard
@@ -92,10 +92,10 @@ def planted() -> Found:
     found = Found(plain())
     found.examples.append(example("bee/dim.jpg", "bee", notes="exif_oriented,dark"))
     found.quarantined = [
-        Quarantined("ant/cut.jpg", key_of("cut"), "ant", Code.TRUNCATED, "cut short"),
-        Quarantined("ant/both.jpg", key_of("both"), "ant", Code.LABEL_CONFLICT, "the same bytes"),
-        Quarantined("bee/else.jpg", key_of("else"), "bee", Code.LABEL_CONFLICT, "looks the same"),
-        Quarantined("bee/both.jpg", key_of("both"), "bee", Code.LABEL_CONFLICT, "the same bytes"),
+        Quarantined("ant/cut.jpg", key_of("cut"), "ant", RefusalCode.TRUNCATED, "cut short"),
+        Quarantined("ant/both.jpg", key_of("both"), "ant", RefusalCode.LABEL_CONFLICT, "the same bytes"),
+        Quarantined("bee/else.jpg", key_of("else"), "bee", RefusalCode.LABEL_CONFLICT, "looks the same"),
+        Quarantined("bee/both.jpg", key_of("both"), "bee", RefusalCode.LABEL_CONFLICT, "the same bytes"),
     ]
     found.duplicates = [
         Duplicate("ant/0.jpg", "ant", "", "ant/1.jpg", "", "near", "kept_together"),
@@ -110,7 +110,7 @@ def hostile() -> Found:
     found.about = {"uri": HOSTILE[0], "licence": HOSTILE[1]}
     found.quarantined = [Quarantined(f"q{name}", key_of(f"q{name}"), name, name, name) for name in HOSTILE]
     found.quarantined += [
-        Quarantined(f"c{name}", key_of(f"c{name}"), name, Code.LABEL_CONFLICT, name) for name in HOSTILE
+        Quarantined(f"c{name}", key_of(f"c{name}"), name, RefusalCode.LABEL_CONFLICT, name) for name in HOSTILE
     ]
     found.duplicates = [Duplicate(f"d{name}", name, "", name, "", "near", "left_out") for name in HOSTILE]
     return found
@@ -232,9 +232,9 @@ EXCLUDED = [
 ]
 
 
-@pytest.mark.parametrize("reason", [*Code, *EXCLUDED])
+@pytest.mark.parametrize("reason", [*RefusalCode, *EXCLUDED])
 def test_every_reason_has_its_meaning_beside_it(reason: str) -> None:
-    kind = "quarantined_by_code" if reason in set(Code) else "excluded"
+    kind = "quarantined_by_code" if reason in set(RefusalCode) else "excluded"
     description = Found(plain()).describe() | {kind: {reason: 1}, "quarantined": 1}
     [meaning] = re.findall(
         rf"<bdi>{reason}</bdi></th><td class=\"number\">1</td><td>\w+</td><td class=\"text\">(.*?)</td>",

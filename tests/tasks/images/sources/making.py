@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.images.sources import Listing
+from tasks.images.sources import SourceListing
 from tests.conftest import fill_source
 from tests.waiting import wait_until
 
@@ -21,17 +21,17 @@ Files = Mapping[str, bytes]
 FLOWERS = {"rose/1.jpg": b"red", "rose/2.jpg": b"pink", "tulip/1.jpg": b"yellow"}
 
 
-def known(listing: Listing) -> set[tuple[str, str | None, str]]:
+def known(listing: SourceListing) -> set[tuple[str, str | None, str]]:
     """What must be the same through every kind of source: class, split, SHA-256."""
     return {(item.label, item.split, hashlib.sha256(item.read()).hexdigest()) for item in listing.items}
 
 
-def reasons(listing: Listing) -> dict[str, str]:
+def reasons(listing: SourceListing) -> dict[str, str]:
     assert len({entry.path for entry in listing.excluded}) == len(listing.excluded)
     return {entry.path: entry.reason for entry in listing.excluded}
 
 
-def labels(listing: Listing) -> dict[str, tuple[str, str | None]]:
+def labels(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
     return {item.path: (item.label, item.split) for item in listing.items}
 
 

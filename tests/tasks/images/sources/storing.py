@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tasks.errors import SourceError
-from tasks.images.sources import Item, Listing
+from tasks.images.sources import SourceImage, SourceListing
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY
 
@@ -67,15 +67,15 @@ def refused(act: Callable[..., object], *arguments: object) -> str:
     return str(caught.value)
 
 
-def labels(listing: Listing) -> dict[str, tuple[str, str | None]]:
+def labels(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
     return {item.path: (item.label, item.split) for item in listing.items}
 
 
-def reasons(listing: Listing) -> dict[str, str]:
+def reasons(listing: SourceListing) -> dict[str, str]:
     return {entry.path: entry.reason for entry in listing.excluded}
 
 
-def only(listing: Listing) -> Item:
+def only(listing: SourceListing) -> SourceImage:
     (item,) = listing.items
     return item
 

@@ -197,8 +197,8 @@ def test_s3_etag_is_taken_for_an_md5_only_where_it_is_one(
 
 @pytest.mark.parametrize(("bucket_name", "is_md5"), [("bucket", True), ("bucket--use1-az5--x-s3", False)])
 def test_s3_etag_of_a_directory_bucket_is_no_md5(bucket_name: str, is_md5: bool) -> None:
-    stored = s3_objects.Stored(s3_client.Address(bucket_name, "a/1"), f'"{"0" * 32}"', 3)
-    assert s3_objects.is_whole(s3_objects.Reading(None, stored), hashlib.md5(b"one").hexdigest()) is not is_md5
+    stored = s3_objects.StoredObject(s3_client.Address(bucket_name, "a/1"), f'"{"0" * 32}"', 3)
+    assert s3_objects.is_whole(s3_objects.ObjectReader(None, stored), hashlib.md5(b"one").hexdigest()) is not is_md5
 
 
 @pytest.mark.parametrize("sent", [2 * PART, PART])

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-class Journal:
+class IngestJournal:
     """The journal of one workspace's `ingest`."""
 
     def __init__(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from tasks.errors import SourceError
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """One entry of an archive that is no folder.
 
     Attributes:
@@ -39,7 +39,7 @@ def safe_parts(name: str) -> tuple[tuple[str, ...], str | None]:
     return parts, None
 
 
-def without_doubles(members: Iterable[Member]) -> Iterator[Member]:
+def without_doubles(members: Iterable[ArchiveMember]) -> Iterator[ArchiveMember]:
     """Of members with one name the last counts, as when the archive is unpacked; the others are excluded."""
     every = list(members)
     last = {member.parts: number for number, member in enumerate(every)}
