@@ -2,9 +2,9 @@
 
 Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet`, one row
 for everything that was discovered, and `source.json`, what the source is. An item whose version the last run knew isn't
-read again; one without a version is, since only its bytes tell. Bytes that are in no pack are packed, and packs that
-hold bytes which are no longer at the source go; what else was in them is copied before. A killed run goes on after its
-last whole pack.
+read again; one without a version is, since only its bytes show whether it changed. Bytes that are in no pack are
+packed, and packs that hold bytes which are no longer at the source go; what else was in them is copied before. A killed
+run goes on after its last whole pack.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
 
 
 def _known(items: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
-    """Path -> key of the items whose bytes needn't be read: packed before, and of the same version now."""
+    """Path -> key of the items whose bytes don't have to be read: packed before, and of the same version now."""
     before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
     known = {}
     for item in items:

@@ -95,7 +95,7 @@ def _packed(workspace: Workspace) -> list[Discovered]:
 
 
 def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceListing | None]:
-    """List the source meanwhile; the answer waits for it, and is None if it takes long."""
+    """List the source in the background; the result waits for it, and is None if it takes long."""
     if source.uri.startswith("tfds:"):
         return lambda: None  # it may have to be downloaded to be listed
     found: list[SourceListing | BaseException] = []

@@ -1,12 +1,12 @@
 """Stage `prepare`: packs in, decoded images, splits and the quarantine out.
 
 Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted images
-with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (what is another
-image once more), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
+with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (images that another
+image repeats), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
 `reports/data.html` and `reports/data.json`.
 
 Always: discovered = accepted + quarantined + excluded. Only images that are in no shard are decoded. An image that
-has a split keeps it, and what looks the same or belongs to one group is in one split. Labels are not in the shards, so
+has a split keeps it, and near duplicates and images of one group are in one split. Labels are not in the shards, so
 relabelling decodes nothing.
 """
 
@@ -130,7 +130,7 @@ def _fingerprint_of(rules: Rules) -> str:
 
 
 def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
-    """The splits of the run before, if they were drawn by the same rules: who has one, keeps it."""
+    """The splits of the run before, if they were drawn by the same rules: an image that has one keeps it."""
     try:
         if read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules):
             return read_memory(prepared)
@@ -211,7 +211,7 @@ def _decode(
 
 
 def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
-    """Find out before the long work what no decoding can mend."""
+    """Find problems that no decoding can fix before the long work."""
     problems = _too_small(sorted(discovered), discovered, rules, "different images")
     if problems:
         raise DataError(_list(problems))

@@ -1,9 +1,9 @@
 """Augmentation: augmented versions of a prepared image, the same for the same seed, content and number.
 
-View 0 is the image itself. The others are flipped by chance, cropped (a part of the area, resized back: C. Szegedy et
-al., Going Deeper with Convolutions, 2015) and changed in brightness, contrast and saturation. As a view depends on
-nothing but its rules, the image's key and its number, features of views can be kept, and training that reads
-them sees what training on images would see.
+Version 0 is the image itself. The others are flipped by chance, cropped (a part of the area, resized back: C. Szegedy
+et al., Going Deeper with Convolutions, 2015) and changed in brightness, contrast and saturation. As a view depends on
+nothing but its rules, the image's key and its number, features of views can be kept, and training that reads them sees
+what training on images would see.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def view_id(key: str, number: int) -> str:
-    """What a view's row is called in a shard: the key itself for the image as it is."""
+    """The name of a version's row in a shard: the key itself for the image as it is."""
     return key if number == PLAIN else f"{key}.{number}"
 
 
@@ -43,7 +43,7 @@ def parse_view_id(name: str) -> tuple[str, int]:
 
 
 def make_view(pixels: Pixels, key: str, number: int, rules: Augmentation) -> Pixels:
-    """One view of an image.
+    """One augmented version of an image.
 
     Args:
         pixels: (h, w, 3) RGB.
@@ -87,7 +87,7 @@ def draw_views(size: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.i
 
 
 def recipe(rules: Augmentation) -> dict[str, object]:
-    """All that views depend on but the image; how many there are is no part of it."""
+    """All that views depend on but the image; how many there are is not part of it."""
     return {"version": VERSION, **rules.model_dump(exclude={"count"})}
 
 

@@ -28,7 +28,7 @@ class Columns(Sequence[ShardRow]):
         self._length = len(rows)
         names = rows[0].keys() if rows else ()
         if any(row.keys() != rows[0].keys() for row in rows):
-            raise ValueError("rows of unlike names")
+            raise ValueError("the rows have different names")
         self._columns = {name: _packed([row[name] for row in rows]) for name in names}
 
     def __len__(self) -> int:

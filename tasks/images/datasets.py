@@ -59,7 +59,7 @@ def batches(
     """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
 
     Nothing is dropped: the last batch is filled up with zeros of weight 0, since a batch of another size would be
-    traced and planned anew.
+    traced and planned again.
 
     Args:
         reader: where the arrays are (images uint8, or features float16).

@@ -35,7 +35,8 @@ Pixels = npt.NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # MPO comes with JPEG
 DRAFT_PX = 2 * IMAGE_SIZE_PX
 """A JPEG is decoded at the least of 1, 1/2, 1/4, 1/8 that leaves both sides so long: high frequencies are cheaper
-dropped than computed. The rest of the way, a half or less, is antialiased as always. How exact, docs/speed.md tells."""
+dropped than computed. The rest of the way, a half or less, is antialiased as always. docs/speed.md says how exact that
+is."""
 
 FACTS_VERSION = 2
 """Part of the recipe of whatever stores Facts; to be raised when one of them changes, but no pixel does."""
@@ -75,7 +76,7 @@ class RefusalCode(StrEnum):
 
 
 class Refused(Exception):
-    """An image that can't be, or by policy shall not be, an example."""
+    """An image that can't be an example, or shouldn't be one by policy."""
 
     def __init__(self, code: RefusalCode, detail: str) -> None:
         super().__init__(code, detail)
@@ -92,7 +93,7 @@ class ImageFacts:
     Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
 
     Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of the perceptual hash and the thumbnail,
-    `pixels`, the digest of the decoded pixels (both of `likeness`), and `scores` (of `quality`).
+    `pixels`, the digest of the decoded pixels (both of `perceptual_hash`), and `scores` (of `quality`).
     """
 
     width_px: int
@@ -107,7 +108,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """Limits on images that could be decoded, but shall not be examples."""
+    """Limits on images that could be decoded, but should not be examples."""
 
     min_side_px: int
     max_pixels: int

@@ -1,13 +1,13 @@
 """Near duplicates among many images: pairs of hashes within a Hamming radius, without comparing all with all.
 
 Cut the 64 bits into radius + k chunks. Two hashes within the radius differ in at most `radius` chunks, so k chunks are
-equal: whoever shares k chunks is in one bucket of the table of these k, and is compared there (the pigeonhole of
+equal: hashes that share k chunks are in one bucket of the table of these k, and are compared there (the pigeonhole of
 multi-index hashing: M. Norouzi, A. Punjani, D. J. Fleet, Fast Search in Hamming Space with Multi-Index Hashing,
 CVPR 2012; more than one chunk at a time: G. S. Manku et al., Detecting Near-Duplicates for Web Crawling, WWW 2007).
 A larger k makes more tables of smaller buckets; k is chosen by counting the buckets of the hashes at hand.
 
-What is wanted are groups, so images that are connected already are not compared again. That is what keeps a crowd of
-like images from costing its square: they become one group in the first rows of comparisons, and after that only
+The search is for groups, so images that are already connected are not compared again. That keeps a crowd of
+near duplicates from costing its square: they become one group in the first rows of comparisons, and after that only
 members that are outside of the largest group of a bucket are compared with the rest of it.
 """
 
@@ -42,7 +42,7 @@ _SECONDS_A_TEST = 1.3e-9
 
 
 def find_duplicates(hashes: Hashes, thumbnails: Thumbnails, radius: int = RADIUS) -> Pairs:
-    """Pairs of images that look the same: hashes within the radius, and thumbnails that confirm it.
+    """Pairs of near duplicates: hashes within the radius, and thumbnails that confirm it.
 
     Args:
         hashes: (n,) of perceptual_hash.perceptual_hash.
@@ -64,7 +64,7 @@ def near_pairs(hashes: Hashes, radius: int, agree: Agree | None = None) -> Pairs
     """Pairs of hashes within a Hamming radius, as many as connect all that belong together.
 
     Exact: the connected components of the pairs are those of all pairs within the radius that `agree` accepts; every
-    pair given is such a pair. Of pairs that would only connect again what is connected, none is given.
+    pair given is such a pair. Pairs that would only connect what is already connected are not given.
 
     Cost: a million random hashes take 28 s at radius 8, 99 s at 10 (benchmarks.data.duplicates). What
     stays quadratic are pairs within the radius which `agree` refuses, one by one (100 ns each, each pair once), and
@@ -109,7 +109,7 @@ def groups(n: int, pairs: Pairs) -> Indices:
     """Connected components of n things under pairs (m, 2): for each the smallest member of its group (n,) int64."""
     if not len(pairs):
         return np.arange(n, dtype=np.int64)
-    from scipy.sparse import coo_array  # half a second, for nothing where no image is like another
+    from scipy.sparse import coo_array  # half a second, for nothing where there are no near duplicates
     from scipy.sparse.csgraph import connected_components
 
     matrix = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
@@ -174,7 +174,7 @@ def _chunks(count: int) -> list[np.uint64]:
 
 
 def _choose_shared(hashes: Hashes, radius: int) -> int:
-    """How many chunks shall be equal: where the tables, judged by the first of each size, cost least."""
+    """How many chunks should be equal: as many as make the tables cheapest, judged by the first table of each size."""
     if len(hashes) < 2:
         return 0
     costs = [len(hashes) ** 2 * _SECONDS_A_TEST / 2]  # one bucket with everything

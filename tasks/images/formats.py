@@ -1,4 +1,4 @@
-"""What the bytes of an image say of themselves, where Pillow doesn't tell."""
+"""What the bytes of an image say about themselves, where Pillow doesn't say it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_cut(data: bytes) -> bool:
 
 
 def is_raw(image: Image.Image, data: bytes) -> bool:
-    """Whether a TIFF file is a camera's RAW, whose first image is but a preview (NEF, ARW, DNG, CR2 and others)."""
+    """Whether a TIFF file is a camera's RAW, whose first image is only a preview (NEF, ARW, DNG, CR2 and others)."""
     if not isinstance(image, TiffImageFile):
         return False
     reduced = image.tag_v2.get(_REDUCED_IMAGE, 0)

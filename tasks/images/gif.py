@@ -1,4 +1,4 @@
-"""Whether a GIF has more than one frame: Pillow tells only by going to the second one."""
+"""Whether a GIF has more than one frame: Pillow knows only after it has gone to the second one."""
 
 from __future__ import annotations
 

@@ -63,10 +63,10 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """An image that is another one once more. The splits are those that the source gives, empty if it gives none.
+    """An image that repeats another one. The splits are those that the source gives, empty if it gives none.
 
     Attributes:
-        kind: `same_bytes`, `same_pixels`, `near` (looks the same), or `group` (the source's group).
+        kind: `same_bytes`, `same_pixels`, `near` (a near duplicate), or `group` (the source's group).
         outcome: `left_out`; `left_out_as_leak`: the other one is held out; `kept_together`: both are in one split.
     """
 
@@ -79,37 +79,19 @@ class Duplicate:
     outcome: str
 
 
-_DISCOVERED = pa.schema(
-    [
-        ("path", pa.string()),
-        ("label", pa.string()),
-        ("split", pa.string()),
-        ("key", pa.string()),
-        ("excluded", pa.string()),
-        ("version", pa.string()),
-        ("group", pa.string()),
-    ]
-)
-_EXAMPLES = pa.schema(
-    [
-        ("key", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.string()),
-        ("split", pa.string()),
-        ("width_px", pa.int32()),
-        ("height_px", pa.int32()),
-        ("format", pa.string()),
-        ("notes", pa.string()),
-        ("group", pa.string()),
-    ]
-)
-_DUPLICATES = pa.schema([(field.name, pa.string()) for field in dataclasses.fields(Duplicate)])
+_TYPES = {"int": pa.int32()}
+
+
+def _schema(kind: type) -> pa.Schema:
+    """The columns of a table whose rows are dataclasses; words but for whole numbers."""
+    return pa.schema([(field.name, _TYPES.get(str(field.type), pa.string())) for field in dataclasses.fields(kind)])
+
+
 _MEMORY = pa.schema([("key", pa.string()), ("split", pa.string())])
-_QUARANTINE = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "code", "detail")])
 
 
 def write_discovered(raw: Path, rows: list[Discovered]) -> None:
-    write_table(raw / "manifest.parquet", _records(rows), _DISCOVERED)
+    write_table(raw / "manifest.parquet", _records(rows), _schema(Discovered))
 
 
 def previous_discovered(raw: Path) -> list[Discovered]:
@@ -125,7 +107,7 @@ def read_discovered(raw: Path) -> list[Discovered]:
 
 
 def write_examples(prepared: Path, rows: list[Example]) -> None:
-    write_table(prepared / "examples.parquet", _records(rows), _EXAMPLES)
+    write_table(prepared / "examples.parquet", _records(rows), _schema(Example))
 
 
 def read_examples(prepared: Path) -> list[Example]:
@@ -134,7 +116,7 @@ def read_examples(prepared: Path) -> list[Example]:
 
 
 def write_quarantine(prepared: Path, rows: list[Quarantined]) -> None:
-    write_table(prepared / "quarantine.parquet", _records(rows), _QUARANTINE)
+    write_table(prepared / "quarantine.parquet", _records(rows), _schema(Quarantined))
 
 
 def read_quarantine(prepared: Path) -> list[Quarantined]:
@@ -143,16 +125,16 @@ def read_quarantine(prepared: Path) -> list[Quarantined]:
 
 
 def write_duplicates(prepared: Path, rows: list[Duplicate]) -> None:
-    write_table(prepared / "duplicates.parquet", _records(rows), _DUPLICATES)
+    write_table(prepared / "duplicates.parquet", _records(rows), _schema(Duplicate))
 
 
 def read_duplicates(prepared: Path) -> list[Duplicate]:
-    """Images that are another one once more, in the order of their paths."""
+    """Images that repeat another one, in the order of their paths."""
     return [Duplicate(**row) for row in stream_table(prepared / "duplicates.parquet")]
 
 
 def write_memory(prepared: Path, splits: dict[str, str]) -> None:
-    """Keep key -> split for the next run: who has a split, keeps it."""
+    """Keep key -> split for the next run: an image that has a split keeps it."""
     write_table(prepared / "splits.parquet", [{"key": key, "split": splits[key]} for key in sorted(splits)], _MEMORY)
 
 

@@ -1,7 +1,7 @@
-"""What an image looks like, in few bytes: a hash to find near duplicates by, and a thumbnail to confirm them.
+"""An image's content in few bytes: a hash to find near duplicates by, and a thumbnail to confirm them.
 
-A near duplicate is the same photograph stored once more: encoded anew, resized, a little brighter or darker, without
-its colours, or cut by some 2 % at its edges. A mirrored image is no duplicate of its original.
+A near duplicate is the same photograph stored once more: encoded again, resized, a little brighter or darker, without
+its colours, or cut by some 2 % at its edges. A mirrored image is not a duplicate of its original.
 
 All of it is computed in whole numbers, so that every machine and every version of the libraries gives the same bits.
 """
@@ -55,7 +55,7 @@ def perceptual_hash(pixels: Pixels) -> int:
 
     Returns:
         0 <= hash < 2**64, the constant term first (the highest bit). Equal images are at Hamming distance 0, the
-        same image stored anew mostly at 0-4, unrelated ones at about 32 (at 14 and more among the 78,210 pairs of
+        same image stored again mostly at 0-4, unrelated ones at about 32 (at 14 and more among the 78,210 pairs of
         ants/bees). An image of one colour has no bit but that of the constant term.
     """
     return _hash(_grey_sums(pixels))
@@ -78,7 +78,7 @@ def stack(thumbnails: list[bytes]) -> Thumbnails:
 
 
 def are_plain(thumbnails: Thumbnails) -> Flags:
-    """Which of the thumbnails (n, 16, 16) show too little to be told apart: standard deviation below 4 of 255 levels.
+    """Which of the thumbnails (n, 16, 16) show too little to compare: standard deviation below 4 of 255 levels.
 
     Blank pages and black frames look alike and are different images; only equal pixels make them duplicates.
     The least contrast among the photographs of ants/bees is 9.2.

@@ -1,7 +1,7 @@
 """Scores of a decoded image that a policy can judge: dark, overexposed, without contrast, blurred, of one colour.
 
 The scores stand for what CleanVision looks at (cleanlab/cleanvision, `image_property.py`: brightness percentiles,
-entropy, the variance of edges); they are computed anew here, in whole numbers until the last step, so that they are the
+entropy, the variance of edges); they are computed here, in whole numbers until the last step, so that they are the
 same on every machine. CleanVision judges brightness by the 99th percentile (a dark image with a bright lamp isn't
 dark) and by the 5th (an image on white paper isn't overexposed if something on it is black); so do we.
 """

@@ -46,7 +46,7 @@ class Contents:
     Attributes:
         chosen: key -> the row that stands for it (test before validation before train, then the first path), in the
             order of the paths.
-        conflicts: keys that stand under two labels.
+        conflicts: keys that have two labels.
         copies: the rows that are left out, because another row stands for the same bytes.
     """
 

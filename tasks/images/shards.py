@@ -130,7 +130,7 @@ class Shards:
 def _changed(path: Path) -> IntegrityError:
     return IntegrityError(
         f"The bytes of the shard {path} have changed since they were written. "
-        f"Delete it and run again, only its rows are made anew: rm {path} && dvc repro"
+        f"Delete it and run again, only its rows are made again: rm {path} && dvc repro"
     )
 
 
@@ -138,7 +138,7 @@ def open_shards(folder: Path) -> Shards:
     """All shards of a folder.
 
     Raises:
-        IntegrityError: a file is no whole shard.
+        IntegrityError: a file is not a whole shard.
     """
     return Shards(read_header(path) for path in sorted(folder.glob("*.safetensors")))
 

@@ -2,8 +2,8 @@
 
 An image on its own is drawn by its content hash, so the same image is in the same split on every machine, and every
 class keeps the wanted shares up to chance. Images that belong together (the source's group: one patient, product or
-video; or near duplicates, which look the same) are drawn together. Such groups grow and merge as images come, so the
-splits of the previous run are looked at: whoever has one keeps it, and newcomers join.
+video; or near duplicates) are drawn together. Such groups grow and merge as images come, so the
+splits of the previous run are looked at: an image that has one keeps it, and new ones join.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ImageToSplit:
         key: content hash of the image.
         given: the split that the source assigns to it, if any.
         group: what the source says it belongs to (patient, product, video), if anything.
-        look: the same for all images that look the same, and for no other; None for an image without likes.
+        near_duplicates: the same for an image and all its near duplicates, and for no other; None if it has none.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Assignment:
     """Splits of the images that may be used.
 
     Attributes:
-        splits: key -> split. No group and no look is in two splits.
+        splits: key -> split. No group and no set of near duplicates is in two splits.
         leaks: key -> the key of a held-out image (in `splits`) that it belongs to. These must be left out.
         memory: what to give as `previous` next time; it also knows the splits that leaks had before.
     """
@@ -149,7 +149,7 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
 
 
 def anchors(members: Sequence[ImageToSplit]) -> dict[str, str]:
-    """What each image is drawn by, the same for all that are connected by groups and looks.
+    """What each image is drawn by, the same for all that are connected by groups and near duplicates.
 
     The smallest name of a source's group among them (as `group:<name>`), else the smallest key; for an image on its
     own its key.
@@ -176,11 +176,12 @@ def assign(members: Sequence[ImageToSplit], previous: Mapping[str, str], rules: 
 
     1. A held-out split that the source gives is kept, whatever was before; so is the previous split of an image, if
        the source still allows it (what the source gives as train doesn't go where the source gives images itself).
-    2. What is then in two splits (as the source gives it, or because looks merged) stays in the more held-out one;
-       the others are leaks, to be left out. So an image with a split keeps it or is left out; it never moves.
-    3. Newcomers join the split of their group and their look. One whose mates live in several splits, or where the
-       source doesn't let it go, is left out: it drags nobody along.
-    4. Where nobody of a group or look has a split yet, all of it is drawn by its anchor (see `anchors`).
+    2. What is then in two splits (as the source gives it, or because sets of near duplicates merged) stays in the more
+       held-out one; the others are leaks, to be left out. So an image with a split keeps it or is left out; it never
+       moves.
+    3. New images join the split of their group and their near duplicates. One that would have to join several splits,
+       or one that the source forbids, is left out and moves no others.
+    4. Where no image of a group or of near duplicates has a split yet, all are drawn by their anchor (see `anchors`).
 
     The order of the members doesn't matter. An image on its own gets what `assign_split` says, unless it has another
     previous split. `previous` must come from the same rules: with another seed or other shares, give an empty one.
@@ -245,7 +246,7 @@ def _fixed(member: ImageToSplit, previous: Mapping[str, str], rules: Rules) -> s
 
 
 def _settle(cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict[str, str], rules: Rules) -> None:
-    """Place the newcomers of a cluster with their mates, then those who have these for mates; draw for the rest."""
+    """Place the new images of a cluster with their relatives, then the relatives of these; draw for the rest."""
     waiting = [member for member in cluster if member.key not in placed]
     while waiting:
         mates = _mates(cluster, placed, leaks)
@@ -275,7 +276,7 @@ def _draw_together(members: Sequence[ImageToSplit], rules: Rules) -> dict[str, s
 def _mates(
     members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: Collection[str]
 ) -> dict[_Name, dict[str, str]]:
-    """For each group and look the splits in which it is, with the smallest key there; leaks don't count."""
+    """For each group and set of near duplicates its splits, with the smallest key there; leaks don't count."""
     mates: dict[_Name, dict[str, str]] = defaultdict(dict)
     for member in members:
         if member.key in placed and member.key not in leaks:
@@ -286,7 +287,7 @@ def _mates(
 
 
 def _leave_out(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
-    """Make leaks of those who share a group or a look with an image in a more held-out split."""
+    """Make leaks of images that share a group, or are near duplicates, with an image in a more held-out split."""
     for number, split in enumerate(HELD_OUT):
         mates = _mates(members, placed, leaks)
         torn = {name: found[split] for name, found in mates.items() if split in found and len(found) > 1}
@@ -299,7 +300,7 @@ def _leave_out(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks
 
 
 def _name_again(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
-    """Of those who keep a leak out, name the smallest of the most held-out split, whoever was met first."""
+    """Of the images that keep a leak out, name the smallest of the most held-out split, in whatever order they came."""
     mates = _mates(members, placed, leaks)
     for member in members:
         if member.key not in leaks:

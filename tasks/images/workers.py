@@ -149,7 +149,7 @@ def _prepare_worker(memory_limit_mb: int, memory: Any) -> None:
 
 
 def _set_limits(memory_limit_mb: int) -> None:
-    """Bound the worker's memory, and let it not outlive a stage that was killed: it would wait for work for ever."""
+    """Bound the worker's memory, and let it not outlive a stage that was killed: it would wait for work forever."""
     if sys.platform == "linux":
         # The data, not the address space: OpenBLAS reserves gigabytes of that for cores that it never uses.
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
@@ -235,7 +235,7 @@ def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
 
 
 def describe_pixels(pixels: Pixels, facts: ImageFacts) -> ImageFacts:
-    """The facts with what the image looks like, and how good it is."""
+    """The facts with the perceptual hash, the thumbnail, the digest of the pixels and the scores of quality."""
     return replace(
         facts,
         look=base64.b64encode(perceptual_hash.hash_and_thumbnail(pixels)).decode(),

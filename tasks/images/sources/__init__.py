@@ -12,12 +12,12 @@ from tasks.images.sources.policy import SourcePolicy
 
 __all__ = ["Excluded", "SourceImage", "SourceListing", "SourcePolicy", "check_source", "discover"]
 
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+TABLES = (".csv", ".parquet")
 KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
     "s3://bucket/prefix, tfds:name, or `digits`"
 )
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
-_TABLES = (".csv", ".parquet")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 
 
@@ -28,7 +28,7 @@ class _Source(Protocol):
 
 
 def check_source(uri: str, policy: SourcePolicy) -> None:
-    """Find out, in a second or so, whether the source is there and looks usable.
+    """Check, in a second or so, whether the source is there and usable.
 
     Raises:
         SourceError: it is missing, empty, forbidden by the policy, or of an unknown kind; says what would be right.
@@ -70,8 +70,8 @@ def _kind(uri: str) -> str:
     if scheme and scheme[1] == "tfds":
         return "tfds"
     name = uri.lower().rstrip("/")
-    if name.endswith(_ARCHIVES):
+    if name.endswith(ARCHIVES):
         return "archive"
-    if name.endswith(_TABLES):
+    if name.endswith(TABLES):
         return "table"
     return "s3" if scheme else "folder"

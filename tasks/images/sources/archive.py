@@ -1,6 +1,6 @@
 """An archive with a folder of class folders in it: `.tar`, `.tar.gz`, `.tar.zst`, `.zip`, here or in S3.
 
-What it is, its first bytes say, not its name. Inside it is laid out as a folder is; folders that are common to all
+Its first bytes say what it is, not its name. Inside, it is laid out as a folder is; folders that are common to all
 images (`flowers/` in `flowers/rose/1.jpg`) are looked through. Members that would lead outside (absolute, `..`,
 links, devices), that are encrypted or given twice are excluded with the reason; of members with one name the last
 counts. An item's version is the archive's SHA-256 and the member's place: an unchanged archive isn't read again.
@@ -11,7 +11,6 @@ Costs: an archive is hashed once. Zip and plain tar are read in place. A compres
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,14 +21,13 @@ from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, p
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 _TAR_MAGIC_OFFSET = 257
 _LAYOUT = "Expected <class>/<image> inside, or train/<class>/<image> with test or val beside train."
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Look whether the archive is there and is one.
+    """Check whether the archive is there and is one.
 
     Raises:
         SourceError: it is missing, unreadable, or of another kind.
@@ -38,14 +36,8 @@ def check(uri: str, policy: SourcePolicy) -> None:
         from tasks.images.sources import s3
 
         s3.describe_object(uri, policy)
-        return
-    path = policy.path(uri)
-    if not path.is_file():
-        what = "is no file" if path.exists() else f"doesn't exist (looked in {policy.folder})"
-        raise SourceError(f"The archive {uri!r} {what}. Give an existing one: make run SOURCE=path/to/flowers.zip")
-    if not os.access(path, os.R_OK):
-        raise SourceError(f"The archive {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
-    _kind(path, uri)
+    else:
+        _kind(policy.check_file("archive", uri, "flowers.zip"), uri)
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
@@ -75,7 +67,7 @@ def _kind(path: Path, shown: str) -> str:
         return "tar"
     looks = "is empty" if not head else f"begins with {head[:8]!r}"
     raise SourceError(
-        f"The archive {shown!r} is none of {', '.join(SUFFIXES)}: it {looks}. "
+        f"The archive {shown!r} is not a tar (plain, gzip, zstd) or zip: it {looks}. "
         "Get it again, or unpack it and give the folder."
     )
 

@@ -10,7 +10,7 @@ from tasks.errors import SourceError
 
 @dataclass(frozen=True)
 class ArchiveMember:
-    """One entry of an archive that is no folder.
+    """One entry of an archive that is not a folder.
 
     Attributes:
         parts: its path inside, folder by folder; undecodable bytes are surrogates.

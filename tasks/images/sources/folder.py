@@ -21,7 +21,7 @@ from tasks.images.sources.policy import SourcePolicy
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Look whether the folder holds class folders.
+    """Check whether the folder holds class folders.
 
     Raises:
         SourceError: it is missing, a file, unreadable, or holds no folders.
@@ -35,7 +35,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
     if not root.is_dir():
         raise SourceError(f"The source {uri!r} is a file, not a folder. {LAYOUT}")
     if not os.access(root, os.R_OK | os.X_OK):
-        raise SourceError(f"The source {uri!r} may not be read by this user. Mend it: chmod -R u+rX {uri}")
+        raise SourceError(f"The source {uri!r} can't be read by this user. Fix it: chmod -R u+rX {uri}")
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if not is_junk(entry.name))
     if not names:
@@ -93,7 +93,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise SourceError(
-            f"The folder {printable(str(folder))} can't be read ({error.strerror}). Mend it: chmod -R u+rX the source."
+            f"The folder {printable(str(folder))} can't be read ({error.strerror}). Fix it: chmod -R u+rX the source."
         ) from None
 
 

@@ -68,5 +68,5 @@ def is_junk(name: str) -> bool:
 
 
 def _escape(char: str) -> str:
-    byte = ord(char) - 0xDC00  # how Python carries a byte that is no UTF-8
+    byte = ord(char) - 0xDC00  # how Python represents a byte that is not UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else json.dumps(char)[1:-1]

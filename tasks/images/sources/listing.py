@@ -17,7 +17,7 @@ class SourceImage:
         split: `train`, `validation` or `test` where the source gives it, else None.
         read: gives the original bytes, whole, or raises SourceError; called from several threads at once.
         version: changes whenever the bytes may have changed, so that an item of a known version isn't read again;
-            None where only the bytes tell.
+            None where only the bytes show it.
         group: the patient, product or video that it belongs to; images of one group stay in one split.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,20 @@ class SourcePolicy:
     def path(self, uri: str) -> Path:
         """The file or folder that a source's address names."""
         return self.folder / uri
+
+    def check_file(self, kind: str, uri: str, example: str) -> Path:
+        """The local file of an archive or a table.
+
+        Raises:
+            SourceError: it is missing, a folder, or unreadable.
+        """
+        path = self.path(uri)
+        if not path.is_file():
+            what = "is not a file" if path.exists() else f"doesn't exist (looked in {self.folder})"
+            raise SourceError(f"The {kind} {uri!r} {what}. Give an existing one: make run SOURCE=path/to/{example}")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"The {kind} {uri!r} can't be read by this user. Fix it: chmod u+r {uri}")
+        return path
 
     def read_image(self, path: Path) -> bytes:
         """The bytes of a local image, which may have grown since it was listed.

@@ -32,5 +32,5 @@ def _read(item: SourceImage) -> bytes:
         return item.read()
     except OSError as error:
         raise SourceError(
-            f"{item.path} can't be read: {error.strerror or error}. Mend or remove it at the source."
+            f"{item.path} can't be read: {error.strerror or error}. Fix or remove it at the source."
         ) from None

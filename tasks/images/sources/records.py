@@ -1,6 +1,6 @@
 """Shards of tf.train.Example records, as TFDS prepares them: one pass makes an index, then reading is random access.
 
-The index is a scratch file: where each image's bytes lie, their SHA-256 and their class. As long as the shards are
+The index lies in the cache: where each image's bytes lie, their SHA-256 and their class. While the shards are
 the same files (`source_cache.identity`), nothing of them is read. Memory: the index, some 200 bytes an image.
 """
 

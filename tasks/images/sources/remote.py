@@ -47,7 +47,7 @@ def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, StoredObje
     if len(uris) == 1:
         return {}, False  # asking for it is as quick, and needs no right to list
     bucket = f"s3://{parse(uris[0]).bucket}/"
-    prefix = os.path.commonprefix([uri[len(bucket) :] for uri in uris])  # noqa: RUF071 - keys are no paths
+    prefix = os.path.commonprefix([uri[len(bucket) :] for uri in uris])  # noqa: RUF071 - keys are not paths
     objects = s3.list_objects(bucket + prefix, policy)
     few = itertools.islice(objects, len(uris) * _PAGE)
     met = {str(stored.address): stored for stored in few}

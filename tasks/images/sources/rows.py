@@ -32,7 +32,7 @@ class TableRow:
 
 @dataclass
 class Problems:
-    """What is wrong with the rows of a table; told all at once."""
+    """What is wrong with the rows of a table; all of it is reported at once."""
 
     table: str
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Problems:
             told = [f"  row {number}: {what}" for number, what in sorted(self.found)[:_SHOWN]]
             more = [f"  and {len(self.found) - _SHOWN} more"] if len(self.found) > _SHOWN else []
             lines = "\n".join([*told, *more])
-            raise SourceError(f"The table {self.table!r} has {len(self.found)} errors in its rows. Mend them:\n{lines}")
+            raise SourceError(f"The table {self.table!r} has {len(self.found)} errors in its rows. Fix them:\n{lines}")
 
 
 def brief(word: str | None) -> str:
@@ -132,7 +132,7 @@ def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[TableRow]:
             else:
                 yield _row(number, names, fields)
     except csv.Error as error:
-        problems.add(start, f"no CSV from here on: {error} (an open quote?)")
+        problems.add(start, f"not CSV from here on: {error} (an open quote?)")
 
 
 def _parquet(data: bytes, table: str, policy: SourcePolicy) -> pq.ParquetFile:

@@ -1,9 +1,9 @@
 """A prefix of a bucket, laid out as a folder: `s3://bucket/prefix/<class>/**/<image>`, with given splits or without.
 
 The listing is all that an unchanged bucket costs: an item's version is its ETag and size, so bytes of a known version
-aren't read again. Keys are no paths: `..`, `//` and backslashes in them stay what they are. A key of no bytes that only
-stands for a folder is excluded, like all else that is no image of a class. Endpoint, region and credentials come from
-the environment (`s3_client`), never from the address.
+aren't read again. Keys are not paths: `..`, `//` and backslashes in them stay what they are. A key of no bytes that
+only stands for a folder is excluded, like everything else that is not an image of a class. Endpoint, region and
+credentials come from the environment (`s3_client`), never from the address.
 
 `list_objects`, `describe_object`, `fetch_object` and `download_object` serve sources whose parts lie in S3.
 """
@@ -29,7 +29,7 @@ _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Look, by one request, whether class folders lie there.
+    """Check, by one request, whether class folders lie there.
 
     Raises:
         SourceError: the bucket, the prefix or the credentials are missing or wrong, or the endpoint doesn't answer.

@@ -60,7 +60,9 @@ def parse(uri: str) -> Address:
             "s3://bucket/prefix, put the keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and replace these keys."
         )
     if not uri.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
-        raise SourceError(f"An S3 source is s3://bucket/prefix; received {uri!r}, in which {bucket!r} is no bucket.")
+        raise SourceError(
+            f"An S3 source is s3://bucket/prefix; received {uri!r}, but {bucket!r} is not a bucket's name."
+        )
     return Address(bucket, key)
 
 
@@ -105,7 +107,7 @@ def _make() -> Any:
             raise
         except ValueError:
             raise SourceError(
-                "AWS_ENDPOINT_URL is no address. Give http://HOST:PORT or https://HOST, or unset it."
+                "AWS_ENDPOINT_URL is not an address. Give http://HOST:PORT or https://HOST, or unset it."
             ) from None
     client.meta.events.register_first("needs-retry.s3", _Unanswered())
     return client
@@ -123,7 +125,7 @@ def _account() -> int:
 
 
 class _Unanswered:
-    """Gives up soon on an endpoint that never answered: it is misspelt or down. One that did answer is waited for."""
+    """Gives up soon on an endpoint that never responded: it is misspelt or down. Waits for one that did respond."""
 
     def __init__(self) -> None:
         self._answered = False

@@ -35,7 +35,7 @@ def download(client: Any, stored: StoredObject, path: Path) -> None:
 
 
 def _fill(reading: ObjectReader, partial: Path) -> None:
-    for _ in range(2):  # damage on the way is not there the second time
+    for _ in range(2):  # damage in transit doesn't happen twice
         with partial.open("ab+") as file:
             kept = _kept_bytes(file.tell(), reading.stored)
             file.truncate(kept)

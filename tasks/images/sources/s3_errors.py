@@ -1,4 +1,4 @@
-"""What S3 and botocore answer, in words that name the cure.
+"""Errors of S3 and botocore, in words that name the remedy.
 
 The texts of stores and of botocore may carry access keys, signed headers and whole addresses, so no message here quotes
 them: only a code, a status and the endpoint's host and port.
@@ -35,8 +35,8 @@ _DENIED = (
     "these credentials may not do that",
     "They need s3:ListBucket on the bucket and s3:GetObject on its objects; or the bucket's name is misspelt.",
 )
-_NO_KEY = ("there is no such object", "Check the key; if it was there before, run again: the listing is made anew.")
-_CHANGED = ("it changed while it was read", "Run again when it rests.")
+_NO_KEY = ("there is no such object", "Check the key; if it was there before, run again: the objects are listed again.")
+_CHANGED = ("it changed while it was read", "Run again when nobody writes to it any more.")
 _REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
 
 _BY_CODE = {
@@ -105,8 +105,8 @@ def _refusal(error: boto.ClientError, host: str) -> str:
     shown = code if re.fullmatch(r"[A-Za-z.]{1,60}", code) else f"HTTP {status}"
     if known:
         return f"{known[0]} ({shown}). {known[1]}"
-    if status in _BUSY and shown != code:  # botocore makes a 500 of a page that is no XML
-        return f"what answers at {host} is out of order, or no S3 store. Check AWS_ENDPOINT_URL, and run again later."
+    if status in _BUSY and shown != code:  # botocore makes a 500 of a page that is not XML
+        return f"the server at {host} is out of order, or is not an S3 store. Check AWS_ENDPOINT_URL or run again."
     if status in _BUSY or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
         return (
             f"the store is out of order or busy; it answered {status} ({shown}), also when asked again (up to "
@@ -129,20 +129,22 @@ def _failure(error: boto.BotoCoreError, host: str) -> str:
     if isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError)):
         return f"{host} can't be reached. Check AWS_ENDPOINT_URL (unset for Amazon itself) and the network."
     if isinstance(error, boto.FlexibleChecksumError):
-        return "the bytes don't have the checksum that the store gives for them. Run again, or put it there anew."
+        return "the bytes don't have the checksum that the store gives for them. Run again, or upload the object again."
     if isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError)):
         return f"the connection to {host} broke again and again. Run again: what was read is kept."
     if isinstance(error, boto.PaginationError):
-        return f"the listing of {host} goes round in circles. It does not speak S3 as it should; ask who runs it."
+        return (
+            f"the listing of {host} repeats itself. The server doesn't follow the S3 protocol; ask its administrator."
+        )
     return f"botocore gave up ({type(error).__name__}). Check AWS_* variables and ~/.aws/config."
 
 
 def _no_store(host: str) -> str:
-    return f"what answers at {host} is no S3 store. Check AWS_ENDPOINT_URL: http://HOST:PORT or https://HOST."
+    return f"the server at {host} is not an S3 store. Check AWS_ENDPOINT_URL: http://HOST:PORT or https://HOST."
 
 
 def host_of(endpoint: str | None) -> str:
-    """Host and port of an address; never what stands before an @ in it."""
+    """Host and port of an address; never what comes before an @ in it."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(endpoint or "")
         if parts.hostname:

@@ -30,7 +30,7 @@ from tasks.images.sources.s3_errors import explained, status_of
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4
 MAX_RESUMES = 8
-"""How often reading one part may break off before the object is given up."""
+"""How often reading one part may break off before the object counts as unreadable."""
 _CHUNK_BYTES = 16 << 10  # at most this much is read twice after a break
 _LONGEST_PAUSE_S = 5.0
 _BROKEN = (boto.HTTPClientError, boto.IncompleteReadError)
@@ -59,7 +59,7 @@ class ObjectReader:
     """An object while it is read.
 
     Attributes:
-        opaque: a response said that the ETag is no MD5.
+        opaque: a response said that the ETag is not an MD5.
     """
 
     client: Any
@@ -117,7 +117,7 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
 
 
 def _is_one_request(stored: StoredObject) -> bool:
-    """Without an ETag nothing tells that several answers are of one version."""
+    """Without an ETag nothing shows that several responses are of one version."""
     return stored.size <= PART_BYTES or not stored.etag
 
 
@@ -135,7 +135,7 @@ def parts(reading: ObjectReader, start: int) -> Iterator[bytes]:
 
 
 def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
-    """Whether the bytes of this MD5 are the object's, as far as its ETag tells."""
+    """Whether the bytes of this MD5 are the object's, as far as its ETag shows."""
     stored = reading.stored
     expected = re.fullmatch(r'"?([0-9a-f]{32})"?', stored.etag)
     if expected is None or reading.opaque or stored.address.bucket.endswith("--x-s3"):
@@ -146,7 +146,7 @@ def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
 def damaged(reading: ObjectReader) -> SourceError:
     return SourceError(
         f"{reading.shown} is damaged: twice, its bytes didn't have the MD5 that the store gives for them "
-        f"({reading.stored.etag}). Put the object there anew."
+        f"({reading.stored.etag}). Upload the object again."
     )
 
 
@@ -201,9 +201,9 @@ def _ask(reading: ObjectReader, start: int, stop: int | None) -> Any:
 
 
 def _misfit(stored: StoredObject, answer: Any, start: int, stop: int | None, whole: bool) -> str | None:
-    """What is wrong with a response, None if it is the one that was asked for: not every store heeds every header."""
+    """What is wrong with a response, None if it is the one that was asked for: not every store obeys every header."""
     if stored.etag and answer.get("ETag") != stored.etag:
-        return "it changed while it was read. Run again when it rests."
+        return "it changed while it was read. Run again when nobody writes to it any more."
     if stop is None:
         return None
     if answer["ContentLength"] != stop - start or (

@@ -1,11 +1,11 @@
 """A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, here or in S3.
 
 Paths are relative to the table's folder; absolute ones and `..` are fine as long as they end inside that folder. Or
-they are `s3://` objects, in the table's own bucket or in one that `source.s3_buckets` lists. CSV is UTF-8, parted by
-comma, semicolon or tab, whichever makes the header's names; a misspelt or unknown column is refused, because a lost
+they are `s3://` objects, in the table's own bucket or in one that `source.s3_buckets` lists. CSV is UTF-8, separated by
+comma, semicolon or tab, whichever gives the header's names; a misspelt or unknown column is refused, because a lost
 `split` or `group` would leak. Splits are `train`, `val`/`valid`/`validation` and `test`, kept by the rule for folders.
 A path that is given twice with all the same is one image, the second row excluded; with another class, split or
-group it is an error. All errors are told at once, with their rows.
+group it is an error. All errors are reported at once, with their rows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Table:
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Look whether the table is there and has the right columns.
+    """Check whether the table is there and has the right columns.
 
     Raises:
         SourceError: it is missing, can't be read, or has other columns.
@@ -59,12 +59,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
 
         policy.check_table(uri, s3.describe_object(uri, policy).size)
         return
-    path = policy.path(uri)
-    if not path.is_file():
-        what = "is no file" if path.exists() else f"doesn't exist (looked in {policy.folder})"
-        raise SourceError(f"The table {uri!r} {what}. Give an existing one: make run SOURCE=path/to/images.csv")
-    if not os.access(path, os.R_OK):
-        raise SourceError(f"The table {uri!r} may not be read by this user. Mend it: chmod u+r {uri}")
+    path = policy.check_file("table", uri, "images.csv")
     policy.check_table(uri, path.stat().st_size)
     columns_of(_head(path), uri, policy)
 
@@ -175,7 +170,9 @@ def _address(row: TableRow, table: _Table) -> str | None:
         table.problems.add(row, str(error))
         return None
     if leaves or not row.path or not address.key or address.key.endswith("/"):
-        table.problems.add(row, f"{brief(row.path)} is no object: s3://bucket/key, or a key below the table's prefix")
+        table.problems.add(
+            row, f"{brief(row.path)} is not an object: s3://bucket/key, or a key below the table's prefix"
+        )
         return None
     own = parse(table.root + "/").bucket if table.root.startswith(_S3) else None
     wrong = table.policy.wrong_with_bucket(address.bucket, own)

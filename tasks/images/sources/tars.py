@@ -58,7 +58,7 @@ def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMe
     """Every member of a plain tar but its folders; `shown` is the archive's name in messages.
 
     Raises:
-        SourceError: a header is wrong, or the end mark is missing: what is missing behind them nobody knows.
+        SourceError: a header is wrong, or the end mark is missing: nobody knows what is missing behind them.
     """
     held = RandomAccessFile(path)
     try:
@@ -77,7 +77,7 @@ def _entries(held: RandomAccessFile, max_header_bytes: int) -> Iterator[tarfile.
         end = 0
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-            if info.size < 0 or tar.offset <= end:  # else a crafted header is read for ever, CVE-2025-8194
+            if info.size < 0 or tar.offset <= end:  # else a crafted header is read forever, CVE-2025-8194
                 raise tarfile.ReadError(f"a negative size at offset {info.offset}")
             if info.isreg() and not info.issparse() and info.offset_data + info.size > held.size:
                 raise tarfile.ReadError(f"the file ends within {info.name!r}")

@@ -47,7 +47,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """Every image of every split, as `<split>/<class>/<TFDS id>`.
 
     Raises:
-        SourceError: the data set isn't known, can't be downloaded, is no image classification, or is damaged.
+        SourceError: the data set isn't known, can't be downloaded, isn't for image classification, or is damaged.
     """
     check(uri, policy)
     builder = _builder(uri.removeprefix(SCHEME), policy)
@@ -136,8 +136,8 @@ def _fields(info: Any, uri: str) -> Fields:
         return Fields(images[0], labels[0])
     found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
     raise SourceError(
-        f"{uri} is no image classification: it needs an Image of 8 or 16 bit and a ClassLabel, as supervised keys or "
-        f"one of each. It has {found or 'no named features'}; supervised keys: {keys or 'none'}."
+        f"{uri} is not a data set for image classification: it needs an Image of 8 or 16 bit and a ClassLabel, as "
+        f"supervised keys or one of each. It has {found or 'no named features'}; supervised keys: {keys or 'none'}."
     )
 
 

@@ -28,7 +28,7 @@ def test_columns_give_the_rows_back(rows: list[dict[str, object]]) -> None:
 
 
 def test_columns_refuse_rows_of_unlike_names() -> None:
-    with pytest.raises(ValueError, match="unlike names"):
+    with pytest.raises(ValueError, match="different names"):
         Columns([{"key": "a"}, {"key": "b", "size": 1}])
 
 

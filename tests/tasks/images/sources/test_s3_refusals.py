@@ -88,7 +88,7 @@ def test_case_16_s3_refusal_is_clear_quick_and_tells_no_secret(
         ("AWS_ACCESS_KEY_ID", None, "there are no credentials. Set AWS_ACCESS_KEY_ID"),
         ("AWS_SECRET_ACCESS_KEY", None, "there are no credentials. Set AWS_ACCESS_KEY_ID"),
         ("AWS_PROFILE", "nobody", "AWS_PROFILE names no profile"),
-        ("AWS_ENDPOINT_URL", "canary-secret-4f9d2c7e@store", "AWS_ENDPOINT_URL is no address"),
+        ("AWS_ENDPOINT_URL", "canary-secret-4f9d2c7e@store", "AWS_ENDPOINT_URL is not an address"),
     ],
 )
 def test_case_16_s3_environment_that_is_wrong_is_told_by_the_real_server(
@@ -160,7 +160,7 @@ def test_s3_works_again_with_the_credentials_file_renewed(
 def test_s3_endpoint_that_is_no_s3_is_told(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"<html><body>Welcome to nginx!<br></body>")
-    assert "is out of order, or no S3 store. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p", policy())
+    assert "is out of order, or is not an S3 store. Check AWS_" in refused(s3.check, "s3://bucket/p", policy())
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_case_45_rows_are_numbered_by_lines_even_where_a_field_has_several(root:
 def test_case_45_an_open_quote_is_told_with_the_row_where_it_opens(root: Path) -> None:
     (root / "t.csv").write_text('path,label\nant/1,ant\n"bee/1,bee\nant/2,ant\n')
     [problem] = problems(root / "t.csv")
-    assert problem.startswith("row 3: no CSV from here on")
+    assert problem.startswith("row 3: not CSV from here on")
 
 
 def test_case_45_bytes_that_are_no_utf8_are_told_with_their_row(root: Path) -> None:
@@ -275,7 +275,7 @@ def test_case_19_files_too_large_for_images_are_excluded(root: Path, bucket: Buc
 def test_table_that_is_missing_or_a_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
         table.check(str(tmp_path / "t.csv"), policy())
-    with pytest.raises(SourceError, match="is no file"):
+    with pytest.raises(SourceError, match="is not a file"):
         table.check(str(tmp_path), policy())
 
 
@@ -318,14 +318,14 @@ def test_case_45_objects_that_are_missing_or_none_are_told_with_their_rows(root:
     lines = [HEADER, *([bucket.uri(key), "a"] for key in ["p/a/1", *wrong]), ["s3://-/x", "a"], ["s3://me:pw@b/x", "a"]]
     found = problems(make_csv(root / "t.csv", lines), policy(s3_buckets=(bucket.name,)))
     assert found[0] == f"row 3: {bucket.uri('p/a/2')} can't be read: there is no such object."
-    assert "is no object: s3://bucket/key" in found[1]
-    assert "'-' is no bucket" in found[2]
+    assert "is not an object: s3://bucket/key" in found[1]
+    assert "'-' is not a bucket" in found[2]
     assert found[3].startswith("row 6: The address of an S3 source may not hold credentials")
     assert "pw" not in found[3]
     bucket.put("p/t.csv", body=b"path,label\n../x,a\n/y,a\na/1,a\n")
     with pytest.raises(SourceError) as caught:
         table.discover(bucket.uri("p/t.csv"), policy())
-    assert [line.split("is no object")[0] for line in str(caught.value).splitlines()[1:]] == [
+    assert [line.split("is not an object")[0] for line in str(caught.value).splitlines()[1:]] == [
         "  row 2: '../x' ",
         "  row 3: '/y' ",
     ]

@@ -328,7 +328,7 @@ def test_tfds_that_is_no_image_classification_lists_its_features() -> None:
         ({"a": image, "b": image}, ("a", "b")),
         ({"a": depth, "c": label}, ("a", "c")),
     ]:
-        with pytest.raises(SourceError, match="is no image classification") as caught:
+        with pytest.raises(SourceError, match="is not a data set for image classification") as caught:
             tfds._fields(info(features, keys), "tfds:x")
         assert all(f"{key}: {type(feature).__name__}" in str(caught.value) for key, feature in features.items())
 
