@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, train
 from tasks.files import read_json
+from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
-from tasks.images.splits import assign_folds
 from tasks.metrics import log_losses, predict
 from tasks.settings import STRATEGIES, change_settings, load_settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of

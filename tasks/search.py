@@ -20,9 +20,9 @@ import numpy as np
 
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
+from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
-from tasks.images.splits import assign_folds
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts

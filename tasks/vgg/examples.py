@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.images.folds import assign_folds
 from tasks.images.manifest import Duplicate, Example
 from tasks.images.shards import Shards
-from tasks.images.splits import assign_folds
 from tasks.settings import Train
 from tasks.vgg.head import Floats, Pooling, pool
 from tasks.workspace import Workspace

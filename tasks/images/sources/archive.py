@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tasks.errors import SourceError
 from tasks.images.sources import tars, zips
-from tasks.images.sources.archive_members import ArchiveMember, without_doubles
+from tasks.images.sources.archive_members import ArchiveMember
 from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
@@ -54,7 +54,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
         check(uri, policy)
         path = policy.path(uri)
         digest = policy.cache.digest_of(path)
-    return _arranged(list(without_doubles(_members(path, digest, uri, policy))), digest, uri)
+    return _arranged(list(_members(path, digest, uri, policy)), digest, uri)
 
 
 def _kind(path: Path, shown: str) -> str:
@@ -88,20 +88,24 @@ def _arranged(members: list[ArchiveMember], digest: str, uri: str) -> SourceList
     top = _common_top(images)
     splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
     entries: list[SourceImage | Excluded] = []
-    last = {member.parts: number for number, member in enumerate(members)}
+    last = {member.parts: number for number, member in enumerate(members)}  # which counts when it is unpacked, too
     for number, member in enumerate(members):
         name, parts = printable("/".join(member.parts)), member.parts[top:]
-        reason = _reason(member) or why_excluded(parts, splits)
+        is_double = last[member.parts] != number
+        reason = _reason(member, is_double) or why_excluded(parts, splits)
         if reason is None:
             entries.append(SourceImage(name, *class_and_split(parts, splits), member.read, f"{digest}:{number}"))
         else:
-            is_double = last[member.parts] != number
             entries.append(Excluded(f"{name} (entry {number + 1})" if is_double else name, reason))
     return SourceListing.of(entries)
 
 
-def _reason(member: ArchiveMember) -> str | None:
-    return member.reason or ("system_file" if any(is_junk(part) for part in member.parts) else None)
+def _reason(member: ArchiveMember, is_double: bool = False) -> str | None:
+    if member.reason:
+        return member.reason
+    if is_double:
+        return "duplicate_member"
+    return "system_file" if any(is_junk(part) for part in member.parts) else None
 
 
 def _common_top(paths: Iterable[Sequence[str]]) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tasks.errors import SourceError
 
@@ -37,17 +37,6 @@ def safe_parts(name: str) -> tuple[tuple[str, ...], str | None]:
     if not parts or "\0" in name:
         return parts or (name,), "invalid_name"
     return parts, None
-
-
-def without_doubles(members: Iterable[ArchiveMember]) -> Iterator[ArchiveMember]:
-    """Of members with one name the last counts, as when the archive is unpacked; the others are excluded."""
-    every = list(members)
-    last = {member.parts: number for number, member in enumerate(every)}
-    for number, member in enumerate(every):
-        if last[member.parts] != number and member.reason is None:
-            yield replace(member, reason="duplicate_member")
-        else:
-            yield member
 
 
 def damaged(archive: str, what: object) -> SourceError:

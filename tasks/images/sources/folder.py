@@ -1,9 +1,7 @@
 """A folder of class folders: `ROOT/<class>/**/<image>`, or `ROOT/<split>/<class>/**/<image>`.
 
-Splits are kept where a folder `train` stands beside `test` or one of `val`, `valid`, `validation`. Where only a
-validation folder stands beside `train`, it is the held-out test split: nothing may be chosen on what is reported.
-Links are followed only to files inside the root. Class names that differ only in how Unicode writes them (NFC, NFD, as
-in archives from a Mac) are one class. Nothing at the source is ever changed.
+`layout` says which splits are kept. Links are followed only to files inside the root. Class names that differ only in
+how Unicode writes them (NFC, NFD, as in archives from a Mac) are one class. Nothing at the source is ever changed.
 """
 
 from __future__ import annotations

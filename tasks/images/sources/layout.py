@@ -54,7 +54,9 @@ def why_excluded(parts: Sequence[str], splits: Mapping[str, str]) -> str | None:
     if splits and (not parts or parts[0] not in splits):
         return "outside_split_folders"
     inside = parts[1:] if splits else parts
-    return None if len(inside) > 1 and inside[0] else "outside_class_folders"
+    if len(inside) < 2 or not inside[0]:
+        return "outside_class_folders"
+    return None
 
 
 def class_and_split(parts: Sequence[str], splits: Mapping[str, str]) -> tuple[str, str | None]:

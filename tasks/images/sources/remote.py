@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tasks.errors import SourceError
 from tasks.images.sources import s3
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.s3_client import parse
-from tasks.images.sources.s3_objects import StoredObject
+from tasks.images.sources.s3_client import client_for, parse
+from tasks.images.sources.s3_objects import StoredObject, list_stored
 
 _PAGE = 1000
 _THREADS = 16
@@ -46,9 +46,8 @@ def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, StoredObje
     """The objects that were met, and whether all were met that are there."""
     if len(uris) == 1:
         return {}, False  # asking for it is as quick, and needs no right to list
-    bucket = f"s3://{parse(uris[0]).bucket}/"
-    prefix = os.path.commonprefix([uri[len(bucket) :] for uri in uris])  # noqa: RUF071 - keys are not paths
-    objects = s3.list_objects(bucket + prefix, policy)
+    common = os.path.commonprefix(uris)  # noqa: RUF071 - keys are not paths
+    objects = list_stored(client_for(policy), parse(common))
     few = itertools.islice(objects, len(uris) * _PAGE)
     met = {str(stored.address): stored for stored in few}
     return met, next(objects, None) is None

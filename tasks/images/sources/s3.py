@@ -5,14 +5,13 @@ aren't read again. Keys are not paths: `..`, `//` and backslashes in them stay w
 only stands for a folder is excluded, like everything else that is not an image of a class. Endpoint, region and
 credentials come from the environment (`s3_client`), never from the address.
 
-`list_objects`, `describe_object`, `fetch_object` and `download_object` serve sources whose parts lie in S3.
+`describe_object`, `fetch_object` and `download_object` serve sources whose parts lie in S3.
 """
 
 from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +69,6 @@ def _entry(
         return Excluded(printable(name), reason)
     read = functools.partial(fetch, client, stored)
     return SourceImage(printable(name), *class_and_split(parts, splits), read, stored.version)
-
-
-def list_objects(uri: str, policy: SourcePolicy) -> Iterator[StoredObject]:
-    """All objects whose keys begin so, with ETag, size and version; one request for a thousand.
-
-    Raises:
-        SourceError: they can't be listed.
-    """
-    return list_stored(client_for(policy), parse(uri))
 
 
 def describe_object(uri: str, policy: SourcePolicy) -> StoredObject:

@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from botocore import exceptions as boto
@@ -64,7 +64,7 @@ class ObjectReader:
 
     client: Any
     stored: StoredObject
-    opaque: bool = field(default=False)
+    opaque: bool = False
 
     @property
     def shown(self) -> str:
@@ -158,7 +158,8 @@ def _span(reading: ObjectReader, start: int, stop: int, answer: Any = None) -> b
         while answer or len(data) < stop - start or not stop:
             answer = answer or _ask(reading, start + len(data), stop)
             try:
-                _take(answer, data)
+                for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):  # botocore raises if the length is wrong
+                    data += chunk
                 break
             except (*_BROKEN, boto.FlexibleChecksumError) as error:
                 breaks += 1
@@ -171,15 +172,6 @@ def _span(reading: ObjectReader, start: int, stop: int, answer: Any = None) -> b
             answer = None
             time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**breaks, _LONGEST_PAUSE_S))  # noqa: S311 - no secret
     return bytes(data)
-
-
-def _take(answer: Any, data: bytearray) -> None:
-    """Append a response's bytes as they come; what came before an error stays.
-
-    The length needs no check here: it is announced, and botocore raises if other than that comes.
-    """
-    for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
-        data += chunk
 
 
 def _ask(reading: ObjectReader, start: int, stop: int | None) -> Any:

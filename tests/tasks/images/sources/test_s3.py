@@ -9,6 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from tasks.images.sources import folder, s3
+from tasks.images.sources.s3_client import parse
+from tasks.images.sources.s3_objects import list_stored
 from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, labels, listed, only, reasons, refused
 
@@ -143,9 +145,9 @@ def test_s3_prefix_without_class_folders_is_explained(bucket: Bucket) -> None:
     assert {item.label for item in s3.discover(bucket.uri("Pets"), policy()).items} == {"a"}
 
 
-def test_list_objects_gives_versions_for_many_keys_at_once(bucket: Bucket) -> None:
+def test_list_stored_gives_versions_for_many_keys_at_once(bucket: Bucket) -> None:
     bucket.put("p/a", "p/b", "q")
-    found = {stored.address.key: stored for stored in s3.list_objects(bucket.uri("p/"), policy())}
+    found = {stored.address.key: stored for stored in list_stored(bucket.client, parse(bucket.uri("p/")))}
     assert set(found) == {"p/a", "p/b"}
     assert found["p/a"] == s3.describe_object(bucket.uri("p/a"), policy())
     assert found["p/a"].version == f"{hashlib.md5(b'p/a').hexdigest()}:3"
