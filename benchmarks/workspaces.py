@@ -47,7 +47,7 @@ def write_digits(folder: Path, per_class: int = 20) -> Path:
     from tasks.images.sources import digits
 
     counts: dict[str, int] = {}
-    for item in digits.list_digits().items:
+    for item in digits.list_digits().images:
         number = counts[item.label] = counts.get(item.label, 0) + 1
         if number <= per_class:
             split = "val" if number % 3 == 0 else "train"

@@ -1,9 +1,9 @@
 """Stage `ingest`: the source in, packs of original bytes out.
 
 Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet`, one row
-for everything that was discovered, and `source.json`, what the source is. An item whose version the last run knew isn't
-read again; one without a version is, since only its bytes show whether it changed. Bytes that are in no pack are
-packed, and packs that hold bytes which are no longer at the source go; what else was in them is copied before. A killed
+for everything that was discovered, and `source.json`, what the source is. An image whose version the last run knew
+isn't read again; an image without a version is, since only its bytes show whether it changed. Bytes that are in no pack
+are packed. Packs with bytes that are no longer at the source are deleted; the rest of them is copied first. A killed
 run goes on after its last whole pack.
 """
 
@@ -67,13 +67,13 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         new = _read_new(within, keys, have, read, settings.ingest.readers, progress)
         for _, count in write_packs(raw, new, pack_size):
             packed += count
-            journal.add((item.path, item.version, keys[item.path]) for item in read if item.version is not None)
+            journal.add((image.path, image.version, keys[image.path]) for image in read if image.version is not None)
             read.clear()  # a pack is written as soon as it is full, so it holds all that was read
     _drop_unwanted(raw, packs, set(keys.values()), pack_size)
     write_json(raw / "source.json", {**listing.about, "uri": settings.source.uri})
     write_discovered(raw, _rows(listing, keys, beyond))
     journal.remove()
-    discovered = len(listing.items) + len(listing.excluded)
+    discovered = len(listing.images) + len(listing.excluded)
     reused = len(set(keys.values())) - packed
     return Summary(discovered, len(listing.excluded) + len(beyond), packed, reused)
 
@@ -89,7 +89,7 @@ def is_listing_unchanged(listing: SourceListing, per_class: int | None, before: 
 
 
 def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
-    """The packs whose bytes are those that were written, and what is in them; damaged ones go."""
+    """The undamaged packs, and what is in them; damaged ones are deleted."""
     packs = {}
     found = sorted(raw.glob("*.tar"))
     for pack, whole in zip(found, on_all_cores(verify_pack, found), strict=True):
@@ -100,19 +100,19 @@ def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
     return packs
 
 
-def _known(items: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
+def _known(images: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
     """Path -> key of the items whose bytes don't have to be read: packed before, and of the same version now."""
     before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
     known = {}
-    for item in items:
-        key = before.get((item.path, item.version)) if item.version is not None else None
+    for image in images:
+        key = before.get((image.path, image.version)) if image.version is not None else None
         if key is not None and key in have:
-            known[item.path] = key
+            known[image.path] = key
     return known
 
 
 def _read_new(
-    items: list[SourceImage],
+    images: list[SourceImage],
     keys: dict[str, str],
     have: set[str],
     read: list[SourceImage],
@@ -121,10 +121,10 @@ def _read_new(
 ) -> Iterator[tuple[str, bytes]]:
     """Read what isn't known, note its key in `keys`, and give what is in no pack, in the order of the items."""
     seen = set(have)
-    unknown = [item for item in items if item.path not in keys]
-    for item, data in read_ahead(unknown, readers):
-        key = keys[item.path] = sha256_hex(data)
-        read.append(item)
+    unknown = [image for image in images if image.path not in keys]
+    for image, data in read_ahead(unknown, readers):
+        key = keys[image.path] = sha256_hex(data)
+        read.append(image)
         progress.advance()
         if key not in seen:
             seen.add(key)
@@ -132,7 +132,7 @@ def _read_new(
 
 
 def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: set[str], pack_size: int) -> None:
-    """Remove packs that hold bytes which are no longer at the source; copy what is still wanted of them before."""
+    """Delete packs with bytes that are no longer at the source; copy what is still wanted of them first."""
     stale = [pack for pack, places in packs.items() if not places.keys() <= wanted]
     small = [pack for pack in packs if pack not in stale and 2 * pack.stat().st_size < pack_size]
     if len(small) > MAX_SMALL_PACKS:
@@ -149,28 +149,28 @@ def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: s
 def _limit(listing: SourceListing, per_class: int | None) -> tuple[list[SourceImage], set[str]]:
     """The items within the limit, and the paths of those beyond; chosen by a hash of the path, so not by its order."""
     if per_class is None:
-        return list(listing.items), set()
+        return list(listing.images), set()
     chosen: dict[str, int] = {}
     beyond: set[str] = set()
-    for item in sorted(listing.items, key=lambda item: hashlib.sha256(item.path.encode()).digest()):
-        chosen[item.label] = chosen.get(item.label, 0) + 1
-        if chosen[item.label] > per_class:
-            beyond.add(item.path)
-    return [item for item in listing.items if item.path not in beyond], beyond
+    for image in sorted(listing.images, key=lambda image: hashlib.sha256(image.path.encode()).digest()):
+        chosen[image.label] = chosen.get(image.label, 0) + 1
+        if chosen[image.label] > per_class:
+            beyond.add(image.path)
+    return [image for image in listing.images if image.path not in beyond], beyond
 
 
 def _rows(listing: SourceListing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
     rows = [
         Discovered(
-            item.path,
-            item.label,
-            item.split,
-            keys.get(item.path, ""),
-            "over_limit" if item.path in beyond else None,
-            item.version,
-            item.group,
+            image.path,
+            image.label,
+            image.split,
+            keys.get(image.path, ""),
+            "over_limit" if image.path in beyond else None,
+            image.version,
+            image.group,
         )
-        for item in listing.items
+        for image in listing.images
     ]
     rows += [Discovered(entry.path, "", None, "", entry.reason) for entry in listing.excluded]
     return sorted(rows, key=lambda row: row.path)

@@ -68,10 +68,11 @@ def _news(settings: Settings, workspace: Workspace, listing: SourceListing | Non
         return None
     packed = _packed(workspace)
     before = {row.path: row.version for row in packed if not row.excluded}
-    here = {item.path for item in listing.items}
+    here = {image.path for image in listing.images}
     known = before.keys() & here
     changed = sum(
-        item.path in known and item.version is not None and item.version != before[item.path] for item in listing.items
+        image.path in known and image.version is not None and image.version != before[image.path]
+        for image in listing.images
     )
     total = _within_limit(listing, settings.source.limit_per_class)
     return SourceNews(
@@ -80,7 +81,7 @@ def _news(settings: Settings, workspace: Workspace, listing: SourceListing | Non
         new=max(0, total - len(known)) + changed,
         gone=len(before.keys() - here),
         rearranged=not ingest.is_listing_unchanged(listing, settings.source.limit_per_class, packed),
-        unversioned=sum(item.version is None and item.path in known for item in listing.items),
+        unversioned=sum(image.version is None and image.path in known for image in listing.images),
     )
 
 
@@ -120,7 +121,7 @@ def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceL
 
 
 def _within_limit(listing: SourceListing, per_class: int | None) -> int:
-    counts = Counter(item.label for item in listing.items)
+    counts = Counter(image.label for image in listing.images)
     return sum(count if per_class is None else min(count, per_class) for count in counts.values())
 
 

@@ -74,6 +74,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     contents = by_content([row for row in discovered if not row.excluded])
 
     recipe = decoding.recipe(rules.background_rgb)
+    # `likeness` is the perceptual hash; another name would decode everything again.
     versions = {"facts": decoding.FACTS_VERSION, "likeness": perceptual_hash.VERSION, "quality": quality.VERSION}
     mark = fingerprint({**recipe, **versions})
     refusals = _refuse_known(usable_headers(workspace.shards, mark), rules)

@@ -1,1 +1,1 @@
-"""Images: sources, packs, decoding, splits, shards, tf.data. Knows nothing of networks."""
+"""Images: where they come from, how they are decoded, checked, split and stored, and how training reads them."""

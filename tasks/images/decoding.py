@@ -92,8 +92,8 @@ class ImageFacts:
 
     Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
 
-    Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of the perceptual hash and the thumbnail,
-    `pixels`, the digest of the decoded pixels (both of `perceptual_hash`), and `scores` (of `quality`).
+    Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of `hash_and_thumbnail` (shards store this
+    name), `pixels`, the digest of the decoded pixels (both of `perceptual_hash`), and `scores` (of `quality`).
     """
 
     width_px: int

@@ -2,8 +2,8 @@
 
 A shard is a safetensors file with one tensor `data` (rows, ...) and, in its header, what each row is (`key` first) and
 the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes, so it is written here:
-the library puts the header in an order that changes from run to run. There is no index to fall out of step: what is
-there, is in the headers.
+the library puts the header in an order that changes from run to run. There is no index that could
+be wrong: the headers say what is there.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def reconcile(
     """Bring a folder of shards in line with the wanted keys: keep whole shards, drop the rest.
 
     A shard stays untouched if its recipe is the wanted one, its bytes verify and all of its rows are wanted. Of one
-    with rows that are wanted no more, the wanted rows are copied to a new shard before it goes, so that what was
+    with rows that are no longer wanted, the wanted rows are copied to a new shard before it goes, so that what was
     removed at the source is really gone. Shards of another recipe, and damaged ones, go: their rows are missing then.
     When small additions have left too many small shards, these are joined. Shards of the recipes `others`, which hold
     other keys, are left alone.

@@ -85,7 +85,7 @@ def decode_all(
     shape = (ahead, _AT_ONCE, *_IMAGE)
     memory = _context().RawArray("B", math.prod(shape))
     slots = np.frombuffer(memory, np.uint8).reshape(shape)
-    pool, lonely = _Pool(workers, memory_limit_mb, memory), _Lonely(memory_limit_mb)
+    pool, single = _Pool(workers, memory_limit_mb, memory), _SingleWorker(memory_limit_mb)
 
     def begin() -> Iterator[tuple[_Job, Future[_Decoded]]]:
         nonlocal pool
@@ -101,10 +101,10 @@ def decode_all(
 
     try:
         for job, future in in_order(begin(), ahead):
-            yield from _fetch(job, future, slots, lonely)
+            yield from _fetch(job, future, slots, single)
     finally:
         pool.shutdown()
-        lonely.shutdown()
+        single.shutdown()
 
 
 def _several(work: Iterable[tuple[str, PackEntry]]) -> Iterator[tuple[tuple[str, PackEntry], ...]]:
@@ -165,12 +165,12 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, lonely: _Lonely) -> Iterator[tuple[str, Result]]:
+def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, single: _SingleWorker) -> Iterator[tuple[str, Result]]:
     try:
         results = future.result()
     except BrokenProcessPool:  # the fault of one of these images, or of one that was decoded at the same time
         for image in job.images:
-            yield image[0], lonely.decode(replace(job, images=(image,), slot=None))
+            yield image[0], single.decode(replace(job, images=(image,), slot=None))
     else:
         for place, ((key, _), result) in enumerate(zip(job.images, results, strict=False)):
             if isinstance(result, _Unreadable):
@@ -178,8 +178,8 @@ def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, lonely: _Lonely) 
             yield key, (slots[job.slot, place].copy(), result) if isinstance(result, ImageFacts) else result
 
 
-class _Lonely:
-    """One worker that gets one image at a time, so that it is known which one it dies of."""
+class _SingleWorker:
+    """One worker that gets one image at a time, so that the image that kills it is known."""
 
     def __init__(self, memory_limit_mb: int) -> None:
         self._memory_limit_mb = memory_limit_mb

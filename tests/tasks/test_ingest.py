@@ -156,7 +156,7 @@ def versioned(listing: SourceListing, reads: list[str]) -> SourceListing:
     return SourceListing(
         tuple(
             dataclasses.replace(item, version=f"1 of {item.path}", read=functools.partial(read, item))
-            for item in listing.items
+            for item in listing.images
         ),
         listing.excluded,
         {"name": "Insects", "licence": "CC0"},
@@ -171,14 +171,14 @@ def test_known_versions_are_not_read_again(
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     ingest.run(settings, Workspace.at(workspace))
-    assert sorted(reads) == sorted(item.path for item in found.items)
+    assert sorted(reads) == sorted(item.path for item in found.images)
     before = raw(workspace)
     reads.clear()
     assert ingest.run(settings, Workspace.at(workspace)).packed == 0
     assert reads == []
     assert raw(workspace) == before
 
-    first, *others = found.items
+    first, *others = found.images
     again = dataclasses.replace(first, version="2")
     monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((again, *others), found.excluded))
     ingest.run(settings, Workspace.at(workspace))
@@ -193,9 +193,9 @@ def test_what_a_killed_run_packed_is_not_read_again(
     found = versioned(ingest.discover(str(source), policy()), reads)
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
-    last = found.items[-1]
+    last = found.images[-1]
     broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
-    monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((*found.items[:-1], broken), found.excluded))
+    monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((*found.images[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
         ingest.run(settings, Workspace.at(workspace))
     assert list((workspace / RAW).glob("*.tar"))
@@ -203,7 +203,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
     reads.clear()
     ingest.run(settings, Workspace.at(workspace))
     assert last.path in reads
-    assert len(reads) < len(found.items) / 2
+    assert len(reads) < len(found.images) / 2
     assert not Workspace.at(workspace).ingest_journal.exists()
 
 

@@ -45,7 +45,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     source = _module(uri)
     source.check(uri, policy)
     listing = source.discover(uri, policy)
-    classes = sorted({item.label for item in listing.items})
+    classes = sorted({item.label for item in listing.images})
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no image in a class folder"
         raise SourceError(

@@ -42,13 +42,13 @@ class SourceListing:
     """All that a source holds, in the order of the paths.
 
     Attributes:
-        items: the images.
+        images: with label, split and version.
         excluded: what is not an image of a class.
         about: what the source says of itself, for the model card: `name`, `description`, `licence`, `citation`,
             `homepage`; only what is known.
     """
 
-    items: tuple[SourceImage, ...]
+    images: tuple[SourceImage, ...]
     excluded: tuple[Excluded, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 

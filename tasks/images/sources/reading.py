@@ -12,7 +12,7 @@ from tasks.images.sources.listing import SourceImage
 _AHEAD_PER_READER = 2
 
 
-def read_ahead(items: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes]]:
+def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes]]:
     """The items with their bytes, in their order; at most a few of each reader wait in memory.
 
     Raises:
@@ -20,17 +20,17 @@ def read_ahead(items: Iterable[SourceImage], readers: int) -> Iterator[tuple[Sou
     """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     try:
-        begun = ((item, pool.submit(_read, item)) for item in items)
-        for item, future in in_order(begun, readers * _AHEAD_PER_READER):
-            yield item, future.result()
+        begun = ((image, pool.submit(_read, image)) for image in images)
+        for image, future in in_order(begun, readers * _AHEAD_PER_READER):
+            yield image, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(item: SourceImage) -> bytes:
+def _read(image: SourceImage) -> bytes:
     try:
-        return item.read()
+        return image.read()
     except OSError as error:
         raise SourceError(
-            f"{item.path} can't be read: {error.strerror or error}. Fix or remove it at the source."
+            f"{image.path} can't be read: {error.strerror or error}. Fix or remove it at the source."
         ) from None

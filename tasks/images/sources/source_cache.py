@@ -102,7 +102,7 @@ class SourceCache:
                     if is_free:
                         (other / _NOTE).unlink(missing_ok=True)  # half removed, it must not count
                         shutil.rmtree(other, ignore_errors=True)
-                        _lock_of(other).unlink()
+                        _lock_of(other).unlink(missing_ok=True)
 
 
 def _digest_in(entry: Path) -> str | None:

@@ -97,7 +97,7 @@ def test_no_two_of_many_images_look_the_same() -> None:
 
 
 def test_no_two_of_the_handwritten_digits_are_taken_for_one() -> None:
-    items = digits.list_digits().items[::3]
+    items = digits.list_digits().images[::3]
     looks = [hash_and_thumbnail(decode(item.read())[0]) for item in items]
     hashes = np.array([hash_ for hash_, _ in looks], np.uint64)
     thumbnails = stack([small for _, small in looks])

@@ -129,7 +129,7 @@ def test_small_originals_are_not_called_blurred() -> None:
 
 
 def test_handwritten_digits_have_no_issue() -> None:
-    for item in digits.list_digits().items[::20]:
+    for item in digits.list_digits().images[::20]:
         assert judge(decode(item.read())[0], 8) == ()
 
 

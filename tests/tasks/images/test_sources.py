@@ -31,7 +31,7 @@ def put(root: Path, *names: str | bytes) -> Path:
 
 
 def splits(listing: SourceListing) -> dict[str, str | None]:
-    return {item.path: item.split for item in listing.items}
+    return {item.path: item.split for item in listing.images}
 
 
 def reasons(listing: SourceListing) -> dict[str, str]:
@@ -40,12 +40,12 @@ def reasons(listing: SourceListing) -> dict[str, str]:
 
 def test_folder_takes_classes_from_its_folders_and_reads_the_bytes(tmp_path: Path) -> None:
     listing = discover(str(put(tmp_path, "ants/1.jpg", "ants/deep/er/2.JPG", "bees/3")), policy())
-    assert [(item.path, item.label, item.split) for item in listing.items] == [
+    assert [(item.path, item.label, item.split) for item in listing.images] == [
         ("ants/1.jpg", "ants", None),
         ("ants/deep/er/2.JPG", "ants", None),
         ("bees/3", "bees", None),
     ]
-    assert [item.read() for item in listing.items] == [b"ants/1.jpg", b"ants/deep/er/2.JPG", b"bees/3"]
+    assert [item.read() for item in listing.images] == [b"ants/1.jpg", b"ants/deep/er/2.JPG", b"bees/3"]
     assert listing.excluded == ()
 
 
@@ -58,7 +58,7 @@ def test_folder_with_train_and_validation_only_holds_validation_out_as_test(tmp_
         f"{name}/a/3": "test",
         f"{name}/b/sub/4": "test",
     }
-    assert {item.label for item in listing.items} == {"a", "b"}
+    assert {item.label for item in listing.images} == {"a", "b"}
 
 
 def test_folder_with_three_splits_keeps_them(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_folder_excludes_and_lists_what_is_no_image_of_a_class(tmp_path: Path) -
     put(tmp_path, "a/1", "b/2", "readme.txt", "a/.DS_Store", "a/._1", "b/Thumbs.db", "__MACOSX/a/1", ".git/config")
     (tmp_path / "c" / "empty").mkdir(parents=True)
     listing = discover(str(tmp_path), policy())
-    assert [item.path for item in listing.items] == ["a/1", "b/2"]
+    assert [item.path for item in listing.images] == ["a/1", "b/2"]
     assert reasons(listing) == {
         "readme.txt": "outside_class_folders",
         "a/.DS_Store": "system_file",
@@ -110,7 +110,7 @@ def test_folder_follows_links_only_to_files_inside(tmp_path: Path) -> None:
     put(tmp_path / "root-beside", "3")
     (root / "a" / "beside").symlink_to(tmp_path / "root-beside" / "3")
     listing = discover(str(root), policy())
-    assert [item.path for item in listing.items] == ["a/1", "a/good", "b/2"]
+    assert [item.path for item in listing.images] == ["a/1", "a/good", "b/2"]
     assert reasons(listing) == {
         "a/loop": "link_out_of_source",
         "a/out": "link_out_of_source",
@@ -137,13 +137,13 @@ def test_folder_does_not_open_what_is_no_file(tmp_path: Path, monkeypatch: pytes
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
         listing = discover(str(root), policy())
-    assert [item.path for item in listing.items] == ["a/1", "b/2"]
+    assert [item.path for item in listing.images] == ["a/1", "b/2"]
     assert reasons(listing) == {"a/fifo": "not_a_regular_file", "a/socket": "not_a_regular_file"}
 
 
 def test_folder_escapes_names_so_that_any_report_can_show_them(tmp_path: Path) -> None:
     put(tmp_path, b"a/\xff.jpg", "a/line\nbreak", "a/tab\t", "b/back\\slash", "b/" + "x" * 255)
-    paths = [item.path for item in discover(str(tmp_path), policy()).items]
+    paths = [item.path for item in discover(str(tmp_path), policy()).images]
     assert paths == [r"a/\xff.jpg", r"a/line\nbreak", r"a/tab\t", r"b/back\\slash", "b/" + "x" * 255]
     assert all(path.isprintable() for path in paths)
 
@@ -151,8 +151,8 @@ def test_folder_escapes_names_so_that_any_report_can_show_them(tmp_path: Path) -
 def test_folder_keeps_names_apart_that_look_alike(tmp_path: Path) -> None:
     names = [b"a/\xa0", b"a/\\xa0", "a/\u00a0", "a/X", "a/x", "a/é", unicodedata.normalize("NFD", "a/é"), "b/1"]
     listing = discover(str(put(tmp_path, *names)), policy())
-    assert len({item.path for item in listing.items}) == len(names)
-    assert {item.read() for item in listing.items} == {os.fsencode(name) for name in names}
+    assert len({item.path for item in listing.images}) == len(names)
+    assert {item.read() for item in listing.images} == {os.fsencode(name) for name in names}
 
 
 def test_folder_takes_nfc_and_nfd_names_for_one_class(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_folder_takes_nfc_and_nfd_names_for_one_class(tmp_path: Path) -> None:
         )
     ]
     listing = discover(str(put(tmp_path, *names)), policy())
-    assert {item.label for item in listing.items} == {unicodedata.normalize("NFC", "Bär"), "Kuh"}
+    assert {item.label for item in listing.images} == {unicodedata.normalize("NFC", "Bär"), "Kuh"}
 
 
 @given(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20))
@@ -176,7 +176,7 @@ def test_printable_names_are_equal_only_for_equal_names(one: bytes, other: bytes
 def test_listing_is_in_the_order_of_the_paths(tmp_path: Path) -> None:
     put(tmp_path, "b/2", "a/10", "a/9", "a-b/1", "z")
     listing = discover(str(tmp_path), policy())
-    paths = [item.path for item in listing.items]
+    paths = [item.path for item in listing.images]
     assert paths == sorted(paths)
 
 
@@ -237,10 +237,10 @@ def test_discovering_changes_nothing(tmp_path: Path) -> None:
 
 def test_digits_are_ten_classes() -> None:
     listing = discover("digits", policy())
-    assert len(listing.items) == 1797
-    assert {item.label for item in listing.items} == set("0123456789")
-    assert {item.split for item in listing.items} == {None}
-    assert listing.items[0].read().startswith(b"\x89PNG")
+    assert len(listing.images) == 1797
+    assert {item.label for item in listing.images} == set("0123456789")
+    assert {item.split for item in listing.images} == {None}
+    assert listing.images[0].read().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_digits_are_the_same_bytes_in_every_process() -> None:
 from hashlib import sha256
 from tasks.images.sources import discover
 from tests.tasks.images.sources.policies import policy
-print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits", policy()).items])
+print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits", policy()).images])
 """
     one, two = (
         subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, env={**os.environ, "PYTHONHASHSEED": seed})
@@ -267,13 +267,13 @@ def test_files_too_large_for_images_are_excluded_and_bounded_when_read(tmp_path:
     assert {entry.path: entry.reason for entry in listing.excluded} == dict.fromkeys(("a/large", "a/link"), "too_large")
     (tmp_path / "a/1").write_bytes(bytes(size + 1))
     with pytest.raises(SourceError, match="a/1 grew above"):
-        listing.items[0].read()
+        listing.images[0].read()
 
 
 def test_relative_source_starts_at_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "run/images", "a/1", "b/2")
     monkeypatch.chdir(tmp_path)
     check_source("images", policy(tmp_path / "run"))
-    assert len(discover("images", policy(tmp_path / "run")).items) == 2
+    assert len(discover("images", policy(tmp_path / "run")).images) == 2
     with pytest.raises(SourceError, match=f"looked in {tmp_path / 'run'}"):
         check_source("run/images", policy(tmp_path / "run"))

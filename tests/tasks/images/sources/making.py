@@ -23,7 +23,7 @@ FLOWERS = {"rose/1.jpg": b"red", "rose/2.jpg": b"pink", "tulip/1.jpg": b"yellow"
 
 def known(listing: SourceListing) -> set[tuple[str, str | None, str]]:
     """What must be the same through every kind of source: class, split, SHA-256."""
-    return {(item.label, item.split, hashlib.sha256(item.read()).hexdigest()) for item in listing.items}
+    return {(item.label, item.split, hashlib.sha256(item.read()).hexdigest()) for item in listing.images}
 
 
 def reasons(listing: SourceListing) -> dict[str, str]:
@@ -32,7 +32,7 @@ def reasons(listing: SourceListing) -> dict[str, str]:
 
 
 def labels(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
-    return {item.path: (item.label, item.split) for item in listing.items}
+    return {item.path: (item.label, item.split) for item in listing.images}
 
 
 def split_source(root: Path) -> Path:

@@ -68,7 +68,7 @@ def refused(act: Callable[..., object], *arguments: object) -> str:
 
 
 def labels(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
-    return {item.path: (item.label, item.split) for item in listing.items}
+    return {item.path: (item.label, item.split) for item in listing.images}
 
 
 def reasons(listing: SourceListing) -> dict[str, str]:
@@ -76,7 +76,7 @@ def reasons(listing: SourceListing) -> dict[str, str]:
 
 
 def only(listing: SourceListing) -> SourceImage:
-    (item,) = listing.items
+    (item,) = listing.images
     return item
 
 

@@ -61,13 +61,13 @@ def test_archive_gives_what_its_folder_gives(tmp_path: Path, name: str) -> None:
     root = split_source(tmp_path / "images")
     listing = archive.discover(str(make_archive(tmp_path / name, files_of(root))), policy())
     assert known(listing) == known(folder.discover(str(root), policy()))
-    assert {item.split for item in listing.items} == {"train", "test"}
+    assert {item.split for item in listing.images} == {"train", "test"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_archive_members_have_their_bytes_whatever_the_name_of_the_archive_says(tmp_path: Path, name: str) -> None:
     path = make_archive(tmp_path / name, FLOWERS).rename(tmp_path / "download")
-    assert {item.path: item.read() for item in archive.discover(str(path), policy()).items} == FLOWERS
+    assert {item.path: item.read() for item in archive.discover(str(path), policy()).images} == FLOWERS
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_archive_members_have_their_bytes_whatever_the_name_of_the_archive_says(
 def test_archive_looks_through_folders_common_to_all_images(tmp_path: Path, top: str, expected: set[str]) -> None:
     files = {top + name: data for name, data in FLOWERS.items()} | {"LICENSE": b"free", "__MACOSX/x/y/z": b""}
     listing = archive.discover(str(make_archive(tmp_path / "f.tar.gz", files)), policy())
-    assert {item.label for item in listing.items} == expected
+    assert {item.label for item in listing.images} == expected
     assert reasons(listing) == {"LICENSE": "outside_class_folders", "__MACOSX/x/y/z": "system_file"}
 
 
@@ -99,7 +99,7 @@ def test_archive_looks_through_the_folder_above_its_splits(tmp_path: Path) -> No
 
 def test_archive_of_one_class_keeps_its_name(tmp_path: Path) -> None:
     listing = archive.discover(str(make_archive(tmp_path / "f.zip", {"rose/1": b"", "rose/2": b""})), policy())
-    assert {item.label for item in listing.items} == {"rose"}
+    assert {item.label for item in listing.images} == {"rose"}
 
 
 EVIL_NAMES = {
@@ -117,7 +117,7 @@ def test_case_18_names_that_lead_outside_are_excluded_and_nothing_is_written(tmp
     path = make_archive(tmp_path / name, FLOWERS | dict.fromkeys(EVIL_NAMES, b"evil"))
     before = {file for file in contents(tmp_path) if not file.startswith("here/")}
     listing = archive.discover(str(path), policy())
-    assert {item.path: item.read() for item in listing.items} == FLOWERS
+    assert {item.path: item.read() for item in listing.images} == FLOWERS
     assert sorted(entry.reason for entry in listing.excluded) == sorted(EVIL_NAMES.values())
     after = contents(tmp_path)
     assert {file for file in after if not file.startswith("here/.rootstock/sources/")} == before
@@ -135,7 +135,7 @@ def test_case_18_links_and_devices_in_a_tar_are_excluded(tmp_path: Path, name: s
         (special("rose/folder", tarfile.DIRTYPE), b""),
     ]
     listing = archive.discover(str(make_tar(tmp_path / name, [*FLOWERS.items(), *odd])), policy())
-    assert {item.path for item in listing.items} == set(FLOWERS)
+    assert {item.path for item in listing.images} == set(FLOWERS)
     assert reasons(listing) == {
         "rose/soft": "link",
         "rose/hard": "link",
@@ -155,7 +155,7 @@ def test_case_18_links_devices_and_locked_members_of_a_zip_are_excluded(tmp_path
     path = make_zip(tmp_path / "f.zip", [*FLOWERS.items(), *odd])
     set_flag(path, b"rose/locked", 0x1)
     listing = archive.discover(str(path), policy())
-    assert {item.path for item in listing.items} == set(FLOWERS)
+    assert {item.path for item in listing.images} == set(FLOWERS)
     assert reasons(listing) == {"rose/soft": "link", "rose/fifo": "not_a_regular_file", "rose/locked": "encrypted"}
 
 
@@ -181,7 +181,7 @@ def test_case_18_of_members_with_one_name_the_last_counts(tmp_path: Path, name: 
     twice = [("rose/1.jpg", b"first"), ("tulip/1.jpg", b"t"), ("./rose/1.jpg", b"second"), ("rose/1.jpg", b"third")]
     make = make_zip if name == "f.zip" else make_tar
     listing = archive.discover(str(make(tmp_path / name, twice)), policy())
-    assert {item.path: item.read() for item in listing.items} == {"rose/1.jpg": b"third", "tulip/1.jpg": b"t"}
+    assert {item.path: item.read() for item in listing.images} == {"rose/1.jpg": b"third", "tulip/1.jpg": b"t"}
     assert reasons(listing) == {
         "rose/1.jpg (entry 1)": "duplicate_member",
         "rose/1.jpg (entry 3)": "duplicate_member",
@@ -360,7 +360,7 @@ def test_archive_with_flipped_bits_is_damaged_when_read(tmp_path: Path, name: st
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(SourceError, match="is damaged or cut off"):
-        [item.read() for item in archive.discover(str(path), policy()).items]
+        [item.read() for item in archive.discover(str(path), policy()).images]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -377,7 +377,7 @@ def test_case_18_mutated_archives_give_images_or_a_source_error(
     path = tmp_path / "mutated"
     path.write_bytes(data)
     try:
-        for item in archive.discover(str(path), policy()).items:
+        for item in archive.discover(str(path), policy()).images:
             item.read()
     except SourceError:
         pass
@@ -387,8 +387,8 @@ def test_case_44_names_are_printable_and_never_the_same(tmp_path: Path) -> None:
     names = ["rose/<img onerror=x>", "=cmd()/1", "a|b/1", "rose/line\nbreak", "rose/back\\slash", "rose/\u202egpj.exe"]
     for kind in ("f.zip", "f.tar"):
         listing = archive.discover(str(make_archive(tmp_path / kind, dict.fromkeys(names, b"x"))), policy())
-        assert len({item.path for item in listing.items}) == len(names)
-        assert all(item.path.isprintable() and item.label.isprintable() for item in listing.items)
+        assert len({item.path for item in listing.images}) == len(names)
+        assert all(item.path.isprintable() and item.label.isprintable() for item in listing.images)
 
 
 def test_case_46_names_that_are_no_utf8_are_escaped_in_a_tar(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_case_46_names_that_are_no_utf8_are_escaped_in_a_tar(tmp_path: Path) -> 
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     (tmp_path / "f.tar").write_bytes(bytes(block) + data[512:])
-    assert [item.path for item in archive.discover(str(tmp_path / "f.tar"), policy()).items] == [
+    assert [item.path for item in archive.discover(str(tmp_path / "f.tar"), policy()).images] == [
         r"rose/\xff\xe9",
         "tulip/1",
     ]
@@ -407,7 +407,7 @@ def test_case_46_names_in_a_zip_are_utf8_where_their_bytes_are_else_code_page_43
     path = make_zip(tmp_path / "f.zip", [("rose/XX", b"1"), ("rose/Y", b"2"), ("tulip/1", b"3")])
     data = path.read_bytes().replace(b"rose/XX", "rose/é".encode()).replace(b"rose/Y", b"rose/\x81")
     path.write_bytes(data)
-    read = {item.path: item.read() for item in archive.discover(str(path), policy()).items}
+    read = {item.path: item.read() for item in archive.discover(str(path), policy()).images}
     assert read == {"rose/é": b"1", "rose/ü": b"2", "tulip/1": b"3"}
 
 
@@ -424,12 +424,12 @@ def test_archive_that_did_not_change_has_the_same_versions_and_is_not_unpacked_a
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_archive(tmp_path / name, FLOWERS)
-    first = [item.version for item in archive.discover(str(path), policy()).items]
+    first = [item.version for item in archive.discover(str(path), policy()).images]
     assert len(set(first)) == len(FLOWERS)
     monkeypatch.setattr(tars, "_copy", None)  # unpacking would fail
     listing = archive.discover(str(path), policy())
-    assert [item.version for item in listing.items] == first
-    assert {item.path: item.read() for item in listing.items} == FLOWERS
+    assert [item.version for item in listing.images] == first
+    assert {item.path: item.read() for item in listing.images} == FLOWERS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -440,12 +440,12 @@ def test_case_38_archive_with_new_bytes_under_the_old_time_and_size_has_new_vers
     path = make_archive(tmp_path / name, FLOWERS)
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     let_rest(path)
-    first = {item.version for item in archive.discover(str(path), policy()).items}
+    first = {item.version for item in archive.discover(str(path), policy()).images}
     make_archive(path, FLOWERS | {"rose/1.jpg": b"RED"})
     os.utime(path, ns=times)
     listing = archive.discover(str(path), policy())
-    assert first.isdisjoint(item.version for item in listing.items)
-    assert b"RED" in {item.read() for item in listing.items}
+    assert first.isdisjoint(item.version for item in listing.images)
+    assert b"RED" in {item.read() for item in listing.images}
 
 
 def unpacked_tars() -> list[Path]:
@@ -457,7 +457,7 @@ def test_unpacked_tar_that_was_damaged_is_made_again(tmp_path: Path) -> None:
     archive.discover(str(path), policy())
     [unpacked] = unpacked_tars()
     os.truncate(unpacked, 700)
-    assert {item.path: item.read() for item in archive.discover(str(path), policy()).items} == FLOWERS
+    assert {item.path: item.read() for item in archive.discover(str(path), policy()).images} == FLOWERS
 
 
 def test_unpacked_tar_of_an_archive_that_changed_is_removed_but_still_read(
@@ -469,15 +469,15 @@ def test_unpacked_tar_of_an_archive_that_changed_is_removed_but_still_read(
     assert len(unpacked_tars()) == 2
     archive.discover(str(make_archive(tmp_path / "f.tar.gz", {"a/1": b"3", "b/1": b"4"})), policy())
     assert len(unpacked_tars()) == 2
-    assert {item.path: item.read() for item in old.items} == FLOWERS
-    assert [item.read() for item in other.items] == [b"1", b"2"]
+    assert {item.path: item.read() for item in old.images} == FLOWERS
+    assert [item.read() for item in other.images] == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_archive_is_read_by_many_threads(tmp_path: Path, name: str) -> None:
     noise = random.Random(5)
     files = {f"{label}/{number}": noise.randbytes(20_000) for label in "ab" for number in range(100)}
-    items = archive.discover(str(make_archive(tmp_path / name, files)), policy()).items
+    items = archive.discover(str(make_archive(tmp_path / name, files)), policy()).images
     with ThreadPoolExecutor(8) as pool:
         assert dict(zip([item.path for item in items], pool.map(lambda item: item.read(), items), strict=True)) == files
 
@@ -509,10 +509,10 @@ def test_archive_in_s3_is_fetched_once_and_asked_for_once_while_it_is_the_same(
     bucket.put(name, body=make_archive(tmp_path / name, FLOWERS).read_bytes())
     archive.check(bucket.uri(name), policy())
     first = archive.discover(bucket.uri(name), policy())
-    assert {item.path: item.read() for item in first.items} == FLOWERS
+    assert {item.path: item.read() for item in first.images} == FLOWERS
     bucket.proxy.clear()
     again = archive.discover(bucket.uri(name), policy())
-    assert [item.version for item in again.items] == [item.version for item in first.items]
+    assert [item.version for item in again.images] == [item.version for item in first.images]
     assert [(seen.method, seen.status) for seen in bucket.proxy.requests()] == [("HEAD", 200)]
 
 
@@ -524,11 +524,11 @@ def test_archive_in_s3_that_changed_is_fetched_again_and_the_old_one_swept(
     first = archive.discover(bucket.uri("f.zip"), policy())
     bucket.put("f.zip", body=make_archive(tmp_path / "f.zip", FLOWERS | {"rose/1.jpg": b"RED"}).read_bytes())
     second = archive.discover(bucket.uri("f.zip"), policy())
-    assert {item.version for item in first.items}.isdisjoint(item.version for item in second.items)
-    assert {item.path: item.read() for item in second.items}["rose/1.jpg"] == b"RED"
+    assert {item.version for item in first.images}.isdisjoint(item.version for item in second.images)
+    assert {item.path: item.read() for item in second.images}["rose/1.jpg"] == b"RED"
     archive.discover(bucket.uri("g.zip"), policy())
     assert len(list(policy().cache.folder.glob("downloads/*/data"))) == 2
-    assert {item.path: item.read() for item in second.items}["rose/1.jpg"] == b"RED"
+    assert {item.path: item.read() for item in second.images}["rose/1.jpg"] == b"RED"
 
 
 def test_archive_in_s3_that_is_missing_is_told(bucket: Bucket) -> None:

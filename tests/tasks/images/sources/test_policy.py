@@ -45,11 +45,11 @@ def test_table_in_s3_may_name_its_own_bucket_and_the_listed_ones(bucket: Bucket,
     rows = f"path,label\na/1,a\n{bucket.uri('q/b/1')},b\n"
     bucket.put("p/own.csv", body=rows.encode())
     bucket.put("p/both.csv", body=f"{rows}{other.uri('a/2')},a\n".encode())
-    assert len(discover(bucket.uri("p/own.csv"), policy()).items) == 2
+    assert len(discover(bucket.uri("p/own.csv"), policy()).images) == 2
     message = refused(discover, bucket.uri("p/both.csv"), policy())
     assert f"row 4: the bucket {other.name!r} is not the table's own bucket, nor in source.s3_buckets" in message
     assert not bucket.proxy.count("GET", f"/{other.name}")
-    assert len(discover(bucket.uri("p/both.csv"), policy(s3_buckets=(other.name,))).items) == 3
+    assert len(discover(bucket.uri("p/both.csv"), policy(s3_buckets=(other.name,))).images) == 3
 
 
 @pytest.mark.parametrize("name", ["", "/p/t.csv", "/p/f.zip"])
@@ -75,7 +75,7 @@ def test_endpoint_of_a_local_table_is_checked_too(tmp_path: Path, bucket: Bucket
 def test_listed_endpoint_is_asked_however_it_is_written(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/2")
     for endpoint in (bucket.proxy.endpoint, f"{bucket.proxy.endpoint.replace('http', 'HTTP')}/"):
-        assert len(discover(bucket.uri("p"), policy(s3_endpoints=("https://s3.example.org", endpoint))).items) == 2
+        assert len(discover(bucket.uri("p"), policy(s3_endpoints=("https://s3.example.org", endpoint))).images) == 2
 
 
 def test_settings_reach_the_source(tmp_path: Path, workspace: Path, bucket: Bucket, change: Change) -> None:

@@ -25,7 +25,7 @@ def test_s3_takes_classes_from_the_folders_below_the_prefix_and_reads_the_bytes(
             "ant/deep/er/2.JPG": ("ant", None),
             "bee/3": ("bee", None),
         }
-        assert [item.read() for item in listing.items] == [b"pets/ant/1.jpg", b"pets/ant/deep/er/2.JPG", b"pets/bee/3"]
+        assert [item.read() for item in listing.images] == [b"pets/ant/1.jpg", b"pets/ant/deep/er/2.JPG", b"pets/bee/3"]
         assert listing.excluded == ()
 
 
@@ -52,7 +52,7 @@ def test_s3_lists_the_same_images_as_the_folder_that_was_uploaded(bucket: Bucket
     local, remote = folder.discover(str(tmp_path), policy()), s3.discover(bucket.uri("up"), policy())
     assert labels(remote) == labels(local)
     assert reasons(remote) == reasons(local)
-    assert [item.read() for item in remote.items] == [item.read() for item in local.items]
+    assert [item.read() for item in remote.images] == [item.read() for item in local.images]
 
 
 def test_s3_excludes_and_counts_what_is_no_image_of_a_class(bucket: Bucket) -> None:
@@ -60,7 +60,7 @@ def test_s3_excludes_and_counts_what_is_no_image_of_a_class(bucket: Bucket) -> N
     bucket.put("p/", "p/a/", "p/c/", "p/d_$folder$", "p/b/nothing", body=b"")
     listing = s3.discover(bucket.uri("p"), policy())
     assert set(labels(listing)) == {"a/1", "b/2", "b/nothing"}
-    assert [item.read() for item in listing.items] == [b"p/a/1", b"p/b/2", b""]
+    assert [item.read() for item in listing.images] == [b"p/a/1", b"p/b/2", b""]
     assert reasons(listing) == {
         "readme.txt": "outside_class_folders",
         "a/._1": "system_file",
@@ -76,8 +76,8 @@ def test_s3_reads_keys_with_every_kind_of_character(bucket: Bucket) -> None:
     names = ["ü é/1", "a/q?x=1&y#z%20+", "a/~!*'();:@=$,[]", "a/tab\tx", "a/line\nx", "a/\x01", "b/%2F%2e%2e", "b/日本"]
     bucket.put(*(f"p/{name}" for name in names))
     listing = s3.discover(bucket.uri("p"), policy())
-    assert {item.read().decode() for item in listing.items} == {f"p/{name}" for name in names}
-    assert all(item.path.isprintable() for item in listing.items)
+    assert {item.read().decode() for item in listing.images} == {f"p/{name}" for name in names}
+    assert all(item.path.isprintable() for item in listing.images)
     assert {"a/tab\\tx", "a/line\\nx", "ü é/1"} <= set(labels(listing))
 
 
@@ -97,7 +97,7 @@ def test_s3_keys_that_look_like_paths_stay_keys(bucket: Bucket) -> None:
         "a/..": ("a", None),
     }
     assert reasons(listing) == {"/6": "outside_class_folders"}
-    assert {item.read().decode() for item in listing.items} == set(keys) - {"p//6"}
+    assert {item.read().decode() for item in listing.images} == set(keys) - {"p//6"}
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_s3_listing_goes_through_all_pages(bucket: Bucket) -> None:
     s3.check(bucket.uri("many"), policy())
     assert bucket.proxy.count() == 1
     listing = s3.discover(bucket.uri("many"), policy())
-    assert sorted(item.path for item in listing.items) == sorted(key.removeprefix("many/") for key in keys)
+    assert sorted(item.path for item in listing.images) == sorted(key.removeprefix("many/") for key in keys)
     assert bucket.proxy.count() == bucket.proxy.count("GET", "list-type=2") == 4
 
 
@@ -115,8 +115,8 @@ def test_s3_bucket_that_did_not_change_costs_the_listing_only(bucket: Bucket) ->
     bucket.put("p/a/1", "p/b/2")
     first = s3.discover(bucket.uri("p"), policy())
     again = s3.discover(bucket.uri("p"), policy())
-    assert [item.version for item in first.items] == [item.version for item in again.items]
-    assert None not in {item.version for item in first.items}
+    assert [item.version for item in first.images] == [item.version for item in again.images]
+    assert None not in {item.version for item in first.images}
     assert bucket.proxy.count() == bucket.proxy.count("GET", "list-type=2") == 2
 
 
@@ -142,7 +142,7 @@ def test_s3_prefix_without_class_folders_is_explained(bucket: Bucket) -> None:
         assert "is one object, not a folder of images" in refused(act, bucket.uri("one.bin"), policy())
     assert "is empty" in refused(s3.check, bucket.uri("junk"), policy())
     assert "holds 1 objects but no class folders" in refused(s3.discover, bucket.uri("junk"), policy())
-    assert {item.label for item in s3.discover(bucket.uri("Pets"), policy()).items} == {"a"}
+    assert {item.label for item in s3.discover(bucket.uri("Pets"), policy()).images} == {"a"}
 
 
 def test_list_stored_gives_versions_for_many_keys_at_once(bucket: Bucket) -> None:
@@ -156,5 +156,5 @@ def test_list_stored_gives_versions_for_many_keys_at_once(bucket: Bucket) -> Non
 def test_s3_objects_too_large_for_images_are_excluded(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/22")
     listing = s3.discover(bucket.uri("p"), policy(max_image_bytes=5))
-    assert [item.path for item in listing.items] == ["a/1"]
+    assert [item.path for item in listing.images] == ["a/1"]
     assert reasons(listing) == {"b/22": "too_large"}

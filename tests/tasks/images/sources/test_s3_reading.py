@@ -39,7 +39,7 @@ def test_s3_small_object_is_one_request_and_a_large_one_is_read_in_parts(bucket:
     small, large = noise(PART, 1), noise(2 * PART + 5, 2)
     bucket.put("p/a/small", body=small)
     bucket.put("p/a/large", body=large)
-    items = {item.path: item for item in s3.discover(bucket.uri("p"), policy()).items}
+    items = {item.path: item for item in s3.discover(bucket.uri("p"), policy()).images}
     assert items["a/small"].read() == small
     assert [one.range for one in bucket.proxy.requests("GET", "small")] == [""]
     assert items["a/large"].read() == large
@@ -67,7 +67,7 @@ def test_s3_items_are_read_from_many_threads_by_one_client(bucket: Bucket, accou
     make = s3_client._make
     account.setattr(s3_client, "_make", lambda: made.append(1) or make())
     bucket.put(*(f"p/{number % 3}/{number}" for number in range(60)))
-    items = s3.discover(bucket.uri("p"), policy()).items
+    items = s3.discover(bucket.uri("p"), policy()).images
     with ThreadPoolExecutor(16) as pool:
         data = list(pool.map(lambda item: item.read(), items))
     assert data == [f"p/{item.path}".encode() for item in items]
@@ -85,7 +85,7 @@ def test_case_13_s3_object_replaced_between_its_ranges_is_refused(bucket: Bucket
 
 def test_case_13_s3_object_replaced_after_the_listing_is_refused(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/a/2", body=b"old")
-    changed, removed = s3.discover(bucket.uri("p"), policy()).items
+    changed, removed = s3.discover(bucket.uri("p"), policy()).images
     bucket.put("p/a/1", body=b"new")
     bucket.client.delete_object(Bucket=bucket.name, Key="p/a/2")
     assert "changed while it was read" in refused(changed.read)

@@ -62,7 +62,7 @@ def test_table_gives_what_its_folder_gives(tmp_path: Path, kind: str) -> None:
 def test_case_45_csv_with_any_delimiter_and_byte_order_mark_is_read(root: Path, delimiter: str, encoding: str) -> None:
     lines = [["Path", " LABEL ", "group"], ["ant/1", 'a, "b"; c', "x,1"], ["bee/1", "bee", ""]]
     listing = table.discover(str(make_csv(root / "t.csv", lines, delimiter, encoding)), policy())
-    assert [(item.path, item.label, item.group, item.read()) for item in listing.items] == [
+    assert [(item.path, item.label, item.group, item.read()) for item in listing.images] == [
         ("ant/1", 'a, "b"; c', "x,1", b"ant/1"),
         ("bee/1", "bee", None, b"bee/1"),
     ]
@@ -193,7 +193,7 @@ def test_case_45_bytes_that_are_no_utf8_are_told_with_their_row(root: Path) -> N
 
 def test_case_44_words_of_a_table_are_printable(root: Path) -> None:
     lines = [["path", "label", "group"], ["ant/1", "=cmd()\x1b[31m", "g\u202e"], ["bee/1", "<img onerror=x>", "../x"]]
-    first, second = table.discover(str(make_csv(root / "t.csv", lines)), policy()).items
+    first, second = table.discover(str(make_csv(root / "t.csv", lines)), policy()).images
     assert (first.label, first.group) == (r"=cmd()\u001b[31m", r"g\u202e")
     assert (second.label, second.group) == ("<img onerror=x>", "../x")
 
@@ -208,7 +208,7 @@ def test_case_46_a_name_may_begin_and_end_with_blanks(root: Path) -> None:
 
 def test_split_column_that_is_empty_everywhere_gives_no_splits(root: Path) -> None:
     lines = [["path", "label", "split"], ["ant/1", "ant", ""], ["bee/1", "bee", ""]]
-    assert {item.split for item in table.discover(str(make_csv(root / "t.csv", lines)), policy()).items} == {None}
+    assert {item.split for item in table.discover(str(make_csv(root / "t.csv", lines)), policy()).images} == {None}
 
 
 def test_parquet_may_hold_numbers_and_dictionaries(root: Path) -> None:
@@ -222,7 +222,7 @@ def test_parquet_may_hold_numbers_and_dictionaries(root: Path) -> None:
     assert problems(path) == ["row 3: the label is empty"]
     pq.write_table(pa.table(columns).slice(0, 2), path)
     listing = table.discover(str(path), policy())
-    assert [(item.path, item.label, item.group) for item in listing.items] == [
+    assert [(item.path, item.label, item.group) for item in listing.images] == [
         ("ant/1", "0", "7"),
         ("bee/1", "1", None),
     ]
@@ -268,7 +268,7 @@ def test_case_19_files_too_large_for_images_are_excluded(root: Path, bucket: Buc
     (root / "ant/1").write_bytes(bytes(6))
     allowed = policy(s3_buckets=(bucket.name,), max_image_bytes=5)
     listing = table.discover(str(make_csv(root / "t.csv", [*GOOD, [bucket.uri("p/a/1"), "ant"]])), allowed)
-    assert [item.path for item in listing.items] == ["bee/1"]
+    assert [item.path for item in listing.images] == ["bee/1"]
     assert reasons(listing) == {"ant/1 (row 2)": "too_large", f"{bucket.uri('p/a/1')} (row 4)": "too_large"}
 
 
@@ -295,11 +295,11 @@ def test_table_may_name_objects_in_s3_which_are_listed_and_not_asked_for_one_by_
     bucket.proxy.clear()
     listing = table.discover(str(path), policy(s3_buckets=(bucket.name,)))
     assert [seen.method for seen in bucket.proxy.requests()] == ["GET"]
-    assert {item.path: item.read() for item in listing.items} == {
+    assert {item.path: item.read() for item in listing.images} == {
         "ant/1": b"ant/1",
         **{bucket.uri(key): key.encode() for key in ("p/a/1", "p/a/2", "p/b/1", "p/b/ü 2")},
     }
-    versions = {item.path: item.version for item in listing.items}
+    versions = {item.path: item.version for item in listing.images}
     assert versions.pop("ant/1") is None
     assert len(set(versions.values())) == 4
 
@@ -308,7 +308,7 @@ def test_table_in_s3_names_keys_below_its_prefix(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/2", "other/3")
     bucket.put("p/t.csv", body=f"path,label\na/1,a\nb/2,b\n{bucket.uri('other/3')},a\n".encode())
     table.check(bucket.uri("p/t.csv"), policy())
-    items = table.discover(bucket.uri("p/t.csv"), policy()).items
+    items = table.discover(bucket.uri("p/t.csv"), policy()).images
     assert {item.read() for item in items} == {b"p/a/1", b"p/b/2", b"other/3"}
 
 
@@ -345,7 +345,7 @@ def test_objects_among_many_others_are_asked_for_one_by_one(bucket: Bucket, monk
 def test_object_that_changed_since_it_was_listed_is_not_read(root: Path, bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/a/2")
     lines = [HEADER, [bucket.uri("p/a/1"), "a"], [bucket.uri("p/a/2"), "a"]]
-    first, _ = table.discover(str(make_csv(root / "t.csv", lines)), policy(s3_buckets=(bucket.name,))).items
+    first, _ = table.discover(str(make_csv(root / "t.csv", lines)), policy(s3_buckets=(bucket.name,))).images
     bucket.put("p/a/1", body=b"other")
     with pytest.raises(SourceError, match="it changed while it was read"):
         first.read()

@@ -119,7 +119,7 @@ DISCOVER = """
     from tests.tasks.images.sources.policies import policy
     listing = tfds.discover(sys.argv[1], policy())
     print(json.dumps({
-        "items": [[i.path, i.label, i.split, hashlib.sha256(i.read()).hexdigest(), i.version] for i in listing.items],
+        "items": [[i.path, i.label, i.split, hashlib.sha256(i.read()).hexdigest(), i.version] for i in listing.images],
         "excluded": {entry.path: entry.reason for entry in listing.excluded},
         "about": listing.about,
         "imported": [name for name in ("tensorflow", "tensorflow_datasets") if name in sys.modules],
@@ -164,7 +164,7 @@ def test_tfds_that_did_not_change_is_listed_without_tensorflow(prepared: Path, h
 
 @pytest.mark.slow
 def test_tfds_paths_are_named_as_tfds_names_examples(data_dir: Path) -> None:
-    paths = [item.path for item in tfds.discover("tfds:one_split", policy()).items]
+    paths = [item.path for item in tfds.discover("tfds:one_split", policy()).images]
     shard = "one_split-train." + ("tfrecord" if data_dir.name == "tfrecord" else "array_record") + "-00000-of-00001"
     assert {path.rsplit("/", 1)[0] for path in paths} == {"train/ant", "train/bee"}
     assert {path.rsplit("/", 1)[1] for path in paths} == {f"{shard}__{number}" for number in range(4)}
@@ -172,18 +172,18 @@ def test_tfds_paths_are_named_as_tfds_names_examples(data_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_tfds_with_train_only_leaves_the_splits_to_be_carved(data_dir: Path) -> None:
-    assert {item.split for item in tfds.discover("tfds:one_split", policy()).items} == {None}
+    assert {item.split for item in tfds.discover("tfds:one_split", policy()).images} == {None}
 
 
 @pytest.mark.slow
 def test_tfds_with_train_and_validation_only_holds_validation_out_as_test(data_dir: Path) -> None:
-    items = tfds.discover("tfds:two_splits", policy()).items
+    items = tfds.discover("tfds:two_splits", policy()).images
     assert {item.path.split("/")[0]: item.split for item in items} == {"train": "train", "validation": "test"}
 
 
 @pytest.mark.slow
 def test_tfds_is_read_by_many_threads(data_dir: Path) -> None:
-    items = [*tfds.discover("tfds:beasts", policy()).items] * 20
+    items = [*tfds.discover("tfds:beasts", policy()).images] * 20
     with ThreadPoolExecutor(8) as pool:
         assert [f"sha256:{digest(data)}" for data in pool.map(lambda item: item.read(), items)] == [
             item.version for item in items
@@ -209,13 +209,13 @@ def flip(path: Path, place: int) -> None:
 def test_tfds_shard_with_a_flipped_bit_is_named(copied: Path) -> None:
     flip(copied, copied.stat().st_size // 2)
     with pytest.raises(SourceError, match=f"{copied.name} is damaged") as caught:
-        [item.read() for item in tfds.discover("tfds:one_split", policy()).items]
+        [item.read() for item in tfds.discover("tfds:one_split", policy()).images]
     assert "Prepare the data set again: remove" in str(caught.value)
 
 
 @pytest.mark.slow
 def test_tfds_shard_that_changes_after_the_listing_is_noticed(copied: Path) -> None:
-    items = tfds.discover("tfds:one_split", policy()).items
+    items = tfds.discover("tfds:one_split", policy()).images
     if copied.suffix.startswith(".tfrecord"):
         flip(copied, copied.read_bytes().index(items[0].read()) + 10)
     else:
