@@ -110,7 +110,7 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
     """
     reading = ObjectReader(client, stored)
     for _ in range(2):  # damage in transit doesn't happen twice
-        data = b"".join(parts(reading, 0))
+        data = _span(reading, 0, stored.size) if _is_one_request(stored) else b"".join(parts(reading, 0))
         if is_whole(reading, hashlib.md5(data, usedforsecurity=False).hexdigest()):
             return data
     raise damaged(reading)
@@ -150,13 +150,13 @@ def damaged(reading: ObjectReader) -> SourceError:
     )
 
 
-def _span(reading: ObjectReader, start: int, stop: int, answer: Any = None) -> bytes:
+def _span(reading: ObjectReader, start: int, stop: int) -> bytes:
     """The bytes from `start` to before `stop`; a broken connection is taken up where it broke."""
     data = bytearray()
     breaks = 0
     with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
-        while answer or len(data) < stop - start or not stop:
-            answer = answer or _ask(reading, start + len(data), stop)
+        while len(data) < stop - start or not stop:  # an empty object is asked for, too: it may have changed
+            answer = _ask(reading, start + len(data), stop)
             try:
                 for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):  # botocore raises if the length is wrong
                     data += chunk
@@ -169,18 +169,17 @@ def _span(reading: ObjectReader, start: int, stop: int, answer: Any = None) -> b
                     data.clear()
             finally:
                 answer["Body"].close()
-            answer = None
             time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**breaks, _LONGEST_PAUSE_S))  # noqa: S311 - no secret
     return bytes(data)
 
 
-def _ask(reading: ObjectReader, start: int, stop: int | None) -> Any:
+def _ask(reading: ObjectReader, start: int, stop: int) -> Any:
     """A response for the bytes from `start` to before `stop`, checked to be of this version and these bytes."""
     stored = reading.stored
-    whole = stop is None or (start == 0 and stop == stored.size)
+    whole = (start, stop) == (0, stored.size)
     wanted = {"IfMatch": stored.etag} if stored.etag else {}
     if not whole:
-        wanted["Range"] = f"bytes={start}-{(stop or 0) - 1}"
+        wanted["Range"] = f"bytes={start}-{stop - 1}"
     with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
         answer = reading.client.get_object(Bucket=stored.address.bucket, Key=stored.address.key, **wanted)
         wrong = _misfit(stored, answer, start, stop, whole)
@@ -192,12 +191,10 @@ def _ask(reading: ObjectReader, start: int, stop: int | None) -> Any:
     return answer
 
 
-def _misfit(stored: StoredObject, answer: Any, start: int, stop: int | None, whole: bool) -> str | None:
+def _misfit(stored: StoredObject, answer: Any, start: int, stop: int, whole: bool) -> str | None:
     """What is wrong with a response, None if it is the one that was asked for: not every store obeys every header."""
     if stored.etag and answer.get("ETag") != stored.etag:
         return "it changed while it was read. Run again when nobody writes to it any more."
-    if stop is None:
-        return None
     if answer["ContentLength"] != stop - start or (
         not whole and answer.get("ContentRange") != f"bytes {start}-{stop - 1}/{stored.size}"
     ):

@@ -224,7 +224,7 @@ def test_fetch_object_gives_the_whole_object(bucket: Bucket, size: int) -> None:
     data = noise(size)
     bucket.put("k", body=data)
     assert s3.fetch_object(bucket.uri("k"), policy()) == data
-    assert (bucket.proxy.count("HEAD"), bucket.proxy.count("GET")) == (1, -(-size // PART))
+    assert (bucket.proxy.count("HEAD"), bucket.proxy.count("GET")) == (1, max(1, -(-size // PART)))
     bucket.proxy.add(method="GET", times=2, drop_after=5)
     assert s3.fetch_object(bucket.uri("k"), policy()) == data
 
