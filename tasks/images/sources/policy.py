@@ -24,7 +24,8 @@ class SourcePolicy:
             otherwise name anything that the credentials open.
         s3_endpoints: allow-list of the endpoints that the environment may give; with none, any.
         max_image_bytes: a larger file is not an image; it is excluded and never read.
-        max_table_bytes: a larger table (unpacked, for Parquet) is refused before it is read.
+        max_memory_bytes: of a table (unpacked, for Parquet), and of an object in S3 without an ETag, which has to be
+            read in one piece; a larger one is refused before it is read.
         max_header_bytes: of a tar's member. The longest path has 4 KiB; more are extended attributes.
         max_unpacked_bytes: of an archive.
         max_unpacked_ratio: unpacked bytes to packed ones; blank bitmaps come close to the limit.
@@ -36,7 +37,7 @@ class SourcePolicy:
     s3_buckets: tuple[str, ...]
     s3_endpoints: tuple[str, ...]
     max_image_bytes: int = 256 << 20
-    max_table_bytes: int = 2 << 30
+    max_memory_bytes: int = 2 << 30
     max_header_bytes: int = 64 << 10
     max_unpacked_bytes: int = 2 << 40
     max_unpacked_ratio: int = 100
@@ -76,16 +77,15 @@ class SourcePolicy:
             raise SourceError(f"{printable(str(path))} grew above {self.max_image_bytes:,} bytes. Run again.")
         return data
 
-    def check_table(self, table: str, size: int) -> None:
-        """Refuse a table that is too large to be held in memory.
+    def check_memory(self, what: str, size: int) -> None:
+        """Refuse what is too large to be held in memory.
 
         Raises:
             SourceError: it has more bytes than the limit.
         """
-        if size > self.max_table_bytes:
+        if size > self.max_memory_bytes:
             raise SourceError(
-                f"The table {table!r} takes {size:,} bytes of memory, at most {self.max_table_bytes:,} are allowed. "
-                "Split it."
+                f"{what} takes {size:,} bytes of memory, at most {self.max_memory_bytes:,} are allowed. Split it."
             )
 
     def check_unpacked(self, archive: str, packed: int, unpacked: int) -> None:

@@ -141,7 +141,7 @@ def _parquet(data: bytes, table: str, policy: SourcePolicy) -> pq.ParquetFile:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     except (OSError, ValueError) as error:
         raise _damaged(table, error) from None
-    policy.check_table(table, sum(group.total_byte_size for group in groups))
+    policy.check_memory(f"The table {table!r}", sum(group.total_byte_size for group in groups))
     return file
 
 

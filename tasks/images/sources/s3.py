@@ -88,7 +88,7 @@ def fetch_object(uri: str, policy: SourcePolicy) -> bytes:
     """
     client = client_for(policy)
     stored = describe(client, parse(uri))
-    policy.check_table(uri, stored.size)
+    policy.check_memory(f"The table {uri!r}", stored.size)
     return fetch(client, stored)
 
 
@@ -103,6 +103,8 @@ def download_object(uri: str, policy: SourcePolicy) -> tuple[Path, str]:
     """
     client = client_for(policy)
     stored = describe(client, parse(uri))
+    if not stored.etag:
+        policy.check_memory(f"The archive {uri!r}, whose store gives no ETag,", stored.size)
     content = stored.version or str(uuid.uuid4())  # the store doesn't say whether it changed
     return policy.cache.keep("downloads", uri, content, functools.partial(download, client, stored))
 

@@ -57,10 +57,10 @@ def check(uri: str, policy: SourcePolicy) -> None:
     if uri.startswith(_S3):
         from tasks.images.sources import s3
 
-        policy.check_table(uri, s3.describe_object(uri, policy).size)
+        policy.check_memory(f"The table {uri!r}", s3.describe_object(uri, policy).size)
         return
     path = policy.check_file("table", uri, "images.csv")
-    policy.check_table(uri, path.stat().st_size)
+    policy.check_memory(f"The table {uri!r}", path.stat().st_size)
     columns_of(_head(path), uri, policy)
 
 

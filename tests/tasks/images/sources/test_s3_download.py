@@ -9,6 +9,7 @@ import pytest
 
 from tasks.files import file_sha256
 from tasks.images.sources import s3, s3_objects
+from tests.servers.fault_proxy import FaultProxy
 from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, flip, noise, refused
 
@@ -143,3 +144,18 @@ def test_download_of_one_file_by_two_at_once_is_made_once(bucket: Bucket) -> Non
         paths = set(pool.map(lambda _: download(bucket), range(3)))
     assert [path.read_bytes() for path in paths] == [data]
     assert bucket.proxy.bytes_sent("GET") == len(data)
+
+
+def test_download_without_an_etag_is_read_in_one_piece_which_is_bounded(
+    proxy: FaultProxy, account: pytest.MonkeyPatch
+) -> None:
+    account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    proxy.add(body=b"one")
+    first, second = (s3.download_object("s3://bucket/k", policy())[0] for _ in range(2))
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"one")
+    assert first != second
+    proxy.clear()
+    proxy.add(body=b"one")
+    message = refused(s3.download_object, "s3://bucket/k", policy(max_memory_bytes=2))
+    assert "whose store gives no ETag, takes 3 bytes of memory, at most 2 are allowed" in message
+    assert not proxy.count("GET")

@@ -247,7 +247,7 @@ def test_case_19_parquet_that_unpacks_to_much_is_refused(root: Path) -> None:
     assert path.stat().st_size < 100_000
     for act in (table.check, table.discover):
         with pytest.raises(SourceError, match=r"takes 1,\d+,\d+ bytes of memory, at most 100,000 are allowed"):
-            act(str(path), policy(max_table_bytes=100_000))
+            act(str(path), policy(max_memory_bytes=100_000))
 
 
 def test_case_19_table_that_is_too_large_is_not_read(
@@ -259,7 +259,7 @@ def test_case_19_table_that_is_too_large_is_not_read(
     monkeypatch.setattr(Path, "read_bytes", None)
     for act in (table.check, table.discover):
         for uri in (str(path), bucket.uri("p/t.csv")):
-            assert "at most 10 are allowed" in refused(act, uri, policy(max_table_bytes=10))
+            assert "at most 10 are allowed" in refused(act, uri, policy(max_memory_bytes=10))
     assert not bucket.proxy.count("GET")
 
 
