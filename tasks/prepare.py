@@ -13,7 +13,7 @@ relabelling decodes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,25 +159,14 @@ def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
 def _judge(facts: ImageFacts, rules: Prepare) -> None:
     """Raise Refused if what is known of a decoded image breaks the policy."""
     decoding.judge(facts, _policy(rules))
-    for issue in _issues(facts.scores or {}, facts.width_px, facts.height_px, rules):
+    for issue in quality.issues(facts.scores or {}, rules, min(facts.width_px, facts.height_px)):
         if issue in rules.quarantine_issues:
             raise Refused(RefusalCode(issue), f"{issue}: {facts.scores}")
 
 
-def _issues(scores: Mapping[str, float], width_px: int, height_px: int, rules: Prepare) -> tuple[str, ...]:
-    thresholds = quality.Thresholds(
-        rules.dark_below,
-        rules.overexposed_above,
-        rules.low_contrast_below,
-        rules.blurred_below,
-        rules.single_colour_above,
-    )
-    return quality.issues(scores, thresholds, min(width_px, height_px))
-
-
 def _with_issues(row: ShardRow, rules: Prepare) -> ShardRow:
     """The row with the flagged issues of quality among its notes."""
-    found = _issues(row["scores"], row["width_px"], row["height_px"], rules)
+    found = quality.issues(row["scores"], rules, min(row["width_px"], row["height_px"]))
     return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from tasks.images.decoding import Pixels
-from tasks.settings import IMAGE_SIZE_PX
+from tasks.settings import IMAGE_SIZE_PX, Prepare
 
 VERSION = 1
 """Part of the recipe of whatever stores the scores; to be raised when one of them changes."""
@@ -25,25 +24,6 @@ VERSION = 1
 _DIGITS = 4
 _COLOUR_LEVELS, _COLOUR_SHIFT = 16, 4
 _LEVELS = np.arange(256)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From where on a score is an issue; RECOMMENDED says what that means for real images.
-
-    Attributes:
-        dark_below: of `light_p99`, 0...1; 0 flags none.
-        overexposed_above: of `light_p5`, 0...1; 1 flags none.
-        low_contrast_below: of `contrast`, 0...1; 0 flags none.
-        blurred_below: of `sharpness`, 0 or more; 0 flags none.
-        single_colour_above: of `single_colour_share`, 0...1; 1 flags none.
-    """
-
-    dark_below: float
-    overexposed_above: float
-    low_contrast_below: float
-    blurred_below: float
-    single_colour_above: float
 
 
 def scores(pixels: Pixels) -> dict[str, float]:
@@ -77,25 +57,18 @@ def scores(pixels: Pixels) -> dict[str, float]:
     return {name: round(value, _DIGITS) for name, value in values.items()}
 
 
-RECOMMENDED = Thresholds(
-    dark_below=0.3,
-    overexposed_above=0.8,
-    low_contrast_below=0.05,
-    blurred_below=0.01,
-    single_colour_above=0.95,
-)
-"""Flags none of ants/bees (397 photographs; the outermost are 0.46, 0.62, 0.12, 0.019 and 0.88; the medians 0.88, 0.14,
-0.41, 0.23 and 0.08) and none of scikit-learn's digits. Of copies at a tenth of the light it flags all as dark, of
-copies blurred with sigma 2 px (of 224) 87 % as blurred, with 3 px 98 %. Line drawings are `overexposed`.
-"""
-
-
-def issues(found: Mapping[str, float], thresholds: Thresholds, shorter_side_px: int) -> tuple[str, ...]:
+def issues(found: Mapping[str, float], thresholds: Prepare, shorter_side_px: int) -> tuple[str, ...]:
     """Which of `dark`, `overexposed`, `low_contrast`, `blurred`, `single_colour` the scores amount to, in this order.
+
+    The thresholds of params.yaml flag none of ants/bees (397 photographs; the outermost scores are 0.46, 0.62, 0.12,
+    0.019 and 0.88, in the order of the thresholds; the medians 0.88, 0.14, 0.41, 0.23 and 0.08) and none of
+    scikit-learn's digits. Of copies at a tenth of the light they flag all as dark, of copies blurred with sigma 2 px
+    (of 224) 87 % as blurred, with 3 px 98 %. Line drawings are `overexposed`.
 
     Args:
         found: what `scores` gave.
-        thresholds: from where on a score is an issue.
+        thresholds: from where on a score is an issue: `dark_below` of `light_p99`, `overexposed_above` of `light_p5`,
+            `low_contrast_below`, `blurred_below` of `sharpness`, `single_colour_above`.
         shorter_side_px: of the original. Below 224 it was stretched, smooth by nature, and is not judged as blurred.
     """
     judged = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from tasks.images.decoding import Pixels, decode
-from tasks.images.quality import RECOMMENDED, issues, scores
+from tasks.images.quality import issues, scores
 from tasks.images.sources import digits
+from tasks.settings import load_settings
+from tests.conftest import PARAMS
 from tests.tasks.images.test_perceptual_hash import grey, scene
+
+THRESHOLDS = load_settings(PARAMS.parent).prepare
 
 
 def photograph(seed: int = 0) -> Pixels:
@@ -25,7 +27,7 @@ def blurred(pixels: Pixels, sigma_px: float) -> Pixels:
 
 
 def judge(pixels: Pixels, side_px: int = 500) -> tuple[str, ...]:
-    return issues(scores(pixels), RECOMMENDED, side_px)
+    return issues(scores(pixels), THRESHOLDS, side_px)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(1, 256))
@@ -119,7 +121,7 @@ def test_each_threshold_can_be_switched_off() -> None:
     }
     for level in (0, 255):
         found = scores(grey(level))
-        assert issues(found, dataclasses.replace(RECOMMENDED, **off), 500) == ()
+        assert issues(found, THRESHOLDS.model_copy(update=off), 500) == ()
 
 
 def test_small_originals_are_not_called_blurred() -> None:
