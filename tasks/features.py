@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tasks.files import read_json, write_json
 from tasks.images import augmentation
-from tasks.images.manifest import Example, read_examples
+from tasks.images.manifest import Example, read_duplicates, read_examples
 from tasks.images.shards import open_shards
 from tasks.program import run_stage
 from tasks.settings import Settings
@@ -79,7 +79,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     kept = [(decision.strategy, decision.boundary) for decision in decisions if decision.kept]
     rows = wanted_rows(examples, settings, kept)
     _drop_others(workspace.features, rows, settings.strategies)
-    engines = check_int8(engines, settings.features, weights, examples, rows, extraction)
+    duplicates = read_duplicates(workspace.prepared)
+    engines = check_int8(engines, settings.features, weights, examples, duplicates, rows, extraction)
     keep_calibration(engines, workspace, base)
     extraction.bring(_parts(engines, rows, examples))
 

@@ -7,6 +7,7 @@ the same validation images, answer for the same held-out ones, which both see in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.files import read_json, write_json
+from tasks.images.folds import assign_folds
+from tasks.images.manifest import Duplicate, Example
 from tasks.metrics import log_losses, predict
 from tasks.vgg.engines import Engine, Pixels
+from tasks.vgg.examples import FOLDS
 from tasks.vgg.head import Floats
 from tasks.vgg.weights import Weights
 
@@ -27,7 +31,6 @@ CHECKED = 256
 MARGIN = 0.02
 """Nats of log loss that int8 may cost at worst (the upper end of the 95 % interval)."""
 _FEWEST = 100
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -76,44 +79,50 @@ def save_calibration(folder: Path, calibration: Calibration | None, recipe: str)
     write_json(folder / FILE, kept)
 
 
-def check(plain: Floats, quantized: Floats, labels: Sequence[str]) -> Verdict:
+def check(plain: Floats, quantized: Floats, examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> Verdict:
     """Compare what training would learn from either; see the module.
 
     Args:
         plain: pooled float features of validation images (n, inputs).
-        quantized: pooled int8 features of the same ones.
-        labels: their classes.
+        quantized: pooled int8 features of the same images.
+        examples: the images; groups and near duplicates stay in one fold.
+        duplicates: see `assign_folds`.
     """
-    from sklearn.model_selection import StratifiedKFold
-
-    classes = np.asarray(labels)
-    names, counts = np.unique(classes, return_counts=True)
-    usable = np.isin(classes, names[counts >= _FOLDS])
-    plain, quantized, classes = plain[usable], quantized[usable], classes[usable]
-    if len(classes) < _FEWEST or len(set(classes)) < 2:
-        return Verdict(False, f"{len(classes)} validation images are too few to tell whether int8 costs accuracy")
-    folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(plain, classes))
-    losses, right = zip(*(_answers(fitted, plain, classes, folds) for fitted in (plain, quantized)), strict=True)
+    counts = Counter(one.label for one in examples)
+    usable = [counts[one.label] >= FOLDS for one in examples]
+    plain, quantized = plain[usable], quantized[usable]
+    examples = [one for one, use in zip(examples, usable, strict=True) if use]
+    too_few = Verdict(False, f"{len(examples)} validation images are too few to tell whether int8 costs accuracy")
+    if len(examples) < _FEWEST or len({one.label for one in examples}) < 2:
+        return too_few
+    try:
+        fold_of = assign_folds(examples, duplicates, FOLDS, 0)
+    except ValueError:  # too few images of a class that don't belong together
+        return too_few
+    folds = np.array([fold_of[one.key] for one in examples])
+    classes = np.array([one.label for one in examples])
+    losses, correct = zip(*(_held_out(fitted, plain, classes, folds) for fitted in (plain, quantized)), strict=True)
     more = losses[1] - losses[0]
     upper = float(more.mean() + 1.96 * more.std(ddof=1) / np.sqrt(len(more)))
     facts = (
-        f"of {len(classes)} validation images {int(right[1].sum())} right, {int(right[0].sum())} without int8; "
-        f"log loss higher by {more.mean():.4f}, at most {upper:.4f}"
+        f"{int(correct[1].sum())} of {len(classes)} validation images predicted correctly, {int(correct[0].sum())} "
+        f"without int8; log loss higher by {more.mean():.4f}, at most {upper:.4f}"
     )
-    return Verdict(upper < MARGIN and right[1].sum() >= right[0].sum(), facts)
+    return Verdict(upper < MARGIN and correct[1].sum() >= correct[0].sum(), facts)
 
 
-def _answers(
-    fitted: Floats, seen: Floats, classes: npt.NDArray[np.str_], folds: Sequence[tuple[npt.NDArray[np.int64], ...]]
+def _held_out(
+    fitted: Floats, seen: Floats, classes: npt.NDArray[np.str_], folds: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Log loss of each image, and whether it is right, by probes that were fitted to the other folds."""
+    """Log loss of each image, and whether it is predicted correctly, by linear probes fitted to the other folds."""
     from sklearn.linear_model import LogisticRegression
 
-    losses, right = np.empty(len(classes)), np.zeros(len(classes), np.bool_)
-    for inside, outside in folds:
-        model = LogisticRegression(C=10.0, max_iter=2000).fit(fitted[inside], classes[inside])
+    losses, correct = np.empty(len(classes)), np.zeros(len(classes), np.bool_)
+    for fold in range(FOLDS):
+        outside = folds == fold
+        model = LogisticRegression(C=10.0, max_iter=2000).fit(fitted[~outside], classes[~outside])
         probabilities = model.predict_proba(seen[outside])
-        places = np.searchsorted(model.classes_, classes[outside])
-        losses[outside] = log_losses(probabilities, places)
-        right[outside] = predict(probabilities) == places
-    return losses, right
+        labels = np.searchsorted(model.classes_, classes[outside])
+        losses[outside] = log_losses(probabilities, labels)
+        correct[outside] = predict(probabilities) == labels
+    return losses, correct

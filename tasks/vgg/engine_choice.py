@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import fingerprint, sync_file
-from tasks.images.manifest import Example
+from tasks.images.manifest import Duplicate, Example
 from tasks.settings import Features
 from tasks.vgg.boundaries import BOTTLENECK, Rates, RowsByFolder
 from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_calibration, save_calibration
@@ -99,8 +99,8 @@ def choose_engines(
 
 
 def check_int8(
-    engines: Engines, wanted: Features, weights: Weights, examples: Sequence[Example], rows: RowsByFolder,
-    extraction: Extraction,
+    engines: Engines, wanted: Features, weights: Weights, examples: Sequence[Example], duplicates: Sequence[Duplicate],
+    rows: RowsByFolder, extraction: Extraction,
 ) -> Engines:  # fmt: skip
     """Let `auto` take int8 for training images if validation sees no loss by it; prints what it saw.
 
@@ -121,7 +121,7 @@ def check_int8(
     keys = [one.key for one in chosen]
     exact, quantized = extraction.stored(BOTTLENECK, keys), extraction.compute(calibration.engine, keys)
     pooled = (pool(exact, "average_maximum"), pool(quantized, "average_maximum"))
-    verdict = check(*pooled, [one.label for one in chosen])
+    verdict = check(*pooled, chosen, duplicates)
     print(f"features: int8 for training images: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
     return Engines(engines.evaluated, calibration if verdict.passed else None)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tasks import features
 from tasks.errors import IntegrityError, WeightsError
 from tasks.files import read_json
-from tasks.images.manifest import read_examples
+from tasks.images.manifest import Example, read_examples
 from tasks.images.shards import open_shards, read_header
 from tasks.vgg import backbone, calibration, engine_choice, quantized
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
@@ -227,8 +227,8 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
 ) -> None:  # fmt: skip
     checked: list[int] = []
 
-    def check(plain: np.ndarray, quantized: np.ndarray, labels: list[str]) -> calibration.Verdict:
-        checked.append(len(labels))
+    def check(plain: np.ndarray, quantized: np.ndarray, examples: list[Example], _: object) -> calibration.Verdict:
+        checked.append(len(examples))
         assert not np.array_equal(plain, quantized)
         return calibration.Verdict(passed, "because")
 
