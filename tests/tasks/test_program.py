@@ -148,8 +148,9 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
         ingest.run(change(), Workspace.at(workspace))
     before = contents(workspace / "data")
     body = f"""
-        import resource
+        import resource, sys
         from tasks import {stage}
+        sys.dont_write_bytecode = True  # else what it imports from now on is cached up to the limit, for good
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         return {stage}.run(settings, workspace)
     """
