@@ -30,7 +30,7 @@ from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
 from tasks.metrics import log_losses, predict
-from tasks.settings import STRATEGIES, change_settings, load_settings
+from tasks.settings import STRATEGIES, change_settings, load_settings, parse_changes
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.examples import Material, draw_folds, make_split
 from tasks.vgg.inference import predict_probabilities
@@ -56,7 +56,8 @@ def main() -> None:
         workspace = make_workspace(Path(scratch) / "folds")
         together = put_together(options.folder.resolve(), Path(scratch) / "images")
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
-        settings = change_settings(workspace, [*named, f"train.recipe={options.recipe}", *options.set])
+        changes = parse_changes([*named, f"train.recipe={options.recipe}", *options.set])
+        settings = change_settings(workspace, changes)
         if settings.train.test_time_augmentation and strategies != ("feature_extraction",):
             parser.error(
                 "train.test_time_augmentation can be measured for feature_extraction only: the others need views"

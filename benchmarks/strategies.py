@@ -48,10 +48,8 @@ def main() -> None:
 
 def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
     """One recipe, from images to metrics; prints its rows."""
-    names = ", ".join(STRATEGIES)
-    change_settings(
-        workspace, [f"source.uri={json.dumps(str(folder))}", f"strategies=[{names}]", f"train.recipe={recipe}"]
-    )
+    changes = {"source": {"uri": str(folder)}, "strategies": list(STRATEGIES), "train": {"recipe": recipe}}
+    change_settings(workspace, changes)
     start = time.perf_counter()
     run(workspace, "dvc", "repro", "--quiet", "evaluate")
     seconds = time.perf_counter() - start

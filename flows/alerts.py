@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tasks.errors import MENDABLE, RootstockError, SettingsError
+from tasks.errors import USER_ERROR, RootstockError, SettingsError
 
 if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes
@@ -36,14 +36,15 @@ class Alert:
     """One automation.
 
     Attributes:
-        name: it is found again by it.
+        name: by which it is found again.
         description: for people.
         expect: the events that raise it, or that keep it quiet if `silence_s` is given.
         after: with `silence_s`, the events that arm it.
-        silence_s: raise it when nothing of `expect` has come for so long.
+        silence_s: raise it when nothing of `expect` has come for that many seconds.
         text: Jinja template of what the webhook gets.
         of_runs: whether the events belong to runs of the project's flows.
         crashes: whether the run is set to Crashed, which frees its slot.
+        former_names: what it was called once; a server may still have it so.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Alert:
     silence_s: float | None = None
     of_runs: bool = True
     crashes: bool = False
+    former_names: tuple[str, ...] = ()
 
 
 def _runs(*states: str) -> tuple[str, ...]:
@@ -69,13 +71,14 @@ ALERTS = (
         "{{ flow_run.state.message or 'no reason was given' }} " + _ADDRESS,
     ),
     Alert(
-        "rootstock: a run vanished",
+        "rootstock: a run was lost",
         "A running run sends no heartbeat any more: its machine or process is gone. It is set to Crashed.",
         (*_runs("heartbeat"), *_runs(*_ENDS)),
-        "{{ flow.name }} / {{ flow_run.name }} vanished: no heartbeat any more. It counts as crashed. " + _ADDRESS,
+        "{{ flow.name }} / {{ flow_run.name }} was lost: no heartbeat any more. It counts as crashed. " + _ADDRESS,
         after=_runs("heartbeat"),
         silence_s=_MISSED * _HEARTBEAT_S + 10,
         crashes=True,
+        former_names=("rootstock: a run vanished",),
     ),
     Alert(
         "rootstock: a run is late",
@@ -101,18 +104,18 @@ def main() -> int:
             print(line)
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return MENDABLE
+        return USER_ERROR
     return 0
 
 
 def ensure_alerts(webhook: str | None) -> list[str]:
-    """Make every automation of `ALERTS`, or bring it up to date; tells what was done, a line each.
+    """Make every automation of `ALERTS`, or bring it up to date; gives what was done, a line each.
 
     Args:
         webhook: the secret address; None for no messages.
 
     Raises:
-        SettingsError: the address is no http(s) address, or no server is named.
+        SettingsError: the address is not an http(s) address, or no server is named.
     """
     if webhook is not None and not webhook.startswith(("https://", "http://")):
         raise SettingsError(f"{WEBHOOK_VARIABLE} must be an http(s) address. It isn't shown here, as it is a secret.")
@@ -125,7 +128,8 @@ def ensure_alerts(webhook: str | None) -> list[str]:
     with get_client(sync_client=True) as client:
         for alert in ALERTS:
             wanted = _automation(alert, block)
-            found = client.read_automations_by_name(alert.name)
+            names = (alert.name, *alert.former_names)
+            found = [one for name in names for one in client.read_automations_by_name(name)]
             for one in found[1:]:
                 client.delete_automation(one.id)
             if found:

@@ -1,6 +1,6 @@
 """What a run shows in Prefect's UI beside its logs: the plan before the work, the report and the costs after it.
 
-An artifact that can't be made is told in the log; it ends no run.
+If an artifact can't be made, the log says so; the run goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flows.alerts import ACCURACY_DROPPED
 from tasks import plan, report
 from tasks.runs.accuracy_regression import describe_regression, read_metrics
 from tasks.runs.costs import costs_table, read_history
-from tasks.runs.worktrees import RunContext
+from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 
 
@@ -39,13 +39,13 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
 
 
 def show_report(context: RunContext) -> None:
-    """The artifact `report`: figures, the confusion matrix, the worst mistakes as images."""
+    """The artifact `report`: metrics, the confusion matrix, the worst mistakes as images."""
     _show("report", "How good the champion is.", lambda: report.run(context.workspace))
 
 
 @contextlib.contextmanager
-def showing_costs(context: RunContext) -> Iterator[None]:
-    """The artifact `costs`: what the stages that ran in the block cost, also if it ends with an error."""
+def show_costs(context: RunContext) -> Iterator[None]:
+    """The artifact `costs`: what the stages that ran in the block cost, even if the block ends with an error."""
     before = len(read_history(context.workspace))
     try:
         yield
@@ -55,7 +55,7 @@ def showing_costs(context: RunContext) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watching_accuracy(context: RunContext) -> Iterator[None]:
+def watch_accuracy(context: RunContext) -> Iterator[None]:
     """The event that `flows.alerts` waits for, if the champion after the block is clearly worse than the one before."""
     before = read_metrics(context.workspace)
     yield
@@ -69,5 +69,5 @@ def watching_accuracy(context: RunContext) -> Iterator[None]:
 def _show(key: str, description: str, make: Callable[[], str]) -> None:
     try:
         create_markdown_artifact(make(), key=key, description=description)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the work matters more
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, the work matters more
         get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)

@@ -1,14 +1,14 @@
 """The form of a flow: one parameter a block of params.yaml, made from the settings' own schema.
 
-Nothing in it must be given, and nothing has a default: what is left alone comes from params.yaml at the commit that
-runs. The help of each field ends with what params.yaml says when the flow is deployed.
+No field must be filled in, and none has a default: what is left alone comes from params.yaml at the commit that runs.
+The help of each field ends with what params.yaml says when the flow is deployed.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, get_origin
 
@@ -18,10 +18,10 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from tasks.errors import SettingsError
-from tasks.settings import Settings, format_assignment, load_settings, parse_assignment
+from tasks.settings import Settings, load_settings
 
 FIRST = ("source", "strategies", "train")
-"""What people change most comes first; the other blocks follow in the order of params.yaml."""
+"""The blocks that people change most come first; the others follow in the order of params.yaml."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _TypedDict: Any = typing_extensions.TypedDict
@@ -41,32 +41,14 @@ def settings_form(function: Function) -> Function:
     return function
 
 
-def to_assignments(changes: Mapping[str, Any], above: str = "") -> list[str]:
-    """What a form gives -> `block.key=value` for each value in it."""
-    found = []
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            found += to_assignments(value, f"{above}{name}.")
-        elif above or value:  # an empty list that stands alone was left alone
-            found.append(format_assignment(f"{above}{name}", value))
-    return found
-
-
-def to_changes(assignments: Iterable[str]) -> dict[str, Any]:
-    """`block.key=value` for each value -> what a form would give."""
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        keys, value = parse_assignment(assignment)
-        block = changes
-        for key in keys[:-1]:
-            block = block.setdefault(key, {})
-        block[keys[-1]] = value
-    return changes
+def filled_in(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form gives, without the blocks that were left alone: they come empty."""
+    return {name: value for name, value in changes.items() if value not in ([], (), {})}
 
 
 def _parameter(name: str, field: FieldInfo, present: Mapping[str, Any]) -> inspect.Parameter:
     model = _block(field)
-    # A list that stands alone is empty when it is left alone, so its least length can't be asked of the form.
+    # A list outside a block is empty when it is left alone, so the form can't ask for its least length.
     rules = [rule for rule in field.metadata if not isinstance(rule, MinLen)]
     kind = _optional(model, present.get(name, {})) if model else Annotated[(field.annotation, Field(), *rules)]
     nothing: Any = [] if get_origin(field.annotation) in (list, tuple) else {}
@@ -81,7 +63,7 @@ def _optional(model: type[BaseModel], present: Mapping[str, Any]) -> Any:
         inner = _block(field)
         kind: Any = _optional(inner, present.get(name, {})) if inner else field.annotation
         if kind is bool:
-            kind = Literal[True, False]  # a dropdown that can be left alone; a switch always shows on or off
+            kind = Literal[True, False]  # a dropdown that can be left alone; a switch is always on or off
         shown = Field(title=name, description=_help(name, field, present))
         hints[name] = NotRequired[Annotated[(kind, shown, *field.metadata)]]
     made = _TypedDict(model.__name__, hints, total=False)

@@ -1,4 +1,4 @@
-"""Prefect's logs, readable: an error that the user can mend is told once, in words, without the engine's traceback."""
+"""Readable logs of Prefect: an error that the user can fix is logged once, in words, without the engine's traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hide_links() -> None:
 
 
 def send_logs() -> None:
-    """Send what was logged to the server now: a process that a signal ends would take it along."""
+    """Send what was logged to the server now: it would be lost if a signal ends the process."""
     for handler in logging.getLogger(_FLOWS).handlers:
         handler.flush()
 
@@ -35,7 +35,7 @@ def _is_no_link(record: logging.LogRecord) -> bool:
 def _shorten(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, StageFailed) and record.name == _TASKS:
-        return False  # the flow ends with it, and tells it then
+        return False  # the flow ends with it, and logs it then
     if isinstance(error, RootstockError):
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (type(error).__name__, error)

@@ -1,56 +1,131 @@
-"""The pipeline: images in, a validated and exported model out. Each step runs only if what it reads has changed.
+"""The pipeline as a command: what is wrong is said at once; the report and the model are named at the end.
 
 For example: python -m flows.pipeline --source my/images --strategy all --set "train.recipe=tutorial"
+The flow itself is in flows/pipeline_flow.py, which is imported when the settings are known to be right: with Prefect,
+that takes seconds.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before Prefect is imported: a wrong setting is told at once, not after seconds
-    from flows.command import main
+import argparse
+import atexit
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
-    raise SystemExit(main())
-
-from typing import Any
-
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
-
-from flows.artifacts import show_plan, show_report, showing_costs, watching_accuracy
-from flows.choices import choose
-from flows.form import settings_form, to_assignments
-from flows.logs import shorten_errors
-from flows.remote_stages import carry_out, check_work_pools
-from flows.run_context import run_context
+from flows.changes import apply_changes
+from flows.logs import hide_links
+from flows.server import check_answers, prefect_environment, temporary_server
+from tasks.errors import USER_ERROR, RootstockError, SettingsError
 from tasks.files import read_json
-from tasks.reports.strategy_table import strategy_table
-from tasks.runs.worktrees import RunContext
-from tasks.settings import Settings
-from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run, train
+from tasks.runs.costs import costs_table, read_history
+from tasks.runs.run_context import RunContext
+from tasks.runs.stage_failure import StageFailed
+from tasks.settings import parse_changes, parse_strategies
+from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
+
+_READABLE_LOGS = {
+    # The lines of the stages, without the words `Task run` before each.
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(task_run_name)s: %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(flow_name)s: %(message)s",
+}
 
 
-@flow
-@settings_form
-def pipeline(**changes: Any) -> None:
-    """Bring the model and its report up to date.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the pipeline in the current folder. Gives the exit code: 2 for what the user can fix, 1 for a crash."""
+    signal.signal(signal.SIGTERM, _stop)
+    chosen = _parse(arguments)
+    workspace = Workspace.at(Path.cwd())
+    before = len(read_history(workspace))
+    try:
+        _run(chosen, workspace)
+        print(f"\n{costs_table(read_history(workspace)[before:])}")
+        _tell(workspace)
+    except RootstockError as error:
+        print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, StageFailed) and not error.needs_user else USER_ERROR
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
 
-    Args:
-        changes: settings that shall differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
-    """
-    shorten_errors()
-    with run_context() as context, showing_costs(context), watching_accuracy(context):
-        chosen = choose(context, to_assignments(changes))
-        check_work_pools(chosen.run, context)
-        if not (show_plan(context, chosen) and is_finished(context)):
-            _bring_up_to_date(context, chosen)
-        create_markdown_artifact(key="metrics", markdown=strategy_table(read_json(context.workspace.metrics)))
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Images in, a tested model out.")
+    parser.add_argument("--source", default="", help="a folder, archive, table, s3://..., tfds:name, or `digits`")
+    parser.add_argument("--strategy", default="", help="a name, several with commas, or all")
+    parser.add_argument("--set", default="", dest="settings", help='such as "train.recipe=tutorial train.seed=1"')
+    return parser.parse_args(arguments)
 
 
-def _bring_up_to_date(context: RunContext, chosen: Settings) -> None:
-    run(ingest, chosen.run, context)
-    if not is_finished(context):
-        carry_out(prepare, chosen.run, context)
-        carry_out(features, chosen.run, context)
-        carry_out(train, chosen.run, context, chosen.strategies)
-        run(evaluate, chosen.run, context)
-        run(export, chosen.run, context)
-        show_report(context)
+def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
+    changes = _changes(chosen)
+    apply_changes(RunContext(workspace), changes)  # the flow does it again: here it costs no Prefect
+    os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
+    _use_server(workspace)
+    from flows.pipeline_flow import pipeline
+
+    pipeline(**changes)
+
+
+def _use_server(workspace: Workspace) -> None:
+    """The user's Prefect server, or one for this run; Prefect is imported while it starts."""
+    if address := os.environ.get("PREFECT_API_URL"):
+        check_answers(address)
+        return
+    stack = contextlib.ExitStack()
+    # Not at the flow's end: Prefect sends its last logs and events while Python exits, in handlers that are
+    # registered later, and so called earlier, than this one.
+    atexit.register(stack.close)
+    server = stack.enter_context(temporary_server(workspace))
+    os.environ["PREFECT_API_URL"] = server.api_url
+    import prefect  # noqa: F401
+
+    hide_links()
+    server.wait_until_ready()
+
+
+def _changes(chosen: argparse.Namespace) -> dict[str, Any]:
+    """All that the command line asks for, as a form gives it."""
+    try:
+        assignments = shlex.split(chosen.settings)
+    except ValueError as error:
+        raise SettingsError(f"SET doesn't parse: {error}. Received: {chosen.settings!r}") from None
+    changes = parse_changes(assignments)
+    if chosen.source and isinstance(changes.setdefault("source", {}), dict):
+        changes["source"]["uri"] = chosen.source
+    if chosen.strategy:
+        changes["strategies"] = parse_strategies(chosen.strategy)
+    return changes
+
+
+def _tell(workspace: Workspace) -> None:
+    metrics = read_json(workspace.metrics)
+    champion = metrics["champion"]
+    test = metrics["strategies"][champion]["test"]
+    low, high = test["accuracy_ci95"]
+    print(
+        f"\nChampion: {champion}, test accuracy {test['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} images)\n"
+        f"Report:   {REPORT_PAGE}\nMetrics:  {METRICS}\nModel:    {EXPORT}"
+    )
+
+
+def _public_name(error: RootstockError) -> str:
+    """The name in tasks/errors.py, where users find it explained."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RootstockError.__module__)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through `finally` blocks and exit handlers, which stop the children."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,14 +1,14 @@
 """Stages on other machines: sent to a work pool's workers, watched, tried again elsewhere, their results merged.
 
-An attempt is a flow run of `stage/<pool>`. Who gives no sign of life for `run.lost_after_s` is marked as crashed, which
-frees the slot; the next attempt gets another token, and a result that carries an old one is refused.
+An attempt is a flow run of `stage/<pool>`. If it sends no heartbeat for `run.lost_after_s`, it is marked as crashed,
+which frees its slot; the next attempt gets another token, and a result that carries an old one is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -22,27 +22,28 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from flows.remote_attempt import read_report
+from flows.attempt_channel import read_message
 from tasks.errors import RunError
 from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.runs.costs import Costs, append_history
-from tasks.runs.ledger import LOCK_FILE, Entry, begin_attempt, inputs, merge_entry, outlook
-from tasks.runs.materials import share
-from tasks.runs.pulse import Pulse
+from tasks.runs.dvc_state.lock_entries import LockEntry, begin_attempt, merge_lock_entry
+from tasks.runs.dvc_state.outputs import list_inputs, read_needs
+from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
-from tasks.runs.worktrees import RunContext
-from tasks.settings import HERE, PARAMS_FILE, Run
-from tasks.stages import StageTask, log, run
+from tasks.runs.transfers import push
+from tasks.settings import HERE, Run
+from tasks.stages import StageTask, log, run_here
+from tasks.workspace import LOCK
 
 _POLL_S = 2.0
 _START_S = 120.0
-_BEATS = 4
-"""So many signs of life come in the time after which a worker counts as lost."""
+_HEARTBEATS = 4
+"""How many heartbeats come in the time after which a worker counts as lost."""
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
 def check_work_pools(settings: Run, context: RunContext) -> None:
-    """Find out before the work whether every work pool that `run.work_pools` names has its deployment.
+    """Check before the work that every work pool that `run.work_pools` names has its deployment.
 
     Raises:
         RunError: one has none.
@@ -56,19 +57,19 @@ def check_work_pools(settings: Run, context: RunContext) -> None:
                 client.read_deployment_by_name(f"stage/{pool}")
             except ObjectNotFound:
                 raise RunError(
-                    f"Stage {stage} is placed on the work pool {pool} (run.work_pools in params.yaml), but there is no "
-                    f"deployment stage/{pool}. Add it to prefect.yaml, as stage/gpu is there; prefect deploy --all"
+                    f"Stage {stage} should run on the work pool {pool} (run.work_pools in params.yaml), but there is "
+                    f"no deployment stage/{pool}. Add it to prefect.yaml, as stage/gpu is there; prefect deploy --all"
                 ) from None
 
 
-def carry_out(stage_task: StageTask, settings: Run, context: RunContext, items: Sequence[str | None] = (None,)) -> None:
-    """Bring a stage up to date, where `run.work_pools` says; a person's own folder is always worked in here.
+def dispatch(stage_task: StageTask, settings: Run, context: RunContext, items: Sequence[str | None] = (None,)) -> None:
+    """Bring a stage up to date where `run.work_pools` says; in a person's own folder, always here.
 
     Args:
         stage_task: one of tasks/stages.py.
         settings: the block `run`.
         context: where the run works.
-        items: which ones of a stage that stands once for each strategy; elsewhere they run side by side.
+        items: the strategies, of a stage that exists once for each; on a work pool they run side by side.
 
     Raises:
         StageFailed: a stage failed, and no retry was left or could help.
@@ -77,10 +78,34 @@ def carry_out(stage_task: StageTask, settings: Run, context: RunContext, items: 
     pool = getattr(settings.work_pools, stage_task.name, HERE)
     if context.deployed is None or pool == HERE:
         for item in items:
-            run(stage_task, settings, context, item)
+            run_here(stage_task, settings, context, item)
         return
     names = [stage_task.name if item is None else f"{stage_task.name}@{item}" for item in items]
-    _Pool(pool, settings, context).run([name for name in names if outlook(context.workspace.folder, name).would_run])
+    _WorkPool(pool, settings, context).run([name for name in names if read_needs(context.workspace, name).has_to_run])
+
+
+class Silence:
+    """How long nothing new has been heard, by this machine's own monotonic clock.
+
+    Args:
+        clock: the monotonic clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heard: str | None = None
+        self._since = clock()
+
+    def is_longer(self, heard: str, limit_s: float) -> bool:
+        """Note what is heard now; whether it has been the same for longer than the limit, in seconds."""
+        if heard != self._heard:
+            self._heard = heard
+            self.restart()
+        return self._clock() - self._since > limit_s
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._since = self._clock()
 
 
 @dataclass
@@ -88,8 +113,8 @@ class _Attempt:
     stage: str
     number: int
     flow_run: UUID
-    pulse: Pulse = field(default_factory=Pulse)
-    entry: Entry | None = None
+    silence: Silence = field(default_factory=Silence)
+    entry: LockEntry | None = None
     costs: list[Costs] = field(default_factory=list)
     merged: bool = False
     waits: bool = False
@@ -99,12 +124,13 @@ class _Attempt:
         return str(self.flow_run)
 
 
-class _Pool:
+class _WorkPool:
     """The workers of one work pool, as this run sees them."""
 
     def __init__(self, name: str, settings: Run, context: RunContext) -> None:
         assert context.deployed is not None
-        self._name, self._settings, self._context, self._deployed = name, settings, context, context.deployed
+        self._name, self._settings = name, settings
+        self._workspace, self._deployed = context.workspace, context.deployed
         self._logger = get_run_logger()
         self._tag = f"for {self._deployed.branch}"
         self._key = f"{flow_run.id} {flow_run.run_count}"  # a run that is retried in the UI keeps its id
@@ -115,13 +141,11 @@ class _Pool:
             return
         with get_client(sync_client=True) as client:
             self._end_orphans(client)
-            needed = sorted({path for name in names for path in inputs(self._context.workspace.folder, name)})
-            share(
-                names[0], self._context.workspace.folder, needed, limit_s=self._settings.stage_time_limit_s, on_line=log
-            )
+            needed = sorted({path for name in names for path in list_inputs(self._workspace, name)})
+            push(names[0], self._workspace, needed, limit_s=self._settings.stage_time_limit_s, on_line=log)
             attempts: list[_Attempt] = []
             try:
-                # One by one: if one can't be started, those before it are in the list, and ended below.
+                # One by one: if one can't be started, those before it are in the list, and are cancelled below.
                 attempts.extend(self._start(client, name, 1) for name in names)
                 self._watch(client, attempts)
             finally:
@@ -129,77 +153,76 @@ class _Pool:
                     if attempt.entry is None:
                         self._cancel(client, attempt.flow_run)
                         with contextlib.suppress(*SERVER_TROUBLE):
-                            _receive(client, attempt)  # it has just ended well
-                self._merge(attempts)  # those that were quicker than one that failed
+                            _receive(client, attempt)  # it may have just ended well
+                self._merge(attempts)  # those that ended well before another one failed
 
     def _watch(self, client: Any, attempts: list[_Attempt]) -> None:
         while not all(attempt.merged for attempt in attempts):
-            for context, attempt in enumerate(attempts):
+            for number, attempt in enumerate(attempts):
                 if attempt.entry is None:
-                    attempts[context] = self._look(client, attempt)
+                    attempts[number] = self._look(client, attempt)
             self._merge(takewhile(lambda attempt: attempt.entry is not None, attempts))
             if not attempts[-1].merged:
-                time.sleep(min(_POLL_S, self._settings.lost_after_s / _BEATS))
+                time.sleep(min(_POLL_S, self._settings.lost_after_s / _HEARTBEATS))
 
     def _merge(self, attempts: Iterable[_Attempt]) -> None:
         for attempt in attempts:
             if attempt.entry is not None and not attempt.merged:
-                merge_entry(self._context.workspace.folder, attempt.stage, attempt.entry, attempt.token)
-                append_history(self._context.workspace, attempt.costs)
+                merge_lock_entry(self._workspace, attempt.stage, attempt.entry, attempt.token)
+                append_history(self._workspace, attempt.costs)
                 attempt.merged = True
-                self._logger.info("Stage %s: its result is in %s.", attempt.stage, LOCK_FILE)
+                self._logger.info("Stage %s: its result is in %s.", attempt.stage, LOCK)
 
     def _look(self, client: Any, attempt: _Attempt) -> _Attempt:
-        """The attempt as it is now, or the next one in its context."""
+        """The attempt as it is now, or the next one in its place."""
         try:
-            state, report = _receive(client, attempt)
+            state, message = _receive(client, attempt)
         except SERVER_TROUBLE as error:
             self._logger.warning("Prefect's server doesn't answer (%s); nothing is lost.", type(error).__name__)
-            attempt.pulse.forgive()  # who can't be heard isn't silent
+            attempt.silence.restart()  # the server's silence isn't the worker's
             return attempt
         if attempt.entry is not None:
             return attempt
         if state.is_final():
-            return self._again(client, attempt, _failure(attempt, state, report))
+            return self._again(client, attempt, _failure(attempt, state, message))
         if state.is_scheduled():
             self._tell_that_it_waits(attempt)
-            attempt.pulse.forgive()
-        elif attempt.pulse.is_lost(f"{state.type} {report}", limit_s := self._patience_s(report)):
-            message = f"its worker gave no sign of life for {limit_s:g} s (run.lost_after_s)"
-            result = client.set_flow_run_state(attempt.flow_run, Crashed(message=f"Given up: {message}."))
+            attempt.silence.restart()
+        elif attempt.silence.is_longer(f"{state.type} {message}", limit_s := self._lost_after_s(message)):
+            reason = f"its worker is lost: it sent no heartbeat for {limit_s:g} s (run.lost_after_s)"
+            result = client.set_flow_run_state(attempt.flow_run, Crashed(message=f"Given up: {reason}."))
             if result.status == SetStateStatus.ACCEPT:  # else it has just ended after all
-                return self._again(client, attempt, StageFailed(attempt.stage, message, "", _command(attempt), False))
+                return self._again(client, attempt, StageFailed(attempt.stage, reason, "", _command(attempt), False))
         return attempt
 
-    def _patience_s(self, report: dict[str, Any]) -> float:
-        """How long the silence may last: longer before the first sign of life, while the worker starts Python."""
-        return self._settings.lost_after_s if report else max(self._settings.lost_after_s, _START_S)
+    def _lost_after_s(self, message: dict[str, Any]) -> float:
+        """How long the silence may last: longer before the first heartbeat, while the worker starts Python."""
+        return self._settings.lost_after_s if message else max(self._settings.lost_after_s, _START_S)
 
     def _again(self, client: Any, attempt: _Attempt, failure: StageFailed) -> _Attempt:
-        if failure.mendable or attempt.number > self._settings.stage_retries:
+        if failure.needs_user or attempt.number > self._settings.stage_retries:
             raise failure
         self._logger.warning("%s\nIt is tried again, on any worker of pool %s.", failure, self._name)
         return self._start(client, attempt.stage, attempt.number + 1)
 
     def _start(self, client: Any, stage: str, number: int) -> _Attempt:
         deployment = client.read_deployment_by_name(f"stage/{self._name}")
-        folder = self._context.workspace.folder
-        lock = folder / LOCK_FILE
+        lock = self._workspace.lock
         started = client.create_flow_run_from_deployment(
             deployment.id,
             parameters={
                 "name": stage,
                 "commit": self._deployed.commit,
-                "params": (folder / PARAMS_FILE).read_text(encoding="utf-8"),
+                "params": self._workspace.params.read_text(encoding="utf-8"),
                 "lock": lock.read_text(encoding="utf-8") if lock.exists() else "",
-                "beat_s": self._settings.lost_after_s / _BEATS,
+                "heartbeat_s": self._settings.lost_after_s / _HEARTBEATS,
             },
             name=f"{stage} for {flow_run.name}, attempt {number}",
             tags=[self._tag],
             idempotency_key=f"{self._key} {stage} {number}",
         )
         attempt = _Attempt(stage, number, started.id)
-        begin_attempt(folder, stage, attempt.token)
+        begin_attempt(self._workspace, stage, attempt.token)
         self._logger.info("Stage %s: sent to the work pool %s, attempt %d.", stage, self._name, number)
         return attempt
 
@@ -227,20 +250,20 @@ class _Pool:
 
 
 def _receive(client: Any, attempt: _Attempt) -> tuple[State[Any], dict[str, Any]]:
-    """The attempt's state and what it has told last; its result is taken if it has ended well."""
+    """The attempt's state and its last message; its result is taken if it has ended well."""
     state = client.read_flow_run(attempt.flow_run).state
-    report = read_report(client, attempt.flow_run)
-    if state.is_completed() and "entry" in report:
-        attempt.entry, attempt.costs = report["entry"], report["costs"]
-    return state, report
+    message = read_message(client, attempt.flow_run)
+    if state.is_completed() and "result" in message:
+        attempt.entry, attempt.costs = message["result"]["entry"], message["result"]["costs"]
+    return state, message
 
 
-def _failure(attempt: _Attempt, state: State[Any], report: dict[str, Any]) -> StageFailed:
-    if "failure" in report:
-        reason, said, command, mendable = report["failure"]
-        return StageFailed(attempt.stage, reason, said, command or _command(attempt), mendable)
+def _failure(attempt: _Attempt, state: State[Any], message: dict[str, Any]) -> StageFailed:
+    if told := message.get("failure"):
+        command = told["command"] or _command(attempt)
+        return StageFailed(attempt.stage, told["reason"], told["said"], command, told["needs_user"])
     reason = f"its worker ended it as {state.name}" + (f": {state.message}" if state.message else "")
-    return StageFailed(attempt.stage, reason, "", _command(attempt), mendable=state.is_cancelled())
+    return StageFailed(attempt.stage, reason, "", _command(attempt), needs_user=state.is_cancelled())
 
 
 def _command(attempt: _Attempt) -> str:

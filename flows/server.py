@@ -1,8 +1,8 @@
 """A Prefect server as a guarded child of this process. Imports no Prefect: that takes seconds, while the server starts.
 
-Prefect can start a temporary server itself, but only after this process has imported Prefect's whole server too:
-15 s for an empty flow on two idle cores, against 9 s so (14 s the first time, when the database is made).
-And its server outlives a run that is killed with -9; a guarded one can't.
+Prefect can start a temporary server itself, but only after this process has imported Prefect's whole server too: an
+empty flow then takes 15 s on two idle cores, and 9 s with this module (14 s the first time, when the database is
+made). And Prefect's own server outlives a run that is killed with -9; a guarded one can't.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tasks.errors import RootstockError
 from tasks.runs.guarded_process import GuardedProcess
+from tasks.workspace import Workspace
 
 HOST = "127.0.0.1"
-HOME = ".rootstock/prefect"
 _START_LIMIT_S = 120.0
 
 _ALWAYS = {
@@ -32,7 +32,7 @@ _ALWAYS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 SERVED = {
-    # In memory, the default, a server that restarts forgets who holds a slot, and Prefect ends that run.
+    # By default they are in memory: a server that restarts forgets which run holds a slot, and ends that run.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # After 15 s, the default, every run that only queues is called late.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
@@ -67,7 +67,7 @@ class Server:
         self.api_url = f"{self.address}/api"
 
     def wait_until_ready(self) -> None:
-        """Return when it answers.
+        """Wait until the server answers.
 
         Raises:
             RootstockError: it ended, or didn't answer within two minutes.
@@ -95,7 +95,7 @@ class Server:
 
 
 def check_answers(api_url: str) -> None:
-    """Find out whether anything answers at a server's address; a refusal to strangers is an answer too.
+    """Check that something answers at a server's address; a refusal to strangers is an answer too.
 
     Raises:
         RootstockError: nothing answers.
@@ -112,25 +112,25 @@ def check_answers(api_url: str) -> None:
         ) from None
 
 
-def prefect_environment(workspace: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def prefect_environment(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for Prefect: its files stay in the workspace unless the user has said where they go."""
-    chosen = {"PREFECT_HOME": str(workspace.resolve() / HOME), **_ALWAYS, **environment}
+    chosen = {"PREFECT_HOME": str(workspace.prefect_home), **_ALWAYS, **environment}
     Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     return chosen
 
 
-def served_environment(workspace: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def served_environment(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for a server that serves schedules and a queue of runs."""
     return {**SERVED, **prefect_environment(workspace, environment)}
 
 
 def server_command(module: str, *arguments: str) -> list[str]:
-    """What runs a module that is a server; works in any folder."""
+    """The command that runs a server's module; works in any folder."""
     return [sys.executable, "-P", str(Path(__file__).with_name("sqlite.py")), module, *arguments]
 
 
 @contextlib.contextmanager
-def temporary_server(workspace: Path) -> Iterator[Server]:
+def temporary_server(workspace: Workspace) -> Iterator[Server]:
     """A server without UI, schedules and triggers, for one run. The runs' history stays in the workspace."""
     port = free_port()
     environment = {
@@ -147,7 +147,7 @@ def temporary_server(workspace: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def served(workspace: Path, port: int) -> Iterator[Server]:
+def served(workspace: Workspace, port: int) -> Iterator[Server]:
     """A whole server with its UI."""
     environment = {
         **served_environment(workspace, os.environ),
@@ -162,9 +162,9 @@ def served(workspace: Path, port: int) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], workspace: Path, environment: Mapping[str, str], port: int) -> Iterator[Server]:
+def _started(command: list[str], workspace: Workspace, environment: Mapping[str, str], port: int) -> Iterator[Server]:
     log_file = Path(environment["PREFECT_HOME"]) / "server.log"
-    with log_file.open("wb") as output, GuardedProcess(command, workspace, environment, output) as process:
+    with log_file.open("wb") as output, GuardedProcess(command, workspace.folder, environment, output) as process:
         yield Server(process, port, log_file)
 
 

@@ -1,10 +1,10 @@
 """Run a module that is Prefect's server, on SQLite as it should be: `python -P flows/sqlite.py prefect server start`.
 
-Prefect 3.8 begins its transactions deferred, so of two that read before they write one fails at once ("database is
-locked"), and one that waits for the lock waits for a minute. Several clients that write can then keep the server from
-answering anybody for that minute: thirty late runs and three clients that set states did it, and the thread of the
-event loop stood still meanwhile. Here transactions begin with the right to write, and none waits longer than seconds;
-Prefect's clients try again. The same load is answered within 0.4 s each. PostgreSQL is left alone.
+Prefect 3.8 begins its transactions deferred. Of two transactions that read before they write, one fails at once
+("database is locked"), and one that waits for the lock waits for a minute. So several clients that write can block the
+whole server for that minute: thirty late runs and three clients that set states did it. Here transactions begin with
+the right to write, and none waits longer than seconds; Prefect's clients try again. The same load is then answered
+within 0.4 s each. PostgreSQL is left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BUSY_TIMEOUT_MS = 5_000
 
 
 def use_immediate_transactions() -> None:
-    """Make every engine of this process so, by SQLAlchemy's events."""
+    """Let every engine of this process begin its transactions with the right to write, by SQLAlchemy's events."""
     event.listen(Pool, "checkout", _wait_seconds_only)
     event.listen(Engine, "before_cursor_execute", _begin_immediately, retval=True)
 

@@ -18,36 +18,37 @@ from types import FrameType
 from typing import NoReturn
 
 from flows.server import free_port, prefect_environment, served
-from tasks.errors import MENDABLE, RootstockError
+from tasks.errors import USER_ERROR, RootstockError
 from tasks.runs.guarded_process import GuardedProcess
 from tasks.runs.supervisor import child_environment
+from tasks.workspace import Workspace
 
 POOL = "local"
 _LIMITS = {POOL: 1, "gpu": None}
-"""The work pools of prefect.yaml, and how many runs each may have: one at a time here, as many as workers elsewhere."""
+"""The work pools of prefect.yaml, and how many runs each may have at a time; None: as many as there are workers."""
 DEPLOYMENT = "pipeline/manual"
 _GRACE_S = 45.0  # a worker that stops lets its run stop first
 _SETUP_LIMIT_S = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped. Gives the exit code: 0 when stopped by a signal, 2 when it couldn't start or broke."""
+    """Serve until stopped. Gives the exit code: 0 when stopped by a signal, 2 when it couldn't start or failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect's UI and a worker, here.")
     parser.add_argument("--port", type=int, default=4200, help="another one is taken if this one isn't free")
     port = free_port(parser.parse_args(arguments).port)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        _serve(Path.cwd(), port)
+        _serve(Workspace.at(Path.cwd()), port)
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return MENDABLE
+        return USER_ERROR
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
     return 0
 
 
-def _serve(workspace: Path, port: int) -> None:
+def _serve(workspace: Workspace, port: int) -> None:
     print("Prefect starts; this takes about half a minute.", flush=True)
     with served(workspace, port) as server:
         server.wait_until_ready()
@@ -58,7 +59,7 @@ def _serve(workspace: Path, port: int) -> None:
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
         worker_command = _command("worker", "start", "--pool", POOL)
-        with GuardedProcess(worker_command, workspace, environment, grace_s=_GRACE_S) as worker:
+        with GuardedProcess(worker_command, workspace.folder, environment, grace_s=_GRACE_S) as worker:
             print(f"\nPrefect is at {server.address} - run the deployment {DEPLOYMENT} there. Ctrl-C stops all.")
             print(f"For other terminals: export PREFECT_API_URL={server.api_url}\n", flush=True)
             while worker.ending() is None and server.is_running():
@@ -98,7 +99,7 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    """As Ctrl-C does: leave through the `with` blocks, which stop the children."""
+    """Leave through the `with` blocks, which stop the children, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The exceptions of the project. Each says what was wrong, where, and what mends it.
+"""The exceptions of the project. Each says what was wrong, where, and what fixes it.
 
 RootstockError
 ├── SettingsError      params.yaml can't be read, or a value in it is not allowed
@@ -16,12 +16,12 @@ RootstockError
 
 from __future__ import annotations
 
-MENDABLE = 2
-"""Exit code of a program that stopped for a reason that the user can mend; a retry can't help."""
+USER_ERROR = 2
+"""Exit code of a program that stopped for a reason that only the user can fix; a retry can't help."""
 
 
 class RootstockError(Exception):
-    """Base of all errors that the user can mend; printed without a traceback, exit code 2."""
+    """Base of all errors that the user can fix; printed without a traceback, exit code 2."""
 
 
 class SettingsError(RootstockError):

@@ -18,8 +18,9 @@ from tasks.images.manifest import Discovered, previous_discovered
 from tasks.images.sources import SourceListing, SourcePolicy, discover
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
-from tasks.runs.changes import fetch_output, read_changes
 from tasks.runs.costs import read_experience
+from tasks.runs.dvc_state.changes import read_changes
+from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.runs.planning import SourceNews, make_plan, plan_text
 from tasks.settings import Settings, Source, load_settings
 from tasks.workspace import RAW, Workspace
@@ -51,11 +52,11 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
         SourceError: the source is missing, empty or not understood.
     """
     listing = _start_listing(settings.source, workspace)
-    changes = read_changes(workspace.folder)
+    changes = read_changes(workspace)
     source = _news(settings, workspace, listing())
     steps = make_plan(changes, source, read_experience(workspace))
     sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
-    return Plan(plan_text(steps, source, workspace.folder), sure)
+    return Plan(plan_text(steps, source, workspace), sure)
 
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
@@ -91,7 +92,7 @@ def _packed(workspace: Workspace) -> list[Discovered]:
     if raw.is_dir():
         return previous_discovered(raw)
     with tempfile.TemporaryDirectory() as scratch:
-        fetch_output(workspace.folder, f"{RAW}/manifest.parquet", Path(scratch))
+        fetch_output(workspace, f"{RAW}/manifest.parquet", Path(scratch))
         return previous_discovered(Path(scratch))
 
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tasks.errors import MENDABLE, IntegrityError, PredictError
+from tasks.errors import USER_ERROR, IntegrityError, PredictError
 from tasks.files import atomic_file, read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels, Refused
 from tasks.images.packs import PackEntry
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0  # the reader stopped, as `| head` does
     for error in failure:
         print(f"PredictError: {error}", file=sys.stderr)
-    return MENDABLE if failure else code
+    return USER_ERROR if failure else code
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from tasks.errors import MENDABLE, RootstockError
+from tasks.errors import USER_ERROR, RootstockError
 from tasks.runs.costs import keep_costs
 from tasks.runs.resource_usage import ResourceUsage
 from tasks.settings import Settings, load_settings
@@ -44,14 +44,14 @@ def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
 
 
 def run_program(body: Callable[[], None]) -> int:
-    """Run a program's body and give its exit code; what the user can mend goes to stderr in words."""
+    """Run a program's body and give its exit code; what the user can fix goes to stderr in words."""
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings of TensorFlow's C++ side mean nothing to a user
     try:
         body()
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return MENDABLE
+        return USER_ERROR
     except OSError as error:
         reason = _STORAGE_ERRNOS.get(error.errno or 0)
         if reason is None:
@@ -61,7 +61,7 @@ def run_program(body: Callable[[], None]) -> int:
             "make room (or make it writable) and run the same command again.",
             file=sys.stderr,
         )
-        return MENDABLE
+        return USER_ERROR
     except KeyboardInterrupt:
         print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 128 + signal.SIGINT

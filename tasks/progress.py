@@ -1,4 +1,4 @@
-"""Progress of a stage: a line on the terminal, and a small JSON file for whoever supervises the stage."""
+"""Progress of a stage: a line on the terminal, and a small JSON file for the stage's supervisor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 PROGRESS_VARIABLE = "ROOTSTOCK_PROGRESS"
-"""Names the environment variable that holds the path of the JSON file."""
+"""The environment variable that holds the path of the JSON file."""
 
 
 class Progress:
@@ -22,8 +22,8 @@ class Progress:
     (units/s of this run), `seconds_left` (null before the first unit) and `details` (live metrics).
 
     Args:
-        stage: what works, such as `features`.
-        total: units in all, those already done included.
+        stage: its name, such as `features`.
+        total: all units, including those already done.
         unit: plural name of the units, such as `images`.
         done: units that an earlier run had finished; they don't count for the rate.
     """

@@ -1,7 +1,7 @@
-"""A stage's progress in Prefect's UI, while it runs: how far it is, and the course of its figures.
+"""A stage's progress in Prefect's UI, while it runs: how far it is, and the course of its metrics.
 
 Two artifacts a stage: `progress-<stage>`, a bar with one line, and `course-<stage>`, a table with one row for each new
-set of figures (an epoch's loss and accuracy). None for a stage that has nothing to do.
+set of metrics (an epoch's loss and accuracy). A stage that has nothing to do has none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefect.exceptions import PrefectException
 _EVERY_S = 2.0
 _LONGEST_COURSE = 200
 SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
-"""What a call of the server raises when it is away or refuses."""
+"""What a call of the server raises when the server is away or refuses."""
 
 
 class ProgressArtifacts:
@@ -57,7 +57,7 @@ class ProgressArtifacts:
         try:
             self._send_bar(state)
             self._send_course()
-        except SERVER_TROUBLE as error:  # must not end hours of work
+        except SERVER_TROUBLE as error:  # not worth ending hours of work
             get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
         self._sent_at = time.monotonic()  # after the calls: a slow server is asked less often
 
@@ -85,9 +85,9 @@ class ProgressArtifacts:
 
 
 def course_row(state: dict[str, Any], elapsed_s: float) -> dict[str, str]:
-    """A progress state with figures as a row of the table."""
-    figures = {name: f"{value:.4g}" for name, value in state["details"].items()}
-    return {state["unit"]: f"{state['done']}/{state['total']}", "time": _clock(elapsed_s), **figures}
+    """A progress state with metrics as a row of the table."""
+    metrics = {name: f"{value:.4g}" for name, value in state["details"].items()}
+    return {state["unit"]: f"{state['done']}/{state['total']}", "time": _clock(elapsed_s), **metrics}
 
 
 def describe(state: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from tasks.files import read_json
 from tasks.images.shards import open_shards
 from tasks.program import run_program
 from tasks.reports.markdown_report import render_markdown
-from tasks.runs.changes import fetch_output
+from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.workspace import DATA_PAGE, EVALUATION, EXPORT, METRICS, REPORT_PAGE, Workspace
 
 FILES = {
@@ -46,7 +46,7 @@ def _read_evaluation(workspace: Workspace) -> Any:
     if file.exists():
         return read_json(file)
     with tempfile.TemporaryDirectory() as scratch:  # a run's own folder lacks what its stages found unchanged
-        if fetch_output(workspace.folder, EVALUATION, Path(scratch)):
+        if fetch_output(workspace, EVALUATION, Path(scratch)):
             return read_json(Path(scratch) / file.name)
     raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")
 

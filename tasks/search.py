@@ -27,7 +27,7 @@ from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.reports.html import render
-from tasks.settings import ClassWeight, Settings, change_settings, load_settings
+from tasks.settings import ClassWeight, Settings, change_settings, load_settings, parse_changes
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.examples import FOLDS, make_split
 from tasks.vgg.head import Pooling
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for assignment in assignments:
             print(f"  {assignment}")
         if options.write:
-            change_settings(workspace.folder, assignments)
+            change_settings(workspace.folder, parse_changes(assignments))
         print(f"See {SEARCH_PAGE}")
 
     return run_program(body)

@@ -5,8 +5,9 @@ YAML holds every value, so that DVC sees every change: the models carry no secon
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +19,11 @@ from tasks.errors import SettingsError
 from tasks.files import write_bytes
 from tasks.settings_block import Block
 from tasks.vgg import strategies
+from tasks.workspace import PARAMS
 
-PARAMS_FILE = "params.yaml"
 IMAGE_SIZE_PX = 224
 HERE = "here"
+_YAML_END = "...\n"
 
 STRATEGIES: tuple[str, ...] = tuple(strategies.BY_NAME)
 StrategyName = Literal[STRATEGIES]  # type: ignore[valid-type]  # each file of tasks/vgg/strategies adds its name
@@ -29,7 +31,6 @@ Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite"]
 Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
-_YAML_END = "...\n"
 _RENAMED = {
     "prepare.min_pictures_per_class": "prepare.min_images_per_class",
     "views": "augmentation",
@@ -253,19 +254,19 @@ def load_settings(workspace: Path) -> Settings:
     Raises:
         SettingsError: the file is missing, is not YAML, or a value is not allowed; names every such value.
     """
-    path = workspace / PARAMS_FILE
+    path = workspace / PARAMS
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
-            f"{path} doesn't exist. Run from the project's root, or restore it: git checkout {PARAMS_FILE}"
+            f"{path} doesn't exist. Run from the project's root, or restore it: git checkout {PARAMS}"
         ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable YAML: {error}. Restore it: git checkout {PARAMS_FILE}") from None
+        raise SettingsError(f"{path} is not readable YAML: {error}. Restore it: git checkout {PARAMS}") from None
     return check_settings(values, str(path))
 
 
-def check_settings(values: Any, where: str = PARAMS_FILE) -> Settings:
+def check_settings(values: Any, where: str = PARAMS) -> Settings:
     """Turn plain values into Settings, or raise SettingsError that lists all that is wrong."""
     if not isinstance(values, dict):
         raise SettingsError(f"{where} must hold blocks of settings. Received: {type(values).__name__}")
@@ -279,42 +280,64 @@ def check_settings(values: Any, where: str = PARAMS_FILE) -> Settings:
 
 
 def change_settings(
-    workspace: Path, assignments: Iterable[str], check: Callable[[Settings], None] | None = None
+    workspace: Path, changes: Mapping[str, Any], check: Callable[[Settings], None] | None = None
 ) -> Settings:
-    """Write `block.key=value` assignments into params.yaml, comments kept, after checking the whole.
+    """Write changes into params.yaml, comments kept, after checking the whole.
 
     Args:
         workspace: folder with params.yaml.
-        assignments: such as `train.recipe=tutorial`, `strategies=[feature_extraction]`; values are YAML.
+        changes: the settings that should differ, nested as in params.yaml: {"train": {"recipe": "tutorial"}}.
         check: called with the new settings before they are written; what it raises leaves the file as it was.
 
     Raises:
-        SettingsError: an assignment doesn't parse, names no setting, or gives a value that is not allowed;
-            params.yaml is then as it was.
+        SettingsError: a name is not a setting, or a value is not allowed; params.yaml is then as it was.
     """
     from ruamel.yaml import YAML  # only a change needs it
 
     load_settings(workspace)
-    path = workspace / PARAMS_FILE
+    path = workspace / PARAMS
     editor = YAML()
     editor.width = 4096
     # A class of its own, as it is the class that learns it: with ruamel's, DVC writes dvc.lock in this process.
     editor.Representer = type("Representer", (editor.Representer,), {})
     editor.representer.add_representer(type(None), _write_null)
     document = editor.load(path.read_text(encoding="utf-8"))
-    changed = False
-    for assignment in assignments:
-        changed |= _assign(document, assignment)
+    changed = _merge(document, _plain(changes))  # a form gives tuples, which YAML has not
     settings = check_settings(_plain(document), "SET")
     if check is not None:
         check(settings)
     if changed:
-        import io
-
         text = io.BytesIO()
         editor.dump(document, text)
         write_bytes(path, text.getvalue())
     return settings
+
+
+def parse_changes(assignments: Iterable[str]) -> dict[str, Any]:
+    """Assignments as people type them -> changes, as `change_settings` takes them.
+
+    Args:
+        assignments: such as `train.recipe=tutorial`, `strategies=[feature_extraction]`; values are YAML.
+
+    Raises:
+        SettingsError: one has no `=`, its value is not YAML, or it contradicts one before it.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise SettingsError(f"SET takes block.key=value. Received: {assignment!r}")
+        *blocks, key = name.strip().split(".")
+        block: Any = changes
+        for one in blocks:
+            block = block.setdefault(one, {}) if isinstance(block, dict) else None
+        if not isinstance(block, dict) or isinstance(block.get(key), dict):
+            raise SettingsError(f"SET gives a whole block and a setting in it: {name.strip()} is in both.")
+        try:
+            block[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"The value of {name.strip()} is not YAML: {error}") from None
+    return changes
 
 
 def parse_strategies(text: str) -> list[str]:
@@ -335,41 +358,34 @@ def parse_strategies(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def parse_assignment(assignment: str) -> tuple[list[str], Any]:
-    """`block.key=value` -> (["block", "key"], value).
-
-    Raises:
-        SettingsError: it has no `=`, or the value is not YAML.
-    """
-    name, separator, text = assignment.partition("=")
-    if not separator:
-        raise SettingsError(f"SET takes block.key=value. Received: {assignment!r}")
-    try:
-        return name.strip().split("."), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"The value of {name.strip()} is not YAML: {error}") from None
-
-
 def format_assignment(name: str, value: Any) -> str:
-    """`parse_assignment` the other way round; the value may hold any character."""
+    """A setting as people type it in SET: `parse_changes` the other way round."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
     return f"{name}={text.removesuffix(_YAML_END).strip()}"
 
 
-def _assign(document: Any, assignment: str) -> bool:
-    keys, value = parse_assignment(assignment)
-    block = document
-    for key in keys[:-1]:
-        block = block.get(key) if hasattr(block, "get") else None
-    if not hasattr(block, "get") or keys[-1] not in block:
-        if new := _new_name(".".join(keys)):
-            raise SettingsError(f"{'.'.join(keys)} is called {new} now.")
-        known = ", ".join(block) if hasattr(block, "get") else ", ".join(document)
-        raise SettingsError(f"There is no setting {'.'.join(keys)!r}. Known here: {known}")
-    if _plain(block[keys[-1]]) == value:
-        return False
-    block[keys[-1]] = _in_one_line(value)
-    return True
+def _merge(block: Any, changes: Mapping[str, Any], above: str = "") -> bool:
+    """Write changes into a block of params.yaml; tells whether that changed it."""
+    changed = False
+    for name, value in changes.items():
+        known = name in block
+        if known and isinstance(block[name], Mapping) and isinstance(value, Mapping):
+            changed |= _merge(block[name], value, f"{above}{name}.")
+        elif not known or (isinstance(value, Mapping) and value):
+            raise _unknown(f"{above}{name}", value, block)
+        elif _plain(block[name]) != value:
+            block[name] = _in_one_line(value)
+            changed = True
+    return changed
+
+
+def _unknown(name: str, value: Any, known: Iterable[str]) -> SettingsError:
+    while isinstance(value, Mapping) and value:
+        key, value = next(iter(value.items()))
+        name = f"{name}.{key}"
+    if new := _new_name(name):
+        return SettingsError(f"{name} is called {new} now.")
+    return SettingsError(f"There is no setting {name!r}. Known here: {', '.join(known)}")
 
 
 def _new_name(name: str) -> str | None:
@@ -396,7 +412,7 @@ def _write_null(representer: Any, _: None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
@@ -406,11 +422,11 @@ def _plain(value: Any) -> Any:
 def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if where in _RENAMED:
-        return f"{where}: is called {_RENAMED[where]} now. Rename it in {PARAMS_FILE}"
+        return f"{where}: is called {_RENAMED[where]} now. Rename it in {PARAMS}"
     received = problem["input"]
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
-        return f"{where}: is missing. Restore it: git checkout {PARAMS_FILE}"
+        return f"{where}: is missing. Restore it: git checkout {PARAMS}"
     if isinstance(received, dict) or not where:
         return f"{where}: {text}" if where else text
     return f"{where}: {text}. Received: {received!r}"

@@ -1,6 +1,6 @@
 """The Prefect tasks, one a stage; flows alone import this. Each supervises one `dvc repro --single-item` child.
 
-DVC decides whether a stage must run; Prefect never caches. A retry comes only where it can help.
+DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from tasks.progress_artifacts import ProgressArtifacts
-from tasks.runs.ledger import is_up_to_date
-from tasks.runs.materials import make_ready
+from tasks.runs.dvc_state.changes import is_up_to_date
+from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import supervise_stage
-from tasks.runs.worktrees import RunContext
+from tasks.runs.transfers import fetch_inputs
 from tasks.settings import Run
 
 StageTask = Task[[str, RunContext, float], None]
@@ -33,32 +33,32 @@ _LEVELS = (
 )
 
 
-def run(stage_task: StageTask, settings: Run, context: RunContext, item: str | None = None) -> None:
-    """Run one stage's task as params.yaml's block `run` says.
+def run_here(stage_task: StageTask, settings: Run, context: RunContext, item: str | None = None) -> None:
+    """Run one stage's task on this machine, as params.yaml's block `run` says.
 
     Args:
         stage_task: one of this module's tasks.
         settings: the block `run`.
         context: where the run works.
-        item: which one of a stage that stands once for each strategy.
+        item: the strategy, of a stage that exists once for each.
 
     Raises:
         StageFailed: the stage failed, and no retry was left or could help.
     """
     stage = stage_task.name if item is None else f"{stage_task.name}@{item}"
     retries = settings.stage_retries
-    # A callable for the delays is asked when the task is made, so it comes with the number of retries.
+    # A callable for the delays is called when the task is made, so it comes with the number of retries.
     prepared = stage_task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(_FIRST_RETRY_AFTER_S))
     prepared(stage, context, settings.stage_time_limit_s)
 
 
 def is_finished(context: RunContext) -> bool:
-    """Whether DVC would run no stage of a deployed run any more, by one look for all. In a person's folder: no."""
-    return context.deployed is not None and is_up_to_date(context.workspace.folder)
+    """Whether no stage of a deployed run has to run any more, by one look for all. In a person's folder: no."""
+    return context.deployed is not None and is_up_to_date(context.workspace)
 
 
 def _retry_can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    return not (isinstance(state.data, StageFailed) and state.data.mendable)
+    return not (isinstance(state.data, StageFailed) and state.data.needs_user)
 
 
 def _define(name: str) -> StageTask:
@@ -70,12 +70,12 @@ def _define(name: str) -> StageTask:
         retry_condition_fn=_retry_can_help,
     )
     def supervise(stage: str, context: RunContext, limit_s: float) -> None:
-        folder = context.workspace.folder
-        if context.deployed is not None and not make_ready(stage, folder, limit_s=limit_s, on_line=log):
+        workspace = context.workspace
+        if context.deployed is not None and not fetch_inputs(stage, workspace, limit_s=limit_s, on_line=log):
             get_run_logger().info("Stage %s didn't change.", stage)
             return
         progress = ProgressArtifacts(stage)
-        supervise_stage(stage, folder, limit_s=limit_s, on_line=log, on_progress=progress.show)
+        supervise_stage(stage, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
         progress.finish()
 
     return supervise

@@ -126,9 +126,9 @@ class Workspace:
         return self.folder / _STATE / "attempts"
 
     @property
-    def parted_outputs(self) -> Path:
+    def partial_outputs(self) -> Path:
         """The list of outputs of which only a part was brought."""
-        return self.folder / _STATE / "parted"
+        return self.folder / _STATE / "partial_outputs"
 
     @property
     def run_note(self) -> Path:

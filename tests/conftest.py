@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.settings import Settings, change_settings, load_settings
+from tasks.settings import Settings, change_settings, load_settings, parse_changes
 
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
@@ -178,7 +178,7 @@ def changing(workspace: Path) -> Callable[..., Settings]:
     """Writes `block.key=value` settings into the workspace's params.yaml; gives all settings."""
 
     def change(*assignments: str) -> Settings:
-        return change_settings(workspace, assignments) if assignments else load_settings(workspace)
+        return change_settings(workspace, parse_changes(assignments)) if assignments else load_settings(workspace)
 
     return change
 

@@ -10,7 +10,7 @@ from tasks.workspace import Workspace
 
 
 def read_metrics(workspace: Workspace) -> dict[str, Any] | None:
-    """The metrics that are there; None if there are none, or if they can't be read."""
+    """The metrics of the workspace; None if there are none, or if they can't be read."""
     try:
         metrics: dict[str, Any] = json.loads(workspace.metrics.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -21,25 +21,20 @@ def read_metrics(workspace: Workspace) -> dict[str, Any] | None:
 def describe_regression(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
     """What got worse, in a sentence; None unless the 95 % intervals of the champions' test accuracies lie apart.
 
-    Intervals that lie apart mean a clear difference even if the held-out images changed in between; the other way
-    round is not so: a small drop may be real, and stays for the gate to judge on equal images.
+    Intervals that lie apart mean a clear difference even if the held-out images changed in between. Intervals that
+    overlap prove nothing: a small drop may be real.
     """
     if before is None or now is None:
         return None
-    old, new = (_champion(metrics) for metrics in (before, now))
+    old, new = (metrics["strategies"][metrics["champion"]]["test"] for metrics in (before, now))
     if new["accuracy_ci95"][1] >= old["accuracy_ci95"][0]:
         return None
     return (
-        f"The test accuracy dropped from {_told(old)} ({before['champion']}) to {_told(new)} ({now['champion']}). "
-        "See what changed in the data report, and with: dvc params diff HEAD~1"
+        f"The test accuracy dropped from {_describe(old)} ({before['champion']}) to {_describe(new)} "
+        f"({now['champion']}). See what changed in the data report, and with: dvc params diff HEAD~1"
     )
 
 
-def _champion(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    figures: Mapping[str, Any] = metrics["strategies"][metrics["champion"]]["test"]
-    return figures
-
-
-def _told(test: Mapping[str, Any]) -> str:
+def _describe(test: Mapping[str, Any]) -> str:
     low, high = test["accuracy_ci95"]
     return f"{test['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {test['n']} images)"

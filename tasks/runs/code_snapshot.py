@@ -17,24 +17,24 @@ from tasks.workspace import Workspace
 _KEPT = 10
 
 
-def unpack(root: Path, commit: str) -> Path:
-    """The folder that holds all tracked files of a commit; it is made if it isn't there.
+def unpack(clone: Path, commit: str) -> Path:
+    """The folder with all tracked files of a commit; it is made if it isn't there.
 
     Args:
-        root: a clone of the repository.
+        clone: of the repository.
         commit: its full name, 40 hexadecimal digits.
 
     Raises:
         RunError: the commit is neither here nor on a remote.
     """
-    need_commit(root, commit)
-    folder = Workspace.at(root).code / git(root, "rev-parse", f"{commit}^{{commit}}")
+    need_commit(clone, commit)
+    folder = Workspace.at(clone).code / git(clone, "rev-parse", f"{commit}^{{commit}}")
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        with tarfile.open(fileobj=io.BytesIO(_archive(root, commit))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(_archive(clone, commit))) as tar:
             tar.extractall(made, filter="data")
-        with contextlib.suppress(OSError):  # another run was quicker: its folder is in use, and holds the same
+        with contextlib.suppress(OSError):  # another run was quicker: its folder holds the same, and is in use
             made.rename(folder)
         shutil.rmtree(made, ignore_errors=True)
         _sweep(folder)
@@ -42,18 +42,18 @@ def unpack(root: Path, commit: str) -> Path:
     return folder
 
 
-def _archive(root: Path, commit: str) -> bytes:
-    top = git(root, "rev-parse", "--show-toplevel")
+def _archive(clone: Path, commit: str) -> bytes:
+    top = git(clone, "rev-parse", "--show-toplevel")
     result = subprocess.run(["git", "archive", "--format=tar", commit], cwd=top, capture_output=True, check=False)
     if result.returncode:
-        raise RunError(f"git archive {commit} failed in {root}: {result.stderr.decode(errors='replace').strip()}")
+        raise RunError(f"git archive {commit} failed in {clone}: {result.stderr.decode(errors='replace').strip()}")
     return result.stdout
 
 
 def _sweep(newest: Path) -> None:
-    """Only the last few commits stay; a run that long ago has imported what it needs.
+    """Keep the last few commits only; a run of an older one has imported what it needs by now.
 
-    The newest is named, since a clock that was put back makes it look the oldest.
+    The newest is given, since it looks the oldest after the clock was put back.
     """
     others = (one for one in newest.parent.iterdir() if one.is_dir() and one != newest)
     by_age = sorted(others, key=lambda one: one.stat().st_mtime_ns)

@@ -20,7 +20,7 @@ from tasks.workspace import Workspace
 
 _HISTORY = "history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
-"""Under one of these names a stage's summary says how many images it computed; `reused` goes with it."""
+"""The names under which a stage's summary says how many images it computed; `reused` says how many it didn't."""
 _RECENT = 5
 _ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 
@@ -28,7 +28,7 @@ Costs = dict[str, Any]
 
 
 def keep_costs(workspace: Workspace, stage: str, costs: Mapping[str, Any]) -> None:
-    """Write a stage's costs down, as its last ones and into the history."""
+    """Write a stage's costs: as its last ones, and into the history."""
     write_json(workspace.costs / f"{stage}.json", costs)
     line = {"stage": stage, "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), **costs}
     append_history(workspace, [line])
@@ -79,10 +79,10 @@ def computed(costs: Mapping[str, Any]) -> int | None:
 
 
 def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> float | None:
-    """How long a stage will take, by its last runs here; None if they can't tell.
+    """How long a stage will take, by its last runs; None if they can't tell.
 
     Args:
-        history: as `read_history` gives it.
+        history: as `read_experience` gives it.
         stage: its name in dvc.yaml.
         new: images that it has to compute; None for a stage that doesn't work image by image.
     """
@@ -94,14 +94,14 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
     busy = [entry for entry in recent if computed(entry)][-_RECENT:]
     if not busy:
         return float(median(idle)) if idle and not new else None
-    # Without a run that had nothing to do, its fixed part is in the rate: right for as many images as then.
+    # If no run had nothing to do, the rate includes the fixed part: right for the same number of images.
     fixed = median(idle) if idle else 0.0
     seconds = sum(max(entry["seconds"] - fixed, 0.0) for entry in busy)
     return float(fixed + new * seconds / sum(computed(entry) or 0 for entry in busy))
 
 
 def costs_table(entries: Sequence[Costs]) -> str:
-    """What the stages of one run cost, in Markdown: one row each, and the sums. What none measured has no column."""
+    """What the stages of one run cost, in Markdown: a row each, and the sums. What no stage measured has no column."""
     if not entries:
         return "No stage had anything to compute."
     rows = [_row(entry["stage"], entry) for entry in entries]
@@ -130,7 +130,7 @@ def _row(name: str, costs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _sum(entries: Sequence[Costs]) -> Costs:
-    """Nothing is summed that some stage didn't measure, but GPU time: a stage without has used none."""
+    """Sums of what all stages measured, and of GPU time: a stage that measured none has used none."""
     total: Costs = {name: sum(entry[name] for entry in entries) for name in ("seconds", "cpu_seconds")}
     total["peak_memory_mb"] = max(entry["peak_memory_mb"] for entry in entries)
     gpu = [entry["gpu_seconds"] for entry in entries if entry.get("gpu_seconds") is not None]
@@ -144,7 +144,7 @@ def _note(entries: Sequence[Costs]) -> str:
     parts = {part for entry in entries for part in entry.get("energy_of", [])}
     memory = "Peak memory is that of a stage's largest process."
     if not parts:
-        return f"{memory} Energy is not measured: this machine tells neither its processors' nor a GPU's."
+        return f"{memory} Energy is not measured: neither the processors nor a GPU of this machine report it."
     return f"{memory} Energy is that of the machine's {' and '.join(sorted(parts))}, whatever else ran on them."
 
 

@@ -1,4 +1,4 @@
-"""Git, as far as runs need it: the command itself, its complaints in words."""
+"""The git commands that runs need; what git refuses raises RunError with git's words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def git(folder: Path, *arguments: str) -> str:
     """One command in a folder; gives what it prints, without the last newline.
 
     Raises:
-        RunError: git refuses; tells its words.
+        RunError: git refuses.
     """
     result = _start(folder, arguments)
     if result.returncode:
@@ -32,7 +32,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def succeeds(folder: Path, *arguments: str) -> bool:
-    """Whether a command that answers by its exit code says yes."""
+    """Whether the exit code of a command is 0."""
     return _start(folder, arguments).returncode == 0
 
 
@@ -53,10 +53,10 @@ def read_blob(folder: Path, commit: str, name: str) -> bytes | None:
 
 
 def need_commit(folder: Path, commit: str) -> None:
-    """Have a commit here; ask the repository's remotes if it isn't.
+    """Fetch a commit from the repository's remotes if it isn't here.
 
     Raises:
-        RunError: nobody has it.
+        RunError: no remote has it.
     """
     if succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
         return
@@ -70,7 +70,7 @@ def need_commit(folder: Path, commit: str) -> None:
 
 
 def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    # What a hook or a shell has set for another repository must not count here.
+    # Without the variables that a hook or a shell has set for another repository.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
     environment: Mapping[str, str] = {**inherited, **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return subprocess.run(

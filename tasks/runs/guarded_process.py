@@ -1,4 +1,4 @@
-"""A command behind a guard (process_guard.py): whatever happens to this process, nothing of the command survives it."""
+"""A command behind a guard (process_guard.py): if this process ends in any way, the command's processes end too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.runs import process_guard
 
 NO_LIMIT_S = 1e9
 GRACE_S = 10.0
-"""From SIGTERM to SIGKILL. Shorter than the 30 s that a Prefect worker gives a cancelled run before it kills it."""
+"""From SIGTERM to SIGKILL. Shorter than the 30 s after which a Prefect worker kills a cancelled run."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ending:
 
 
 class GuardedProcess:
-    """A running command. Leaving the `with` block stops it and all that descends from it.
+    """A running command. Leaving the `with` block stops it and all its descendants.
 
     Args:
         command: program and arguments; the program is looked up in the environment's PATH.
@@ -92,7 +92,7 @@ class GuardedProcess:
         return self._ending
 
     def stop(self) -> None:
-        """Stop the command and all that descends from it; returns when they are gone."""
+        """Stop the command and all its descendants; returns when they are gone."""
         if self.ending() is None:
             self._link.shutdown(socket.SHUT_WR)
             try:
@@ -107,7 +107,7 @@ class GuardedProcess:
         with contextlib.suppress(ConnectionError):
             while part := self._link.recv(4096):
                 text += part
-        if not text:  # the guard itself was killed: what is left of its group goes now
+        if not text:  # the guard itself was killed: kill what is left of its group
             self._kill_all()
             return Ending("lost", None)
         report = json.loads(text)

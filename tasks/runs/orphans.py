@@ -1,4 +1,4 @@
-"""Processes that a killed run may have left: each carries the supervisor's variable, so no one else's is touched."""
+"""Processes that a killed run may have left. Only those with the supervisor's variable are touched."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from tasks.runs.guarded_process import GRACE_S
 
 
 def stop_orphans(folder: Path, grace_s: float = GRACE_S) -> int:
-    """Stop every supervised process that works in the folder; gives their number.
+    """Stop every supervised process that works in a claimed folder, in which no living run can be; gives their number.
 
-    Their guards stop them anyway when a run is killed; this waits until they have.
-    Only for who has claimed the folder: there can't be a living run in it then.
+    When a run is killed, their guards stop them anyway; this waits until they are gone.
     """
     found = list(_supervised(folder))
     for process in found:
@@ -32,10 +31,9 @@ def stop_orphans(folder: Path, grace_s: float = GRACE_S) -> int:
 
 
 def _supervised(folder: Path) -> Iterator[psutil.Process]:
-    top = str(folder.resolve())
+    top = folder.resolve()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and PROGRESS_VARIABLE in process.environ():
-                place = process.cwd()
-                if place == top or place.startswith(f"{top}{os.sep}"):
-                    yield process
+            supervised = process.pid != os.getpid() and PROGRESS_VARIABLE in process.environ()
+            if supervised and Path(process.cwd()).is_relative_to(top):
+                yield process

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from tasks.runs.changes import StageChanges
 from tasks.runs.costs import Costs, expected_seconds
+from tasks.runs.dvc_state.changes import StageChanges
 from tasks.tables import duration, markdown_table, size
+from tasks.workspace import Workspace
 
 Verdict = Literal["runs", "may run", "checks", "-"]
 BY_IMAGE = ("ingest", "prepare", "features")
@@ -26,7 +26,7 @@ class SourceNews:
         total: images at the source.
         new: images that were not there before, or whose version changed.
         gone: images that are no longer there.
-        rearranged: the table of what is there differs, be it in labels, splits or groups only.
+        rearranged: labels, splits, groups or what is left out differ.
         unversioned: known images that have to be read again, because only their bytes tell whether they changed.
     """
 
@@ -69,9 +69,9 @@ def make_plan(changes: Sequence[StageChanges], source: SourceNews | None, histor
     """Say of each stage whether it would run.
 
     Args:
-        changes: as `tasks.runs.changes.read_changes` gives them.
+        changes: as `tasks.runs.dvc_state.changes.read_changes` gives them.
         source: what the source holds; None if listing it takes too long.
-        history: as `tasks.runs.costs.read_history` gives it.
+        history: as `tasks.runs.costs.read_experience` gives it.
     """
     steps: list[Step] = []
     for one in changes:
@@ -95,7 +95,7 @@ def _judge(one: StageChanges, before: dict[str, Verdict], source: SourceNews | N
 
 
 def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict, str]:
-    """Of a stage that DVC runs each time, and that has run before."""
+    """The verdict on a stage that DVC runs each time, and that has run before."""
     told = list(one.reasons)
     if source is None:
         told.append("the source wasn't listed for this plan: that takes long")
@@ -103,7 +103,7 @@ def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict
         told += [f"{source.new:,} new"] if source.new else []
         told += [f"{source.gone:,} gone"] if source.gone else []
         if source.rearranged and not (source.new or source.gone):
-            told.append("labels, splits, groups, or what is left out are others")
+            told.append("labels, splits, groups, or what is left out changed")
         if source.unversioned:
             told.append(f"{source.unversioned:,} known images are read again: only their bytes tell")
     if one.reasons or (source and source.changed):
@@ -120,7 +120,7 @@ def _measured(
         return Step(one.stage, verdict, why, None, False, expected_seconds(history, one.stage, None), one.output_mb)
     if source is None:
         return Step(one.stage, verdict, why, None, False, None, None)
-    # What of its own changed may concern every image; else only those that are new at the source.
+    # A change of its own may concern every image; else it computes only those that are new at the source.
     own = bool(one.reasons) and one.stage != "ingest"
     new = source.total if own or one.new else source.new
     disk = _disk(one, new, source)
@@ -128,14 +128,14 @@ def _measured(
 
 
 def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
-    """By what the known images take; nothing new takes nothing."""
+    """Expected from what the known images take; nothing new takes nothing."""
     known = source.total - source.new
     if not new:
         return 0.0
     return None if one.output_mb is None or known <= 0 else new * one.output_mb / known
 
 
-def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Path) -> str:
+def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Workspace) -> str:
     """The plan in Markdown that also reads well on a terminal."""
     heads = ["stage", "verdict", "new images", "time", "disk", "why"]
     rows = [
@@ -164,7 +164,7 @@ def _source_line(source: SourceNews | None) -> str:
     return f"Source {source.name}: {source.total:,} images, {news}."
 
 
-def _sum_line(steps: Sequence[Step], workspace: Path) -> str:
+def _sum_line(steps: Sequence[Step], workspace: Workspace) -> str:
     sure = [step for step in steps if step.verdict in ("runs", "checks")]
     perhaps = [step for step in steps if step.verdict != "-"]
     if not perhaps:
@@ -173,12 +173,12 @@ def _sum_line(steps: Sequence[Step], workspace: Path) -> str:
     if len(perhaps) > len(sure):
         told.append(f", and {_sums(perhaps)} if all that may run does")
     told.append(". DVC's cache takes as much disk again unless the file system can share blocks; ")
-    told.append(f"{size(shutil.disk_usage(workspace).free / 1e6)} are free.")
+    told.append(f"{size(shutil.disk_usage(workspace.folder).free / 1e6)} are free.")
     return "".join(told)
 
 
 def _sums(steps: Sequence[Step]) -> str:
-    """Unknown as soon as one of them is."""
+    """The sums; unknown as soon as one part is."""
     times, disks = [step.seconds for step in steps], [step.disk_mb for step in steps]
     time = None if None in times else sum(filter(None, times))
     disk = None if None in disks else sum(filter(None, disks))

@@ -1,8 +1,8 @@
 """The guard: a small process between a run and its command, so that no process of the command is left behind.
 
 `python guard.py LINK LIMIT_S GRACE_S COMMAND...` leads a session of its own, starts the command, and
-stops all that descends from it when the first of these happens: the command ends, LIMIT_S passes, or the other
-end of the socket LINK closes. The kernel closes that end however the run's process dies, kill -9 included; a
+stops all its descendants when the first of these happens: the command ends, LIMIT_S passes, or the other
+end of the socket LINK closes. The kernel closes that end however the run's process ends, kill -9 included; a
 parent-death signal would reach the command only, not the shells and workers below it, and fires when the
 *thread* that started the command ends. Then the guard writes one JSON object to LINK: `ended` ("exit", "limit"
 or "stopped") and `code` (exit code, or minus the signal).
@@ -29,7 +29,7 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 def main(arguments: Sequence[str]) -> int:
     link = socket.socket(fileno=int(arguments[0]))
-    link.set_inheritable(False)  # else the command would hold the link open
+    link.set_inheritable(False)  # else the command would keep the link open
     limit_s, grace_s = float(arguments[1]), float(arguments[2])
     _adopt_orphans()
     wakes, waker = socket.socketpair()
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float) -> tuple[str, int | None]:
-    """Wait for the first reason to stop; gives it, and the command's code if it has ended."""
+    """Wait for the first reason to stop; gives the reason, and the command's code if it has ended."""
     while True:
         code = _reap(child)
         if code is not None:
@@ -72,7 +72,7 @@ def _sweep(child: int, grace_s: float) -> int | None:
     """SIGTERM to every descendant, SIGKILL to those that are left after the grace. Gives the command's code."""
     code = None
     if _living():
-        os.killpg(0, signal.SIGTERM)  # the guard is in the group too: its handler makes nothing of it
+        os.killpg(0, signal.SIGTERM)  # the guard is in the group too: its handler ignores the signal
         _send(signal.SIGTERM, outside_group=True)
     deadline = time.monotonic() + grace_s
     while _living() and time.monotonic() < deadline:
@@ -103,7 +103,7 @@ def _send(number: signal.Signals, outside_group: bool) -> None:
 
 
 def _reap(child: int) -> int | None:
-    """Collect all that ended, adopted orphans included; gives the command's code if it was among them."""
+    """Reap all children that ended, adopted orphans included; gives the command's code if it was among them."""
     code = None
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -129,7 +129,7 @@ def _adopt_orphans() -> None:
 
 
 def _report(link: socket.socket, ended: str, code: int | None) -> None:
-    with contextlib.suppress(OSError):  # nobody is there to read it when the run's process was killed
+    with contextlib.suppress(OSError):  # if the run's process was killed, nothing reads it
         link.sendall(json.dumps({"ended": ended, "code": code}).encode())
 
 

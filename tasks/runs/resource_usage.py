@@ -32,13 +32,13 @@ class ResourceUsage:
     """
 
     def __init__(self, powercap: Path = POWERCAP, gpu_tool: str = "nvidia-smi") -> None:
-        self._family = _Family()
+        self._processes = _ProcessTree()
         self._processors = _Processors(powercap)
         self._gpus = _Gpus(gpu_tool)
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
-        self._family.start()
+        self._processes.start()
         self._processors.start()
         self._gpus.start()
         return self
@@ -48,12 +48,12 @@ class ResourceUsage:
     ) -> None:
         self._gpus.stop()
         self._processors.stop()
-        self._family.stop()
+        self._processes.stop()
         joules = {"processors": self._processors.joules, "GPUs": self._gpus.joules}
         measured = {name: value for name, value in joules.items() if value is not None}
         self.readings: dict[str, Any] = {
             "seconds": round(time.monotonic() - self._start, 3),
-            "cpu_seconds": round(self._family.cpu_seconds(), 3),
+            "cpu_seconds": round(self._processes.cpu_seconds(), 3),
             "peak_memory_mb": _peak_memory_mb(),
             "gpu_seconds": self._gpus.busy_seconds,
             "peak_gpu_memory_mb": self._gpus.peak_memory_mb,
@@ -62,11 +62,11 @@ class ResourceUsage:
         }
 
 
-class _Family:
-    """Processor time of this process and of all that descends from it.
+class _ProcessTree:
+    """Processor time of this process and of all that descend from it.
 
     The kernel adds a process's time to its parent's only when the parent has waited for it, which a pool of workers
-    behind a fork server never does. So they are looked at while they live; what they do in their last second is lost.
+    behind a fork server never does. So the workers are measured while they live; their last second is lost.
     """
 
     def __init__(self) -> None:

@@ -6,11 +6,11 @@ import re
 import signal
 from collections.abc import Sequence
 
-from tasks.errors import MENDABLE, StageError
+from tasks.errors import USER_ERROR, StageError
 from tasks.runs.guarded_process import Ending
 
 _NO_RETRY_HELPS = {
-    MENDABLE: "it stopped for a reason that only you can mend",
+    USER_ERROR: "it stopped for a reason that only you can fix",
     126: "its program can't be executed",
     127: "its program isn't there",
 }
@@ -30,12 +30,12 @@ class StageFailed(StageError):
         reason: why it ended, in words.
         said: what its output ends with that matters; may be empty.
         command: what repeats it.
-        mendable: True if the user must mend something first, so that a retry can't help.
+        needs_user: the user must fix something first, so that a retry can't help.
     """
 
-    def __init__(self, stage: str, reason: str, said: str, command: str, mendable: bool) -> None:
-        super().__init__(stage, reason, said, command, mendable)  # all of them, so that it can be pickled
-        self.stage, self.reason, self.said, self.command, self.mendable = stage, reason, said, command, mendable
+    def __init__(self, stage: str, reason: str, said: str, command: str, needs_user: bool) -> None:
+        super().__init__(stage, reason, said, command, needs_user)  # all of them, so that it can be pickled
+        self.stage, self.reason, self.said, self.command, self.needs_user = stage, reason, said, command, needs_user
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.stage}: {self.reason})"
@@ -46,7 +46,7 @@ class StageFailed(StageError):
 
 
 def explain(stage: str, command: str, ending: Ending, tail: Sequence[str], limit_s: float) -> StageFailed | None:
-    """The error that tells how a `dvc repro` of one stage ended; None if it ended well.
+    """The error that says how a `dvc repro` of one stage ended; None if it ended well.
 
     Args:
         stage: its name in dvc.yaml.
@@ -58,7 +58,7 @@ def explain(stage: str, command: str, ending: Ending, tail: Sequence[str], limit
     if ending.reason == "exit" and ending.code == 0:
         return None
     code = _program_code(tail) if ending.reason == "exit" else None
-    return StageFailed(stage, _reason(ending, code, limit_s), _said(tail), command, mendable=code in _NO_RETRY_HELPS)
+    return StageFailed(stage, _reason(ending, code, limit_s), _said(tail), command, needs_user=code in _NO_RETRY_HELPS)
 
 
 def _program_code(tail: Sequence[str]) -> int | None:
@@ -88,7 +88,7 @@ def _reason(ending: Ending, program_code: int | None, limit_s: float) -> str:
 
 
 def _out_of_memory() -> str:
-    return "nobody here sent that signal, so probably the kernel did, out of memory (see: dmesg | tail)"
+    return "the signal came from outside, probably from the kernel, out of memory (see: dmesg | tail)"
 
 
 def _signal_name(number: int) -> str | None:

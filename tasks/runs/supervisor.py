@@ -19,6 +19,7 @@ from typing import Any
 from tasks.progress import PROGRESS_VARIABLE
 from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
 from tasks.runs.stage_failure import explain
+from tasks.workspace import Workspace
 
 _POLL_S = 0.5
 _TAIL_LINES = 200
@@ -32,7 +33,7 @@ OnProgress = Callable[[dict[str, Any]], None]
 
 def supervise_stage(
     stage: str,
-    workspace: Path,
+    workspace: Workspace,
     *,
     limit_s: float,
     on_line: OnLine,
@@ -42,9 +43,9 @@ def supervise_stage(
     """Bring one stage up to date in a child process; nothing runs if nothing changed.
 
     Args:
-        stage: a stage of `workspace`/dvc.yaml, such as `prepare` or `train@fine_tuning`.
-        workspace: folder with dvc.yaml.
-        limit_s: time limit, seconds; kept on the monotonic clock by a process of its own.
+        stage: a stage of dvc.yaml, such as `prepare` or `train@fine_tuning`.
+        workspace: with dvc.yaml.
+        limit_s: time limit, seconds; a process of its own keeps it by the monotonic clock.
         on_line: gets each line of output that isn't blank, without terminal codes.
         on_progress: gets each new state of the stage's progress, as `tasks.progress.Progress.state` gives it.
         grace_s: from SIGTERM to SIGKILL when the child is stopped, seconds.
@@ -66,7 +67,7 @@ def supervise_stage(
 def run_dvc(
     stage: str,
     arguments: Sequence[str],
-    workspace: Path,
+    workspace: Workspace,
     *,
     limit_s: float,
     on_line: OnLine,
@@ -76,9 +77,9 @@ def run_dvc(
     """Run one command of DVC in a child process, for a stage.
 
     Args:
-        stage: who it is for; named in messages.
+        stage: named in messages.
         arguments: such as `["pull", "data/raw"]`.
-        workspace: folder with dvc.yaml.
+        workspace: with dvc.yaml.
         limit_s: time limit, seconds.
         on_line: as for `supervise_stage`; so are the others.
 
@@ -96,7 +97,7 @@ def run_dvc(
     command = [sys.executable, "-m", *arguments]
     show = on_progress or _ignore
     environment = child_environment(os.environ)
-    ending = supervise(command, workspace, environment, note, show, limit_s=limit_s, grace_s=grace_s)
+    ending = supervise(command, workspace.folder, environment, note, show, limit_s=limit_s, grace_s=grace_s)
     failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
     if failure is not None:
         raise failure

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from flows.server import HOME
+from tasks.workspace import Workspace
 from tests.conftest import PARAMS, PROJECT
 from tests.tasks.runs.repository import dvc
 from tests.waiting import wait_until
@@ -88,7 +88,7 @@ class Project:
         return dvc(self.folder, *arguments, environment=self.environment)
 
     def behave(self, stage: str, how: str) -> None:
-        """`mend`, `crash once`, `hang`, `worse`, or `wait` until told otherwise: what the stage does the next time."""
+        """`user error`, `crash once`, `hang`, `worse`, or `wait` until told otherwise: what the stage does next."""
         (self.folder / "behave").mkdir(exist_ok=True)
         (self.folder / "behave" / f"{stage}.waits").unlink(missing_ok=True)
         written = self.folder / "behave" / f"{stage}.new"
@@ -179,7 +179,7 @@ def make_template(folder: Path) -> None:
     project.git("add", ".")
     project.git("commit", "-q", "-m", "The project")
     assert project.run("-m", "compileall", "-q", "flows", "tasks", "stand_in.py")[0] == 0
-    make_prefect_home(folder / HOME)
+    make_prefect_home(Workspace.at(folder).prefect_home)
 
 
 def make_prefect_home(folder: Path) -> None:

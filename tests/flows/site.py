@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from flows.server import HOST, free_port, served_environment, server_command
+from tasks.workspace import Workspace
 from tests.flows.project import STAGES, Api, Project
 from tests.waiting import wait_until
 
@@ -26,7 +27,7 @@ class Site:
         self.folder, self.project, self._port = folder, project, free_port()
         self.api = Api(f"http://{HOST}:{self._port}/api")
         project.environment |= {
-            **served_environment(project.folder, project.environment),
+            **served_environment(Workspace.at(project.folder), project.environment),
             "PREFECT_API_URL": self.api.url,
             # How long a run that waits for its deployment's slot sleeps; Prefect's 30 s would only make the tests wait.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",

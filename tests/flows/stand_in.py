@@ -45,7 +45,7 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     behaviour = order.read_text() if order.exists() else ""
     if behaviour == "wait":
         behaviour = wait(order)
-    if behaviour == "mend":
+    if behaviour == "user error":
         print(f"SourceError: {stage} has no images.\n  Give it some.", file=sys.stderr)
         return 2
     if behaviour == "crash once":

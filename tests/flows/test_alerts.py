@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from flows.alerts import ACCURACY_DROPPED, ALERTS, WEBHOOK_VARIABLE
-from flows.server import HOME, free_port, served
+from flows.server import free_port, served
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.flows.project import Api, Project
 from tests.servers.receiver import Receiver, receiver
@@ -43,8 +44,8 @@ def chat() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def api(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(template / HOME, folder / HOME)
-    with served(folder, free_port()) as server:
+    shutil.copytree(Workspace.at(template).prefect_home, Workspace.at(folder).prefect_home)
+    with served(Workspace.at(folder), free_port()) as server:
         server.wait_until_ready()
         yield Api(server.api_url)
 
@@ -91,6 +92,15 @@ def test_alerts_are_made_once_however_often_they_are_asked_for(api: Api, told: l
     assert sorted(names) == sorted(alert.name for alert in ALERTS)
 
 
+def test_alert_is_kept_under_no_former_name(api: Api, told: list[str], chat: Receiver) -> None:
+    made = {one["name"]: one for one in api.post("/automations/filter")}
+    (renamed,) = [alert for alert in ALERTS if alert.former_names]
+    same = {key: made[renamed.name][key] for key in ("description", "trigger", "actions")}
+    api.post("/automations/", name=renamed.former_names[0], **same)
+    assert make_alerts(api, "-c", QUICKER, **{WEBHOOK_VARIABLE: chat.address}).returncode == 0
+    assert sorted(one["name"] for one in api.post("/automations/filter")) == sorted(alert.name for alert in ALERTS)
+
+
 def test_address_of_the_webhook_is_told_nowhere(api: Api, told: list[str]) -> None:
     shown = [*told, str(api.post("/automations/filter")), str(api.post("/block_documents/filter"))]
     assert "rootstock-alerts" in shown[-1]
@@ -135,7 +145,7 @@ def test_killed_run_sends_no_heartbeat_any_more_and_is_set_to_crashed_and_told(
         run.kill()
     (gone,) = api.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
     api.finish(gone["id"], "CRASHED")
-    assert "vanished: no heartbeat any more" in wait_for(chat, gone["name"])
+    assert "was lost: no heartbeat any more" in wait_for(chat, gone["name"])
 
 
 def test_heartbeats_come_as_often_as_the_alert_expects() -> None:

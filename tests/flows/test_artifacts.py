@@ -46,7 +46,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, 
     shutil.copy(PARAMS, project.folder)
     write_deployments(project.folder)
     change_settings(
-        project.folder, ["source.limit_per_class=12", "augmentation.count=1", "export.formats=[saved_model, onnx]"]
+        project.folder,
+        {
+            "source": {"limit_per_class": 12},
+            "augmentation": {"count": 1},
+            "export": {"formats": ["saved_model", "onnx"]},
+        },
     )
     project.git("init", "-q", "-b", "main")
     project.dvc("init", "-q")

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from flows.form import FIRST, settings_form, to_assignments, to_changes
+from flows.form import FIRST, filled_in, settings_form
 from tasks.settings import Settings, change_settings, load_settings
 from tests.conftest import PROJECT
 
@@ -31,7 +29,7 @@ def schema(block: str, function: Any = example) -> dict[str, Any]:
 
 
 def pipeline_function() -> Any:
-    from flows.pipeline import pipeline
+    from flows.pipeline_flow import pipeline
 
     return pipeline.fn
 
@@ -97,24 +95,25 @@ def test_form_left_alone_changes_nothing(workspace: Path) -> None:
     before = (workspace / "params.yaml").read_bytes()
     blocks = {name: one.default.default for name, one in parameters().items() if name != "workspace"}
     assert set(map(repr, blocks.values())) == {"{}", "[]"}
-    assert to_assignments(blocks) == []
-    change_settings(workspace, to_assignments(blocks))
+    assert filled_in(blocks) == {}
+    change_settings(workspace, filled_in(blocks))
     assert (workspace / "params.yaml").read_bytes() == before
+
+
+def test_lists_come_from_prefect_as_tuples(workspace: Path) -> None:
+    def given(value: list[str]) -> dict[str, Any]:
+        return {"strategies": TypeAdapter(parameters()["strategies"].annotation).validate_python(value)}
+
+    assert filled_in(given([])) == {}
+    change_settings(workspace, given(["progressive", "fine_tuning"]))
+    assert load_settings(workspace).strategies == ("progressive", "fine_tuning")
+    assert "strategies: [progressive, fine_tuning]" in (workspace / "params.yaml").read_text()
 
 
 def test_what_a_form_gives_is_written_and_nothing_else(workspace: Path) -> None:
     before = load_settings(workspace).model_dump()
     changes = {"source": {"uri": "a: 'b' # é", "limit_per_class": None}, "train": {"tutorial": {"epochs": 7}}}
-    change_settings(workspace, to_assignments(changes))
+    change_settings(workspace, filled_in(changes))
     before["source"]["uri"] = "a: 'b' # é"
     before["train"]["tutorial"]["epochs"] = 7
     assert load_settings(workspace).model_dump() == before
-
-
-NAMES = st.text("abcdefgh_", min_size=1)
-VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
-
-
-@given(st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, min_size=1)))
-def test_changes_survive_being_written_as_assignments(changes: dict[str, Any]) -> None:
-    assert to_changes(to_assignments(changes)) == changes

@@ -20,7 +20,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from tasks.settings import change_settings
+from tasks.settings import change_settings, parse_changes
 from tests.conftest import PARAMS, PROJECT
 from tests.flows.project import Project
 
@@ -152,7 +152,7 @@ def test_exported_model_answers_files_with_the_accuracy_that_was_reported(used: 
 
 def test_own_tests_pass_in_a_clone_that_was_used_and_in_a_hostile_shell(used: Used) -> None:
     assert used.clone.git("status", "--porcelain").splitlines() == [" M params.yaml", "?? dvc.lock", "?? reports/"]
-    change_settings(used.clone.folder, OTHER_SETTINGS)
+    change_settings(used.clone.folder, parse_changes(OTHER_SETTINGS))
     environment = {**used.clone.environment, **HOSTILE}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *QUICK_TESTS]
     folder = used.clone.folder

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.alerts import ACCURACY_DROPPED
-from flows.server import HOME
+from tasks.workspace import Workspace
 from tests.flows.conftest import serve
 from tests.flows.project import STAGES, Api, Project, copy_project
 from tests.waiting import is_running, wait_until
@@ -163,19 +163,19 @@ def test_value_out_of_bounds_makes_no_run(served_project: tuple[Project, Api], c
 
 @pytest.mark.quick
 def test_make_run_needs_no_server_tells_where_the_results_are_and_tries_again_what_crashed(project: Project) -> None:
-    shutil.rmtree(project.folder / HOME)  # as in a fresh clone, where Prefect has no database yet
+    shutil.rmtree(Workspace.at(project.folder).prefect_home)  # as in a fresh clone, where Prefect has no database yet
     project.behave("prepare", "crash once")
     code, text = project.make("run")
     assert code == 0, text
     assert project.ran() == ["ingest", "prepare", "prepare", *STAGES[2:]]
     for part in ("feature_extraction", "0.8750", "reports/report.html", "reports/metrics.json", "models/export"):
         assert part in text.split("Champion: ")[1]
-    assert (project.folder / HOME / "prefect.db").exists()
+    assert (Workspace.at(project.folder).prefect_home / "prefect.db").exists()
     assert project.left_over() == []
 
 
-def test_mendable_failure_is_not_retried_and_its_message_comes_last(project: Project, api: Api) -> None:
-    project.behave("prepare", "mend")
+def test_user_error_is_not_retried_and_its_message_comes_last(project: Project, api: Api) -> None:
+    project.behave("prepare", "user error")
     code, text = project.run(*PIPELINE)
     assert code == 2, text
     assert project.ran() == ["ingest", "prepare"]
@@ -222,7 +222,7 @@ def test_sigkill_leaves_no_process_and_the_next_run_goes_on(project: Project) ->
 def test_wrong_setting_is_told_before_prefect_is_imported(project: Project) -> None:
     code, text = project.run(
         "-c",
-        "import sys; from flows.command import main; code = main(['--set', 'train.seed=x']); "
+        "import sys; from flows.pipeline import main; code = main(['--set', 'train.seed=x']); "
         "sys.exit(99 if 'prefect' in sys.modules else code)",
     )
     assert code == 2, text

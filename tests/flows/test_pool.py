@@ -15,8 +15,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed, Running
 
 from flows import remote_stages
+from tasks.runs.run_context import DeployedRun, RunContext
 from tasks.runs.stage_failure import StageFailed
-from tasks.runs.worktrees import Deployed, RunContext
 from tasks.settings import load_settings
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
@@ -49,10 +49,10 @@ class Server:
     def set_flow_run_state(self, run: UUID, _state: State[Any]) -> None:
         self.cancelled.append(self.ids[run])
 
-    def report(self, run: UUID) -> dict[str, Any]:
+    def message(self, run: UUID) -> dict[str, Any]:
         if self.ids[run] == BROKEN:
-            return {"failure": ["no images", "", "", True]}
-        return {"entry": {"cmd": "python"}, "costs": []} if self.completed else {"beat": 1}
+            return {"failure": {"reason": "no images", "said": "", "command": "", "needs_user": True}}
+        return {"result": {"entry": {"cmd": "python"}, "costs": []}} if self.completed else {"heartbeat": 1}
 
     def _state(self, stage: str) -> State[Any]:
         if stage == BROKEN:
@@ -74,7 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(remote_stages, "get_client", client)
     monkeypatch.setattr(remote_stages, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(remote_stages, "flow_run", SimpleNamespace(id="run", run_count=1, name="bold-owl"))
-    monkeypatch.setattr(remote_stages, "read_report", lambda client, run: client.report(run))
+    monkeypatch.setattr(remote_stages, "read_message", lambda client, run: client.message(run))
     return server
 
 
@@ -82,12 +82,30 @@ def test_result_that_came_just_before_another_stage_failed_is_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged: list[str] = []
-    monkeypatch.setattr(remote_stages, "inputs", lambda *_: [])
-    monkeypatch.setattr(remote_stages, "share", lambda *_, **__: None)
-    monkeypatch.setattr(remote_stages, "merge_entry", lambda _folder, stage, *_: merged.append(stage))
+    monkeypatch.setattr(remote_stages, "list_inputs", lambda *_: [])
+    monkeypatch.setattr(remote_stages, "push", lambda *_, **__: None)
+    monkeypatch.setattr(remote_stages, "merge_lock_entry", lambda _workspace, stage, *_: merged.append(stage))
     (tmp_path / "params.yaml").touch()
-    place = RunContext(Workspace.at(tmp_path), Deployed(tmp_path, "manual", "0" * 40, "test", print))
-    pool = remote_stages._Pool("gpu", load_settings(PARAMS.parent).run, place)
+    context = RunContext(Workspace.at(tmp_path), DeployedRun(tmp_path, "manual", "0" * 40, "test", print))
+    pool = remote_stages._WorkPool("gpu", load_settings(PARAMS.parent).run, context)
     with pytest.raises(StageFailed, match="no images"):
         pool.run([FAST, BROKEN])
     assert merged == [FAST]
+
+
+def test_silence_counts_from_what_was_new_last() -> None:
+    now = [0.0]
+    silence = remote_stages.Silence(lambda: now[0])
+    longer = []
+    for now[0], said in ((5.0, "a"), (15.0, "a"), (16.0, "b"), (26.0, "b"), (27.0, "b")):
+        longer.append(silence.is_longer(said, 10))
+    assert longer == [False, False, False, False, True]
+
+
+def test_silence_that_was_restarted_counts_anew() -> None:
+    now = [0.0]
+    silence = remote_stages.Silence(lambda: now[0])
+    silence.is_longer("a", 10)
+    now[0] = 100.0
+    silence.restart()
+    assert not silence.is_longer("a", 10)

@@ -22,7 +22,7 @@ from tests.waiting import is_running, wait_until
 
 pytestmark = pytest.mark.slow
 TRAIN, REPLACE = "train@feature_extraction", "train@head_replacement"
-ELSEWHERE = {"placement": {"features": "gpu", "train": "gpu"}}
+ELSEWHERE = {"work_pools": {"features": "gpu", "train": "gpu"}}
 SOON_LOST = {**ELSEWHERE, "lost_after_s": 15}
 
 
@@ -245,7 +245,7 @@ def test_killed_worker_is_noticed_its_slot_freed_and_the_stage_done_by_another(
         estate.api.finish(run_id)
     finally:
         estate.api.patch("/work_pools/gpu", concurrency_limit=None)
-    estate.api.wait_for_log(run_id, "its worker gave no sign of life for 15 s (run.lost_after_s)")
+    estate.api.wait_for_log(run_id, "its worker is lost: it sent no heartbeat for 15 s (run.lost_after_s)")
     assert TRAIN in other.ran()
     assert [run["state"]["type"] for run in estate.attempts(run_id)] == ["CRASHED", "COMPLETED"]
     wait_until(lambda: not any(is_running(one.pid) for one in processes), "the machine's processes to end")
@@ -302,7 +302,7 @@ def test_cancelled_pipeline_cancels_its_stage_elsewhere_which_resumes_the_next_t
     estate.site.assert_nothing_to_do()
 
 
-def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_costs_others_nothing(
+def test_user_error_elsewhere_is_told_in_its_words_not_tried_again_and_costs_others_nothing(
     estate: Estate, both: list[Machine]
 ) -> None:
     for machine in both:
@@ -311,7 +311,7 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
     run_id = estate.api.start_run(run=ELSEWHERE, **chosen)
     wait_until(lambda: any(estate.api.ended(one["id"]) for one in estate.attempts(run_id, REPLACE)), REPLACE, 600)
     for machine in both:
-        machine.behave(TRAIN, "mend")
+        machine.behave(TRAIN, "user error")
     estate.api.finish(run_id, "FAILED")
     estate.api.wait_for_log(run_id, f"SourceError: {TRAIN} has no images.\n  Give it some.")
     assert len(estate.attempts(run_id)) == 1
@@ -326,7 +326,7 @@ def test_mendable_failure_elsewhere_is_told_in_its_words_not_tried_again_and_cos
 
 def test_pool_without_deployment_is_told_in_words_before_any_stage(estate: Estate) -> None:
     estate.project.ran()
-    run_id = estate.api.start_run(run={"placement": {"train": "tpu"}}, ingest={"pack_size_mb": 65})
+    run_id = estate.api.start_run(run={"work_pools": {"train": "tpu"}}, ingest={"pack_size_mb": 65})
     estate.api.finish(run_id, "FAILED")
     assert estate.project.ran() == []
     estate.api.wait_for_log(run_id, "no deployment stage/tpu. Add it to prefect.yaml")

@@ -14,6 +14,7 @@ import pytest
 
 from flows.server import Server, free_port, served, server_command, temporary_server
 from flows.sqlite import BUSY_TIMEOUT_MS
+from tasks.workspace import Workspace
 from tests.waiting import wait_until
 
 COUNTING = """
@@ -70,12 +71,12 @@ def test_prefect_alone_fails_there(tmp_path: Path) -> None:
     assert wait_ms > BUSY_TIMEOUT_MS
 
 
-@pytest.mark.parametrize("start", [temporary_server, lambda folder: served(folder, free_port())], ids=["one run", "ui"])
-def test_servers_are_started_so(start: Callable[[Path], AbstractContextManager[Server]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [temporary_server, lambda here: served(here, free_port())], ids=["one run", "ui"])
+def test_servers_are_started_so(start: Callable[[Workspace], AbstractContextManager[Server]], tmp_path: Path) -> None:
     def begun() -> bool:
         return any(server_command("x")[1:3] == command[1:3] for command in commands())
 
-    with start(tmp_path):
+    with start(Workspace.at(tmp_path)):
         wait_until(begun, "the guard to start the server")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks import ingest
-from tasks.errors import MENDABLE
+from tasks.errors import USER_ERROR
 from tasks.runs.costs import read_costs
 from tasks.settings import Settings
 from tasks.workspace import Workspace
@@ -70,14 +70,14 @@ def test_costs_of_a_stage_that_never_ran_are_empty(workspace: Path) -> None:
     assert read_costs(Workspace.at(workspace), "stage") == {}
 
 
-def test_stage_tells_a_mendable_error_without_a_traceback(workspace: Path) -> None:
+def test_stage_tells_a_user_error_without_a_traceback(workspace: Path) -> None:
     code, out, err = finish(workspace, "raise DataError('two classes are needed')")
-    assert (code, out, err) == (MENDABLE, "", "DataError: two classes are needed\n")
+    assert (code, out, err) == (USER_ERROR, "", "DataError: two classes are needed\n")
 
 
 def test_stage_without_params_says_what_to_do(tmp_path: Path) -> None:
     code, _, err = finish(tmp_path, "return Summary(0)")
-    assert code == MENDABLE
+    assert code == USER_ERROR
     assert err.startswith("SettingsError: ")
     assert "git checkout params.yaml" in err
 
@@ -85,7 +85,7 @@ def test_stage_without_params_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EROFS"])
 def test_stage_names_what_is_wrong_with_the_disk(workspace: Path, number: str) -> None:
     code, _, err = finish(workspace, f"raise OSError(errno.{number}, 'no', '/some/file')")
-    assert code == MENDABLE
+    assert code == USER_ERROR
     assert err.startswith("StorageError: the ")
     assert "/some/file" in err
 
@@ -97,7 +97,7 @@ def test_stage_names_a_file_that_the_disk_has_no_room_for(workspace: Path) -> No
         write_bytes(workspace.folder / 'big', b'x' * 10_000)
     """
     code, _, err = finish(workspace, body)
-    assert code == MENDABLE
+    assert code == USER_ERROR
     assert err.startswith("StorageError: ")
     assert not (workspace / "big").exists()
 
@@ -155,7 +155,7 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
         return {stage}.run(settings, workspace)
     """
     code, _, err = finish(workspace, body)
-    assert code == MENDABLE, err
+    assert code == USER_ERROR, err
     assert "StorageError: the file would pass the allowed size" in err
     assert contents(workspace / "data") == before
 

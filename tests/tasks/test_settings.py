@@ -10,23 +10,27 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from tasks.errors import SettingsError
 from tasks.settings import (
-    PARAMS_FILE,
     STRATEGIES,
     Settings,
     change_settings,
     check_settings,
+    format_assignment,
     load_settings,
+    parse_changes,
     parse_strategies,
 )
-from tests.conftest import PARAMS
+from tasks.workspace import PARAMS
+from tests import conftest
 
 
 def values(workspace: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((workspace / PARAMS_FILE).read_text())
+    found: dict[str, Any] = yaml.safe_load((workspace / PARAMS).read_text())
     return found
 
 
@@ -131,14 +135,14 @@ def test_check_settings_refuses_numbers_that_are_not_finite(workspace: Path, val
     "content", [b"source: [unclosed", b"\xff\xfe\x00", b"- a\n- list\n", b"", b"a: !!python/none x"]
 )
 def test_load_settings_explains_a_file_that_holds_no_settings(workspace: Path, content: bytes) -> None:
-    (workspace / PARAMS_FILE).write_bytes(content)
-    with pytest.raises(SettingsError, match=PARAMS_FILE):
+    (workspace / PARAMS).write_bytes(content)
+    with pytest.raises(SettingsError, match=PARAMS):
         load_settings(workspace)
 
 
 def test_load_settings_runs_no_code_of_the_file(workspace: Path) -> None:
     trap = workspace / "trap"
-    (workspace / PARAMS_FILE).write_text(f"a: !!python/object/apply:os.mkdir ['{trap}']")
+    (workspace / PARAMS).write_text(f"a: !!python/object/apply:os.mkdir ['{trap}']")
     with pytest.raises(SettingsError, match="not readable YAML"):
         load_settings(workspace)
     assert not trap.exists()
@@ -150,9 +154,9 @@ def test_load_settings_says_where_a_missing_file_was_looked_for(tmp_path: Path) 
 
 
 def test_change_settings_keeps_every_other_line(workspace: Path) -> None:
-    before = (workspace / PARAMS_FILE).read_text().splitlines()
-    settings = change_settings(workspace, ["prepare.shard_size=32", "source.uri=my images/über"])
-    after = (workspace / PARAMS_FILE).read_text().splitlines()
+    before = (workspace / PARAMS).read_text().splitlines()
+    settings = change_settings(workspace, parse_changes(["prepare.shard_size=32", "source.uri=my images/über"]))
+    after = (workspace / PARAMS).read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert [old.split(":")[0].strip() for old, _ in changed] == ["uri", "shard_size"]
     assert all("#" in new and old.split("#")[1] == new.split("#")[1] for old, new in changed)
@@ -162,14 +166,14 @@ def test_change_settings_keeps_every_other_line(workspace: Path) -> None:
 
 @pytest.mark.parametrize("assignment", ["train.modern.inverse_regularization=[1.0]", "strategies=[]"])
 def test_change_settings_keeps_the_comments_of_lists(workspace: Path, assignment: str) -> None:
-    comments = [line.split("#")[1] for line in (workspace / PARAMS_FILE).read_text().splitlines() if "#" in line]
+    comments = [line.split("#")[1] for line in (workspace / PARAMS).read_text().splitlines() if "#" in line]
     if assignment == "strategies=[]":
         with pytest.raises(SettingsError, match="strategies"):
-            change_settings(workspace, [assignment])
+            change_settings(workspace, parse_changes([assignment]))
     else:
-        change_settings(workspace, [assignment])
+        change_settings(workspace, parse_changes([assignment]))
         assert load_settings(workspace).train.modern.inverse_regularization == (1.0,)
-    after = [line.split("#")[1] for line in (workspace / PARAMS_FILE).read_text().splitlines() if "#" in line]
+    after = [line.split("#")[1] for line in (workspace / PARAMS).read_text().splitlines() if "#" in line]
     assert after == comments
 
 
@@ -177,33 +181,36 @@ def test_change_settings_keeps_the_comments_of_lists(workspace: Path, assignment
     ("assignment", "said"),
     [
         ("prepare.shard_size", "SET takes block.key=value"),
-        ("prepare.shardsize=3", "Known here: validation_fraction"),
-        ("nowhere.at_all=3", "Known here: source, ingest"),
+        ("prepare.shardsize=3", "no setting 'prepare.shardsize'. Known here: validation_fraction"),
+        ("nowhere.at_all=3", "no setting 'nowhere.at_all'. Known here: source, ingest"),
         ("strategies.0=fine_tuning", "There is no setting"),
         ("prepare.shard_size=many", "prepare.shard_size"),
         ("prepare.shard_size=[", "is not YAML"),
         ("train=5", "train"),
+        ("train.seed={}", "train.seed"),
+        ("train={seed: {deeper: 1}}", "no setting 'train.seed.deeper'. Known here: recipe, seed"),
+        ("source={limit_per_class: 1}", "a whole block and a setting in it"),
     ],
 )
 def test_change_settings_leaves_the_file_as_it_was_on_an_error(workspace: Path, assignment: str, said: str) -> None:
-    before = (workspace / PARAMS_FILE).read_bytes()
+    before = (workspace / PARAMS).read_bytes()
     with pytest.raises(SettingsError) as caught:
-        change_settings(workspace, ["source.uri=elsewhere", assignment])
+        change_settings(workspace, parse_changes(["source.uri=elsewhere", assignment]))
     assert said in str(caught.value)
-    assert (workspace / PARAMS_FILE).read_bytes() == before
+    assert (workspace / PARAMS).read_bytes() == before
 
 
 def test_change_leaves_the_yaml_of_others_alone(workspace: Path) -> None:
-    change_settings(workspace, ["train.seed=1"])
+    change_settings(workspace, parse_changes(["train.seed=1"]))
     text = io.StringIO()
     YAML().dump({"nothing": None}, text)  # as DVC writes dvc.lock
     assert text.getvalue() == "nothing:\n"
 
 
 def test_change_settings_does_not_write_what_is_so_already(workspace: Path) -> None:
-    before = (workspace / PARAMS_FILE).stat()
-    change_settings(workspace, ["prepare.shard_size=256", "source.limit_per_class=null"])
-    after = (workspace / PARAMS_FILE).stat()
+    before = (workspace / PARAMS).stat()
+    change_settings(workspace, parse_changes(["prepare.shard_size=256", "source.limit_per_class=null"]))
+    after = (workspace / PARAMS).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
@@ -231,7 +238,7 @@ def test_lists_stay_in_one_line_and_keep_what_stands_around_them(
     text = (workspace / "params.yaml").read_text()
     assert re.search(r"^strategies: \[feature_extraction, progressive\] *# also", text, re.MULTILINE)
     assert change("strategies=[feature_extraction]").strategies == ("feature_extraction",)
-    written, original = ((folder / "params.yaml").read_text().split() for folder in (workspace, PARAMS.parent))
+    written, original = ((folder / "params.yaml").read_text().split() for folder in (workspace, conftest.PARAMS.parent))
     assert written == original
 
 
@@ -258,4 +265,30 @@ def test_old_name_of_a_setting_gets_the_new_one_and_nothing_else(workspace: Path
 
 def test_assignment_by_an_old_name_gets_the_new_one(workspace: Path) -> None:
     with pytest.raises(SettingsError, match=r"views\.count is called augmentation\.count now"):
-        change_settings(workspace, ["views.count=2"])
+        change_settings(workspace, parse_changes(["views.count=2"]))
+
+
+NAMES = st.text("abcdefgh_", min_size=1)
+VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
+
+
+@given(st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, min_size=1)))
+def test_assignments_are_the_changes_that_they_spell(changes: dict[str, Any]) -> None:
+    settings = {f"{block}.{name}": value for block, inner in changes.items() for name, value in inner.items()}
+    assignments = [format_assignment(name, value) for name, value in settings.items()]
+    assert parse_changes(assignments) == changes
+
+
+def test_block_given_as_a_value_changes_what_it_names(workspace: Path) -> None:
+    before = load_settings(workspace).model_dump()
+    change_settings(workspace, parse_changes(["train={seed: 7, tutorial: {epochs: 3}}"]))
+    before["train"]["seed"], before["train"]["tutorial"]["epochs"] = 7, 3
+    assert load_settings(workspace).model_dump() == before
+
+
+@pytest.mark.parametrize(
+    "assignments", [["train=5", "train.seed=1"], ["train.seed=1", "train=5"], ["a.b=1", "a.b.c=1"], ["a=1", "a.b.c=1"]]
+)
+def test_block_and_a_setting_in_it_contradict_each_other(assignments: list[str]) -> None:
+    with pytest.raises(SettingsError, match="a whole block and a setting in it"):
+        parse_changes(assignments)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from tasks.runs.worktrees import Deployed
+from tasks.runs.run_context import DeployedRun
 from tests.tasks.fork_server import ForkServer
 
 STAGES = """
@@ -127,7 +127,7 @@ def change(folder: Path, name: str, text: str) -> str:
     return commit(folder, f"Change {name}")
 
 
-def deployed(root: Path, said: list[str] | None = None, title: str = "first") -> Deployed:
+def deployed(root: Path, said: list[str] | None = None, title: str = "first") -> DeployedRun:
     """A run of the deployment `nightly`, at the clone's commit."""
     say = print if said is None else said.append
-    return Deployed(root, "nightly", git(root, "rev-parse", "HEAD"), title, say)
+    return DeployedRun(root, "nightly", git(root, "rev-parse", "HEAD"), title, say)

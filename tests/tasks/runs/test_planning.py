@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tasks.runs.changes import StageChanges
+from tasks.runs.dvc_state.changes import StageChanges
 from tasks.runs.planning import SourceNews, Step, make_plan, plan_text
+from tasks.workspace import Workspace
 
 CHAIN = ("ingest", "prepare", "features", "train@x", "evaluate")
 SAME = SourceNews("here", total=100, new=0, gone=0, rearranged=False, unversioned=0)
@@ -42,7 +43,7 @@ def test_nothing_runs_when_nothing_changed() -> None:
     steps = make_plan(graph(), SAME, [])
     assert verdicts(steps) == ["-"] * 5
     assert [step.seconds for step in steps] == [0.0] * 5
-    assert plan_text(steps, SAME, Path("/")).endswith("Nothing to do.")
+    assert plan_text(steps, SAME, Workspace.at(Path("/"))).endswith("Nothing to do.")
 
 
 def test_new_images_run_everything_for_the_new_ones_only() -> None:
@@ -77,14 +78,14 @@ def test_changed_code_may_concern_every_image() -> None:
 def test_source_whose_bytes_alone_tell_makes_no_promise() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, False, unversioned=100), history())
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
-    text = plan_text(steps, SourceNews("here", 100, 0, 0, False, 100), Path("/")).replace("\u00a0", " ")
+    text = plan_text(steps, SourceNews("here", 100, 0, 0, False, 100), Workspace.at(Path("/"))).replace("\u00a0", " ")
     assert "if all that may run does" in text
 
 
 def test_other_labels_of_the_same_images_run_everything_but_compute_no_image() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, True, 0), history())
     assert verdicts(steps) == ["runs"] * 5
-    assert steps[0].why == "labels, splits, groups, or what is left out are others"
+    assert steps[0].why == "labels, splits, groups, or what is left out changed"
     assert [step.new for step in steps[:3]] == [0, 0, 0]
 
 
@@ -93,7 +94,7 @@ def test_source_that_was_not_listed_leaves_the_images_unknown() -> None:
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
     assert [step.new for step in steps[:3]] == [None] * 3
     assert [step.seconds for step in steps[:3]] == [None] * 3
-    assert "time unknown, disk unknown" in plan_text(steps, None, Path("/"))
+    assert "time unknown, disk unknown" in plan_text(steps, None, Workspace.at(Path("/")))
 
 
 def test_first_run_without_history_knows_the_images_but_no_time() -> None:

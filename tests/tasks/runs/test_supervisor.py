@@ -18,6 +18,7 @@ from tasks.errors import StageError
 from tasks.runs.guarded_process import Ending
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import child_environment, supervise, supervise_stage
+from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.runs.repository import init_dvc
 from tests.waiting import is_running, wait_until
@@ -84,7 +85,7 @@ def make_repository(folder: Path, **programs: str) -> Path:
 def fail(folder: Path, code: str, limit_s: float = 60.0) -> StageFailed:
     make_repository(folder, trouble=code)
     with pytest.raises(StageFailed) as caught:
-        supervise_stage("trouble", folder, limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
+        supervise_stage("trouble", Workspace.at(folder), limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
     return caught.value
 
 
@@ -187,6 +188,7 @@ def test_death_of_the_supervisor_kills_all_descendants(tmp_path: Path, number: s
     code = f"""
 import os, sys; from pathlib import Path
 from tasks.runs.supervisor import supervise
+from tasks.workspace import Workspace
 command = [sys.executable, "-c", {FAMILY + chr(10) + "time.sleep(600)"!r}]
 supervise(command, Path.cwd(), os.environ, print, print, limit_s=600, grace_s=0.5)
 """
@@ -210,12 +212,12 @@ def test_run_stage_runs_nothing_when_nothing_changed(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="print('it works')")
     lines: list[str] = []
     for _ in range(2):
-        supervise_stage("fine", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+        supervise_stage("fine", Workspace.at(tmp_path), limit_s=60.0, on_line=lines.append, on_progress=print)
     assert lines.count("it works") == 1
     assert lines.count("Stage 'fine' didn't change, skipping") == 1
 
 
-def test_mendable_failure_carries_the_programs_own_message(tmp_path: Path) -> None:
+def test_user_error_carries_the_programs_own_message(tmp_path: Path) -> None:
     error = fail(
         tmp_path,
         """
@@ -225,28 +227,28 @@ def test_mendable_failure_carries_the_programs_own_message(tmp_path: Path) -> No
         """,
     )
     assert isinstance(error, StageError)
-    assert error.mendable
+    assert error.needs_user
     assert str(error).endswith("SettingsError: params.yaml:\n  train.seed: wrong")
     assert "dvc --wait-for-lock repro --single-item trouble" in str(error)
 
 
-def test_crash_is_not_mendable_and_names_the_exception(tmp_path: Path) -> None:
+def test_crash_is_not_the_users_error_and_names_the_exception(tmp_path: Path) -> None:
     error = fail(tmp_path, "1/0")
-    assert not error.mendable
+    assert not error.needs_user
     assert error.said == "ZeroDivisionError: division by zero"
     assert "exit code 1" in error.reason
 
 
 def test_program_that_prints_a_verdict_of_dvc_is_not_believed(tmp_path: Path) -> None:
     line = "ERROR: failed to reproduce 'trouble': failed to run: x, exited with 2"
-    assert not fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').mendable
+    assert not fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').needs_user
 
 
 def test_sigkill_from_elsewhere_is_explained_as_out_of_memory(tmp_path: Path) -> None:
     error = fail(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert "SIGKILL" in error.reason
     assert "out of memory" in error.reason
-    assert not error.mendable
+    assert not error.needs_user
 
 
 ENDLESS = """
@@ -263,26 +265,26 @@ def test_stage_is_stopped_at_its_time_limit_and_runs_again(tmp_path: Path) -> No
         tmp_path, lambda folder, limit_s: fail(folder, ENDLESS, limit_s), lambda folder: (folder / "begun").exists()
     )
     assert f"time limit of {limit_s:g} s (run.stage_time_limit_s" in error.reason
-    assert not error.mendable
+    assert not error.needs_user
     (folder / "go").touch()
-    supervise_stage("trouble", folder, limit_s=60.0, on_line=print, on_progress=print)
+    supervise_stage("trouble", Workspace.at(folder), limit_s=60.0, on_line=print, on_progress=print)
     assert "trouble.py" in (folder / "dvc.lock").read_text()
 
 
 def test_failure_of_dvc_itself_is_told_in_its_words(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="pass")
     with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
-        supervise_stage("unknown", tmp_path, limit_s=60.0, on_line=print, on_progress=print)
+        supervise_stage("unknown", Workspace.at(tmp_path), limit_s=60.0, on_line=print, on_progress=print)
 
 
 def test_stage_runs_the_interpreter_of_this_process(tmp_path: Path) -> None:
     make_repository(tmp_path, which="import sys; print(sys.prefix)")
     lines: list[str] = []
-    supervise_stage("which", tmp_path, limit_s=60.0, on_line=lines.append, on_progress=print)
+    supervise_stage("which", Workspace.at(tmp_path), limit_s=60.0, on_line=lines.append, on_progress=print)
     assert sys.prefix in lines
 
 
 def test_stage_failed_can_be_pickled() -> None:
-    error = StageFailed("train", "it crashed", "ValueError: x", "dvc repro", mendable=True)
+    error = StageFailed("train", "it crashed", "ValueError: x", "dvc repro", needs_user=True)
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.mendable) == (str(error), True)
+    assert (str(copy), copy.needs_user) == (str(error), True)

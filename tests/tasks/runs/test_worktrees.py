@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import RunError
-from tasks.runs.worktrees import Deployed, RunContext, claimed, run_folder
-from tasks.workspace import Workspace
+from tasks.runs.run_context import DeployedRun
+from tasks.runs.worktrees import claim_folder, run_folder
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
 
 
@@ -19,8 +21,15 @@ def root(tmp_path: Path) -> Path:
     return make_repository(tmp_path / "clone")
 
 
-def work(run: Deployed, lock: str, params: str = "factor: 1\n") -> None:
-    with run_folder(run) as folder:
+@contextlib.contextmanager
+def working(run: DeployedRun) -> Iterator[Path]:
+    """The folder of a run that works."""
+    with run_folder(run) as context:
+        yield context.workspace.folder
+
+
+def work(run: DeployedRun, lock: str, params: str = "factor: 1\n") -> None:
+    with working(run) as folder:
         (folder / "dvc.lock").write_text(lock)
         (folder / "params.yaml").write_text(params)
 
@@ -46,14 +55,14 @@ def test_run_ends_in_one_commit_and_leaves_nothing_else(root: Path) -> None:
 
 def test_run_ignores_what_the_person_has_not_committed(root: Path) -> None:
     (root / "params.yaml").write_text("factor: half-finished\n")
-    with run_folder(deployed(root)) as folder:
+    with working(deployed(root)) as folder:
         assert (folder / "params.yaml").read_text() == "factor: 1\n"
     assert (root / "params.yaml").read_text() == "factor: half-finished\n"
 
 
 def test_next_run_starts_from_the_lock_of_the_run_before_and_the_params_of_the_commit(root: Path) -> None:
     work(deployed(root), "lock: 1\n", "factor: 7\n")
-    with run_folder(deployed(root, title="second")) as folder:
+    with working(deployed(root, title="second")) as folder:
         assert (folder / "dvc.lock").read_text() == "lock: 1\n"
         assert (folder / "params.yaml").read_text() == "factor: 1\n"
         (folder / "dvc.lock").write_text("lock: 2\n")
@@ -63,7 +72,7 @@ def test_next_run_starts_from_the_lock_of_the_run_before_and_the_params_of_the_c
 def test_run_that_changes_nothing_makes_no_commit(root: Path) -> None:
     work(deployed(root), "lock: 1\n")
     said: list[str] = []
-    with run_folder(deployed(root, said)):
+    with working(deployed(root, said)):
         pass
     assert len(history(root)) == 2
     assert "Nothing new: runs/nightly stays as it is." in said
@@ -72,7 +81,7 @@ def test_run_that_changes_nothing_makes_no_commit(root: Path) -> None:
 def test_new_code_is_the_second_parent(root: Path) -> None:
     work(deployed(root), "lock: 1\n")
     new = change(root, "add.py", "pass\n")
-    with run_folder(deployed(root, title="second")) as folder:
+    with working(deployed(root, title="second")) as folder:
         assert (folder / "add.py").read_text() == "pass\n"
         assert (folder / "dvc.lock").read_text() == "lock: 1\n"
     assert history(root)[:2] == ["Run nightly: second", "Run nightly: first"]
@@ -85,16 +94,16 @@ def test_lock_that_a_person_merged_and_changed_is_taken(root: Path) -> None:
     work(deployed(root), "lock: 1\n")
     git(root, "merge", "-q", "runs/nightly")
     change(root, "dvc.lock", "lock: by hand\n")
-    with run_folder(deployed(root)) as folder:
+    with working(deployed(root)) as folder:
         assert (folder / "dvc.lock").read_text() == "lock: by hand\n"
 
 
-def fail(run: Deployed, error: BaseException) -> Path:
+def fail(run: DeployedRun, error: BaseException) -> Path:
     """A run that is left by an error in the middle; gives its folder."""
     folders = []
 
     def body() -> None:
-        with run_folder(run) as folder:
+        with working(run) as folder:
             folders.append(folder)
             (folder / "dvc.lock").write_text("half\n")
             (folder / "checkpoint").write_text("epoch 3")
@@ -116,7 +125,7 @@ def test_unfinished_run_commits_nothing_and_the_next_goes_on_in_its_folder(
     assert not git(root, "branch", "--list", "runs/*")
     change(root, "add.py", "pass\n")
     said: list[str] = []
-    with run_folder(deployed(root, said, "second")) as again:
+    with working(deployed(root, said, "second")) as again:
         assert again == folder
         assert (again / "checkpoint").read_text() == "epoch 3"
         assert (again / "dvc.lock").read_text() == "half\n"
@@ -127,15 +136,16 @@ def test_unfinished_run_commits_nothing_and_the_next_goes_on_in_its_folder(
 
 def test_folder_of_a_run_that_was_killed_is_found_again(root: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom tasks.runs.worktrees import Deployed, run_folder\n"
-        "with run_folder(Deployed(Path(sys.argv[1]), 'nightly', sys.argv[2], 'first', print)) as folder:\n"
-        "    (folder / 'checkpoint').write_text('epoch 3')\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tasks.runs.run_context import DeployedRun\n"
+        "from tasks.runs.worktrees import run_folder\n"
+        "with run_folder(DeployedRun(Path(sys.argv[1]), 'nightly', sys.argv[2], 'first', print)) as context:\n"
+        "    (context.workspace.folder / 'checkpoint').write_text('epoch 3')\n    os.kill(os.getpid(), 9)\n"
     )
     project = Path(__file__).parents[3]
     result = subprocess.run([sys.executable, "-c", program, root, git(root, "rev-parse", "HEAD")], cwd=project)
     assert result.returncode == -9
     said: list[str] = []
-    with run_folder(deployed(root, said)) as folder:
+    with working(deployed(root, said)) as folder:
         assert (folder / "checkpoint").read_text() == "epoch 3"
     assert any("it was killed" in line for line in said)
 
@@ -144,7 +154,7 @@ def test_results_of_an_unfinished_run_are_dropped_if_the_branch_moved_on_since(r
     work(deployed(root), "lock: 1\n")
     fail(deployed(root, title="second"), ValueError("no"))
     git(root, "update-ref", "refs/heads/runs/nightly", "main")
-    with run_folder(deployed(root, title="third")) as folder:
+    with working(deployed(root, title="third")) as folder:
         assert not (folder / "dvc.lock").exists()
         assert (folder / "checkpoint").exists()
 
@@ -152,7 +162,7 @@ def test_results_of_an_unfinished_run_are_dropped_if_the_branch_moved_on_since(r
 def test_broken_folder_is_made_anew(root: Path) -> None:
     folder = fail(deployed(root), ValueError("no"))
     (folder / ".git").write_text("gitdir: /nowhere\n")
-    with run_folder(deployed(root)) as again:
+    with working(deployed(root)) as again:
         assert not (again / "checkpoint").exists()
         assert (again / "params.yaml").exists()
     assert worktrees(root) == 1
@@ -160,9 +170,9 @@ def test_broken_folder_is_made_anew(root: Path) -> None:
 
 def test_second_of_two_runs_at_once_works_elsewhere_and_its_commit_is_refused(root: Path) -> None:
     def first() -> None:
-        with run_folder(deployed(root)) as frozen:
+        with working(deployed(root)) as frozen:
             (frozen / "dvc.lock").write_text("lock: late\n")
-            with run_folder(deployed(root, title="second")) as folder:
+            with working(deployed(root, title="second")) as folder:
                 assert folder != frozen
                 (folder / "dvc.lock").write_text("lock: 2\n")
 
@@ -172,15 +182,15 @@ def test_second_of_two_runs_at_once_works_elsewhere_and_its_commit_is_refused(ro
 
 
 def test_error_in_a_claimed_folder_is_not_taken_for_a_claim(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), claimed(tmp_path, "a/b c"):
+    with pytest.raises(BlockingIOError), claim_folder(tmp_path, "a/b c"):
         raise BlockingIOError
-    with claimed(tmp_path, "a/b c") as folder:
-        assert folder.name == "a-b-c"
+    with claim_folder(tmp_path, "a/b c") as workspace:
+        assert workspace.folder.name == "a-b-c"
 
 
 def test_commit_that_is_nowhere_is_told_in_words(root: Path) -> None:
     run = deployed(root)
-    missing = Deployed(root, run.name, "1" * 40, run.title, run.say)
+    missing = DeployedRun(root, run.name, "1" * 40, run.title, run.say)
     with pytest.raises(RunError, match=r"neither in .* nor on its remotes.*git push"), run_folder(missing):
         pass
 
@@ -190,7 +200,7 @@ def test_folder_uses_the_cache_the_remotes_and_the_credentials_of_the_clone(root
     dvc(root, "remote", "add", "cloud", "s3://bucket/prefix")
     dvc(root, "remote", "modify", "--local", "cloud", "access_key_id", "key")
     change(root, "other", "x")
-    with run_folder(deployed(root)) as folder:
+    with working(deployed(root)) as folder:
         assert dvc(folder, "cache", "dir").strip() == str(root / ".dvc/cache")
         assert f"{tmp_path / 'store'} " in dvc(folder, "remote", "list")
         local = (folder / ".dvc/config.local").read_text()
@@ -204,15 +214,17 @@ def test_folder_uses_the_cache_the_remotes_and_the_credentials_of_the_clone(root
 def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, name: str) -> None:
     (root / name).mkdir(parents=True)
     (root / name / "a.jpg").write_text("a")
-    with run_folder(deployed(root)) as folder:
-        RunContext(Workspace.at(folder), deployed(root)).reach(name)
+    with run_folder(deployed(root)) as context:
+        folder = context.workspace.folder
+        context.link_source(name)
         assert (folder / name / "a.jpg").read_text() == "a"
     assert (root / name / "a.jpg").read_text() == "a"
 
 
 def test_source_elsewhere_needs_no_link(root: Path, tmp_path: Path) -> None:
-    with run_folder(deployed(root)) as folder:
+    with run_folder(deployed(root)) as context:
+        folder = context.workspace.folder
         before = sorted(folder.iterdir())
         for uri in ("digits", "s3://bucket/prefix", str(tmp_path)):
-            RunContext(Workspace.at(folder), deployed(root)).reach(uri)
+            context.link_source(uri)
         assert sorted(folder.iterdir()) == before

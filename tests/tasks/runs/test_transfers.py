@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.materials import make_ready
+from tasks.runs.transfers import fetch_inputs
 from tasks.runs.worktrees import check_out
+from tasks.workspace import Workspace
 from tests.tasks.runs.repository import commit, dvc, git, make_parts
 
-# DVC 3.67 with pygtrie 2.5; nothing of this project.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -23,21 +23,23 @@ def root(tmp_path: Path) -> Path:
 
 def test_part_is_brought_for_its_reader_and_goes_before_the_next_run(root: Path, tmp_path: Path) -> None:
     folder, code = tmp_path / "run", git(root, "rev-parse", "HEAD")
-    check_out(root, folder, code, print)
-    assert not make_ready("use@a", folder, limit_s=60, on_line=print)
+    run = Workspace(folder, root)
+    check_out(run, code, print)
+    assert not fetch_inputs("use@a", run, limit_s=60, on_line=print)
     (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("cp out", "cp -p out"))
-    assert make_ready("use@a", folder, limit_s=60, on_line=print)
+    assert fetch_inputs("use@a", run, limit_s=60, on_line=print)
     assert [path.name for path in (folder / "out/both").iterdir()] == ["a"]
 
-    check_out(root, folder, code, print)
+    check_out(run, code, print)
     assert not (folder / "out/both").exists()
 
 
 def test_what_its_own_stage_made_in_the_folder_stays(root: Path, tmp_path: Path) -> None:
     folder, code = tmp_path / "run", git(root, "rev-parse", "HEAD")
-    check_out(root, folder, code, print)
+    run = Workspace(folder, root)
+    check_out(run, code, print)
     (folder / "params.yaml").write_text("a: 2\nb: 2\n")
     dvc(folder, "repro", "-s", "both")
-    assert make_ready("use@a", folder, limit_s=60, on_line=print)
-    check_out(root, folder, code, print)
+    assert fetch_inputs("use@a", run, limit_s=60, on_line=print)
+    check_out(run, code, print)
     assert sorted(path.name for path in (folder / "out/both").iterdir()) == ["a", "b"]

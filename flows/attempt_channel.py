@@ -1,6 +1,7 @@
-"""An attempt at a stage on another machine, as both sides see it: signs of life, then a result or a reason.
+"""What an attempt at a stage on another machine tells its pipeline: heartbeats, then a result or a failure.
 
-Both travel in one artifact of the attempt's flow run, through Prefect's server: the machines share nothing else.
+Each message replaces the one before in one artifact of the attempt's flow run, on Prefect's server: the machines share
+nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flows.logs import send_logs
 from tasks.errors import RootstockError, RunError
 from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.runs.costs import Costs
-from tasks.runs.ledger import Entry
+from tasks.runs.dvc_state.lock_entries import LockEntry
 from tasks.runs.stage_failure import StageFailed
 
 _KIND = "attempt"
@@ -34,7 +35,7 @@ class AttemptChannel:
 
     Args:
         flow_run: the attempt.
-        every_s: seconds from one sign of life to the next.
+        every_s: seconds from one heartbeat to the next.
 
     Raises:
         RunError: the attempt was given up before it began.
@@ -45,46 +46,42 @@ class AttemptChannel:
         self._over = threading.Event()
         self._check_wanted()
         with get_client(sync_client=True) as client:
-            made = client.create_artifact(ArtifactCreate(type=_KIND, data=_write(beat=0), flow_run_id=flow_run))
-        self._artifact = made.id
+            first = ArtifactCreate(type=_KIND, data=json.dumps({"heartbeat": 0}), flow_run_id=flow_run)
+            self._artifact = client.create_artifact(first).id
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
-        """Give signs of life inside the block. If the attempt is given up, SIGTERM ends this process."""
-        logger = get_run_logger()
-        thread = threading.Thread(target=self._beat, args=(logger,), daemon=True)
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats inside the block, and the failure that ends it. SIGTERM ends an attempt that was given up."""
+        thread = threading.Thread(target=self._send_heartbeats, args=(get_run_logger(),), daemon=True)
         thread.start()
+
+        def finish() -> None:
+            self._over.set()
+            thread.join()
+
         try:
             yield
-        except StageFailed as error:
-            self._finish(thread)
-            self._send(failure=[error.reason, error.said, error.command, error.mendable])
-            raise
         except RootstockError as error:
-            self._finish(thread)
-            self._send(failure=[f"{type(error).__name__}: {error}", "", "", True])
+            finish()
+            self._send(failure=_describe(error))
             raise
         finally:
-            self._finish(thread)
+            finish()
 
-    def succeed(self, entry: Entry, costs: list[Costs]) -> None:
-        """Tell the stage's entry of dvc.lock, and what it cost.
+    def send_result(self, entry: LockEntry, costs: list[Costs]) -> None:
+        """Send the stage's entry of dvc.lock, and what the stage cost.
 
         Raises:
             RunError: the attempt was given up.
         """
         self._check_wanted()
-        self._send(entry=entry, costs=costs)
+        self._send(result={"entry": entry, "costs": costs})
 
     def _check_wanted(self) -> None:
         if (end := self._end()) is not None:
             raise RunError(_GIVEN_UP.format(end))
 
-    def _finish(self, thread: threading.Thread) -> None:
-        self._over.set()
-        thread.join()
-
-    def _beat(self, logger: Any) -> None:
+    def _send_heartbeats(self, logger: Any) -> None:
         number = 0
         while not self._over.wait(self._every_s):
             number += 1
@@ -94,9 +91,9 @@ class AttemptChannel:
                     send_logs()
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
-                self._send(beat=number)
+                self._send(heartbeat=number)
             except SERVER_TROUBLE as error:  # the next one may go through
-                logger.warning("No sign of life could be given: %s: %s", type(error).__name__, error)
+                logger.warning("A heartbeat could not be sent: %s: %s", type(error).__name__, error)
 
     def _end(self) -> str | None:
         """The state that ended the attempt, if one has: Prefect lets a run that counted as crashed run on."""
@@ -105,17 +102,20 @@ class AttemptChannel:
         end = next((state for state in states if state.is_final()), None)
         return None if end is None else ": ".join(filter(None, (end.name, end.message)))
 
-    def _send(self, **content: Any) -> None:
+    def _send(self, **message: Any) -> None:
         with get_client(sync_client=True) as client:
-            client.update_artifact(self._artifact, ArtifactUpdate(data=_write(**content)))
+            client.update_artifact(self._artifact, ArtifactUpdate(data=json.dumps(message)))
 
 
-def read_report(client: Any, flow_run: UUID) -> dict[str, Any]:
-    """What the attempt has told last: `beat`, `entry` and `costs`, or `failure`; nothing before the first."""
+def read_message(client: Any, flow_run: UUID) -> dict[str, Any]:
+    """The attempt's last message: `heartbeat`, `result` or `failure`; empty before the first."""
     wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]), type=ArtifactFilterType(any_=[_KIND]))
     found = client.read_artifacts(artifact_filter=wanted)
     return dict(json.loads(found[0].data)) if found else {}
 
 
-def _write(**content: Any) -> str:
-    return json.dumps(content)
+def _describe(error: RootstockError) -> dict[str, Any]:
+    """An error as `StageFailed` takes it."""
+    if isinstance(error, StageFailed):
+        return {"reason": error.reason, "said": error.said, "command": error.command, "needs_user": error.needs_user}
+    return {"reason": f"{type(error).__name__}: {error}", "said": "", "command": "", "needs_user": True}

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.materials import make_ready
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import supervise_stage
+from tasks.runs.transfers import fetch_inputs
 from tasks.runs.worktrees import check_out
+from tasks.workspace import Workspace
 from tests.tasks.runs.repository import commit, dvc, git, make_parts, make_repository
 
-# DVC 3.67 with pygtrie 2.5; nothing of this project.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]
+pytestmark = pytest.mark.slow
 
 Harm = Callable[[bytes], bytes]
 
@@ -51,15 +51,16 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("how", [flip, cut])
 def test_wrong_bytes_in_the_cache_are_removed_before_a_stage_reads_them(root: Path, tmp_path: Path, how: Harm) -> None:
     right, folder, said = (root / "out/double").read_bytes(), tmp_path / "run", []
-    check_out(root, folder, git(root, "rev-parse", "HEAD"), print)
+    run = Workspace(folder, root)
+    check_out(run, git(root, "rev-parse", "HEAD"), print)
     damaged = harm_cache(root, right, how)
     (folder / "add.py").write_text((folder / "add.py").read_text() + "\n")
-    assert make_ready("fit@a", folder, limit_s=60, on_line=said.append)
+    assert fetch_inputs("fit@a", run, limit_s=60, on_line=said.append)
     assert said[0].startswith("DVC's cache held wrong bytes of out/double.")
     assert not damaged.exists()
     with pytest.raises(StageFailed, match="out/double"):  # no remote has it
-        supervise_stage("fit@a", folder, limit_s=60, on_line=print, on_progress=print)
-    assert make_ready("double", folder, limit_s=60, on_line=print)  # so the next run makes it anew
+        supervise_stage("fit@a", run, limit_s=60, on_line=print, on_progress=print)
+    assert fetch_inputs("double", run, limit_s=60, on_line=print)  # so the next run makes it anew
 
 
 def test_wrong_bytes_in_the_cache_are_fetched_again_from_the_remote(root: Path, tmp_path: Path) -> None:
@@ -67,20 +68,22 @@ def test_wrong_bytes_in_the_cache_are_fetched_again_from_the_remote(root: Path, 
     dvc(root, "push", "-q")
     commit(root, "A remote")
     right, folder = (root / "out/double").read_bytes(), tmp_path / "run"
-    check_out(root, folder, git(root, "rev-parse", "HEAD"), print)
+    run = Workspace(folder, root)
+    check_out(run, git(root, "rev-parse", "HEAD"), print)
     harm_cache(root, right, flip)
     (folder / "add.py").write_text((folder / "add.py").read_text() + "\n")
-    assert make_ready("fit@a", folder, limit_s=60, on_line=print)
+    assert fetch_inputs("fit@a", run, limit_s=60, on_line=print)
     assert (folder / "out/double").read_bytes() == right
 
 
 def test_part_of_a_folder_is_not_read_from_wrong_bytes(tmp_path: Path) -> None:
     root, folder, said = make_parts(tmp_path / "clone"), tmp_path / "run", []
     commit(root, "The project has run")
-    check_out(root, folder, git(root, "rev-parse", "HEAD"), print)
+    run = Workspace(folder, root)
+    check_out(run, git(root, "rev-parse", "HEAD"), print)
     damaged = harm_cache(root, (root / "out/both/a/file").read_bytes(), flip)
     (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("cp out", "cp -p out"))
-    assert make_ready("use@a", folder, limit_s=60, on_line=said.append)
+    assert fetch_inputs("use@a", run, limit_s=60, on_line=said.append)
     assert not (folder / "out/both/a/file").exists()
     assert said[0].startswith("DVC's cache held wrong bytes of out/both/a.")
     assert not damaged.exists()

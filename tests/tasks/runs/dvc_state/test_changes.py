@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.changes import StageChanges, fetch_output, read_changes
+from tasks.runs.dvc_state.changes import StageChanges, read_changes
+from tasks.runs.dvc_state.outputs import fetch_output
+from tasks.workspace import Workspace
 from tests.tasks.runs.repository import init_dvc
 
 DVC_YAML = """
@@ -43,17 +45,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text("first: {size: 1}\nsecond: {rate: 0.1, epochs: {n: 5}}\n")
     (folder / "code").write_text("one")
     init_dvc(folder, in_git=False)
-    assert [(one.new, one.reasons) for one in read_changes(folder)] == [(True, ("it has never run",))] * 3
+    assert [(one.new, one.reasons) for one in read_changes(Workspace.at(folder))] == [(True, ("it has never run",))] * 3
     dvc(folder, "repro")
     return folder
 
 
 def changes(folder: Path) -> dict[str, StageChanges]:
-    return {one.stage: one for one in read_changes(folder)}
+    return {one.stage: one for one in read_changes(Workspace.at(folder))}
 
 
 def test_stages_come_after_those_that_they_read(made: Path) -> None:
-    found = read_changes(made)
+    found = read_changes(Workspace.at(made))
     names = [one.stage for one in found]
     assert names.index("first") < names.index("second")
     assert {one.stage: one.after for one in found}["second"] == ("first",)
@@ -95,14 +97,14 @@ def test_outputs_that_the_cache_holds_may_be_missing_but_not_different(made: Pat
 
 def test_output_that_is_missing_is_fetched_from_the_cache(made: Path, tmp_path: Path) -> None:
     (made / "out/first").rename(made / "away")
-    fetched = fetch_output(made, "out/first", tmp_path)
+    fetched = fetch_output(Workspace.at(made), "out/first", tmp_path)
     (made / "away").rename(made / "out/first")
     assert fetched
     assert (tmp_path / "first").read_text() == "one"
 
 
 def test_output_that_nobody_has_can_not_be_fetched(made: Path, tmp_path: Path) -> None:
-    assert not fetch_output(made, "out/nothing", tmp_path)
+    assert not fetch_output(Workspace.at(made), "out/nothing", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,3 +113,21 @@ def test_missing_code_is_named(made: Path) -> None:
     found = changes(made)
     (made / "away").rename(made / "code")
     assert found["first"].reasons == ("missing: code",)
+
+
+def test_new_setting_without_a_value_is_a_change(made: Path) -> None:
+    params = made / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("n: 5", "n: 5, more: null"))
+    found = changes(made)
+    params.write_text(before)
+    assert found["second"].reasons == ("changed: second.epochs.more",)
+
+
+def test_output_that_can_not_be_had_any_more_is_named(made: Path) -> None:
+    for name in ("out/first", ".dvc/cache"):
+        (made / name).rename(made / name.replace("/", "-"))
+    found = changes(made)
+    for name in ("out/first", ".dvc/cache"):
+        (made / name.replace("/", "-")).rename(made / name)
+    assert (found["first"].reasons, found["second"].reasons) == (("missing: out/first",), ())

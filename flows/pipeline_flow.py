@@ -1,0 +1,51 @@
+"""The pipeline: images in, a validated and exported model out. Each step runs only if what it reads has changed.
+
+People start it by `python -m flows.pipeline`, or as a deployment of prefect.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.artifacts import show_costs, show_plan, show_report, watch_accuracy
+from flows.changes import apply_changes
+from flows.form import filled_in, settings_form
+from flows.logs import shorten_errors
+from flows.remote_stages import check_work_pools, dispatch
+from flows.this_run import this_run
+from tasks.files import read_json
+from tasks.reports.strategy_table import strategy_table
+from tasks.runs.run_context import RunContext
+from tasks.settings import Settings
+from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run_here, train
+
+
+@flow
+@settings_form
+def pipeline(**changes: Any) -> None:
+    """Bring the model and its report up to date.
+
+    Args:
+        changes: the settings that should differ from params.yaml, such as {"train": {"recipe": "tutorial"}}.
+    """
+    shorten_errors()
+    with this_run() as context, show_costs(context), watch_accuracy(context):
+        settings = apply_changes(context, filled_in(changes))
+        check_work_pools(settings.run, context)
+        if not (show_plan(context, settings) and is_finished(context)):
+            _bring_up_to_date(context, settings)
+        create_markdown_artifact(key="metrics", markdown=strategy_table(read_json(context.workspace.metrics)))
+
+
+def _bring_up_to_date(context: RunContext, settings: Settings) -> None:
+    run_here(ingest, settings.run, context)
+    if not is_finished(context):
+        dispatch(prepare, settings.run, context)
+        dispatch(features, settings.run, context)
+        dispatch(train, settings.run, context, settings.strategies)
+        run_here(evaluate, settings.run, context)
+        run_here(export, settings.run, context)
+        show_report(context)

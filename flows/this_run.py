@@ -1,0 +1,37 @@
+"""Where this run of a flow works: a deployed run in a folder of its own, `make run` in the folder it was called in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.runtime import deployment, flow_run
+
+from flows.start import CLONE_VARIABLE, COMMIT_VARIABLE
+from tasks.runs.run_context import DeployedRun, RunContext
+from tasks.runs.worktrees import run_folder
+from tasks.workspace import Workspace
+
+
+@contextlib.contextmanager
+def this_run() -> Iterator[RunContext]:
+    """The context of this run; what a deployed run made is committed if the block ends well."""
+    if CLONE_VARIABLE not in os.environ:
+        yield RunContext(Workspace.at(Path.cwd()))
+        return
+    with run_folder(deployed_run()) as context, contextlib.chdir(context.workspace.folder):
+        yield context
+
+
+def deployed_run() -> DeployedRun:
+    """The deployed run that this process is."""
+    return DeployedRun(
+        clone=Path(os.environ[CLONE_VARIABLE]),
+        name=deployment.name,
+        commit=os.environ[COMMIT_VARIABLE],
+        title=f"{flow_run.name} ({flow_run.id})",
+        say=get_run_logger().info,
+    )
