@@ -8,13 +8,13 @@ Running the program again changes what is there and adds nothing.
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tasks.errors import USER_ERROR, RootstockError, SettingsError
+from tasks.errors import SettingsError
+from tasks.program import run_program
 
 if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes
@@ -99,13 +99,7 @@ ALERTS = (
 
 def main() -> int:
     """Make the server's automations as they are here. Gives the exit code."""
-    try:
-        for line in ensure_alerts(os.environ.get(WEBHOOK_VARIABLE)):
-            print(line)
-    except RootstockError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return USER_ERROR
-    return 0
+    return run_program(lambda: print(*ensure_alerts(os.environ.get(WEBHOOK_VARIABLE)), sep="\n"))
 
 
 def ensure_alerts(webhook: str | None) -> list[str]:

@@ -186,7 +186,9 @@ class _WorkPool:
         if state.is_final():
             return self._again(client, attempt, _failure(attempt, state, message))
         if state.is_scheduled():
-            self._tell_that_it_waits(attempt)
+            if not attempt.waits:
+                attempt.waits = True
+                self._logger.info("Stage %s: waits for a worker of pool %s.", attempt.stage, self._name)
             attempt.silence.restart()
         elif attempt.silence.is_longer(f"{state.type} {message}", limit_s := self._lost_after_s(message)):
             reason = f"its worker is lost: it sent no heartbeat for {limit_s:g} s (run.lost_after_s)"
@@ -236,11 +238,6 @@ class _WorkPool:
             if not (orphan.idempotency_key or "").startswith(f"{self._key} "):
                 self._logger.warning("Cancels %s, which a killed run has left.", orphan.name)
                 self._cancel(client, orphan.id)
-
-    def _tell_that_it_waits(self, attempt: _Attempt) -> None:
-        if not attempt.waits:
-            attempt.waits = True
-            self._logger.info("Stage %s: waits for a worker of pool %s.", attempt.stage, self._name)
 
     def _cancel(self, client: Any, attempt: UUID) -> None:
         try:

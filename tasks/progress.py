@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 PROGRESS_VARIABLE = "ROOTSTOCK_PROGRESS"
@@ -42,12 +41,7 @@ class Progress:
         self._show(force=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._show(force=True)
         if self._terminal:
             print(file=sys.stderr)
@@ -86,19 +80,12 @@ class Progress:
         }
 
     def _line(self) -> str:
-        state = self.state()
-        share = self.done / self.total if self.total else 1.0
-        parts = [f"{self.stage}: {self.done}/{self.total} {self.unit}"]
-        if self.done > self._reused:
-            parts.append(f"{self.rate:.1f} {self.unit}/s")
-        if state["seconds_left"] and self.done < self.total:
-            minutes, seconds = divmod(round(state["seconds_left"]), 60)
-            parts.append(f"{minutes}:{seconds:02d} left")
-        parts += [f"{name} {value:.4g}" for name, value in self.details.items()]
+        line = f"{self.stage}: {describe(self.state())}"
         if not self._terminal:
-            return ", ".join(parts)
+            return line
+        share = self.done / self.total if self.total else 1.0
         bar = ("━" * round(24 * share)).ljust(24, "·")
-        return f"\r\x1b[2K{bar} {', '.join(parts)}"
+        return f"\r\x1b[2K{bar} {line}"
 
     def _write(self) -> None:
         if self._file is None:
@@ -106,3 +93,19 @@ class Progress:
         temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         temporary.write_text(json.dumps(self.state()), encoding="utf-8")
         temporary.replace(self._file)
+
+
+def describe(state: Mapping[str, Any]) -> str:
+    """A state of `Progress` in words: how far it is, how fast, for how long still, and the live metrics."""
+    rate, unit = state["rate"], state["unit"]
+    parts = [f"{state['done']}/{state['total']} {unit}"]
+    if rate:
+        parts.append(f"{rate:.1f} {unit}/s" if rate >= 1 else f"{rate:.2g} {unit}/s")
+    if state["seconds_left"] and state["done"] < state["total"]:
+        parts.append(f"{clock(state['seconds_left'])} left")
+    return ", ".join([*parts, *(f"{name} {value:.4g}" for name, value in state["details"].items())])
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, such as 1:05."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"

@@ -18,6 +18,8 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
+from tasks.progress import clock, describe
+
 _EVERY_S = 2.0
 _LONGEST_COURSE = 200
 SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
@@ -63,12 +65,13 @@ class ProgressArtifacts:
 
     def _send_bar(self, state: dict[str, Any]) -> None:
         percent = 100.0 * state["done"] / state["total"] if state["total"] else 100.0
+        text = f"**{state['stage']}** {describe(state)}"
         if self._bar is None:
-            created = create_progress_artifact(percent, key=f"progress-{self._name}", description=describe(state))
+            created = create_progress_artifact(percent, key=f"progress-{self._name}", description=text)
             assert isinstance(created, UUID)
             self._bar = created
         else:
-            update_progress_artifact(self._bar, percent, description=describe(state))
+            update_progress_artifact(self._bar, percent, description=text)
 
     def _send_course(self) -> None:
         if len(self._course) == self._shown_rows and len(self._course) < _LONGEST_COURSE:
@@ -87,19 +90,4 @@ class ProgressArtifacts:
 def course_row(state: dict[str, Any], elapsed_s: float) -> dict[str, str]:
     """A progress state with metrics as a row of the table."""
     metrics = {name: f"{value:.4g}" for name, value in state["details"].items()}
-    return {state["unit"]: f"{state['done']}/{state['total']}", "time": _clock(elapsed_s), **metrics}
-
-
-def describe(state: dict[str, Any]) -> str:
-    """A stage's progress state (`tasks.progress.Progress.state`) as one line of Markdown."""
-    parts = [f"**{state['stage']}** {state['done']}/{state['total']} {state['unit']}"]
-    if state["rate"]:
-        parts.append(f"{state['rate']:g} {state['unit']}/s")
-    if state["seconds_left"] and state["done"] < state["total"]:
-        parts.append(f"{_clock(state['seconds_left'])} left")
-    parts += [f"{name} {value:.4g}" for name, value in state["details"].items()]
-    return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+    return {state["unit"]: f"{state['done']}/{state['total']}", "time": clock(elapsed_s), **metrics}

@@ -18,7 +18,7 @@ from tasks.progress_artifacts import ProgressArtifacts
 from tasks.runs.dvc_state.changes import is_up_to_date
 from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
-from tasks.runs.supervisor import supervise_stage
+from tasks.runs.supervisor import run_dvc
 from tasks.runs.transfers import fetch_inputs
 from tasks.settings import Run
 
@@ -75,7 +75,8 @@ def _define(name: str) -> StageTask:
             get_run_logger().info("Stage %s didn't change.", stage)
             return
         progress = ProgressArtifacts(stage)
-        supervise_stage(stage, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
+        command = ["repro", "--single-item", stage]
+        run_dvc(stage, command, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
         progress.finish()
 
     return supervise

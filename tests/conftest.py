@@ -29,11 +29,11 @@ from tasks.settings import Settings, change_settings, load_settings, parse_chang
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"
 LONGEST_FIRST = (
-    "flows/test_placement.py",
+    "flows/test_remote_stages.py",
     "flows/test_deployed.py",
     "flows/test_pipeline.py",
     "flows/test_make_run.py",
-    "flows/test_cockpit.py",
+    "flows/test_artifacts.py",
     "tasks/vgg/training/test_trainings.py",
     "flows/test_alerts.py",
     "tasks/test_export.py",

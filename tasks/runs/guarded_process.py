@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Literal, Self
 
 import psutil
@@ -59,16 +58,9 @@ class GuardedProcess:
         self._grace_s = grace_s
         self._link, guards_link = socket.socketpair()
         with guards_link:
+            guard = [process_guard.__file__, str(guards_link.fileno()), str(limit_s), str(grace_s)]
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    process_guard.__file__,
-                    str(guards_link.fileno()),
-                    str(limit_s),
-                    str(grace_s),
-                    *command,
-                ],
+                [sys.executable, "-I", *guard, *command],
                 cwd=folder,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -125,9 +117,7 @@ class GuardedProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.stop()
         finally:

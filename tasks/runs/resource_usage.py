@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import psutil
@@ -43,9 +42,7 @@ class ResourceUsage:
         self._gpus.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._gpus.stop()
         self._processors.stop()
         self._processes.stop()

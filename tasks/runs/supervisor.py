@@ -1,4 +1,4 @@
-"""Supervises one stage: `dvc repro --single-item <stage>` as a guarded child; lines and progress go to callbacks."""
+"""Supervises a command of DVC as a guarded child process; lines of output and progress go to callbacks."""
 
 from __future__ import annotations
 
@@ -31,39 +31,6 @@ OnLine = Callable[[str], None]
 OnProgress = Callable[[dict[str, Any]], None]
 
 
-def supervise_stage(
-    stage: str,
-    workspace: Workspace,
-    *,
-    limit_s: float,
-    on_line: OnLine,
-    on_progress: OnProgress,
-    grace_s: float = GRACE_S,
-) -> None:
-    """Bring one stage up to date in a child process; nothing runs if nothing changed.
-
-    Args:
-        stage: a stage of dvc.yaml, such as `prepare` or `train@fine_tuning`.
-        workspace: with dvc.yaml.
-        limit_s: time limit, seconds; a process of its own keeps it by the monotonic clock.
-        on_line: gets each line of output that isn't blank, without terminal codes.
-        on_progress: gets each new state of the stage's progress, as `tasks.progress.Progress.state` gives it.
-        grace_s: from SIGTERM to SIGKILL when the child is stopped, seconds.
-
-    Raises:
-        StageFailed: the stage failed, or took too long.
-    """
-    run_dvc(
-        stage,
-        ["repro", "--single-item", stage],
-        workspace,
-        limit_s=limit_s,
-        on_line=on_line,
-        on_progress=on_progress,
-        grace_s=grace_s,
-    )
-
-
 def run_dvc(
     stage: str,
     arguments: Sequence[str],
@@ -71,17 +38,19 @@ def run_dvc(
     *,
     limit_s: float,
     on_line: OnLine,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = lambda _state: None,
     grace_s: float = GRACE_S,
 ) -> None:
     """Run one command of DVC in a child process, for a stage.
 
     Args:
-        stage: named in messages.
-        arguments: such as `["pull", "data/raw"]`.
+        stage: the stage, such as `prepare` or `train@fine_tuning`; named in messages.
+        arguments: such as `["repro", "--single-item", "prepare"]`.
         workspace: with dvc.yaml.
-        limit_s: time limit, seconds.
-        on_line: as for `supervise_stage`; so are the others.
+        limit_s: time limit, seconds; a process of its own keeps it by the monotonic clock.
+        on_line: gets each line of output that isn't blank, without terminal codes.
+        on_progress: gets each new state of the stage's progress, as `tasks.progress.Progress.state` gives it.
+        grace_s: from SIGTERM to SIGKILL when the child is stopped, seconds.
 
     Raises:
         StageFailed: it failed, or took too long.
@@ -95,9 +64,8 @@ def run_dvc(
 
     # `python -m dvc`, so that it is the DVC of this interpreter whatever PATH holds.
     command = [sys.executable, "-m", *arguments]
-    show = on_progress or _ignore
     environment = child_environment(os.environ)
-    ending = supervise(command, workspace.folder, environment, note, show, limit_s=limit_s, grace_s=grace_s)
+    ending = supervise(command, workspace.folder, environment, note, on_progress, limit_s=limit_s, grace_s=grace_s)
     failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
     if failure is not None:
         raise failure
@@ -144,10 +112,6 @@ def supervise(
             ending = child.ending()
     assert ending is not None
     return ending
-
-
-def _ignore(_state: dict[str, Any]) -> None:
-    """The progress of a step that reports none."""
 
 
 class _Lines:

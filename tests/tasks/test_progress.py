@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks import progress
-from tasks.progress import PROGRESS_VARIABLE, Progress
+from tasks.progress import PROGRESS_VARIABLE, Progress, describe
 
 
 @pytest.fixture
@@ -83,3 +84,27 @@ def test_progress_of_nothing_is_complete(capsys: pytest.CaptureFixture[str]) -> 
     with Progress("prepare", 0, "images"):
         pass
     assert "0/0 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "3/10 epochs, 0.5 epochs/s, 1:15 left"),
+        ({"rate": 0.0, "seconds_left": None}, "3/10 epochs"),
+        ({"done": 10, "seconds_left": 0.0}, "10/10 epochs, 0.5 epochs/s"),
+        ({"rate": 0.0123}, "3/10 epochs, 0.012 epochs/s, 1:15 left"),
+        ({"rate": 2.0}, "3/10 epochs, 2.0 epochs/s, 1:15 left"),
+        ({"details": {"loss": 0.123456}}, "3/10 epochs, 0.5 epochs/s, 1:15 left, loss 0.1235"),
+    ],
+)
+def test_describe_tells_what_is_known(changes: dict[str, Any], text: str) -> None:
+    state = {
+        "stage": "train",
+        "done": 3,
+        "total": 10,
+        "unit": "epochs",
+        "rate": 0.5,
+        "seconds_left": 74.6,
+        "details": {},
+    }
+    assert describe({**state, **changes}) == text

@@ -17,7 +17,7 @@ import pytest
 from tasks.errors import StageError
 from tasks.runs.guarded_process import Ending
 from tasks.runs.stage_failure import StageFailed
-from tasks.runs.supervisor import child_environment, supervise, supervise_stage
+from tasks.runs.supervisor import child_environment, run_dvc, supervise
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.runs.repository import init_dvc
@@ -82,10 +82,23 @@ def make_repository(folder: Path, **programs: str) -> Path:
     return folder
 
 
+def repro(stage: str, folder: Path, on_line: Callable[[str], None] = print, limit_s: float = 60.0) -> None:
+    command, workspace = ["repro", "--single-item", stage], Workspace.at(folder)
+    run_dvc(stage, command, workspace, limit_s=limit_s, on_line=on_line, on_progress=print, grace_s=1.0)
+
+
 def fail(folder: Path, code: str, limit_s: float = 60.0) -> StageFailed:
     make_repository(folder, trouble=code)
     with pytest.raises(StageFailed) as caught:
-        supervise_stage("trouble", Workspace.at(folder), limit_s=limit_s, on_line=print, on_progress=print, grace_s=1.0)
+        run_dvc(
+            "trouble",
+            ["repro", "--single-item", "trouble"],
+            Workspace.at(folder),
+            limit_s=limit_s,
+            on_line=print,
+            on_progress=print,
+            grace_s=1.0,
+        )
     return caught.value
 
 
@@ -188,7 +201,6 @@ def test_death_of_the_supervisor_kills_all_descendants(tmp_path: Path, number: s
     code = f"""
 import os, sys; from pathlib import Path
 from tasks.runs.supervisor import supervise
-from tasks.workspace import Workspace
 command = [sys.executable, "-c", {FAMILY + chr(10) + "time.sleep(600)"!r}]
 supervise(command, Path.cwd(), os.environ, print, print, limit_s=600, grace_s=0.5)
 """
@@ -212,7 +224,14 @@ def test_run_stage_runs_nothing_when_nothing_changed(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="print('it works')")
     lines: list[str] = []
     for _ in range(2):
-        supervise_stage("fine", Workspace.at(tmp_path), limit_s=60.0, on_line=lines.append, on_progress=print)
+        run_dvc(
+            "fine",
+            ["repro", "--single-item", "fine"],
+            Workspace.at(tmp_path),
+            limit_s=60.0,
+            on_line=lines.append,
+            on_progress=print,
+        )
     assert lines.count("it works") == 1
     assert lines.count("Stage 'fine' didn't change, skipping") == 1
 
@@ -267,20 +286,41 @@ def test_stage_is_stopped_at_its_time_limit_and_runs_again(tmp_path: Path) -> No
     assert f"time limit of {limit_s:g} s (run.stage_time_limit_s" in error.reason
     assert not error.needs_user
     (folder / "go").touch()
-    supervise_stage("trouble", Workspace.at(folder), limit_s=60.0, on_line=print, on_progress=print)
+    run_dvc(
+        "trouble",
+        ["repro", "--single-item", "trouble"],
+        Workspace.at(folder),
+        limit_s=60.0,
+        on_line=print,
+        on_progress=print,
+    )
     assert "trouble.py" in (folder / "dvc.lock").read_text()
 
 
 def test_failure_of_dvc_itself_is_told_in_its_words(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="pass")
     with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
-        supervise_stage("unknown", Workspace.at(tmp_path), limit_s=60.0, on_line=print, on_progress=print)
+        run_dvc(
+            "unknown",
+            ["repro", "--single-item", "unknown"],
+            Workspace.at(tmp_path),
+            limit_s=60.0,
+            on_line=print,
+            on_progress=print,
+        )
 
 
 def test_stage_runs_the_interpreter_of_this_process(tmp_path: Path) -> None:
     make_repository(tmp_path, which="import sys; print(sys.prefix)")
     lines: list[str] = []
-    supervise_stage("which", Workspace.at(tmp_path), limit_s=60.0, on_line=lines.append, on_progress=print)
+    run_dvc(
+        "which",
+        ["repro", "--single-item", "which"],
+        Workspace.at(tmp_path),
+        limit_s=60.0,
+        on_line=lines.append,
+        on_progress=print,
+    )
     assert sys.prefix in lines
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.runs.stage_failure import StageFailed
-from tasks.runs.supervisor import supervise_stage
+from tasks.runs.supervisor import run_dvc
 from tasks.runs.transfers import fetch_inputs
 from tasks.runs.worktrees import check_out
 from tasks.workspace import Workspace
@@ -59,7 +59,7 @@ def test_wrong_bytes_in_the_cache_are_removed_before_a_stage_reads_them(root: Pa
     assert said[0].startswith("DVC's cache held wrong bytes of out/double.")
     assert not damaged.exists()
     with pytest.raises(StageFailed, match="out/double"):  # no remote has it
-        supervise_stage("fit@a", run, limit_s=60, on_line=print, on_progress=print)
+        run_dvc("fit@a", ["repro", "--single-item", "fit@a"], run, limit_s=60, on_line=print, on_progress=print)
     assert fetch_inputs("double", run, limit_s=60, on_line=print)  # so the next run makes it anew
 
 
