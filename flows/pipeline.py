@@ -24,6 +24,7 @@ from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
 from tasks.errors import USER_ERROR, RootstockError, SettingsError
 from tasks.files import read_json
+from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
@@ -108,11 +109,9 @@ def _changes(chosen: argparse.Namespace) -> dict[str, Any]:
 def _tell(workspace: Workspace) -> None:
     metrics = read_json(workspace.metrics)
     champion = metrics["champion"]
-    test = metrics["strategies"][champion]["test"]
-    low, high = test["accuracy_ci95"]
+    accuracy = describe_accuracy(metrics["strategies"][champion]["test"])
     print(
-        f"\nChampion: {champion}, test accuracy {test['accuracy']:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}, {test['n']} images)\n"
+        f"\nChampion: {champion}, test accuracy {accuracy}\n"
         f"Report:   {REPORT_PAGE}\nMetrics:  {METRICS}\nModel:    {EXPORT}"
     )
 

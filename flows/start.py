@@ -16,8 +16,8 @@ from tasks.runs.code_snapshot import unpack
 
 COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
 """The environment variable with the deployed commit; prefect.yaml sets it."""
-CLONE_VARIABLE = "ROOTSTOCK_CLONE"
-"""The environment variable with the clone in which the worker was started."""
+CLONE_VARIABLE = "ROOTSTOCK_ROOT"
+"""The environment variable with the clone in which the worker was started; clones of any age set it by this name."""
 
 
 def main() -> NoReturn:

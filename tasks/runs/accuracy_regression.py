@@ -30,11 +30,12 @@ def describe_regression(before: Mapping[str, Any] | None, now: Mapping[str, Any]
     if new["accuracy_ci95"][1] >= old["accuracy_ci95"][0]:
         return None
     return (
-        f"The test accuracy dropped from {_describe(old)} ({before['champion']}) to {_describe(new)} "
+        f"The test accuracy dropped from {describe_accuracy(old)} ({before['champion']}) to {describe_accuracy(new)} "
         f"({now['champion']}). See what changed in the data report, and with: dvc params diff HEAD~1"
     )
 
 
-def _describe(test: Mapping[str, Any]) -> str:
+def describe_accuracy(test: Mapping[str, Any]) -> str:
+    """The accuracy of a champion's metrics on the test split, with its interval."""
     low, high = test["accuracy_ci95"]
     return f"{test['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {test['n']} images)"
