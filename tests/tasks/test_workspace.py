@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tasks.workspace import Workspace
+from tests.conftest import PROJECT
 
 
 def test_workspace_shares_nothing_unless_it_is_a_deployed_runs_own(tmp_path: Path) -> None:
@@ -39,3 +41,17 @@ def test_damaged_decisions_are_made_anew(tmp_path: Path) -> None:
     workspace.decisions.write_text("{")
     assert workspace.decide_once("engine", {}, lambda: 2) == 2
     assert workspace.decide_once("engine", {}, lambda: 3) == 2
+
+
+def test_no_other_module_spells_a_path_of_the_workspace() -> None:
+    spelled = re.compile(
+        r"""["'](data/(raw|prepared|features)|models/(trained|export)|reports/|\.rootstock)[^ ]*["']"""
+    )
+    found = {
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
+        for folder in ("tasks", "flows")
+        for path in (PROJECT / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if spelled.search(line) and path != PROJECT / "tasks/workspace.py" and "/page.css" not in line
+    }
+    assert found == set()
