@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.choices import choose
+from flows.changes import apply_changes
 from tasks import ingest
 from tasks.errors import SettingsError, SourceError
 from tasks.images.sources import check_source, discover
-from tasks.runs.worktrees import RunContext
+from tasks.runs.run_context import RunContext
+from tasks.settings import parse_changes
 from tasks.workspace import Workspace
 from tests.servers.seaweed import Seaweed
 from tests.tasks.images.sources.making import make_csv
@@ -98,9 +99,9 @@ def test_choosing_a_source_asks_no_endpoint_that_is_not_listed(workspace: Path, 
     context = RunContext(Workspace.at(workspace), None)
     chosen = [f"source.uri={bucket.uri('p')}", 'source.s3_endpoints=["https://s3.example.org"]']
     with pytest.raises(SourceError, match="is not an endpoint"):
-        choose(context, chosen)
+        apply_changes(context, parse_changes(chosen))
     assert not bucket.proxy.requests()
-    choose(context, [chosen[0], f'source.s3_endpoints=["{bucket.proxy.endpoint}"]'])
+    apply_changes(context, parse_changes([chosen[0], f'source.s3_endpoints=["{bucket.proxy.endpoint}"]']))
 
 
 @pytest.mark.parametrize(
