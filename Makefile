@@ -72,7 +72,7 @@ lint: .venv/ready-dev ## ruff: style and format
 	@ruff check .
 	@ruff format --check .
 
-format: .venv/ready-dev ## ruff: mend style and format
+format: .venv/ready-dev ## ruff: fix style and format
 	@ruff check --fix .
 	@ruff format .
 

@@ -17,9 +17,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the tutorial's side")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
-        scratch = Path(folder)
-        data = options.data or write_digits(scratch / "digits")
-        measured = {"extraction": extraction.measure(data.resolve(), scratch, options.epochs)}
+        temporary = Path(folder)
+        data = options.data or write_digits(temporary / "digits")
+        measured = {"extraction": extraction.measure(data.resolve(), temporary, options.epochs)}
     print(json.dumps(measured, indent=2))
 
 

@@ -52,9 +52,9 @@ def main() -> None:
     options = parser.parse_args()
     strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
     strategies = ("feature_extraction",) if options.learning_curve else strategies
-    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
-        workspace = make_workspace(Path(scratch) / "folds")
-        together = put_together(options.folder.resolve(), Path(scratch) / "images")
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as temporary:
+        workspace = make_workspace(Path(temporary) / "folds")
+        together = put_together(options.folder.resolve(), Path(temporary) / "images")
         named = [f"source.uri={json.dumps(str(together))}", f"strategies=[{', '.join(strategies)}]"]
         changes = parse_changes([*named, f"train.recipe={options.recipe}", *options.set])
         settings = change_settings(workspace, changes)
@@ -118,10 +118,10 @@ class Folds:
         shards = open_shards(workspace.features / BOTTLENECK)
         parts = {split: make_split(named, split, self.classes, shards) for split in ("train", "validation", "test")}
         kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as temporary:
             folds = draw_folds(named, self.duplicates, self.settings.train)
             material = Material(strategy, self.classes, parts["train"], parts["validation"], workspace, kept, folds)
-            outcome = train.fit(self.settings, material, Path(scratch) / "checkpoints", Path(scratch))
+            outcome = train.fit(self.settings, material, Path(temporary) / "checkpoints", Path(temporary))
         best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
         print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
         keys = parts["test"].keys

@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.workspaces import PROJECT, make_workspace, run
 
 
-def measure(data: Path, scratch: Path, epochs: int = 10) -> dict[str, float]:
+def measure(data: Path, temporary: Path, epochs: int = 10) -> dict[str, float]:
     """Run both sides; returns what it measured, and prints them as they come."""
-    workspace = make_workspace(scratch / "extraction")
+    workspace = make_workspace(temporary / "extraction")
     params = workspace / "params.yaml"
     params.write_text(params.read_text().replace("uri: digits", f"uri: {data.resolve()}"))
 

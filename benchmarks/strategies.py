@@ -37,8 +37,8 @@ def main() -> None:
     seen = options.epochs * sum(1 for _ in (folder / "train").glob("*/*.*"))
     took, correct = script["seconds"], script["val_accuracy"][-1]
     print(f"| script | extraction | | {correct:.3f} | {took:.0f} | {seen / took:.1f} |", flush=True)
-    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as scratch:
-        workspace = make_workspace(Path(scratch) / "strategies")
+    with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as temporary:
+        workspace = make_workspace(Path(temporary) / "strategies")
         for recipe in options.recipes.split(","):
             measured[recipe] = measure(workspace, folder, recipe)
             ours = measured[recipe]["seconds"]

@@ -39,7 +39,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
     from tasks.vgg.training.gradient_training import set_up
 
     material = read_material(settings, workspace, strategy)
-    _, training, begin = set_up(settings, material, workspace.scratch / "find_rate", lambda _: None)
+    _, training, begin = set_up(settings, material, workspace.temporary / "find_rate", lambda _: None)
     from tasks.vgg.training.learning_rate_finder import suggest, try_learning_rates
 
     points = []

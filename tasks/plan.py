@@ -91,9 +91,9 @@ def _packed(workspace: Workspace) -> list[Discovered]:
     raw = workspace.raw
     if raw.is_dir():
         return previous_discovered(raw)
-    with tempfile.TemporaryDirectory() as scratch:
-        fetch_output(workspace, f"{RAW}/manifest.parquet", Path(scratch))
-        return previous_discovered(Path(scratch))
+    with tempfile.TemporaryDirectory() as temporary:
+        fetch_output(workspace, f"{RAW}/manifest.parquet", Path(temporary))
+        return previous_discovered(Path(temporary))
 
 
 def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceListing | None]:

@@ -35,9 +35,9 @@ def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
 
     def body() -> None:
         workspace = Workspace.at(Path.cwd())
-        with ResourceUsage() as meter:
+        with ResourceUsage() as usage:
             summary = run(load_settings(workspace.folder), workspace)
-        keep_costs(workspace, stage, {**dataclasses.asdict(summary), **meter.readings})
+        keep_costs(workspace, stage, {**dataclasses.asdict(summary), **usage.readings})
         print(f"{stage}: {summary}", flush=True)
 
     return run_program(body)

@@ -45,9 +45,9 @@ def _read_evaluation(workspace: Workspace) -> Any:
     file = workspace.evaluation
     if file.exists():
         return read_json(file)
-    with tempfile.TemporaryDirectory() as scratch:  # a run's own folder lacks what its stages found unchanged
-        if fetch_output(workspace, EVALUATION, Path(scratch)):
-            return read_json(Path(scratch) / file.name)
+    with tempfile.TemporaryDirectory() as temporary:  # a run's own folder lacks what its stages found unchanged
+        if fetch_output(workspace, EVALUATION, Path(temporary)):
+            return read_json(Path(temporary) / file.name)
     raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")
 
 

@@ -113,8 +113,8 @@ class Workspace:
         return self.folder / _STATE / "checkpoints"
 
     @property
-    def scratch(self) -> Path:
-        return self.folder / _STATE / "scratch"
+    def temporary(self) -> Path:
+        return self.folder / _STATE / "temporary"
 
     @property
     def costs(self) -> Path:

@@ -29,11 +29,11 @@ def main() -> None:
         print(json.dumps(measure(Path(folder), options.images, options.small), indent=2))
 
 
-def measure(scratch: Path, images: int, small: int) -> dict[str, float]:
-    few = workspace_of(scratch / "few", write_images(scratch / "few-images", range(small)))
+def measure(temporary: Path, images: int, small: int) -> dict[str, float]:
+    few = workspace_of(temporary / "few", write_images(temporary / "few-images", range(small)))
     stages(few)
-    source = write_images(scratch / "images", range(images))
-    many = workspace_of(scratch / "many", source)
+    source = write_images(temporary / "images", range(images))
+    many = workspace_of(temporary / "many", source)
     first = stages(many)
     whole = read_costs(many, "prepare")
     idle = stages(many)

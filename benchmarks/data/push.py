@@ -26,23 +26,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
-        scratch = Path(folder)
-        with Seaweed(scratch / "server") as server:
-            print(json.dumps(measure(scratch, server, options.images), indent=2))
+        temporary = Path(folder)
+        with Seaweed(temporary / "server") as server:
+            print(json.dumps(measure(temporary, server, options.images), indent=2))
 
 
-def measure(scratch: Path, server: Seaweed, images: int) -> dict[str, float]:
+def measure(temporary: Path, server: Seaweed, images: int) -> dict[str, float]:
     os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION=REGION)
-    source = write_images(scratch / "images", range(images))
+    source = write_images(temporary / "images", range(images))
     client = server.client()
 
-    packed = workspace_of(scratch / "packed", source)
+    packed = workspace_of(temporary / "packed", source)
     use_remote(packed, server, server.new_bucket(client))
     ingest_s = seconds_of(packed, "repro", "--quiet", "ingest")
     packed_s = seconds_of(packed, "push", "--quiet")
     idle_s = seconds_of(packed, "push", "--quiet")
 
-    loose = workspace_of(scratch / "loose", source)
+    loose = workspace_of(temporary / "loose", source)
     use_remote(loose, server, server.new_bucket(client))
     source.rename(loose / "images")
     add_s = seconds_of(loose, "add", "--quiet", "images")

@@ -60,9 +60,9 @@ def measure(images: int, size: tuple[int, int]) -> dict[str, float]:
     }
 
 
-def of_prepare(scratch: Path, source: Path) -> tuple[float, float]:
+def of_prepare(temporary: Path, source: Path) -> tuple[float, float]:
     """Images/s of the stage, and of reading what it wrote, in its order."""
-    workspace = workspace_of(scratch / "workspace", source)
+    workspace = workspace_of(temporary / "workspace", source)
     run(workspace, "tasks.ingest")
     run(workspace, "tasks.prepare")
     costs = read_costs(workspace, "prepare")

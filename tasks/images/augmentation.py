@@ -102,8 +102,8 @@ def _crop(pixels: Pixels, min_area: float, rng: np.random.Generator) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def _recolour(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    brightness, contrast, saturation = (np.float32(one) for one in rng.uniform(1 - strength, 1 + strength, 3))
+def _recolour(pixels: Pixels, most: float, rng: np.random.Generator) -> Pixels:
+    brightness, contrast, saturation = (np.float32(one) for one in rng.uniform(1 - most, 1 + most, 3))
     values = pixels.astype(np.float32) * brightness
     values = (values - values.mean()) * contrast + values.mean()
     grey = (values @ _GREY)[..., np.newaxis]

@@ -94,8 +94,8 @@ def supervise(
     grace_s: float = GRACE_S,
 ) -> Ending:
     """Run a command to its end; if this call is left by an exception, all of the command's processes are gone."""
-    with tempfile.TemporaryDirectory(prefix="rootstock-") as scratch:
-        progress_file = Path(scratch) / "progress.json"
+    with tempfile.TemporaryDirectory(prefix="rootstock-") as temporary:
+        progress_file = Path(temporary) / "progress.json"
         variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
         with GuardedProcess(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
             states = _new_states(progress_file)

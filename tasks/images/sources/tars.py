@@ -1,6 +1,6 @@
 """Tar archives: headers are listed in one pass, members are read by their offset. Compressed ones are unpacked once.
 
-The unpacked tar is a scratch file; nothing is ever written under a member's name. Memory is bounded: bytes flow in
+The unpacked tar is a temporary file; nothing is ever written under a member's name. Memory is bounded: bytes flow in
 chunks, and no header may ask for more than 64 KiB (the standard library would read a name of any length).
 """
 

@@ -49,7 +49,7 @@ TARS = ["f.tar", "f.tar.gz", "f.tar.zst"]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder of its own, for the scratch files."""
+    """A current folder of its own, for the temporary files."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
