@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tasks.runs.dvc_state.changes import StageChanges, read_changes
+from tasks.runs.dvc_state.changes import StageChanges, has_to_run, read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
+from tasks.runs.dvc_state.repository import open_repository
 from tasks.workspace import Workspace
 from tests.tasks.runs.repository import init_dvc
 
@@ -30,6 +32,7 @@ stages:
     always_changed: true
     outs: [out/listing]
 """
+MD5_OF_ONE = "f97c5d29941bfb1b2fdab0874906ab82"
 
 
 def dvc(folder: Path, *arguments: str) -> None:
@@ -113,6 +116,41 @@ def test_missing_code_is_named(made: Path) -> None:
     found = changes(made)
     (made / "away").rename(made / "code")
     assert found["first"].reasons == ("missing: code",)
+
+
+CHANGES = {
+    "nothing": lambda folder: None,
+    "code": lambda folder: (folder / "code").write_text("two"),
+    "command": lambda folder: edit(folder / "dvc.yaml", "cp code", "cat code >"),
+    "a setting": lambda folder: edit(folder / "params.yaml", "n: 5", "n: 6"),
+    "a setting that nobody reads": lambda folder: edit(folder / "params.yaml", "size: 1", "size: 1, other: 2"),
+    "a new dependency": lambda folder: edit(folder / "dvc.yaml", "deps: [code]", "deps: [code, params.yaml]"),
+    "a new setting": lambda folder: edit(folder / "dvc.yaml", "[first.size]", "[first.size, second.rate]"),
+    "an output's bytes": lambda folder: (folder / "out/second").write_text("something else"),
+    "a missing output": lambda folder: (folder / "out/second").unlink(),
+    "a missing input that a stage makes": lambda folder: (folder / "out/first").unlink(),
+    "all outputs missing": lambda folder: shutil.rmtree(folder / "out"),
+    "an input in the lock": lambda folder: edit(folder / "dvc.lock", MD5_OF_ONE, "a" * 32, count=1),
+}
+
+
+def edit(file: Path, old: str, new: str, count: int = -1) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, count))
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # of pygtrie, below DVC
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_to_run_is_what_dvc_itself_would_run(made: Path, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(made, folder)
+    CHANGES[change](folder)
+    with open_repository(Workspace.at(folder)) as repository:
+        graph = repository.index.graph
+        ours = {stage.name: has_to_run(repository, stage) for stage in graph}
+        theirs = {stage.name: stage.changed(True, list(graph.successors(stage))) for stage in graph}
+    assert ours == theirs
 
 
 def test_new_setting_without_a_value_is_a_change(made: Path) -> None:
