@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.workspaces import PROJECT
-from tasks.settings import load_settings
+from tasks.params import load_settings
 from tasks.vgg.backbone import boundary_shape
 from tasks.vgg.head import new_head
 from tasks.vgg.strategies import plan_phases

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.images.shards import open_shards
-from tasks.settings import load_settings
+from tasks.params import load_settings
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.engine_choice import choose_engine
 from tasks.vgg.engines import Engine, Pixels, build_extractor

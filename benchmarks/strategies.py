@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.extraction import read_costs
 from benchmarks.workspaces import PROJECT, make_workspace, run
 from tasks.images.manifest import read_examples
-from tasks.settings import STRATEGIES, change_settings
+from tasks.params import change_settings
+from tasks.settings import STRATEGIES
 from tasks.workspace import PREPARED
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.params import change_settings
 from tasks.runs.run_context import RunContext
-from tasks.settings import Settings, change_settings
+from tasks.settings import Settings
 
 
 def apply_changes(context: RunContext, changes: Mapping[str, Any]) -> Settings:

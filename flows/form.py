@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from tasks.errors import SettingsError
-from tasks.settings import Settings, load_settings
+from tasks.params import load_settings
+from tasks.settings import Settings
 
 FIRST = ("source", "strategies", "train")
 """The blocks that people change most come first; the others follow in the order of params.yaml."""

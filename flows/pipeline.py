@@ -24,11 +24,11 @@ from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
 from tasks.errors import USER_ERROR, RootstockError, SettingsError
 from tasks.files import read_json
+from tasks.params import parse_changes, parse_strategies
 from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
-from tasks.settings import parse_changes, parse_strategies
 from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
 
 _READABLE_LOGS = {

@@ -18,13 +18,13 @@ from flows.logs import shorten_errors
 from flows.this_run import deployed_run
 from tasks import stages
 from tasks.files import write_bytes
+from tasks.params import load_settings
 from tasks.runs.costs import read_history
 from tasks.runs.dvc_state.lock_entries import read_lock_entry
 from tasks.runs.dvc_state.outputs import list_outputs
 from tasks.runs.run_context import RunContext
 from tasks.runs.transfers import push
 from tasks.runs.worktrees import check_out, claim_folder, remove
-from tasks.settings import load_settings
 
 
 @flow

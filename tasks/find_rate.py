@@ -15,10 +15,11 @@ from pathlib import Path
 
 from tasks.errors import SettingsError
 from tasks.files import write_bytes
+from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts, html
-from tasks.settings import STRATEGIES, Settings, load_settings
+from tasks.settings import STRATEGIES, Settings
 from tasks.train import read_material
 from tasks.vgg.strategies import plan_phases
 from tasks.workspace import LEARNING_RATE_PAGE, Workspace

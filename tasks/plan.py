@@ -16,13 +16,14 @@ from pathlib import Path
 from tasks import ingest
 from tasks.images.manifest import Discovered, previous_discovered
 from tasks.images.sources import SourceListing, SourcePolicy, discover
+from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
 from tasks.runs.costs import read_experience
 from tasks.runs.dvc_state.changes import read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.runs.planning import SourceNews, make_plan, plan_text
-from tasks.settings import Settings, Source, load_settings
+from tasks.settings import Settings, Source
 from tasks.workspace import RAW, Workspace
 
 LISTING_LIMIT_S = 10.0

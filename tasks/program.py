@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tasks.errors import USER_ERROR, RootstockError
+from tasks.params import load_settings
 from tasks.runs.costs import keep_costs
 from tasks.runs.resource_usage import ResourceUsage
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings
 from tasks.workspace import Workspace
 
 _STORAGE_ERRNOS = {

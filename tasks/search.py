@@ -23,11 +23,12 @@ from tasks.files import write_bytes
 from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
+from tasks.params import change_settings, load_settings, parse_changes
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.reports.html import render
-from tasks.settings import ClassWeight, Settings, change_settings, load_settings, parse_changes
+from tasks.settings import ClassWeight, Settings
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.examples import FOLDS, make_split
 from tasks.vgg.head import Pooling

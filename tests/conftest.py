@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.settings import Settings, change_settings, load_settings, parse_changes
+from tasks.params import change_settings, load_settings, parse_changes
+from tasks.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
 PARAMS = Path(__file__).with_name("settings") / "params.yaml"

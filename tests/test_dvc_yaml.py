@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tasks.images.manifest import Example
-from tasks.settings import STRATEGIES, Settings, check_settings
+from tasks.params import check_settings
+from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import Rates, candidates, decide, wanted_rows
 from tests.conftest import PROJECT
 from tests.tasks.steps import start_program
@@ -30,7 +31,8 @@ SHAPES_NO_OUTPUT = {
     "tasks.progress",
     "tasks.program",
     "tasks.runs.costs",  # how long it took
-    "tasks.settings",  # DVC tracks the values themselves
+    "tasks.params",  # DVC tracks the values themselves
+    "tasks.settings",
     "tasks.settings_block",
     "tasks.workspace",  # where things are
 }

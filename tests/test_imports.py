@@ -15,7 +15,10 @@ from tests.conftest import PROJECT
 ROOMS = ("images", "vgg", "reports", "runs")
 STAGES = ("tasks.stages", "tasks.progress_artifacts")
 GROUND = (
-    *(f"tasks.{name}" for name in ("workspace", "settings", "settings_block", "errors", "files", "cores", "progress")),
+    *(
+        f"tasks.{name}"
+        for name in ("workspace", "params", "settings", "settings_block", "errors", "files", "cores", "progress")
+    ),
     *(f"tasks.{name}" for name in ("metrics", "tables")),
     "tasks.vgg.strategy",  # a strategy declares its settings, so the settings import it
     "tasks.vgg.strategies",

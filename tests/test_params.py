@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tasks.settings import load_settings
+from tasks.params import load_settings
 from tests.conftest import PARAMS, PROJECT
 
 

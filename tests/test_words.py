@@ -14,8 +14,8 @@ OLD = (
 )
 KEPT = {
     ("tasks/prepare.py", "likeness"): "a key of the fingerprint: with another one all images would be decoded again",
-    ("tasks/settings.py", "placement"): "an old name in params.yaml is refused with the new one",
-    ("tasks/settings.py", "flip_averaging"): "the same",
+    ("tasks/params.py", "placement"): "an old name in params.yaml is refused with the new one",
+    ("tasks/params.py", "flip_averaging"): "the same",
     ("tests/tasks/test_settings.py", "placement"): "the same",
     ("flows/alerts.py", "vanished"): "an automation that has the old name is renamed",
 }

@@ -1,1 +1,1 @@
-"""Figures, charts, the report page and the model card: pure functions from numbers to text."""
+"""Metrics, charts, pages, tables and the model card: pure functions from numbers to text."""

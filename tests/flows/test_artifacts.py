@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tasks.params import change_settings
 from tasks.runs.costs import read_history
-from tasks.settings import change_settings
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS, PROJECT
 from tests.flows.browser import PROGRAM, browser

@@ -10,7 +10,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from flows.form import FIRST, filled_in, settings_form
-from tasks.settings import Settings, change_settings, load_settings
+from tasks.params import change_settings, load_settings
+from tasks.settings import Settings
 from tests.conftest import PROJECT
 
 

@@ -20,7 +20,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from tasks.settings import change_settings, parse_changes
+from tasks.params import change_settings, parse_changes
 from tests.conftest import PARAMS, PROJECT
 from tests.flows.project import Project
 

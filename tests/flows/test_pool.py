@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed, Running
 
 from flows import remote_stages
+from tasks.params import load_settings
 from tasks.runs.run_context import DeployedRun, RunContext
 from tasks.runs.stage_failure import StageFailed
-from tasks.settings import load_settings
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
 

@@ -19,7 +19,8 @@ from tasks.evaluate import Evaluated, Summary, remove_stale, run, summarise_stra
 from tasks.files import read_json, write_json
 from tasks.images.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
 from tasks.images.shards import write_shard
-from tasks.settings import Settings, load_settings
+from tasks.params import load_settings
+from tasks.settings import Settings
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained import Trained, load_trained, save_trained
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace

@@ -13,7 +13,8 @@ import pytest
 from tasks import ingest, plan
 from tasks.errors import SourceError
 from tasks.images.sources.listing import SourceListing
-from tasks.settings import Settings, load_settings
+from tasks.params import load_settings
+from tasks.settings import Settings
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.runs.repository import init_dvc

@@ -11,7 +11,8 @@ import pytest
 from tasks import features, search, train
 from tasks.errors import SettingsError
 from tasks.files import read_json
-from tasks.settings import Settings, load_settings
+from tasks.params import load_settings
+from tasks.settings import Settings
 from tasks.workspace import SEARCH_PAGE, Workspace
 from tests.conftest import contents, fill_source
 from tests.tasks.steps import run_prepare, settings_for, use_tiny_extractor

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from tasks.errors import SettingsError
-from tasks.settings import (
-    STRATEGIES,
-    Settings,
+from tasks.params import (
     change_settings,
     check_settings,
     format_assignment,
@@ -25,6 +23,7 @@ from tasks.settings import (
     parse_changes,
     parse_strategies,
 )
+from tasks.settings import STRATEGIES, Settings
 from tasks.workspace import PARAMS
 from tests import conftest
 

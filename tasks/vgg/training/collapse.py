@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import TrainingError
-from tasks.settings import format_assignment
+from tasks.params import format_assignment
 from tasks.vgg.head import Floats
 from tasks.vgg.strategy import Phase
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from tasks.images.decoding import Pixels, decode
 from tasks.images.quality import issues, scores
 from tasks.images.sources import digits
-from tasks.settings import load_settings
+from tasks.params import load_settings
 from tests.conftest import PARAMS
 from tests.tasks.images.test_perceptual_hash import grey, scene
 

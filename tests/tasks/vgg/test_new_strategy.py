@@ -64,7 +64,8 @@ PIPELINE = """
 import json, sys
 from pathlib import Path
 from tasks import evaluate, features, report, train
-from tasks.settings import Settings, parse_strategies
+from tasks.params import parse_strategies
+from tasks.settings import Settings
 from tasks.vgg.boundaries import candidates
 from tasks.workspace import Workspace
 from tests.conftest import changing, fill_source

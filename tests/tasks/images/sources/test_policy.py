@@ -10,8 +10,8 @@ from flows.changes import apply_changes
 from tasks import ingest
 from tasks.errors import SettingsError, SourceError
 from tasks.images.sources import check_source, discover
+from tasks.params import parse_changes
 from tasks.runs.run_context import RunContext
-from tasks.settings import parse_changes
 from tasks.workspace import Workspace
 from tests.servers.seaweed import Seaweed
 from tests.tasks.images.sources.making import make_csv

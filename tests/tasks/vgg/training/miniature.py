@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import features, train
-from tasks.settings import load_settings
+from tasks.params import load_settings
 from tasks.vgg import engine_choice, inference
 from tasks.vgg.engines import Engine
 from tasks.vgg.training import gradient_training

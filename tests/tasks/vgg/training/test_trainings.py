@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tasks import features, train
-from tasks.settings import Settings, load_settings
+from tasks.params import load_settings
+from tasks.settings import Settings
 from tasks.vgg import strategies
 from tasks.vgg.trained import load_trained
 from tasks.vgg.training import loop
