@@ -29,12 +29,12 @@ from tasks.files import read_json
 from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
-from tasks.metrics import log_losses, predict
 from tasks.params import change_settings, load_settings, parse_changes
+from tasks.scores import log_losses, predict
 from tasks.settings import STRATEGIES
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Material, draw_folds, make_split
 from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.training_data import Material, draw_folds, make_split
 from tasks.workspace import PREPARED, Workspace
 
 FOLDS = 5

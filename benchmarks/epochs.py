@@ -21,7 +21,7 @@ from tasks.params import load_settings
 from tasks.vgg.backbone import boundary_shape
 from tasks.vgg.head import new_head
 from tasks.vgg.strategies import plan_phases
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.gradient_training import training_precision
 from tasks.vgg.weights import load_weights
 

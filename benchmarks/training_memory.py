@@ -57,7 +57,7 @@ def train(folder: Path, steps: int) -> float:
     """Train a head for some steps over all of the examples; gives the peak of resident memory, MB."""
     from tasks.images.shards import open_shards
     from tasks.vgg.head import new_head
-    from tasks.vgg.strategy import LearningRateSetting, Phase
+    from tasks.vgg.strategies.base import LearningRateSetting, Phase
     from tasks.vgg.training.feeds import Feed
     from tasks.vgg.training.network import Classifier, build_network
     from tasks.vgg.training.steps import Steps, choose_devices

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from flows.changes import apply_changes
 from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
+from flows.settings_changes import apply_changes
 from tasks.errors import USER_ERROR, RootstockError, SettingsError
 from tasks.files import read_json
 from tasks.params import parse_changes, parse_strategies

@@ -11,10 +11,10 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.artifacts import show_costs, show_plan, show_report, watch_accuracy
-from flows.changes import apply_changes
 from flows.form import filled_in, settings_form
 from flows.logs import shorten_errors
 from flows.remote_stages import check_work_pools, dispatch
+from flows.settings_changes import apply_changes
 from flows.this_run import this_run
 from tasks.files import read_json
 from tasks.reports.strategy_table import strategy_table

@@ -27,7 +27,6 @@ from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.manifest import Example, read_examples
 from tasks.images.shards import open_shards
-from tasks.metrics import Floats, Integers, log_losses, predict
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
@@ -36,10 +35,11 @@ from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
 from tasks.runs.costs import read_costs
+from tasks.scores import Floats, Integers, log_losses, predict
 from tasks.settings import Settings
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.strategies import BY_NAME
-from tasks.vgg.trained import Trained, load_all
+from tasks.vgg.trained_model import Trained, load_all
 from tasks.workspace import PREPARED, REPORT_PAGE, Workspace
 
 SUMMARISED = (

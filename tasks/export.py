@@ -22,10 +22,10 @@ from tasks.images.manifest import read_examples
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
-from tasks.vgg.onnx_graph import build_onnx
-from tasks.vgg.parity import Checks, FreshProcess, check_images, compare, run_onnx
-from tasks.vgg.quiet import load_tensorflow
-from tasks.vgg.trained import Trained, load_trained
+from tasks.vgg.exports.onnx_graph import build_onnx
+from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, compare, run_onnx
+from tasks.vgg.quiet_tensorflow import load_tensorflow
+from tasks.vgg.trained_model import Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
 from tasks.workspace import EXPORT, Workspace
 
@@ -89,7 +89,7 @@ def _write_models(
     differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
 
     load_tensorflow()  # ten seconds: after all that can fail without it
-    from tasks.vgg import serving
+    from tasks.vgg.exports import serving
 
     served = serving.build_served(
         trained.head, trained.classes, weights, settings.prepare.background_rgb, trained.test_time_augmentation

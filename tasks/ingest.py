@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks.cores import on_all_cores
 from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.images.ingest_journal import IngestJournal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
 from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
 from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, discover
 from tasks.images.sources.reading import read_ahead
+from tasks.parallel import on_all_cores
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.settings import Settings

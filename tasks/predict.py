@@ -26,8 +26,9 @@ import numpy as np
 
 from tasks.errors import USER_ERROR, IntegrityError, PredictError
 from tasks.files import atomic_file, read_json, sha256_hex
-from tasks.images.decoding import PERMISSIVE, Pixels, Refused
+from tasks.images.decoding import PERMISSIVE, Pixels
 from tasks.images.packs import PackEntry
+from tasks.images.reason_codes import Refused
 from tasks.images.sources.layout import printable
 from tasks.images.workers import decode_all
 from tasks.program import run_program
@@ -35,7 +36,7 @@ from tasks.progress import Progress
 
 BATCH_SIZE = 8
 UNREADABLE = "unreadable"
-"""Code of a file that can't be opened; the other codes are those of `tasks.images.decoding.RefusalCode`."""
+"""Code of a file that can't be opened; the other codes are those of `tasks.images.reason_codes.RefusalCode`."""
 
 
 class Model:

@@ -22,7 +22,7 @@ from tasks.errors import DataError, IntegrityError
 from tasks.files import fingerprint, read_json, write_json
 from tasks.images import decoding, perceptual_hash, quality
 from tasks.images.columns import ShardRow
-from tasks.images.decoding import ImageFacts, ImagePolicy, RefusalCode, Refused
+from tasks.images.decoding import ImageFacts, ImagePolicy
 from tasks.images.manifest import (
     SPLITS,
     Discovered,
@@ -36,6 +36,7 @@ from tasks.images.manifest import (
     write_quarantine,
 )
 from tasks.images.packs import index_packs
+from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.images.selection import Refusals, Selection, by_content, select
 from tasks.images.shards import Array, ShardHeader, Shards, append, reconcile, usable_headers
 from tasks.images.splits import Rules

@@ -30,10 +30,10 @@ from tasks.reports import charts
 from tasks.reports.html import render
 from tasks.settings import ClassWeight, Settings
 from tasks.vgg.boundaries import BOTTLENECK
-from tasks.vgg.examples import FOLDS, make_split
 from tasks.vgg.head import Pooling
 from tasks.vgg.training.feature_basis import take_feature_basis
 from tasks.vgg.training.linear_probe import cross_validate, fold_masks, new_model, poolings_for
+from tasks.vgg.training_data import FOLDS, make_split
 from tasks.workspace import SEARCH_PAGE, Workspace
 
 _INVERSE_REGULARIZATION = (1e-2, 1e4)

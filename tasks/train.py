@@ -19,14 +19,14 @@ from typing import Any
 from tasks.files import read_json
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
-from tasks.metrics import accuracy
 from tasks.program import run_stage
+from tasks.scores import accuracy
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Material, draw_folds, make_split
 from tasks.vgg.strategies import plan_phases
-from tasks.vgg.trained import Trained, save_trained
+from tasks.vgg.trained_model import Trained, save_trained
 from tasks.vgg.training.outcome import Outcome
+from tasks.vgg.training_data import Material, draw_folds, make_split
 from tasks.workspace import Workspace
 
 

@@ -17,11 +17,10 @@ STAGES = ("tasks.stages", "tasks.progress_artifacts")
 GROUND = (
     *(
         f"tasks.{name}"
-        for name in ("workspace", "params", "settings", "settings_block", "errors", "files", "cores", "progress")
+        for name in ("workspace", "params", "settings", "settings_block", "errors", "files", "parallel", "progress")
     ),
-    *(f"tasks.{name}" for name in ("metrics", "tables")),
-    "tasks.vgg.strategy",  # a strategy declares its settings, so the settings import it
-    "tasks.vgg.strategies",
+    *(f"tasks.{name}" for name in ("scores", "markdown_tables")),
+    "tasks.vgg.strategies",  # a strategy declares its settings, so the settings import it
 )
 LEVELS = ("flows", "stages", "programs", "rooms", "ground")
 """From the top to the bottom; a module imports from its own level and those below."""

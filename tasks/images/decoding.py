@@ -18,7 +18,6 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tasks.images.formats import is_cut, is_raw
 from tasks.images.gif import has_frames
+from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
@@ -51,39 +51,6 @@ _RAW_FILES = (b"FUJIFILM", b"IIRO", b"IIRS", b"MMOR", b"IIU\x00")
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
-
-
-class RefusalCode(StrEnum):
-    """Why an image is refused."""
-
-    EMPTY_FILE = "empty_file"
-    NOT_AN_IMAGE = "not_an_image"
-    UNSUPPORTED_FORMAT = "unsupported_format"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    TRUNCATED = "truncated"
-    CORRUPT = "corrupt"
-    DECODER_FAILED = "decoder_failed"
-    UNSUPPORTED_COLOURS = "unsupported_colours"
-    TOO_SMALL = "too_small"
-    EXTREME_ASPECT = "extreme_aspect"
-    LOW_INFORMATION = "low_information"
-    LABEL_CONFLICT = "label_conflict"
-    DARK = "dark"
-    OVEREXPOSED = "overexposed"
-    LOW_CONTRAST = "low_contrast"
-    BLURRED = "blurred"
-    SINGLE_COLOUR = "single_colour"
-
-
-class Refused(Exception):
-    """An image that can't be an example, or shouldn't be one by policy."""
-
-    def __init__(self, code: RefusalCode, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code, self.detail = code, detail
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.detail}"
 
 
 @dataclass(frozen=True)

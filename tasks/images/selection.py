@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.images.columns import ShardRow
-from tasks.images.decoding import RefusalCode
 from tasks.images.duplicates import equal_pairs, find_duplicates, groups
 from tasks.images.manifest import Discovered, Duplicate, Example, Quarantined
 from tasks.images.perceptual_hash import stack
+from tasks.images.reason_codes import RefusalCode
 from tasks.images.splits import HELD_OUT, Assignment, ImageToSplit, Rules, assign
 
 Refusals = dict[str, tuple[RefusalCode, str]]

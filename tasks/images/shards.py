@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.cores import on_all_cores
 from tasks.errors import IntegrityError
 from tasks.files import atomic_file, file_sha256, sha256_hex, sweep_temporaries
 from tasks.images.columns import Columns, ShardRow
+from tasks.parallel import on_all_cores
 
 Array = npt.NDArray[Any]
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
-from tasks.images.decoding import RefusalCode
 from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, read_examples
+from tasks.images.reason_codes import RefusalCode
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards
 from tasks.reports import html

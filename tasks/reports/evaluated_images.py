@@ -9,9 +9,9 @@ from typing import Any
 
 from tasks.files import read_json
 from tasks.images.manifest import Example, read_quarantine
-from tasks.metrics import Floats, Integers, predict
 from tasks.reports.metrics import rounded
 from tasks.reports.text import describe_source
+from tasks.scores import Floats, Integers, predict
 
 LISTED_QUARANTINED = 100
 """So many quarantined images are listed; all are in quarantine.parquet."""

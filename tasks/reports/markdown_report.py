@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.markdown_tables import markdown_table
 from tasks.reports import wording
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.data_uris import drawing, thumbnail
 from tasks.reports.metrics import confused_pairs
 from tasks.reports.strategy_table import strategy_table
 from tasks.reports.text import markdown_cell, percent
-from tasks.tables import markdown_table
 
 MAX_BYTES = 250_000
 THUMBNAIL_PX = 120

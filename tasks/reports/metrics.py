@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import DataError, TrainingError
-from tasks.metrics import Floats, Integers, log_loss, predict
+from tasks.scores import Floats, Integers, log_loss, predict
 
 CALIBRATION_BINS = 10
 DECIMALS = 6

@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.markdown_tables import markdown_table
 from tasks.reports import wording
 from tasks.reports.text import markdown_cell, percent, without_credentials
-from tasks.tables import markdown_table
 
 _LISTED_CLASSES = 1000
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import atomic_folder
-from tasks.metrics import Integers
 from tasks.reports.text import csv_cell
+from tasks.scores import Integers
 
 
 def write_plots(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.markdown_tables import duration, markdown_table
 from tasks.reports.text import percent
-from tasks.tables import duration, markdown_table
 
 
 def strategy_table(metrics: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from tasks.files import read_json, write_json
-from tasks.tables import duration, markdown_table, size
+from tasks.markdown_tables import duration, markdown_table, size
 from tasks.workspace import Workspace
 
 _HISTORY = "history.jsonl"

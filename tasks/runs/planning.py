@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.markdown_tables import duration, markdown_table, size
 from tasks.runs.costs import Costs, expected_seconds
 from tasks.runs.dvc_state.changes import StageChanges
-from tasks.tables import duration, markdown_table, size
 from tasks.workspace import Workspace
 
 Verdict = Literal["runs", "may run", "checks", "-"]

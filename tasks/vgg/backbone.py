@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.errors import WeightsError
 from tasks.settings import IMAGE_SIZE_PX
-from tasks.vgg.strategy import BLOCK_NAMES
+from tasks.vgg.strategies.base import BLOCK_NAMES
 from tasks.vgg.weights import BLOCKS, Weights
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tasks.images.manifest import Example
 from tasks.settings import Settings
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape
 from tasks.vgg.strategies import plan_phases
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.weights import BLOCKS
 
 BOTTLENECK = BOUNDARIES[-1]

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from tasks.files import read_json, write_json
 from tasks.images.folds import assign_folds
 from tasks.images.manifest import Duplicate, Example
-from tasks.metrics import log_losses, predict
+from tasks.scores import log_losses, predict
 from tasks.vgg.engines import Engine, Pixels
-from tasks.vgg.examples import FOLDS
 from tasks.vgg.head import Floats
+from tasks.vgg.training_data import FOLDS
 from tasks.vgg.weights import Weights
 
 FILE = "calibration.json"

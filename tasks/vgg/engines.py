@@ -21,10 +21,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.cores import in_order, usable_cores
 from tasks.errors import WeightsError
+from tasks.parallel import in_order, usable_cores
 from tasks.vgg.backbone import build_keras_backbone, preprocess
-from tasks.vgg.quiet import load_tensorflow
+from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
 
 Pixels = npt.NDArray[np.uint8]

@@ -124,7 +124,7 @@ class Extraction:
         """Images in, features out, in the same order: on this machine, or over a Ray cluster when asked."""
         rules = self._settings.features
         if rules.distribute == "ray":
-            from tasks.vgg.cluster import extract_on_ray as extract
+            from tasks.vgg.ray_extraction import extract_on_ray as extract
         else:
             from tasks.vgg.engines import extract_here as extract
 

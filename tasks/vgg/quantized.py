@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.vgg.backbone import preprocess
+from tasks.vgg.exports.onnx_graph import PLANES, backbone_model
 from tasks.vgg.head import Floats
-from tasks.vgg.onnx_graph import PLANES, backbone_model
 from tasks.vgg.weights import BLOCKS, Weights, layer_names
 
 Pixels = npt.NDArray[np.uint8]

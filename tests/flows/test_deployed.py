@@ -68,7 +68,10 @@ def test_run_commits_on_its_branch_and_leaves_the_persons_folder_alone(
 
 @pytest.mark.usefixtures("whole")
 def test_half_finished_edits_reach_no_deployed_run(site: Site, project: Project) -> None:
-    edited = [project.folder / name for name in ("flows/changes.py", "tasks/settings.py", "params.yaml", "stand_in.py")]
+    edited = [
+        project.folder / name
+        for name in ("flows/settings_changes.py", "tasks/settings.py", "params.yaml", "stand_in.py")
+    ]
     before = {path: path.read_bytes() for path in edited}
     try:
         for path in edited:

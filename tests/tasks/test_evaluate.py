@@ -22,7 +22,7 @@ from tasks.images.shards import write_shard
 from tasks.params import load_settings
 from tasks.settings import Settings
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import Trained, load_trained, save_trained
+from tasks.vgg.trained_model import Trained, load_trained, save_trained
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import run_afresh, twins

@@ -20,9 +20,9 @@ from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
 from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.parity import run_onnx
-from tasks.vgg.trained import Trained, save_trained
+from tasks.vgg.trained_model import Trained, save_trained
 from tasks.workspace import EVALUATION, EXPORT, PREPARED, SHARDS, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import run_afresh, twins

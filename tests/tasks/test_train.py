@@ -17,13 +17,13 @@ from tasks.errors import IntegrityError, TrainingError
 from tasks.files import write_json
 from tasks.images.manifest import Duplicate, Example, read_examples, write_duplicates, write_examples
 from tasks.images.shards import open_shards, write_shard
-from tasks.metrics import accuracy, log_loss
+from tasks.scores import accuracy, log_loss
 from tasks.settings import ClassWeight
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
-from tasks.vgg.examples import Split, draw_folds, make_split
-from tasks.vgg.trained import load_trained
+from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training.linear_probe import fit_linear_probe
 from tasks.vgg.training.outcome import example_weights
+from tasks.vgg.training_data import Split, draw_folds, make_split
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import Change, run_afresh, start_program, twins

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from tasks.cores import in_order
 from tasks.errors import SourceError
 from tasks.images.sources.listing import SourceImage
+from tasks.parallel import in_order
 
 _AHEAD_PER_READER = 2
 

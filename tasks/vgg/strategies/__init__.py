@@ -1,4 +1,4 @@
-"""The strategies: each file of this package is one. A new strategy is a new file, and its block in params.yaml.
+"""The strategies: each file but `base.py` is one. A new strategy is a new file, and its block in params.yaml.
 
 The settings import this package, so its files import nothing that computes.
 """
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tasks.settings import Augmentation, Train
-    from tasks.vgg.strategy import Phase, Strategy
+    from tasks.vgg.strategies.base import Phase, Strategy
 
 
 def _find() -> dict[str, Strategy]:
-    modules = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+    names = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "base"]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     found: list[Strategy] = sorted((module.STRATEGY for module in modules), key=lambda one: one.order)
     return {strategy.name: strategy for strategy in found}
 

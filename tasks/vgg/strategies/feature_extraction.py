@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.vgg.strategy import FROZEN, TUTORIAL_HEAD, Phase, Strategy, tutorial_phase
+from tasks.vgg.strategies.base import FROZEN, TUTORIAL_HEAD, Phase, Strategy, tutorial_phase
 
 if TYPE_CHECKING:
     from tasks.settings import Augmentation, ModernRecipe, TutorialRecipe

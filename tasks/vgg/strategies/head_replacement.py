@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.vgg.strategy import (
+from tasks.vgg.strategies.base import (
     FROZEN,
     TUTORIAL_HEAD,
     HeadSettings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.vgg.strategy import (
+from tasks.vgg.strategies.base import (
     BLOCK_NAMES,
     TUTORIAL_HEAD,
     BlockSettings,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tasks.errors import TrainingError
 from tasks.params import format_assignment
 from tasks.vgg.head import Floats
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 
 EPOCHS_AT_CHANCE = 3
 """So many epochs at chance in a row end the training."""

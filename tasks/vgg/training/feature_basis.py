@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.vgg.examples import Split
 from tasks.vgg.head import Floats, Pooling
+from tasks.vgg.training_data import Split
 
 _SMALLEST = 1e-7
 """Directions with a smaller share of the longest one's length hold rounding errors only."""

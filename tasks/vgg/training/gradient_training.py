@@ -18,14 +18,14 @@ from dvclive import Live
 from tasks.files import fingerprint
 from tasks.settings import Settings, Train
 from tasks.vgg.engines import cpu_has, has_gpu
-from tasks.vgg.examples import Material
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.inference import predict_probabilities
-from tasks.vgg.quiet import load_tensorflow
+from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import BY_NAME
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
 from tasks.vgg.training.outcome import Outcome, example_weights, log_step
+from tasks.vgg.training_data import Material
 from tasks.vgg.weights import SHA256, load_weights
 
 if TYPE_CHECKING:

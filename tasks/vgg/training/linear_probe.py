@@ -20,14 +20,14 @@ from dvclive import Live
 from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import TrainingError
-from tasks.metrics import accuracy, log_loss
 from tasks.progress import Progress
+from tasks.scores import accuracy, log_loss
 from tasks.settings import ClassWeight, ModernRecipe, Train
-from tasks.vgg.examples import FOLDS, Material, Split
 from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
 from tasks.vgg.training.outcome import Outcome, log_step
+from tasks.vgg.training_data import FOLDS, Material, Split
 
 POOLING: Final = "average_maximum"
 _MAX_ITERATIONS = 2000

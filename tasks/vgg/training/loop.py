@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.metrics import accuracy, log_loss
 from tasks.progress import Progress
+from tasks.scores import accuracy, log_loss
 from tasks.vgg.head import Floats
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.checkpoints import Checkpoints, State
 from tasks.vgg.training.collapse import EPOCHS_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
 from tasks.vgg.training.feeds import Feed

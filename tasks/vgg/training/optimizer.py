@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.network import HEAD, group_of
 
 

@@ -19,7 +19,7 @@ from tasks.errors import TrainingError
 from tasks.images.shards import Array
 from tasks.settings import STRATEGIES
 from tasks.vgg.head import Floats, softmax
-from tasks.vgg.strategy import Phase
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.feeds import Batch
 from tasks.vgg.training.network import Network
 from tasks.vgg.training.optimizer import make_optimizer

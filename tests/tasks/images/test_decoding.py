@@ -23,8 +23,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from sklearn.datasets import load_sample_image
 
-from tasks.images.decoding import PERMISSIVE, ImageFacts, ImagePolicy, RefusalCode, Refused, decode, judge, recipe
+from tasks.images.decoding import PERMISSIVE, ImageFacts, ImagePolicy, decode, judge, recipe
 from tasks.images.gif import has_frames
+from tasks.images.reason_codes import RefusalCode, Refused
 from tests.conftest import PROJECT
 from tests.tasks.images.encoding import FORMATS, chunk, encode, noise, png
 
@@ -409,7 +410,8 @@ def test_facts_hold_no_personal_metadata() -> None:
 
 BOMB = """
 import resource, sys
-from tasks.images.decoding import PERMISSIVE, Refused, decode
+from tasks.images.reason_codes import Refused
+from tasks.images.decoding import PERMISSIVE, decode
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

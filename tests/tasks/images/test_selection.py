@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tasks.files import sha256_hex
-from tasks.images.decoding import RefusalCode, decode
+from tasks.images.decoding import decode
 from tasks.images.manifest import Discovered
+from tasks.images.reason_codes import RefusalCode
 from tasks.images.selection import Selection, by_content, select
 from tasks.images.splits import Rules
 from tasks.images.workers import describe_pixels

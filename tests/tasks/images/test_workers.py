@@ -16,8 +16,9 @@ from PIL import Image
 from tasks.errors import IntegrityError
 from tasks.files import sha256_hex
 from tasks.images import workers
-from tasks.images.decoding import PERMISSIVE, WHITE, RefusalCode, Refused, decode
+from tasks.images.decoding import PERMISSIVE, WHITE, decode
 from tasks.images.packs import PackEntry, index_packs, write_packs
+from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.images.workers import decode_all
 from tests.conftest import PROJECT, draw_image
 from tests.tasks.images.encoding import encode

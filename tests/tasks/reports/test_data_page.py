@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tasks.files import read_json
-from tasks.images.decoding import RefusalCode
 from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, write_examples
+from tasks.images.reason_codes import RefusalCode
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards, read_header, write_shard
 from tasks.reports import data_page

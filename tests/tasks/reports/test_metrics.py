@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from sklearn.metrics import precision_recall_fscore_support as class_metrics
 
 from tasks.errors import DataError, TrainingError
-from tasks.metrics import predict
 from tasks.reports.metrics import (
     calibration,
     choose_champion,
@@ -26,6 +25,7 @@ from tasks.reports.metrics import (
     selective_prediction,
     wilson_interval,
 )
+from tasks.scores import predict
 
 Predictions = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.metrics import predict
 from tasks.reports.metrics import calibration, compare_paired, measure, selective_prediction
 from tasks.reports.page import render_page
+from tasks.scores import predict
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

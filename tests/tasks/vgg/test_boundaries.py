@@ -11,7 +11,7 @@ from tasks.images.manifest import Example
 from tasks.settings import Settings
 from tasks.vgg.boundaries import Rates, candidates, decide, share_below, wanted_rows
 from tasks.vgg.strategies import plan_phases
-from tasks.vgg.strategy import BLOCK_NAMES
+from tasks.vgg.strategies.base import BLOCK_NAMES
 
 RATES = Rates(14.0, 500e6)
 ALL = "strategies=[feature_extraction, head_replacement, fine_tuning, progressive]"

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches
-from tasks.vgg.onnx_graph import backbone_model
+from tasks.vgg.exports.onnx_graph import backbone_model
 from tasks.vgg.quantized import measure_ranges, quantize
 from tasks.vgg.weights import load_weights
 from tests.tasks.vgg.small_weights import random_weights

@@ -22,7 +22,7 @@ FIFTH = '''
 
 from pydantic import Field
 
-from tasks.vgg.strategy import BLOCK_NAMES, FROZEN, BlockSettings, Strategy, modern_phase, tutorial_phase
+from tasks.vgg.strategies.base import BLOCK_NAMES, FROZEN, BlockSettings, Strategy, modern_phase, tutorial_phase
 
 
 class FifthSettings(BlockSettings):

@@ -35,7 +35,7 @@ def proxy(seaweed: Seaweed) -> Iterator[FaultProxy]:
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The environment of somebody with good credentials and no endpoint; to be changed by the test."""
-    from tasks.images.sources import s3_client
+    from tasks.images.sources.s3 import client
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setattr(s3_client, "_clients", {})
+    monkeypatch.setattr(client, "_clients", {})
     return monkeypatch
 
 
@@ -62,7 +62,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries come at once; how many there are doesn't change."""
     from botocore.retries.standard import ExponentialBackoff
 
-    from tasks.images.sources import s3_objects
+    from tasks.images.sources.s3 import objects
 
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
-    monkeypatch.setattr(s3_objects, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(objects, "_LONGEST_PAUSE_S", 0.001)

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError, StorageError
-from tasks.images.sources import archive, folder, source_cache, tars
+from tasks.images.sources import archive, folder, source_cache
+from tasks.images.sources.archive import tars
 from tests.conftest import PROJECT, contents
 from tests.tasks.images.sources.conftest import Bucket
 from tests.tasks.images.sources.making import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.changes import apply_changes
+from flows.settings_changes import apply_changes
 from tasks import ingest
 from tasks.errors import SettingsError, SourceError
 from tasks.images.sources import check_source, discover

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from tasks.images.sources import folder, s3
-from tasks.images.sources.s3_client import parse
-from tasks.images.sources.s3_objects import list_stored
+from tasks.images.sources.s3.client import parse
+from tasks.images.sources.s3.objects import list_stored
 from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, labels, listed, only, reasons, refused
 

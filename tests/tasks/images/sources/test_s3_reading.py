@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.images.sources import s3, s3_client, s3_objects
+from tasks.images.sources import s3
+from tasks.images.sources.s3 import client, objects
 from tests.servers.fault_proxy import FaultProxy
 from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, flip, listed, noise, only, refused
 
-PART = s3_objects.PART_BYTES
+PART = objects.PART_BYTES
 
 
 def test_s3_version_tells_new_bytes_of_the_same_size(bucket: Bucket) -> None:
@@ -64,8 +65,8 @@ def test_s3_object_that_was_uploaded_in_parts_has_no_md5_and_is_read(bucket: Buc
 
 def test_s3_items_are_read_from_many_threads_by_one_client(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    make = s3_client._make
-    account.setattr(s3_client, "_make", lambda: made.append(1) or make())
+    make = client._make
+    account.setattr(client, "_make", lambda: made.append(1) or make())
     bucket.put(*(f"p/{number % 3}/{number}" for number in range(60)))
     items = s3.discover(bucket.uri("p"), policy()).images
     with ThreadPoolExecutor(16) as pool:
@@ -127,14 +128,14 @@ def test_case_14_s3_connection_that_always_breaks_ends_in_an_error(bucket: Bucke
     item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", drop_after=0)
     assert "broke again and again. Run again" in refused(item.read)
-    assert bucket.proxy.count("GET", "/p/a/1") == 1 + s3_objects.MAX_RESUMES
+    assert bucket.proxy.count("GET", "/p/a/1") == 1 + objects.MAX_RESUMES
 
 
 @pytest.mark.usefixtures("no_pauses")
 def test_case_14_s3_stalled_connection_goes_on_after_the_time_limit(
     bucket: Bucket, account: pytest.MonkeyPatch
 ) -> None:
-    account.setattr(s3_client, "READ_TIMEOUT_S", 0.5)
+    account.setattr(client, "READ_TIMEOUT_S", 0.5)
     data = noise(40_000)
     bucket.put("p/a/1", body=data)
     item = only(s3.discover(bucket.uri("p"), policy()))
@@ -197,8 +198,8 @@ def test_s3_etag_is_taken_for_an_md5_only_where_it_is_one(
 
 @pytest.mark.parametrize(("bucket_name", "is_md5"), [("bucket", True), ("bucket--use1-az5--x-s3", False)])
 def test_s3_etag_of_a_directory_bucket_is_no_md5(bucket_name: str, is_md5: bool) -> None:
-    stored = s3_objects.StoredObject(s3_client.Address(bucket_name, "a/1"), f'"{"0" * 32}"', 3)
-    assert s3_objects.is_whole(s3_objects.ObjectReader(None, stored), hashlib.md5(b"one").hexdigest()) is not is_md5
+    stored = objects.StoredObject(client.Address(bucket_name, "a/1"), f'"{"0" * 32}"', 3)
+    assert objects.is_whole(objects.ObjectReader(None, stored), hashlib.md5(b"one").hexdigest()) is not is_md5
 
 
 @pytest.mark.parametrize("sent", [2 * PART, PART])
@@ -231,8 +232,8 @@ def test_fetch_object_gives_the_whole_object(bucket: Bucket, size: int) -> None:
 
 def test_fetch_object_shares_a_client_between_threads(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    make = s3_client._make
-    account.setattr(s3_client, "_make", lambda: made.append(1) or make())
+    make = client._make
+    account.setattr(client, "_make", lambda: made.append(1) or make())
     bucket.put(*(f"p/{number}" for number in range(30)))
     with ThreadPoolExecutor(8) as pool:
         data = list(pool.map(lambda number: s3.fetch_object(bucket.uri(f"p/{number}"), policy()), range(30)))
@@ -250,5 +251,5 @@ def test_fetch_object_knows_that_the_etag_is_no_md5(proxy: FaultProxy, account: 
 def test_object_of_another_version_is_refused(bucket: Bucket) -> None:
     bucket.put("k")
     old = replace(s3.describe_object(bucket.uri("k"), policy()), etag='"0"')
-    assert "changed while it was read" in refused(s3_objects.fetch, bucket.client, old)
+    assert "changed while it was read" in refused(objects.fetch, bucket.client, old)
     assert "no such object" in refused(s3.fetch_object, bucket.uri("nowhere"), policy())

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 
-from tasks.images.sources import s3, s3_errors
+from tasks.images.sources import s3
+from tasks.images.sources.s3 import errors
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, free_ports
 from tests.tasks.images.sources.policies import policy
@@ -36,9 +37,9 @@ def test_case_15_s3_burst_that_does_not_end_is_bounded(bucket: Bucket) -> None:
     bucket.proxy.clear()
     bucket.proxy.add(status=503, code="SlowDown")
     assert "it answered 503 (SlowDown), also when asked again" in refused(item.read)
-    assert bucket.proxy.count() == s3_errors.ATTEMPTS
+    assert bucket.proxy.count() == errors.ATTEMPTS
     assert "it answered 503 (SlowDown)" in refused(s3.check, bucket.uri("p"), policy())
-    assert bucket.proxy.count() == 2 * s3_errors.ATTEMPTS
+    assert bucket.proxy.count() == 2 * errors.ATTEMPTS
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tasks import ingest, plan
-from tasks.images.sources import source_cache, tars
+from tasks.images.sources import source_cache
+from tasks.images.sources.archive import tars
 from tasks.images.sources.source_cache import SourceCache
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError
-from tasks.images.sources import SourcePolicy, folder, remote, table
+from tasks.images.sources import SourcePolicy, folder, table
+from tasks.images.sources.table import remote
 from tests.conftest import contents
 from tests.tasks.images.sources.conftest import Bucket
 from tests.tasks.images.sources.making import files_of, known, labels, make_csv, reasons, split_source

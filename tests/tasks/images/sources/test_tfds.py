@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import SourceError
-from tasks.images.sources import records, tfds
+from tasks.images.sources import tfds
+from tasks.images.sources.tfds import records
 from tests.conftest import PROJECT, draw_image
 from tests.tasks.images.encoding import encode
 from tests.tasks.images.sources.policies import policy

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import TrainingError
-from tasks.vgg.strategy import LearningRateSetting, Phase
+from tasks.vgg.strategies.base import LearningRateSetting, Phase
 from tasks.vgg.training.collapse import chance_loss, explain_collapse, is_at_chance, require_finite
 
 SETTING = LearningRateSetting("train.tutorial.learning_rate", 1e-3)

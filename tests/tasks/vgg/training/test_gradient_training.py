@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.strategy import LearningRateSetting, Phase
+from tasks.vgg.strategies.base import LearningRateSetting, Phase
 from tasks.vgg.training.gradient_training import scale_head_learning_rate
 
 

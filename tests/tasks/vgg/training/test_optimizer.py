@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.vgg.head import new_head
-from tasks.vgg.strategy import LearningRateSetting, Phase
+from tasks.vgg.strategies.base import LearningRateSetting, Phase
 from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.optimizer import make_optimizer, schedule_at
 from tests.tasks.vgg.small_weights import tiny_weights

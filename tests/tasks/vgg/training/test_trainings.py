@@ -14,7 +14,7 @@ from tasks import features, train
 from tasks.params import load_settings
 from tasks.settings import Settings
 from tasks.vgg import strategies
-from tasks.vgg.trained import load_trained
+from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training import loop
 from tasks.workspace import TRAINED, Workspace
 from tests.conftest import changing, contents, fill_source, new_workspace

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
-from tasks.images.sources.archive_members import ArchiveMember, damaged, safe_parts
+from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
 

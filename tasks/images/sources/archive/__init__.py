@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources import tars, zips
-from tasks.images.sources.archive_members import ArchiveMember
+from tasks.images.sources.archive import tars, zips
+from tasks.images.sources.archive.members import ArchiveMember
 from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tasks.errors import SourceError
 from tasks.images.sources import s3
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.s3_client import client_for, parse
-from tasks.images.sources.s3_objects import StoredObject, list_stored
+from tasks.images.sources.s3.client import client_for, parse
+from tasks.images.sources.s3.objects import StoredObject, list_stored
 
 _PAGE = 1000
 _THREADS = 16

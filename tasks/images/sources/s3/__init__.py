@@ -19,10 +19,10 @@ from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.s3_client import Address, client_for, parse
-from tasks.images.sources.s3_download import download
-from tasks.images.sources.s3_errors import explained
-from tasks.images.sources.s3_objects import StoredObject, describe, fetch, list_stored
+from tasks.images.sources.s3.client import Address, client_for, parse
+from tasks.images.sources.s3.download import download
+from tasks.images.sources.s3.errors import explained
+from tasks.images.sources.s3.objects import StoredObject, describe, fetch, list_stored
 
 _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 

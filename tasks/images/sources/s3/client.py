@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ConnectTimeoutError, EndpointConn
 
 from tasks.errors import SourceError
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.s3_errors import ATTEMPTS, explained, host_of
+from tasks.images.sources.s3.errors import ATTEMPTS, explained, host_of
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tasks.cores import usable_cores
+from tasks.parallel import usable_cores
 from tasks.vgg.backbone import build_keras_backbone, preprocess
-from tasks.vgg.graph_decoding import decode_batch
+from tasks.vgg.exports.graph_decoding import decode_batch
 from tasks.vgg.head import Head
-from tasks.vgg.quiet import quiet_stderr
+from tasks.vgg.quiet_tensorflow import quiet_stderr
 from tasks.vgg.weights import Weights
 
 if TYPE_CHECKING:

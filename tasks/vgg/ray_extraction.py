@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tasks.cores import in_order
 from tasks.errors import SettingsError
+from tasks.parallel import in_order
 from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_image, in_batches
 from tasks.vgg.weights import Weights
 

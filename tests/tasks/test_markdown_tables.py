@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.tables import duration, markdown_table, size
+from tasks.markdown_tables import duration, markdown_table, size
 
 
 def test_columns_are_as_wide_as_their_widest_cell_and_aligned() -> None:

@@ -1,9 +1,9 @@
 """The decoder of `tasks.images.decoding` as TensorFlow operations, for the exported SavedModel.
 
 JPEG (grey, YCbCr, RGB) and PNG are followed: upright by EXIF, alpha composited, stretched to 224x224 with Pillow's two
-rounded passes. Measured against Pillow (tests/tasks/vgg/test_serving.py, and 119 photos): no level of 0 to 255 differs
-by more than two, in photos 0.2 % differ by one: float32 rounds ties differently from Pillow's fixed point. Images that
-can't be followed so closely are refused with the reason, never guessed.
+rounded passes. Measured against Pillow (tests/tasks/vgg/exports/test_serving.py, and 119 photos): no level of 0 to 255
+differs by more than two, in photos 0.2 % differ by one: float32 rounds ties differently from Pillow's fixed point. An
+image that can't be followed so closely is refused with the reason, never guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tasks.images.decoding import DRAFT_PX
 from tasks.settings import IMAGE_SIZE_PX
-from tasks.vgg.graph_headers import ImageHeader, read_header, starts_with, to_bytes
+from tasks.vgg.exports.graph_headers import ImageHeader, read_header, starts_with, to_bytes
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
 _AT_ONCE = 4

@@ -21,11 +21,11 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from tasks.cores import in_order
 from tasks.errors import SourceError
 from tasks.images.sources.layout import printable
-from tasks.images.sources.s3_client import Address
-from tasks.images.sources.s3_errors import explained, status_of
+from tasks.images.sources.s3.client import Address
+from tasks.images.sources.s3.errors import explained, status_of
+from tasks.parallel import in_order
 
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4

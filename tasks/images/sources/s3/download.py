@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import sync_folder
-from tasks.images.sources.s3_objects import PART_BYTES, ObjectReader, StoredObject, damaged, is_whole, parts
+from tasks.images.sources.s3.objects import PART_BYTES, ObjectReader, StoredObject, damaged, is_whole, parts
 
 
 def download(client: Any, stored: StoredObject, path: Path) -> None:

@@ -23,12 +23,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from tasks.errors import ExportError, IntegrityError
-from tasks.images.decoding import PERMISSIVE, Pixels, Refused, decode
+from tasks.images.decoding import PERMISSIVE, Pixels, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import PackEntry, index_packs, read_image
+from tasks.images.reason_codes import Refused
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.head import Floats
-from tasks.vgg.trained import Trained
+from tasks.vgg.trained_model import Trained
 from tasks.vgg.weights import Weights
 
 _BATCH = 8
@@ -180,7 +181,7 @@ _CURE = (
 
 
 class FreshProcess:
-    """`tasks/vgg/check_serving.py` as a child that loads TensorFlow at once and waits for a model to check."""
+    """`tasks/vgg/exports/check_serving.py` as a child that loads TensorFlow at once and waits for a model to check."""
 
     def __init__(self) -> None:
         program = Path(__file__).with_name("check_serving.py")

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import IntegrityError
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained import Trained, load_all, load_trained, save_trained
+from tasks.vgg.trained_model import Trained, load_all, load_trained, save_trained
 
 RNG = np.random.default_rng(0)
 TRAINED = Trained(

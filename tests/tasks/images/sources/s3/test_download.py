@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tasks.files import file_sha256
-from tasks.images.sources import s3, s3_objects
+from tasks.images.sources import s3
+from tasks.images.sources.s3 import objects
 from tests.servers.fault_proxy import FaultProxy
 from tests.tasks.images.sources.policies import policy
 from tests.tasks.images.sources.storing import Bucket, flip, noise, refused
 
-PART = s3_objects.PART_BYTES
+PART = objects.PART_BYTES
 LAST_RANGE = f"bytes={2 * PART}-"
 
 

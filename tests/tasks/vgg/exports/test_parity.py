@@ -16,8 +16,8 @@ from tasks.files import sha256_hex
 from tasks.images.decoding import decode
 from tasks.images.manifest import Example
 from tasks.images.packs import write_packs
-from tasks.vgg import parity
-from tasks.vgg.parity import Checks, FreshProcess, choose, compare, variants
+from tasks.vgg.exports import parity
+from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, variants
 from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
 
@@ -116,7 +116,7 @@ def test_fresh_process_ends_with_its_caller() -> None:
 def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path) -> None:
     import keras
 
-    from tasks.vgg.serving import Served, save_served
+    from tasks.vgg.exports.serving import Served, save_served
 
     given = keras.Input((224, 224, 3))
     average = keras.layers.GlobalAveragePooling2D()(given)

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from tasks.errors import ExportError
-from tasks.vgg import onnx_graph
 from tasks.vgg.backbone import preprocess
+from tasks.vgg.exports import onnx_graph
+from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head, Pooling
-from tasks.vgg.parity import run_onnx
 from tasks.vgg.weights import BLOCKS, Weights
 
 CLASSES = ("ant", "Ä\"b'<>", "cat")

@@ -22,7 +22,7 @@ from tasks.errors import SourceError
 from tasks.images.sources.layout import class_name, kept_splits, printable
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.records import FORMATS, Fields, Record, list_records
+from tasks.images.sources.tfds.records import FORMATS, Fields, Record, list_records
 
 SCHEME = "tfds:"
 _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>\w[\w.+-]*))?(:(?P<version>[\d*]+\.[\d*]+\.[\d*]+))?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.metrics import accuracy, log_loss
+from tasks.scores import accuracy, log_loss
 
 
 def test_log_loss_and_accuracy_are_those_of_the_textbook() -> None:

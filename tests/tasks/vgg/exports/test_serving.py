@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.images.decoding import Pixels, Refused, decode
+from tasks.images.decoding import Pixels, decode
+from tasks.images.reason_codes import Refused
 
 LARGEST_DIFFERENCE = 2
 """Levels of 0 to 255, of any channel of any pixel: a tie in each of the two passes may fall otherwise in float32."""
@@ -30,7 +31,7 @@ SIZES = [(224, 224), (1, 1), (3, 500), (500, 3), (223, 225), (333, 500), (500, 3
 def graph() -> Callable[[bytes], Pixels]:
     import tensorflow as tf
 
-    from tasks.vgg.graph_decoding import decode_one
+    from tasks.vgg.exports.graph_decoding import decode_one
 
     signature = [tf.TensorSpec((), tf.string)]
     run = tf.function(lambda contents: decode_one(contents, BACKGROUND), input_signature=signature, autograph=False)
@@ -163,7 +164,7 @@ def test_graph_follows_png_colour_types(name: str) -> None:
 def test_graph_composites_on_the_given_background() -> None:
     import tensorflow as tf
 
-    from tasks.vgg.graph_decoding import decode_one
+    from tasks.vgg.exports.graph_decoding import decode_one
 
     content = encode(image(channels=4), "PNG")
     expected = decode(content, background_rgb=(10, 200, 90))[0].astype(int)
@@ -318,7 +319,7 @@ def test_graph_agrees_or_refuses_whatever_the_header_says(form: str, changes: li
 def test_batch_names_the_refused_image() -> None:
     import tensorflow as tf
 
-    from tasks.vgg.graph_decoding import decode_batch
+    from tasks.vgg.exports.graph_decoding import decode_batch
 
     good = encode(image(), "PNG")
     assert decode_batch(tf.constant([good, good, good]), BACKGROUND).shape == (3, 224, 224, 3)
@@ -330,7 +331,7 @@ def tiny_served(classes: tuple[str, ...] = ("ant", "bee")) -> Any:
     """The serving module around a network that averages colours: its answer can be worked out by hand."""
     import keras
 
-    from tasks.vgg.serving import Served
+    from tasks.vgg.exports.serving import Served
 
     given_ = keras.Input((224, 224, 3))
     average = keras.layers.GlobalAveragePooling2D()(given_)
@@ -358,7 +359,7 @@ def test_served_labels_images_through_the_one_preprocessing() -> None:
 def test_saved_model_loads_without_its_random_fingerprint(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from tasks.vgg.serving import save_served
+    from tasks.vgg.exports.serving import save_served
 
     save_served(tiny_served(), tmp_path / "a")
     assert not list(tmp_path.rglob("fingerprint.pb"))
@@ -373,7 +374,7 @@ def test_saved_model_loads_without_its_random_fingerprint(tmp_path: Path) -> Non
 def test_litert_answers_as_the_graph(capfd: pytest.CaptureFixture[str]) -> None:
     import tensorflow as tf
 
-    from tasks.vgg.serving import convert_litert, run_litert
+    from tasks.vgg.exports.serving import convert_litert, run_litert
 
     served = tiny_served()
     pixels = np.stack([decode(encode(image(), "PNG"))[0]] * 3).astype(np.float32)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import SettingsError
-from tasks.vgg.cluster import extract_on_ray
 from tasks.vgg.engines import Engine, Pixels, extract_here
+from tasks.vgg.ray_extraction import extract_on_ray
 from tasks.vgg.weights import load_weights
 
 ENGINE = Engine("ncnn", "float32")

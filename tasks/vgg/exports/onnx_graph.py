@@ -83,7 +83,7 @@ def colour_matrix() -> tuple[Floats, Floats]:
     colours = np.random.default_rng(0).uniform(0, 255, (64, 3)).astype(np.float32)
     if not np.allclose(colours @ matrix + offset, preprocess(colours), atol=1e-3):
         raise ExportError(
-            "tasks.vgg.backbone.preprocess is not what tasks/vgg/onnx_graph.py can write; adapt it there."
+            "tasks.vgg.backbone.preprocess is not what tasks/vgg/exports/onnx_graph.py can write; adapt it there."
         )
     return matrix, offset
 

@@ -22,7 +22,7 @@ from tasks.errors import SourceError
 from tasks.images.sources.layout import SPLIT_NAMES, class_name, kept_splits, printable
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.rows import Problems, TableRow, brief, columns_of, read_rows
+from tasks.images.sources.table.rows import Problems, TableRow, brief, columns_of, read_rows
 
 _S3 = "s3://"
 _HEAD_BYTES = 64 << 10
@@ -143,9 +143,9 @@ def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]
     uris = {row: _address(row, table) for row in rows if _is_remote(row, table)}
     if not uris:
         return {}
-    from tasks.images.sources import remote
-    from tasks.images.sources.s3_client import client_for
-    from tasks.images.sources.s3_objects import fetch
+    from tasks.images.sources.s3.client import client_for
+    from tasks.images.sources.s3.objects import fetch
+    from tasks.images.sources.table import remote
 
     client = client_for(table.policy)
     found = remote.locate((uri for uri in uris.values() if uri), table.policy)
@@ -160,7 +160,7 @@ def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]
 
 
 def _address(row: TableRow, table: _Table) -> str | None:
-    from tasks.images.sources.s3_client import parse
+    from tasks.images.sources.s3.client import parse
 
     uri = row.path if row.path.startswith(_S3) else f"{table.root}/{row.path}"
     leaves = uri != row.path and (".." in row.path.split("/") or row.path.startswith("/"))

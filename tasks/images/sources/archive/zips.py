@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.archive_members import ArchiveMember, damaged, safe_parts
+from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
