@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.progress import PROGRESS_VARIABLE
+from tasks.runs.dvc_state.torn_lock import remove_torn_lock
 from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
 from tasks.runs.stage_failure import explain
 from tasks.workspace import Workspace
@@ -62,6 +63,7 @@ def run_dvc(
         tail.append(line)
         on_line(line)
 
+    remove_torn_lock(workspace)
     # `python -m dvc`, so that it is the DVC of this interpreter whatever PATH holds.
     command = [sys.executable, "-m", *arguments]
     environment = child_environment(os.environ)
