@@ -1,1 +1,1 @@
-"""VGG16: weights, backbone, engines, features, heads, strategies, training. Knows nothing of reports."""
+"""VGG16: weights, backbone, engines, features, heads, strategies, training. It imports nothing from reports."""

@@ -1,7 +1,7 @@
-"""The backbone: VGG16 without top, and the one function that turns images into its input.
+"""The backbone, VGG16 without its top, and the only function that turns images into its input.
 
-The backbone exists twice, as a Keras model (training, export, GPUs) and as an ncnn network (features on a CPU: Winograd
-convolutions do a 3x3 convolution with a quarter of the multiplications, in float32). A self-test guards both.
+The backbone exists twice: as a Keras model (training, export, GPUs) and as an ncnn network (features on a CPU, where
+Winograd convolutions need a quarter of the multiplications of a 3x3 convolution, in float32).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def preprocess(rgb: T) -> T:
 
 
 def check_preprocessing() -> None:
-    """The self-test on known numbers: a wrong order of channels, scale or mean can't go unseen.
+    """Check `preprocess` on known numbers, so that a wrong channel order, scale or mean is noticed.
 
     Raises:
-        WeightsError: `preprocess` doesn't give what VGG16 expects.
+        WeightsError: `preprocess` doesn't return what VGG16 expects.
     """
     red_to_black = np.array([[255.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     expected = np.array([[-103.939, -116.779, 131.32], [-103.939, -116.779, -123.68]], dtype=np.float32)
@@ -66,7 +66,7 @@ def build_keras_backbone(
     """VGG16: float images (n, 224, 224, 3), preprocessed -> a list of the outputs at the boundaries.
 
     Args:
-        weights: of all layers; their shapes say how many filters a layer has.
+        weights: of all layers; their shapes determine how many filters each layer has.
         boundaries: from the input to the output.
         precision: of the activations, `float32` or `bfloat16`; weights are float32 either way.
     """
@@ -80,7 +80,7 @@ def build_keras_backbone(
 def keras_blocks(
     values: keras.KerasTensor, weights: Weights, blocks: Sequence[int], precision: str
 ) -> dict[str, keras.KerasTensor]:
-    """Some blocks of VGG16, applied to the output of the one before; gives the output at each boundary."""
+    """Apply some blocks of VGG16 to the output of the block before; returns boundary -> output."""
     import keras
 
     dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"

@@ -1,8 +1,8 @@
 """The boundary cache: which outputs of the frozen network are cached, for which images, and whether that pays.
 
-The bottleneck features (block5_pool) of all images are always cached: linear probes, heads and metrics need them. What
-else training reads (lower boundaries, augmented views) is cached where that saves more time than it costs. Without a
-cache training computes the same from the images, in every epoch.
+The bottleneck features (block5_pool) of all images are always cached: linear probes, heads and metrics need them.
+Other inputs of training (lower boundaries, augmented views) are cached if that saves more time than it costs. Without
+a cache, training computes them from the images in every epoch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tasks.vgg.weights import BLOCKS
 
 BOTTLENECK = BOUNDARIES[-1]
 RECIPE = "recipe.json"
-"""What all rows of a folder of features depend on."""
+"""The file that names everything that the rows of a folder of features depend on."""
 _BYTES = 2
-"""Of a number in 16 bit."""
+"""Size of a 16-bit number."""
 _VIEWS = ".views"
 _WORTH_S = 5.0
-"""A cache must save so many seconds: below that, its disk is not worth the trouble."""
+"""A cache must save at least this many seconds to be worth its disk space."""
 
 RowsByFolder = dict[str, tuple[str, ...]]
 """Folder below data/features -> the rows (view ids) that it must hold."""
@@ -54,8 +54,8 @@ class Decision:
 def folder_of(strategy: str, boundary: str, views: bool) -> str:
     """The folder of features, below data/features.
 
-    All strategies share the bottleneck features of the images without augmentation. The rest lies in the folder of the
-    strategy that reads it, so that adding or removing a strategy changes nothing that the others depend on.
+    All strategies share the bottleneck features of the images without augmentation. Other features are in the folder
+    of the strategy that reads them, so adding or removing a strategy changes nothing for the others.
     """
     if boundary == BOTTLENECK and not views:
         return BOTTLENECK
@@ -63,7 +63,7 @@ def folder_of(strategy: str, boundary: str, views: bool) -> str:
 
 
 def inputs_of(strategy: str) -> str:
-    """The folder of what only one strategy reads, below data/features."""
+    """The folder of the features that only this strategy reads, below data/features."""
     return f"for/{strategy}"
 
 
@@ -84,7 +84,7 @@ def share_below(boundary: str) -> float:
 
 
 def candidates(settings: Settings) -> dict[tuple[str, str], list[Phase]]:
-    """(strategy, boundary that it could start from) -> the phases that would."""
+    """(strategy, boundary) -> the phases of the strategy that could start from this boundary."""
     found: dict[tuple[str, str], list[Phase]] = {}
     for strategy in settings.strategies:
         for phase in plan_phases(strategy, settings.train, settings.augmentation):
@@ -97,17 +97,17 @@ def decide(
     strategy: str, boundary: str, phases: Sequence[Phase], train: int, validation: int, rates: Rates, room_bytes: float,
     wish: Literal["auto", "always", "never"],
 ) -> Decision:  # fmt: skip
-    """Whether to cache a boundary's outputs: the cost, once, against the time saved in all epochs.
+    """Decide whether to cache a boundary's outputs: compare the cost (once) with the time saved over all epochs.
 
     Args:
-        strategy: that would read it.
+        strategy: would read the cache.
         boundary: where training would start.
-        phases: that would start there.
-        train: images to train on; each has its augmented views.
-        validation: images that every epoch evaluates.
+        phases: would start there.
+        train: number of training images, not counting their augmented views.
+        validation: number of images that are evaluated in every epoch.
         rates: of this machine.
-        room_bytes: what the disk and the setting leave.
-        wish: the setting.
+        room_bytes: space that the disk and `features.boundary_cache_gb` leave.
+        wish: `features.boundary_cache`.
     """
     views = max(phase.views for phase in phases)
     rows = train * (1 + views) + validation
@@ -133,7 +133,7 @@ def decide(
 
 
 def wanted_rows(examples: Sequence[Example], settings: Settings, kept: Iterable[tuple[str, str]]) -> RowsByFolder:
-    """Every folder of features, and its rows; `kept` are the (strategy, boundary) that training is to start from."""
+    """Every folder of features and its rows; `kept` are the (strategy, boundary) pairs that are cached."""
     flip = settings.train.test_time_augmentation
     cells: dict[str, list[str]] = {BOTTLENECK: []}
     for example in examples:

@@ -1,8 +1,8 @@
-"""What int8 stands on: the training images that it is calibrated on, and whether training loses anything by it.
+"""The calibration of int8, and the check whether training on int8 features costs accuracy.
 
-The calibration is kept with the features and used again as long as their decoder and weights stay: other ranges would
-mean all features anew. The check is paired: two linear probes, one fitted to float features and one to int8 features of
-the same validation images, answer for the same held-out ones, which both see in float, as they will be served.
+The calibration is stored with the features and used again while decoder and weights stay the same: with other ranges
+all features would have to be computed again. The check is paired: one linear probe is fitted to float features and one
+to int8 features of the same validation images. Both predict the same held-out images from float features, as served.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tasks.vgg.weights import Weights
 FILE = "calibration.json"
 IMAGES = 64
 CHECKED = 256
-"""Validation images that the check looks at, at most."""
+"""Most validation images that the check uses."""
 MARGIN = 0.02
-"""Nats of log loss that int8 may cost at worst (the upper end of the 95 % interval)."""
+"""Largest allowed increase of the log loss by int8, nats (the upper end of its 95 % interval)."""
 _FEWEST = 100
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The keys of the images that were looked at, and the largest output of each convolution on them."""
+    """The keys of the calibration images, and the largest output of each convolution on them."""
 
     images: tuple[str, ...]
     ranges: tuple[float, ...]
@@ -47,14 +47,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether int8 costs nothing that a validation of this size can see, and why, in words."""
+    """Whether the check found no loss by int8, and the reason in words."""
 
     passed: bool
     reason: str
 
 
 def calibrate(weights: Weights, train: Sequence[str], read: Callable[[Sequence[str]], Pixels]) -> Calibration:
-    """Measure ranges on the training images with the smallest keys: content hashes, so they are drawn at random."""
+    """Measure ranges on the training images with the smallest keys: keys are content hashes, so this is random."""
     from tasks.vgg.quantized import measure_ranges
 
     chosen = tuple(sorted(train)[:IMAGES])
@@ -62,16 +62,16 @@ def calibrate(weights: Weights, train: Sequence[str], read: Callable[[Sequence[s
 
 
 def load_calibration(folder: Path, recipe: str) -> Calibration | None:
-    """What `save_calibration` kept for this recipe, if it did."""
+    """The calibration that `save_calibration` stored for this recipe; None if there is none."""
     try:
         kept = read_json(folder / FILE)
         return Calibration(tuple(kept["images"]), tuple(kept["ranges"])) if kept["recipe"] == recipe else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # there is none, or it is damaged
+        return None  # missing or damaged
 
 
 def save_calibration(folder: Path, calibration: Calibration | None, recipe: str) -> None:
-    """Keep a calibration for this recipe; None removes what was kept."""
+    """Store a calibration for this recipe; None removes the stored one."""
     if calibration is None:
         (folder / FILE).unlink(missing_ok=True)
         return
@@ -80,7 +80,7 @@ def save_calibration(folder: Path, calibration: Calibration | None, recipe: str)
 
 
 def check(plain: Floats, quantized: Floats, examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> Verdict:
-    """Compare what training would learn from either; see the module.
+    """Compare linear probes on float and on int8 features; see the module's docstring.
 
     Args:
         plain: pooled float features of validation images (n, inputs).

@@ -1,7 +1,7 @@
-"""Which engine computes features on this machine: measured once, then kept, so that no busy night changes the features.
+"""Chooses the engine that computes features: measured once and then kept, so a busy machine can't change the choice.
 
-Images that are evaluated on go through one engine. Images that are trained on may go through int8 instead, where that
-is faster and costs no accuracy that the validation images could show.
+One engine computes the validation and test images. Training images may use int8 instead, if it is faster and the
+validation images show no loss of accuracy.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tasks.vgg.weights import Weights
 from tasks.workspace import Workspace
 
 _FASTER_BY = 1.2
-"""How much faster TensorFlow must be to be chosen: ncnn's float32 is exact."""
+"""TensorFlow is chosen if it is more than this many times as fast as ncnn, whose float32 is exact."""
 _DISK_BYTES = 32 << 20
 _WORTH_CHECKING = 2_000
-"""Training rows to compute from which `auto` checks int8: it saves some 30 ms a row, and the check takes 30 s."""
+"""`auto` checks int8 if at least this many training rows are missing: it saves 30 ms a row, the check takes 30 s."""
 
 
 @dataclass(frozen=True)
 class Engines:
-    """What computes features.
+    """The engines that compute features.
 
     Attributes:
         evaluated: for images of the validation and the test split; in float32 or bfloat16.
-        calibration: of int8 for training images; None: they go through `evaluated`, too.
+        calibration: of int8 for training images; None: `evaluated` computes them, too.
     """
 
     evaluated: Engine
@@ -53,10 +53,10 @@ class Engines:
 
 
 def choose_engine(wanted: Features, weights: Weights, workspace: Workspace) -> Engine:
-    """The engine for images that are evaluated on; never int8.
+    """The engine for validation and test images; never int8.
 
-    Without a GPU or matrix units (AMX) there is nothing to measure: ncnn in float32 is as fast as bfloat16, and exact.
-    With them one batch through each engine decides, once for this workspace and this kind of machine.
+    Without a GPU or matrix units (AMX) nothing is measured: ncnn in float32 is as fast as bfloat16, and exact. With
+    them, each engine computes one batch, and the faster one is kept for this workspace and this kind of machine.
     """
     if wanted.engine == "ncnn" or (wanted.engine == "auto" and wanted.precision == "float32" and not has_gpu()):
         return Engine("ncnn", "float32")
@@ -79,12 +79,12 @@ def choose_engines(
     wanted: Features, weights: Weights, workspace: Workspace, base: Mapping[str, Any], examples: Sequence[Example],
     extraction: Extraction,
 ) -> Engines:  # fmt: skip
-    """The engines before anything is computed: int8 is among them if it was asked for, or chosen earlier.
+    """The engines before anything is computed; they include int8 if the settings ask for it or it was chosen earlier.
 
     Args:
         wanted: the block `features`.
         weights: of the network.
-        workspace: keeps what was measured, and earlier calibrations.
+        workspace: stores measurements and earlier calibrations.
         base: what all features depend on.
         examples: all of them.
         extraction: reads the images.
@@ -102,10 +102,10 @@ def check_int8(
     engines: Engines, wanted: Features, weights: Weights, examples: Sequence[Example], duplicates: Sequence[Duplicate],
     rows: RowsByFolder, extraction: Extraction,
 ) -> Engines:  # fmt: skip
-    """Let `auto` take int8 for training images if validation sees no loss by it; prints what it saw.
+    """Let `auto` use int8 for training images if validation shows no loss of accuracy; prints the result.
 
-    It is checked where int8 is fast, much is to be computed, and no training image has been computed yet. The features
-    of the images that are evaluated on are computed first, as they are needed anyway.
+    The check runs if int8 is fast here, many rows are missing, and no training image has features yet. It first
+    computes the features of the validation and test images, which are needed anyway.
     """
     if wanted.precision != "auto" or engines.calibration or engines.evaluated.name != "ncnn" or not has_fast_int8():
         return engines
@@ -127,7 +127,7 @@ def check_int8(
 
 
 def keep_calibration(engines: Engines, workspace: Workspace, base: Mapping[str, Any]) -> None:
-    """Store the calibration with the features, or remove what an earlier run stored."""
+    """Store the calibration with the features, or remove the one of an earlier run."""
     save_calibration(workspace.features / BOTTLENECK, engines.calibration, fingerprint(base))
 
 
@@ -150,7 +150,7 @@ def _keys(examples: Sequence[Example], split: str) -> list[str]:
 
 
 def _disk_rate(folder: Path) -> float:
-    """Bytes/s that the disk takes."""
+    """How fast the disk writes, bytes/s."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f".{os.getpid()}.partial"
     try:

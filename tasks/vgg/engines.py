@@ -59,9 +59,9 @@ class Engine:
 def build_extractor(
     engine: Engine, weights: Weights, boundaries: Sequence[str], batch_size: int, cores: int | None = None
 ) -> Extract:
-    """The network as a function on batches that gives the outputs at `boundaries` (from the input to the output).
+    """The network as a function of batches that returns the outputs at `boundaries` (from the input to the output).
 
-    `cores` (not for TensorFlow) is all that may be used by default.
+    `cores` defaults to all usable cores; TensorFlow ignores it.
     """
     if engine.name == "ncnn":
         return _one_a_core(_ncnn_network(weights, boundaries), cores or usable_cores())
@@ -111,7 +111,7 @@ def by_image(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple
 
 
 def _one_a_core(extract_one: Callable[[Pixels], list[Halves]], cores: int) -> Extract:
-    """Images side by side, each on one core: faster than all cores on one image."""
+    """Compute images in parallel, each on one core: faster than all cores on one image."""
     pool = ThreadPoolExecutor(cores, thread_name_prefix="image")
 
     def extract(batch: Pixels) -> tuple[Halves, ...]:
@@ -136,7 +136,7 @@ def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixe
         run = network.create_extractor()
         run.input("images", ncnn.Mat(planes))
         outputs = []
-        for boundary in boundaries:  # each goes on from where the one before has ended
+        for boundary in boundaries:  # each continues from the boundary before
             status, output = run.extract(boundary)
             if status != 0:
                 raise WeightsError(f"ncnn stopped with status {status} at {boundary}.")
@@ -192,12 +192,13 @@ def _tensorflow_extractor(
 
     def run(images: Any) -> Any:
         outputs = backbone(preprocess(tf.cast(images, tf.float32)), training=False)
-        return [tf.cast(output, tf.float16) for output in tf.nest.flatten(outputs)]  # one output comes without a list
+        # `flatten` because Keras returns a single output without a list
+        return [tf.cast(output, tf.float16) for output in tf.nest.flatten(outputs)]
 
     graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
 
     def extract(batch: Pixels) -> tuple[Halves, ...]:
-        padding = batch_size - len(batch)  # one shape only: another one would be traced and planned anew
+        padding = batch_size - len(batch)  # TensorFlow would trace and plan another shape again
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
         return tuple(output.numpy()[: len(batch)] for output in graph(padded))
 
@@ -205,7 +206,7 @@ def _tensorflow_extractor(
 
 
 def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
-    """Images/s of the second batch; the first pays for planning."""
+    """Images/s of the second batch; the first one includes the planning."""
     batch = np.zeros((batch_size, 224, 224, 3), dtype=np.uint8)
     extract = build_extractor(engine, weights, ("block5_pool",), batch_size)
     extract(batch)

@@ -1,4 +1,4 @@
-"""Brings folders of features in line with the rows that they must hold; computes each missing row once."""
+"""Makes folders of features hold the rows that they must hold; computes each missing row once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Network = Callable[[Sequence[str], Iterable[tuple[str, Pixels]]], Outputs]
 
 
 class Extraction:
-    """Computes rows that are missing, and counts them and the seconds that they took.
+    """Computes missing rows; counts the rows and the seconds.
 
     Args:
         settings: all.
         folder: `data/features`.
-        base: what all rows depend on, in words that a report can show.
+        base: everything that all rows depend on, in words that a report can show.
         images: the prepared ones.
         weights: of the network.
     """
@@ -50,7 +50,7 @@ class Extraction:
         return self._images.read(keys)
 
     def recipe(self, engine: Engine) -> dict[str, Any]:
-        """What an engine's rows depend on beside the image, in words that a report can show."""
+        """Everything that an engine's rows depend on except the image, in words that a report can show."""
         return {**self._base, **engine_recipe(engine)}
 
     def has_rows(self, engine: Engine, folder: str, keys: Collection[str] | None = None) -> bool:
@@ -59,7 +59,7 @@ class Extraction:
         return any(keys is None or row["key"] in keys for header in headers for row in header.rows)
 
     def stored(self, folder: str, keys: Sequence[str]) -> Halves:
-        """Features that were brought earlier (n, h, w, c) float16."""
+        """Features that a folder holds (n, h, w, c) float16."""
         return open_shards(self._folder / folder).read(keys)
 
     def compute(self, engine: Engine, keys: Sequence[str]) -> Halves:
@@ -68,7 +68,7 @@ class Extraction:
         return np.asarray([outputs[0] for _, outputs in self._network(engine)([BOTTLENECK], images)])
 
     def bring(self, parts: Sequence[tuple[Engine, RowsByFolder]]) -> None:
-        """Bring every folder in line: each part's rows, computed by its engine."""
+        """Make every folder hold its rows; each part's engine computes the missing ones."""
         marks = [{name: self._mark(engine, name) for name in rows} for engine, rows in parts]
         missing = [
             {
@@ -96,7 +96,7 @@ class Extraction:
     def _extract(
         self, engine: Engine, marks: Mapping[str, str], missing: Mapping[str, Sequence[str]], progress: Progress
     ) -> None:
-        """Rows that lack the same boundaries go through the network together, up to the last one that is lacking."""
+        """Compute rows that lack the same boundaries together, up to the last boundary that they lack."""
         lacking: dict[str, list[str]] = defaultdict(list)
         for name in sorted(missing, key=lambda one: BOUNDARIES.index(boundary_of(one))):
             for row in missing[name]:
@@ -121,7 +121,7 @@ class Extraction:
         return augmentation.make_view(self._images.read([key])[0], key, number, self._settings.augmentation)
 
     def _network(self, engine: Engine) -> Network:
-        """Images in, features out, in the same order: on this machine, or over a Ray cluster when asked."""
+        """A function from images to features, in the same order; on this machine, or on a Ray cluster if set."""
         rules = self._settings.features
         if rules.distribute == "ray":
             from tasks.vgg.ray_extraction import extract_on_ray as extract
@@ -131,18 +131,18 @@ class Extraction:
         return lambda boundaries, images: extract(engine, self._weights, boundaries, images, rules.batch_size)
 
     def _mark(self, engine: Engine, folder: str) -> str:
-        """The fingerprint of a folder's rows by an engine: all that they depend on but the image."""
+        """The fingerprint of a folder's rows by an engine: everything that they depend on except the image."""
         views = augmentation.recipe(self._settings.augmentation) if holds_views(folder) else None
         return fingerprint({**self.recipe(engine), "boundary": boundary_of(folder), "views": views})
 
     def _shard_size(self, name: str) -> int:
-        """Rows a shard: as many as the shards of images have, but no more bytes than are easily held in memory."""
+        """Rows in a shard: as many as in the shards of images, or fewer if they would exceed `_SHARD_BYTES`."""
         most = max((len(header.rows) for header in self._images.headers), default=1)
         return max(1, min(most, _SHARD_BYTES // (2 * prod(boundary_shape(boundary_of(name))))))
 
 
 def engine_recipe(engine: Engine) -> dict[str, Any]:
-    """What rows depend on because of their engine."""
+    """The part of a recipe that depends on the engine."""
     about = {"engine": engine.name, "precision": engine.precision}
     if not engine.ranges:
         return about
@@ -159,5 +159,5 @@ def keep_images(rows: RowsByFolder, keys: Collection[str]) -> RowsByFolder:
 
 
 def _count(folders: Iterable[Mapping[str, Sequence[str]]]) -> int:
-    """Different rows: one that several folders hold passes the network once."""
+    """The number of distinct rows; a row of several folders passes the network once."""
     return len({row for rows in folders for some in rows.values() for row in some})

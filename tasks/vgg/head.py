@@ -23,7 +23,7 @@ Activation = Literal["relu", "softmax"]
 
 SMALLEST_NORM = 1e-6
 _SMALLEST_PRODUCT = 1e-6
-"""Channels never active together have the product 0, where a root's slope is infinite and training would give NaN."""
+"""Channels that are never active together have the product 0, where the root's infinite slope would cause NaN."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Head:
 
         Args:
             features: the output.
-            logits: leave the softmax out: what training takes the cross-entropy of.
+            logits: leave the softmax out; training computes the cross-entropy from logits.
         """
         import keras
 
@@ -97,7 +97,7 @@ def restore(outline: dict[str, Any], tensors: dict[str, Floats]) -> Head:
 
 
 def new_head(pooling: Pooling, shape: Sequence[int], hidden_units: int | None, classes: int, seed: int) -> Head:
-    """An untrained head: with a hidden layer (Glorot uniform, as Keras begins), or one layer of zeros.
+    """An untrained head: with a hidden layer (Glorot uniform, Keras' default), or one layer of zeros.
 
     Args:
         pooling: see `Head`.

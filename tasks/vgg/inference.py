@@ -1,7 +1,7 @@
-"""What a classifier predicts for prepared images: always through the backbone that is exported, in its precision.
+"""Predictions of a classifier for prepared images, always by the backbone that is exported, in its precision.
 
-The outputs of a frozen backbone are kept as bottleneck features. A backbone that was trained further sees the images
-themselves, by the engine that computes features.
+The outputs of a frozen backbone are stored as bottleneck features. A backbone that was trained further computes its
+outputs from the images, with the engine that computes features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 32
 
 
 def features_engine(workspace: Workspace) -> Engine:
-    """What computed the features."""
+    """The engine that computed the features."""
     recipe = read_json(workspace.features / BOTTLENECK / RECIPE)
     return Engine(recipe["engine"], recipe["precision"])
 
@@ -69,7 +69,7 @@ def _tuned(backbone: Weights, workspace: Workspace) -> Callable[[Sequence[str], 
         pixels: Pixels = images.read(keys)
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))
         if not np.isfinite(features).all():
-            raise IntegrityError("The trained backbone gives numbers that 16 bits can't hold; its training diverged.")
+            raise IntegrityError("Outputs of the trained backbone are too large for 16 bits: its training diverged.")
         return features
 
     return read

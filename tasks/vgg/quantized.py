@@ -1,12 +1,12 @@
-"""The frozen network in 8-bit integers, by ONNX Runtime: for training's features, where the CPU multiplies 8-bit fast.
+"""The frozen network in 8-bit integers, by ONNX Runtime: computes features of training images on CPUs with fast int8.
 
-Kernels are quantised per filter, activations per layer, to the largest value that a fixed set of training images
-shows (B. Jacob et al., Quantization and Training of Neural Networks for Integer-Arithmetic-Only Inference, 2018).
+Kernels are quantized per filter, activations per layer; the largest value on a fixed set of training images sets the
+range (B. Jacob et al., Quantization and Training of Neural Networks for Integer-Arithmetic-Only Inference, 2018).
 Kernels have 7 bits: a CPU without VNNI adds two products in 16 bits, where products of 8-bit kernels overflow. The
 cosine to float32 is 0.998 with 7 bits on every CPU; with 8 bits it is 0.999 with VNNI and 0.965 without.
 Measured on two cores with VNNI: 28 images/s, ncnn in float32 15.5, TensorFlow in bfloat16 14.0.
 
-No reported metric uses it: images that are evaluated on go through the network that is exported.
+No reported metric uses int8: validation and test images pass the network that is exported.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class QuantizedNetwork:
     Args:
         weights: of the network, float32.
         ranges: see `measure_ranges`.
-        boundaries: whose outputs are given, from the input to the output.
+        boundaries: whose outputs are returned, from the input to the output.
     """
 
     def __init__(self, weights: Weights, ranges: Sequence[float], boundaries: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ def quantize(model: Any, ranges: Sequence[float]) -> Any:
     black, white = (preprocess(np.full((1, 3), level, np.float32)) for level in (0, 255))
     known = {PLANES: (black.min(), white.max())}
     for layer, largest in zip(layer_names(), ranges, strict=True):
-        known[layer] = (np.float32(-largest), np.float32(largest))  # the relu that follows decides
+        known[layer] = (np.float32(-largest), np.float32(largest))  # the range of the relu that follows is used
         known[_activation(layer)] = (np.float32(0), np.float32(largest))
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         known[f"block{block}_pool"] = known[_activation(f"block{block}_conv{convolutions}")]
@@ -84,7 +84,7 @@ def quantize(model: Any, ranges: Sequence[float]) -> Any:
 
 
 def _session(model: Any, threads: int) -> Any:
-    """`threads` for one run; 0: one a core."""
+    """A session with this number of threads; 0: one for each core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""TensorFlow without the messages of its C++ side, which mean nothing to a user."""
+"""TensorFlow without the messages of its C++ code, which mean nothing to a user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_tensorflow() -> None:
     with quiet_stderr():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # lists them, with messages, without initialising them
+        tf.config.list_physical_devices()  # lists them, with messages, without initializing them
 
 
 @contextlib.contextmanager

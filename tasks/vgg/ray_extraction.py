@@ -1,7 +1,7 @@
-"""Feature extraction over many machines, by Ray: batches go out by value, so the machines need no shared disk.
+"""Feature extraction on many machines, by Ray: images are sent to the workers, so the machines need no shared disk.
 
 RAY_ADDRESS names the cluster; without it, Ray starts on this machine. Every machine needs this project's environment
-with the extra `ray`; the weights travel once to each. The result is the same as on one machine, in the same order.
+with the extra `ray`; the weights are sent to each once. The result is the same as on one machine, in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor, by_image,
 from tasks.vgg.weights import Weights
 
 _WAITING_PER_WORKER = 2
-"""Bounds the memory: one batch is computed, one waits."""
+"""Limits the memory: one batch is computed, one waits."""
 
 
 class Extractor:

@@ -1,4 +1,4 @@
-"""What training leaves behind: `models/trained/<strategy>/` with arrays and JSON only, nothing that can run.
+"""The files of a trained model: `models/trained/<strategy>/` holds arrays and JSON only, nothing that can run.
 
 `model.safetensors` holds the tensors of the head and of those layers of the backbone that training has changed,
 `validation.safetensors` the probabilities on the validation split (from before any refit), `model.json` everything
@@ -30,10 +30,11 @@ class Trained:
     """A trained classifier: the published backbone, perhaps with some of its layers trained on, and a head.
 
     Attributes:
-        strategy: how it was trained, as is `recipe`.
+        strategy: it was trained by.
+        recipe: it was trained by.
         classes: names, in the order of the probabilities.
         head: pooling and dense layers.
-        backbone: the tensors of the backbone that are not the published ones; empty where it stayed frozen.
+        backbone: the tensors of the backbone that training changed; empty if it stayed frozen.
         test_time_augmentation: a prediction is the mean over the image and its mirror image.
         problem: why this model must not be used, in words; None if nothing is wrong.
         validation_keys: examples of the validation split.

@@ -74,7 +74,7 @@ def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], 
 def draw_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], rules: Train) -> dict[str, int] | None:
     """Key -> the fold in which an example of train or validation is held out; those of test are left out.
 
-    None, and the validation split chooses, where there are many examples, or too few of a class for so many folds.
+    None if there are many examples, or too few of a class for so many folds: then the validation split chooses.
     """
     used = [one for one in examples if one.split != "test"]
     if len(used) > rules.modern.folds_up_to:

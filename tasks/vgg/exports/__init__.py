@@ -1,1 +1,1 @@
-"""The formats that the champion is exported in, and the proof that each predicts as the trained model."""
+"""The formats of the exported champion, and the check that each predicts the same as the trained model."""

@@ -1,8 +1,8 @@
-"""A process that knows only a SavedModel's folder: does the model load, and what does it predict?
+"""Loads a SavedModel in a process that knows nothing but the model's folder, and predicts images with it.
 
-Run as a file, isolated (`python -P tasks/vgg/exports/check_serving.py`). TensorFlow is loaded at once, while the
-caller does other things; then one line of JSON is awaited on stdin: {"model": folder, "images": [paths]}. For each
-image one line of JSON comes back on stdout: {"label", "probability", "probabilities"} or {"refused": message}.
+Run as a file, isolated (`python -P tasks/vgg/exports/check_serving.py`). It loads TensorFlow at once, while the caller
+does other things. Then it reads one line of JSON from stdin: {"model": folder, "images": [paths]}. For each image it
+writes one line of JSON to stdout: {"label", "probability", "probabilities"} or {"refused": message}.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The decoder of `tasks.images.decoding` as TensorFlow operations, for the exported SavedModel.
 
-JPEG (grey, YCbCr, RGB) and PNG are followed: upright by EXIF, alpha composited, stretched to 224x224 with Pillow's two
-rounded passes. Measured against Pillow (tests/tasks/vgg/exports/test_serving.py, and 119 photos): no level of 0 to 255
-differs by more than two, in photos 0.2 % differ by one: float32 rounds ties differently from Pillow's fixed point. An
-image that can't be followed so closely is refused with the reason, never guessed.
+It decodes JPEG (grey, YCbCr, RGB) and PNG as Pillow: upright by EXIF, alpha composited, stretched to 224x224 in two
+rounded passes. Measured against Pillow (tests/tasks/vgg/exports/test_serving.py, and 119 photos): no level (0 to 255)
+differs by more than two, and in photos 0.2 % differ by one, because float32 rounds ties differently from Pillow's
+fixed point. The graph refuses an image that it can't decode so exactly, and says why.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _decode_jpeg(contents: Any) -> Any:
 def _decode_png(contents: Any, data: Any, background_rgb: tuple[int, int, int]) -> Any:
     """RGB on the background, in the integer arithmetic of Pillow's alpha_composite: round(x / 255) by shifts."""
     rgba = tf.cast(tf.io.decode_png(contents, channels=4), tf.int32)
-    # TensorFlow gives grey of less than 8 bits an opaque alpha of 1, 3 or 15
+    # in grey of less than 8 bits TensorFlow decodes an opaque alpha as 1, 3 or 15
     few_bits = (data[24] < 8) & (data[25] == 0)
     alpha = tf.where(few_bits, 255, rgba[..., 3:])
     mixed = rgba[..., :3] * alpha + tf.constant(background_rgb, tf.int32) * (255 - alpha)
@@ -82,10 +82,10 @@ def _upright(rgb: Any, orientation: Any) -> Any:
 
 
 def _stretch(rgb: Any) -> Any:
-    """224x224 by antialiased triangles, one axis after the other, rounded after each, as Pillow.
+    """Resize to 224x224 with an antialiased triangle filter, one axis after the other, rounded after each, as Pillow.
 
-    Pillow 13 takes the columns first where the height shrinks more than twice as much as the width
-    (python-pillow/Pillow#9549; the exact bound was measured), older ones always take the rows first.
+    Pillow 13 resizes the columns first if the height shrinks more than twice as much as the width
+    (python-pillow/Pillow#9549; the exact bound was measured). Older versions always resize the rows first.
     """
     shape = tf.shape(rgb)
     height, width = shape[0], shape[1]

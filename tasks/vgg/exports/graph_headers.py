@@ -1,6 +1,6 @@
-"""What an image's header says, by TensorFlow operations: orientation, and whether the graph can follow the decoder.
+"""Reads an image's header with TensorFlow operations: its orientation, and whether the graph can decode it exactly.
 
-`tasks.images.decoding` (Pillow) is the reference. `ImageHeader.refusal` names what these rules can't follow exactly;
+`tasks.images.decoding` (Pillow) is the reference. `ImageHeader.refusal` says why these rules can't match it exactly;
 nothing is guessed. Layouts: ITU-T T.81 B.1 (JPEG), W3C PNG third edition, Exif 2.3 and TIFF 6 (orientation).
 """
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tasks.images.decoding import PERMISSIVE
 
 PADDING = 64
-"""Zero bytes that `to_bytes` appends, so that reading past the end of a truncated file gives zeros."""
+"""Zero bytes that `to_bytes` appends, so that reading past the end of a truncated file returns zeros."""
 
 _XMP_OF_JPEG = b"http://ns.adobe.com/xap/1.0/\x00"
 _XMP_OF_PNG = b"XML:com.adobe.xmp\x00"
@@ -23,7 +23,7 @@ _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8)
 
 
 class ImageHeader(NamedTuple):
-    """Scalars. `refusal` (string) is empty if the graph can follow; `orientation` (int64) is 1 to 8."""
+    """Scalars. `refusal` (string) is empty if the graph can decode the image; `orientation` (int64) is 1 to 8."""
 
     refusal: Any
     orientation: Any
@@ -43,7 +43,7 @@ def to_bytes(contents: Any) -> Any:
 
 
 def starts_with(data: Any, prefix: bytes, at: Any = 0) -> Any:
-    """Whether the bytes at a place are these (bool scalar)."""
+    """Whether these bytes are at a position (bool scalar)."""
     return tf.reduce_all(data[at : at + len(prefix)] == tf.constant(list(prefix), tf.uint8))
 
 
@@ -102,7 +102,7 @@ def _read_jpeg(data: Any) -> ImageHeader:
 
 
 def _read_png(data: Any) -> ImageHeader:
-    """Walk the chunks to the end: EXIF and texts may stand behind the pixels."""
+    """Walk the chunks to the end: EXIF and texts may follow the pixels."""
     size, start = _size(data), tf.constant(8, tf.int64)
 
     def more(position: Any, *_: Any) -> Any:
@@ -177,7 +177,7 @@ def _read_exif(exif: Any) -> _Orientation:
     value = tf.reduce_sum(tf.where(tf.range(count) == place, numbers(entries[:, 8:10], 2), 0))
     value = tf.where((value >= 1) & (value <= 8), value, 1)
 
-    # Pillow stops at an entry whose data lie outside, and takes another type or number of values in its own way
+    # Pillow stops at an entry whose data lie outside the file; other types or numbers of values follow its own rules
     bytes_each = tf.gather(tf.constant(_TYPE_BYTES, tf.int64), tf.minimum(kinds, len(_TYPE_BYTES) - 3))
     outside = (lengths * bytes_each > 4) & (values + lengths * bytes_each > size)
     odd = tf.reduce_any(is_tag & ((kinds != 3) | (lengths != 1))) | (tf.reduce_sum(tf.cast(is_tag, tf.int64)) > 1)
@@ -199,7 +199,7 @@ def _read_xmp(xmp: Any) -> Any:
 
 
 def _first(*cases: tuple[Any, str], otherwise: Any = "") -> Any:
-    """The text of the first case that holds."""
+    """The text of the first case whose condition is true."""
     text = tf.convert_to_tensor(otherwise, tf.string)
     for holds, reason in reversed(cases):
         text = tf.where(holds, reason, text)

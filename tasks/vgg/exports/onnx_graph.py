@@ -1,6 +1,7 @@
-"""The classifier as an ONNX graph, written node by node: no TensorFlow, a second's work, the same bytes every time.
+"""The classifier as an ONNX graph, written node by node: in a second, without TensorFlow, always with the same bytes.
 
-(tf2onnx took 10 s and ordered its nodes by chance.) The export stage compares its predictions with the trained model's.
+(tf2onnx took 10 s, and its nodes had a random order.) The export stage compares the predictions of the graph with those
+of the trained model.
 """
 
 from __future__ import annotations
@@ -73,23 +74,23 @@ def backbone_model(weights: Weights, outputs: Sequence[str]) -> onnx.ModelProto:
 
 
 def colour_matrix() -> tuple[Floats, Floats]:
-    """`tasks.vgg.backbone.preprocess`, the one place of the recipe, as rgb @ matrix (3, 3) + offset (3,).
+    """The function `tasks.vgg.backbone.preprocess` as rgb @ matrix (3, 3) + offset (3,).
 
     Raises:
-        ExportError: it is not a permutation of the channels with an offset any more, so this export would be wrong.
+        ExportError: `preprocess` is no longer a permutation of the channels with an offset, so this export is wrong.
     """
     offset = np.asarray(preprocess(np.zeros(3, np.float32)), np.float32)
     matrix = np.rint(preprocess(np.eye(3, dtype=np.float32)) - offset).astype(np.float32)
     colours = np.random.default_rng(0).uniform(0, 255, (64, 3)).astype(np.float32)
     if not np.allclose(colours @ matrix + offset, preprocess(colours), atol=1e-3):
         raise ExportError(
-            "tasks.vgg.backbone.preprocess is not what tasks/vgg/exports/onnx_graph.py can write; adapt it there."
+            "tasks/vgg/exports/onnx_graph.py can't export tasks.vgg.backbone.preprocess any more: adapt onnx_graph.py."
         )
     return matrix, offset
 
 
 def _add_mirror_images(graph: _Graph) -> str:
-    """The batch, and behind it the mirror image of each image (2n, 224, 224, 3)."""
+    """The batch, followed by the mirror image of each image (2n, 224, 224, 3)."""
     for name, value in (("last", -1), ("before_first", -(1 << 31)), ("width_axis", 2), ("backwards", -1)):
         graph.constants.append(numpy_helper.from_array(np.array([value], np.int64), name))
     mirrored = graph.add("Slice", "mirrored", INPUT, "last", "before_first", "width_axis", "backwards")

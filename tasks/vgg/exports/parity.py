@@ -1,7 +1,7 @@
-"""Does an exported model predict what the trained one does? On real held-out images, and on variants of one of them.
+"""Checks that exported models predict what the trained model predicts, on held-out images and variants of one of them.
 
 The reference is the training side: `tasks.images.decoding.decode`, features by ncnn in float32, the head in NumPy. So
-it shares no code that computes with what it checks.
+the reference and the exported models share no code that computes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Checks:
     """Images that every format must agree on.
 
     Attributes:
-        names: how to call the images in an error, as paths of the source.
+        names: of the images, for errors: mostly paths of the source.
         contents: their bytes.
         pixels: (n, 224, 224, 3), float32 RGB, 0 to 255, by the training decoder.
         probabilities: (n, classes), float32, by the trained model.
@@ -161,7 +161,7 @@ def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequ
     places = list(range(len(checks.names)) if chosen is None else chosen)
     expected = checks.probabilities[places]
     if predicted.shape != expected.shape:
-        raise ExportError(f"{form} gave the shape {predicted.shape}, expected {expected.shape}. {_CURE}")
+        raise ExportError(f"{form} returned the shape {predicted.shape}, expected {expected.shape}. {_CURE}")
     differences = np.abs(predicted - expected).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     if not differences[worst] <= checks.tolerance:
@@ -181,7 +181,7 @@ _CURE = (
 
 
 class FreshProcess:
-    """`tasks/vgg/exports/check_serving.py` as a child that loads TensorFlow at once and waits for a model to check."""
+    """`tasks/vgg/exports/check_serving.py` as a child process: it loads TensorFlow at once and waits for a model."""
 
     def __init__(self) -> None:
         program = Path(__file__).with_name("check_serving.py")
@@ -227,7 +227,7 @@ class FreshProcess:
         """Wait for the predictions: the largest difference, and how many images were refused.
 
         Raises:
-            ExportError: the model doesn't load, differs, or gives a label that is not the most probable class.
+            ExportError: the model doesn't load, differs, or predicts a label that is not the most probable class.
         """
         try:
             output, _ = self._child.communicate(timeout=_TIME_LIMIT_S)

@@ -1,7 +1,7 @@
-"""What is served: images in, labels and probabilities out, as one TensorFlow graph with everything inside.
+"""The served model: one TensorFlow graph that turns encoded images into labels and probabilities.
 
-`build_served` joins the decoder, the one preprocessing function, the backbone and the head. `save_served` writes it as
-a SavedModel whose bytes depend on nothing but the model, so that equal inputs give equal outputs in DVC's lock.
+`build_served` joins the decoder, the preprocessing function, the backbone and the head. `save_served` writes it as a
+SavedModel whose bytes depend only on the model, so the same inputs give the same hashes in dvc.lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     """The exported classifier.
 
     Attributes:
-        serving_default: encoded images (n,), string -> `label` (n,), string; `probability` (n,), float32, its own;
+        serving_default: encoded images (n,), string -> `label` (n,), string; `probability` (n,), float32, of the label;
             `probabilities` (n, classes), float32, in the order of `labels`.
         pixels: float32 RGB (n, 224, 224, 3), 0 to 255 -> `probabilities`.
         labels: the classes (classes,), string, UTF-8.
@@ -78,7 +78,7 @@ def save_served(served: Served, folder: Path) -> None:
     """Write the SavedModel; the same model gives the same bytes in every process."""
     signatures = {"serving_default": served.serving_default, "pixels": served.pixels}
     tf.saved_model.save(served, str(folder), signatures)
-    # a random number, and hashes of what is beside it; nothing reads it but a usage counter
+    # it holds a random number and hashes of the other files; only a usage counter reads it
     (folder / "fingerprint.pb").unlink(missing_ok=True)
     graph = folder / "saved_model.pb"
     message = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
@@ -123,7 +123,7 @@ def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[n
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*", UserWarning)
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_cores())
-        with quiet_stderr():  # LiteRT announces its delegate there, whatever the log level
+        with quiet_stderr():  # LiteRT prints its delegate there, at every log level
             interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
     probabilities = []

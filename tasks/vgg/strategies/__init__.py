@@ -1,4 +1,4 @@
-"""The strategies: each file but `base.py` is one. A new strategy is a new file, and its block in params.yaml.
+"""The strategies: each file except `base.py` is one. A new strategy is a new file, and its block in params.yaml.
 
 The settings import this package, so its files import nothing that computes.
 """
@@ -26,5 +26,5 @@ BY_NAME = _find()
 
 
 def plan_phases(strategy: str, rules: Train, augmentation: Augmentation) -> tuple[Phase, ...]:
-    """The phases of gradient descent; none where a linear probe on kept features is all."""
+    """The phases of gradient descent; none if a strategy only fits a linear probe to stored features."""
     return BY_NAME[strategy].phases(rules, augmentation)

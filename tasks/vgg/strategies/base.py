@@ -1,4 +1,4 @@
-"""What a strategy is, and the phases that it trains in. The strategies themselves: one file each in `strategies/`.
+"""What a strategy is, and the phases of its training. Each strategy is one file in `strategies/`.
 
 The settings import this module, so it imports nothing that computes.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tasks.settings import Augmentation, ModernRecipe, Train, TutorialRecipe
 
 BLOCK_NAMES = ("block1", "block2", "block3", "block4", "block5")
-FROZEN = "VGG16's convolutions, which learned to see on ImageNet, stay as they are."
+FROZEN = "VGG16's convolutions, pretrained on ImageNet, stay as they are."
 TUTORIAL_HEAD = (
     "The classifier is the one that tutorials print: flatten, one hidden layer, softmax; it is trained for a fixed "
     "number of epochs."
@@ -41,7 +41,7 @@ class BlockSettings(HeadSettings):
     )
 
     def learning_rates(self, unfrozen: Sequence[str]) -> dict[str, float]:
-        """The head's, and for each unfrozen block one that falls by `learning_rate_decay` from block to block."""
+        """Of the head and of each unfrozen block, where they fall by `learning_rate_decay` from block to block."""
         rates = {
             name: self.block_learning_rate * self.learning_rate_decay**depth
             for depth, name in enumerate(reversed(unfrozen))
@@ -63,19 +63,19 @@ class Phase:
 
     Attributes:
         name: such as `block5`.
-        unfrozen: blocks that train beside the head, from the input to the output; the topmost ones.
+        unfrozen: blocks that are trained with the head, from the input to the output; always the topmost ones.
         epochs: at most.
         batch_size: images a step.
-        learning_rates: highest one of `head` and of each unfrozen block.
+        learning_rates: the highest ones, of `head` and of each unfrozen block.
         setting: what to lower when the loss becomes NaN or the training collapses.
-        views: augmented versions of an image to draw from, beside itself.
+        views: augmented versions of an image to draw from, besides the image itself.
         schedule: `constant`, or `cosine` (rise over `warmup_fraction` of the steps, then a half cosine to 0).
         warmup_fraction: see `schedule`.
         label_smoothing: share of the target that is spread over all classes.
         weight_decay: pull towards the weights that the strategy began with, times the learning rate.
-        clip_norm: longest gradient over all weights; None: any.
-        patience: epochs without a lower validation loss that end the phase, with the best weights back; None: all
-            epochs are run and the last weights are kept.
+        clip_norm: largest norm of the gradient over all weights; None: no limit.
+        patience: after this many epochs without a lower validation loss the phase ends, with its best weights; None:
+            all epochs are run and the last weights are kept.
     """
 
     name: str
@@ -105,13 +105,13 @@ class Strategy:
 
     Attributes:
         name: as in params.yaml; the name of its file.
-        order: place among the strategies, the cheapest first: of equally good ones the first becomes the champion.
+        order: position among the strategies, the cheapest first; STRATEGY=all runs them in this order.
         start: what the modern recipe begins with; the tutorial recipe always begins with an untrained head.
         settings: its block below `train.modern`; None: it has none.
-        modern: (its block, the recipe, augmentation) -> phases of gradient descent; none: a linear probe is all.
+        modern: (its block, the recipe, augmentation) -> phases of gradient descent; none: it only fits a linear probe.
         tutorial: the recipe -> its phases.
-        descriptions: recipe -> what the report and the model card say of it: true whatever the settings are. That of
-            `modern` names the "regularised linear model" if it begins with a linear probe; `describe` refers to it.
+        descriptions: recipe -> a text for the report and the model card that is true for all settings. The text of
+            `modern` names the "regularized linear model" if it begins with a linear probe; `describe` refers to it.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Strategy:
     descriptions: Mapping[str, str]
 
     def phases(self, rules: Train, augmentation: Augmentation) -> tuple[Phase, ...]:
-        """The phases of gradient descent; none where a linear probe is all."""
+        """The phases of gradient descent; none if it only fits a linear probe."""
         if rules.recipe == "tutorial":
             return self.tutorial(rules.tutorial)
         return self.modern(getattr(rules.modern, self.name, None), rules.modern, augmentation)
@@ -132,11 +132,11 @@ class Strategy:
         return rules.recipe == "modern" and self.start == "linear_probe"
 
     def describe(self, recipe: str, training: Mapping[str, Any]) -> str:
-        """What a model of this strategy is, for a person.
+        """Describe a model of this strategy for a person.
 
         Args:
             recipe: of the training.
-            training: the model's summary (`chosen_on`, `phases`), as far as it is known.
+            training: the model's summary; may contain `chosen_on` and `phases`.
         """
         sentences = [self.descriptions[recipe]]
         if chosen_on := training.get("chosen_on"):

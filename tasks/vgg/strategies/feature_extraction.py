@@ -1,4 +1,4 @@
-"""`feature_extraction` trains a head on features that are computed once. `modern`: a linear probe, without epochs."""
+"""`feature_extraction` trains a head on features that are computed once. `modern` fits a linear probe in one step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STRATEGY = Strategy(
     modern=modern,
     tutorial=tutorial,
     descriptions={
-        "modern": f"{FROZEN} Only a classifier on top of their outputs is trained: a regularised linear model.",
+        "modern": f"{FROZEN} Only a classifier on top of their outputs is trained: a regularized linear model.",
         "tutorial": f"{FROZEN} Only a classifier on top of their outputs is trained. {TUTORIAL_HEAD}",
     },
 )

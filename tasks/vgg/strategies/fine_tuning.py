@@ -1,7 +1,7 @@
 """`fine_tuning` trains the head and blocks of VGG16 together.
 
 `modern` begins with a linear probe, so that no random head sends large gradients into the network (A. Kumar et al.,
-Fine-Tuning can Distort Pretrained Features, 2022), and lets lower blocks learn slower. `tutorial` trains all blocks
+Fine-Tuning can Distort Pretrained Features, 2022). Lower blocks have lower learning rates. `tutorial` trains all blocks
 below a random head; it is known to collapse, and is kept as the control.
 """
 
@@ -42,10 +42,10 @@ STRATEGY = Strategy(
     modern=modern,
     tutorial=tutorial,
     descriptions={
-        "modern": "A regularised linear model is first trained on the outputs of VGG16, whose convolutions learned to "
-        "see on ImageNet. From there, blocks of convolutions are trained together with the classifier; the validation "
-        "images choose the epoch.",
-        "tutorial": "All of VGG16, which learned to see on ImageNet, is trained together with a new classifier, at one "
+        "modern": "First a regularized linear model is trained on the outputs of VGG16, pretrained on ImageNet. Then "
+        "blocks of convolutions are trained together with the classifier; the epoch is chosen on the validation "
+        "images.",
+        "tutorial": "All of VGG16, pretrained on ImageNet, is trained together with a new classifier, at one "
         f"learning rate. {TUTORIAL_HEAD}",
     },
 )

@@ -1,4 +1,4 @@
-"""`head_replacement` trains a head in the whole network, whose blocks stay frozen, by gradient descent."""
+"""`head_replacement` trains a new head by gradient descent; all blocks of the network stay frozen."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ STRATEGY = Strategy(
     modern=modern,
     tutorial=tutorial,
     descriptions={
-        "modern": f"{FROZEN} A linear classifier on top of them is trained by gradient descent; the validation images "
-        "choose the epoch.",
+        "modern": f"{FROZEN} A linear classifier on top of them is trained by gradient descent; the epoch is chosen on "
+        "the validation images.",
         "tutorial": f"{FROZEN} A new classifier on top of them is trained. {TUTORIAL_HEAD}",
     },
 )

@@ -1,7 +1,7 @@
 """`progressive` unfreezes the network step by step, from the top.
 
-`modern` begins with a linear probe and unfreezes one block after the other, each time at lower learning rates, as long
-as validation gains by it. `tutorial` trains a head first, then everything.
+`modern` begins with a linear probe and unfreezes one block after the other, each time with lower learning rates, as
+long as the validation loss falls. `tutorial` trains a head first, then everything.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ STRATEGY = Strategy(
     modern=modern,
     tutorial=tutorial,
     descriptions={
-        "modern": "A regularised linear model is first trained on the outputs of VGG16, whose convolutions learned to "
-        "see on ImageNet. From there, blocks of convolutions are unfrozen one after the other, from the top, and "
-        "trained together with the classifier, as long as that helps on the validation images.",
-        "tutorial": "First a new classifier is trained on top of VGG16, which learned to see on ImageNet; then all of "
+        "modern": "First a regularized linear model is trained on the outputs of VGG16, pretrained on ImageNet. Then "
+        "blocks of convolutions are unfrozen one after the other, from the top, and trained together with the "
+        "classifier, as long as the validation loss falls.",
+        "tutorial": "First a new classifier is trained on top of VGG16, pretrained on ImageNet; then all of "
         f"VGG16 is trained together with it. {TUTORIAL_HEAD}",
     },
 )

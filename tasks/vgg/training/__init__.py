@@ -1,1 +1,1 @@
-"""Gradient descent that can be trusted: resumable at any step, watched, the same on one device and on several."""
+"""Gradient descent: resumable at any step, checked for collapse, with the same steps on one device and on several."""

@@ -1,7 +1,7 @@
-"""Checkpoints: where a training is, down to the step, in files that are whole or not there.
+"""Checkpoints: the state of a training at a step, in files that are complete or absent.
 
-A file holds arrays and JSON only, its name the start of the SHA-256 of its bytes. The one before is kept, so that a
-damaged file costs a stretch of training, not all of it. Checkpoints of other settings or other images are not used.
+A file holds arrays and JSON only; its name is the start of the SHA-256 of its bytes. The checkpoint before is kept, so
+a damaged file costs only a part of the training. Checkpoints of other settings or other images are not used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class State:
         history: a record for each finished epoch.
         best_loss: lowest validation loss of the phase; None: not measured yet.
         best_epoch: of the phase; 0 is before the first one.
-        waited: epochs since then.
+        waited: epochs since the best one.
         at_chance: epochs in a row at chance.
         notes: one for each finished phase.
         tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began).
@@ -74,8 +74,8 @@ class Checkpoints:
 
     Args:
         folder: where they are.
-        identity: all that the training depends on, JSON; others' checkpoints are removed.
-        interval_s: time after which `due` says yes.
+        identity: everything that the training depends on, JSON; checkpoints with another identity are removed.
+        interval_s: seconds after which `due` is true.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], interval_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Notices a training that goes wrong, and says why and what to change."""
+"""Detects a training that diverges or collapses, and explains why and what to change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.vgg.head import Floats
 from tasks.vgg.strategies.base import Phase
 
 EPOCHS_AT_CHANCE = 3
-"""So many epochs at chance in a row end the training."""
+"""This many epochs at chance in a row end the training."""
 _NEAR_CHANCE = 0.9
 
 
@@ -25,7 +25,7 @@ def chance_loss(labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32])
 
 
 def is_at_chance(train_loss: float, chance: float, probabilities: Floats) -> bool:
-    """Whether the network knows nothing: its loss is that of chance, and it predicts one class for all images."""
+    """Whether the network is at chance: its loss is that of chance, and it predicts one class for all images."""
     return train_loss >= _NEAR_CHANCE * chance and len(np.unique(probabilities.argmax(axis=1))) == 1
 
 
@@ -36,9 +36,9 @@ def explain_collapse(phase: Phase, epoch: int, epochs_at_chance: int, loss: floa
     also = "Train the head first and unfreeze at small learning rates (train.recipe=modern), or l" if tutorial else "L"
     return (
         f"Collapsed: since epoch {epoch - epochs_at_chance + 1} of the phase {phase.name!r} the model predicts the "
-        f"same class for every image, and the loss stays at {loss:.3f} (knowing nothing gives {chance:.3f}). Adam "
+        f"same class for every image, and the loss stays at {loss:.3f} (chance level: {chance:.3f}). Adam "
         f"moves each weight by about the learning rate ({highest:g}), however small its gradient. Pretrained "
-        "convolutions don't survive large steps, least of all below a head that knows nothing yet. This model is not "
+        "convolutions don't survive large steps, least of all below an untrained head. This model is not "
         f'exported. {also}ower the learning rate: make run SET="{_lower(phase)}"'
     )
 

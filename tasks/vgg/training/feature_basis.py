@@ -1,7 +1,7 @@
-"""Pooled features of few examples as a linear classifier sees them: exact, and as small as there are examples.
+"""Pooled features of few examples in a small basis: exact for a linear classifier, with no more columns than examples.
 
-A bilinear pooling has 262,144 numbers an example, but n examples span n dimensions at most. A rotation into these
-changes no product of two examples, so a regularised linear classifier is the same there; its kernel is rotated back.
+Bilinear pooling has 262,144 numbers an example, but n examples span n dimensions at most. A rotation into these changes
+no product of two examples, so a regularized linear classifier is the same there; its kernel is rotated back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks.vgg.head import Floats, Pooling
 from tasks.vgg.training_data import Split
 
 _SMALLEST = 1e-7
-"""Directions with a smaller share of the longest one's length hold rounding errors only."""
+"""Directions shorter than this share of the longest one hold only rounding errors."""
 
 
 @dataclass(frozen=True)

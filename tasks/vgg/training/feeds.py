@@ -1,4 +1,4 @@
-"""The examples of a split as gradient descent reads them: from kept features, or from images."""
+"""The examples of a split as gradient descent reads them: from stored features, or from images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Feed:
     """A split.
 
     Attributes:
-        reader: gives the inputs of examples and views.
+        reader: reads the inputs of examples and views.
         keys: of the examples.
         labels: class indices (n,).
         weights: in the loss (n,), above 0.
@@ -44,7 +44,7 @@ class Feed:
         return steps_per_epoch(len(self), size)
 
     def shuffled(self, size: int, views: int, seed: int, epoch: int, start_step: int) -> Iterator[Batch]:
-        """An epoch of training: in an order, and with views, that depend on the seed and the epoch alone."""
+        """An epoch of training; the order and the views depend only on the seed and the epoch."""
         drawn = draw_views(len(self), views, seed, epoch)
         names = [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
         yield from _arrays(
@@ -52,7 +52,7 @@ class Feed:
         )
 
     def in_order(self, size: int) -> Iterator[Batch]:
-        """All examples as they are, for measuring."""
+        """All examples without augmentation, for evaluation."""
         yield from _arrays(batches(self.reader, self.keys, self.labels, np.ones_like(self.weights), size))
 
 
@@ -75,7 +75,7 @@ class KeptFeatures:
 
 
 def open_reader(strategy: str, boundary: str | None, features: Path, images: Path, views: Augmentation) -> Reader:
-    """What training reads: features kept at a boundary, or images (boundary None)."""
+    """The input of training: stored features of a boundary, or images (boundary None)."""
     if boundary is None:
         return AugmentedImages(open_shards(images), views)
     plain, augmented = (open_shards(features / folder_of(strategy, boundary, views=one)) for one in (False, True))

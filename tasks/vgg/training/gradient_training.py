@@ -1,7 +1,7 @@
-"""Everything that trains by gradient descent: the tutorials' recipe, and the modern one but for the linear probe.
+"""Training by gradient descent: the recipe `tutorial`, and `modern` except for the linear probe.
 
-As tutorials print it (F. Chollet: Deep Learning with Python, 5.3): Flatten, Dense relu, Dense softmax, Adam, some
-epochs; with VGG16's own preprocessing instead of 1/255.
+`tutorial` follows F. Chollet: Deep Learning with Python, 5.3 (Flatten, Dense relu, Dense softmax, Adam, some epochs),
+but with VGG16's own preprocessing instead of 1/255.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         "precision": run.precision,
         "starts_from": [start or "images" for start, *_ in run.feeds],
     }
-    if probe and not any(note["best_epoch"] for note in trained.notes):  # nothing was better than the beginning
+    if probe and not any(note["best_epoch"] for note in trained.notes):  # no epoch was better than the start
         outcome = conclude(probe, settings.train, material)
         outcome = replace(outcome, summary={**outcome.summary, **summary}, problem=trained.problem)
     else:
@@ -75,7 +75,7 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
 def set_up(
     settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], None]
 ) -> tuple[LinearProbe | None, TrainingRun, Classifier]:
-    """All that a training is made of, and what it begins with; see `train_by_gradient`."""
+    """Everything that a training needs, and what it begins with; see `train_by_gradient`."""
     rules, strategy = settings.train, BY_NAME[material.strategy]
     train, validation, workspace = material.train, material.validation, material.workspace
     classes = len(material.classes)
@@ -110,14 +110,14 @@ def set_up(
 
 
 def training_precision(rules: Train) -> str:
-    """`bfloat16` where the machine computes in it (twice as fast), else `float32`."""
+    """`bfloat16` if the hardware computes in it (twice as fast), else `float32`."""
     if rules.precision != "auto":
         return rules.precision
     return "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32"
 
 
 def scale_head_learning_rate(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:
-    """The phase with a lower learning rate of the head where pooling is bilinear.
+    """Lower the head's learning rate if its pooling is bilinear.
 
     Adam moves all of a kernel's weights by about the learning rate. Inputs of unit length in c * c dimensions
     instead of 2 * c add up to sqrt(c / 2) times as much.
@@ -145,7 +145,7 @@ def _start_tensorflow(rules: Train) -> None:
 
 
 def _identity(settings: Settings, material: Material, phases: tuple[Phase, ...], precision: str) -> dict[str, Any]:
-    """All that a training depends on: it must not continue from the checkpoint of another one."""
+    """Everything that a training depends on, so that it never continues from the checkpoint of another one."""
     examples = [[*split.keys, *split.labels.tolist()] for split in (material.train, material.validation)]
     return {
         "strategy": material.strategy,

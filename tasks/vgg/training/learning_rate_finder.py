@@ -1,4 +1,4 @@
-"""Which learning rates suit: they rise from far too small to far too large, and the loss shows which are good.
+"""The learning-rate finder: learning rates rise from far too small to far too large, and the loss shows which suit.
 
 L. N. Smith: Cyclical Learning Rates for Training Neural Networks, 2017.
 """
@@ -16,12 +16,12 @@ from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.steps import Steps
 
 LOWEST, HIGHEST = 1e-3, 1e3
-"""The span of the factor that all learning rates of the settings are multiplied with."""
+"""Range of the factor by which all learning rates of the settings are multiplied."""
 _SMOOTHING = 0.7
 _GIVE_UP = 4.0
-"""The search ends at a loss so many times the lowest one."""
+"""The search ends when the loss is this many times the lowest one."""
 _SAFETY = 10.0
-"""The learning rate with the lowest loss is on the edge of too large (fastai takes a tenth of it, too)."""
+"""The learning rate with the lowest loss is almost too large; fastai also takes a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Curve:
 
 
 def try_learning_rates(run: TrainingRun, begin: Classifier, steps: int) -> Iterator[tuple[float, float]]:
-    """Train the first phase while the learning rates rise; gives (factor, loss of the step) until the loss explodes."""
+    """Train the first phase with rising learning rates; yields (factor, loss of the step) until the loss explodes."""
     phase, (start, train, _) = run.phases[0], run.feeds[0]
     with run.devices.scope():
         network = build_network(begin, start, train.reader.shape, phase.unfrozen, run.precision)

@@ -1,11 +1,11 @@
 """The linear probe: multinomial logistic regression on pooled, unit-length features of the frozen backbone.
 
-Average and maximum pooling joined beat either alone, and unit length beats standardising, on small sets (K. Simonyan,
-A. Zisserman 2015, appendix B, use L2-normalised features). Bilinear pooling beats both where images are few: on
-ants/bees, 5x5 folds, 0.941 against 0.935, log loss 0.171 against 0.185. Pooling and inverse regularization C are chosen
-by the log loss, which is steadier than accuracy. It is measured on the validation split, or, where images are few and
-one split of them is a matter of luck, on five folds of train + validation. With `refit_with_validation` the chosen head
-is then trained once more on train + validation.
+On small sets, average and maximum pooling joined are better than either alone, and unit length is better than
+standardization (K. Simonyan, A. Zisserman 2015, appendix B, use L2-normalized features). With few images bilinear
+pooling is better still: on ants/bees, 5x5 folds, accuracy 0.941 against 0.935, log loss 0.171 against 0.185. Pooling
+and inverse regularization C are chosen by the log loss, which varies less than accuracy. It is measured on the
+validation split; with few images, where one split depends too much on chance, on five folds of train + validation.
+With `refit_with_validation` the chosen head is then trained again on train + validation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_BILINEAR_CLASSES = 50
 
 Labels = npt.NDArray[np.int32]
 Masks = Sequence[npt.NDArray[np.bool_]]
-"""Which examples (n,) are held out: round by round."""
+"""For each round: which examples (n,) are held out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fit_linear_probe(
         validation: to choose by, alone or together with train.
         fold_of: see `examples.draw_folds`.
         live: live metrics.
-        poolings: to choose from; None: those that so many examples and classes allow.
+        poolings: to choose from; None: those that the numbers of examples and classes allow.
 
     Raises:
         TrainingError: a feature is not a finite number.
@@ -82,7 +82,7 @@ def fit_linear_probe(
         for pooling in wanted:
             basis = bases[pooling] = take_feature_basis(pooling, [train, validation])
             _require_finite(basis)
-            models = [new_model(weight) for _ in held_out]  # each starts from where the candidate before ended
+            models = [new_model(weight) for _ in held_out]  # each fit starts from the weights of the candidate before
             for inverse_regularization in sorted(rules.inverse_regularization):
                 metrics = cross_validate(models, inverse_regularization, basis.fitted, labels, held_out, classes)
                 rounded = {name: round(value, 6) for name, value in metrics.items()}
@@ -108,7 +108,7 @@ def fit_linear_probe(
 
 
 def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
-    """The classifier that a probe is, with test-time augmentation and refitted, as the settings say."""
+    """The outcome of a probe, with test-time augmentation and refitting as the settings say."""
     probabilities = probe.validation_probabilities
     if rules.test_time_augmentation:
         probabilities = np.concatenate(
@@ -129,7 +129,7 @@ def refit(probe: LinearProbe, weight: ClassWeight, classes: int, splits: Sequenc
 
 
 def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
-    """Bilinear pooling takes 1 MB of memory an example, and 1 MB of the model a class: only where both are few."""
+    """The poolings to try. Bilinear takes 1 MB of memory an example and 1 MB of model a class, so both must be few."""
     few = examples <= rules.bilinear_up_to and classes <= _MAX_BILINEAR_CLASSES
     return (POOLING, "bilinear") if few else (POOLING,)
 
@@ -177,7 +177,7 @@ def cross_validate(
     held_out: Masks,
     classes: int,
 ) -> dict[str, float]:
-    """Log loss, nats, and accuracy of one candidate over all that is held out, each round by a model of its own."""
+    """Log loss (nats) and accuracy of one candidate over all held-out examples; each round fits its own model."""
     probabilities = np.empty((len(labels), classes), np.float32)
     for model, outside in zip(models, held_out, strict=True):
         layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
@@ -188,7 +188,7 @@ def cross_validate(
 
 
 def _head(pooling: Pooling, basis: FeatureBasis, layer: Dense) -> Head:
-    """The head for pooled features of a layer that was fitted in the basis."""
+    """The head for pooled features, from a layer that was fitted in the basis."""
     return Head(pooling, (Dense(basis.kernel(layer.kernel), layer.bias, "softmax"),))
 
 
@@ -196,6 +196,6 @@ def _require_finite(basis: FeatureBasis) -> None:
     broken = int((~np.isfinite(basis.fitted).all(axis=1)).sum())
     if broken:
         raise TrainingError(
-            f"The features of {broken} images are NaN or infinite. Compute them anew: "
+            f"The features of {broken} images are NaN or infinite. Compute them again: "
             "rm -r data/features && dvc repro --force --single-item features"
         )

@@ -1,7 +1,7 @@
-"""Gradient descent, phase by phase, from wherever a checkpoint says.
+"""Gradient descent, phase by phase, from the start or from a checkpoint.
 
-The position is (phase, epoch, step), and everything random depends on the seed and the position alone; so a training
-that was killed and continues ends with the same weights as one that was not.
+The position is (phase, epoch, step), and everything random depends only on the seed and the position. So a training
+that was killed and resumed ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TrainingRun:
     on_epoch: Callable[[Mapping[str, float]], None]
 
     def steps(self, phases: int) -> int:
-        """Steps of so many phases, from the first, if no phase ends early."""
+        """Steps of the first `phases` phases, if no phase ends early."""
         return sum(phase.epochs * self.epoch_steps(number) for number, phase in enumerate(self.phases[:phases]))
 
     def epoch_steps(self, number: int) -> int:
@@ -72,8 +72,8 @@ class TrainingResult:
 def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     """Train through all phases, or continue where an earlier call was stopped.
 
-    Each phase begins with what the one before has left. With early stopping, a phase keeps the weights of its best
-    epoch (of its beginning, if none was better), and a phase that improved nothing ends the training.
+    Each phase begins with the weights of the phase before. With early stopping, a phase keeps the weights of its best
+    epoch (those of its start, if no epoch was better), and a phase that improved nothing ends the training.
 
     Raises:
         TrainingError: the loss became NaN, or the memory is too small.
@@ -83,7 +83,7 @@ def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     if state is None:
         state = State()
     else:
-        print(f"Going on from the checkpoint at {_position(run, state)}.", flush=True)
+        print(f"Continuing from the checkpoint at {_position(run, state)}.", flush=True)
     problem = None
     classifier = begin.replaced(state.group("start"))
     total = run.steps(len(run.phases))
@@ -122,7 +122,7 @@ class _PhaseTraining:
                 variable.assign(state.tensors[f"optimizer/{index}"])
 
     def train(self) -> tuple[Classifier, bool, str | None]:
-        """The phase's classifier; whether it is better than at the beginning; what is wrong."""
+        """The phase's classifier; whether it is better than at the start; what is wrong."""
         state, phase = self._state, self._phase
         problem = None
         if phase.patience is not None and state.best_loss is None:
@@ -162,7 +162,7 @@ class _PhaseTraining:
                 self._stop.check(self._save)
 
     def _finish_epoch(self) -> str | None:
-        """Measure and record an epoch; gives what is wrong with the training, if anything."""
+        """Evaluate and record an epoch; returns what is wrong with the training, or None."""
         state, phase = self._state, self._phase
         loss = state.sums["loss"] / len(self._train)
         validation_loss, probabilities = self._measure()
@@ -205,12 +205,12 @@ class _PhaseTraining:
 
 
 def batch_size(phase: Phase, train: Feed) -> int:
-    """Images a step: never more than there are, since the rest of a batch would be padding."""
+    """Images in a step: no more than there are, because the rest of a batch would be padding."""
     return min(phase.batch_size, len(train))
 
 
 class _StopRequest:
-    """While it is entered, SIGTERM and SIGINT ask to stop at the next step, with the position saved."""
+    """A context in which SIGTERM and SIGINT stop the training at the next step, after its position is saved."""
 
     def __enter__(self) -> _StopRequest:
         self._asked = 0
@@ -224,7 +224,7 @@ class _StopRequest:
             signal.signal(number, handler)
 
     def check(self, save: Callable[[], None]) -> None:
-        """Leave if asked to."""
+        """Save and exit if a signal has asked to stop."""
         if self._asked:
             save()
             raise SystemExit(128 + self._asked)
@@ -234,7 +234,7 @@ class _StopRequest:
 
 
 def _steps_done(run: TrainingRun, state: State) -> int:
-    """Steps before the state's position, including those that early stopping saved."""
+    """Steps before the state's position, including those that early stopping skipped."""
     before = run.steps(state.phase)
     return (
         before if state.phase == len(run.phases) else before + state.epoch * run.epoch_steps(state.phase) + state.step

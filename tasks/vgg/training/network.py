@@ -36,7 +36,7 @@ class Classifier:
         return {**blocks, **self.head.tensors()}
 
     def replaced(self, tensors: Mapping[str, Floats]) -> Classifier:
-        """The same with other values for those weights that are named."""
+        """A copy in which the named weights are replaced."""
 
         def replace(number: int, layer: Dense) -> Dense:
             kernel, bias = (tensors.get(f"head_{number}/{part}") for part in ("kernel", "bias"))
@@ -49,7 +49,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Network:
-    """A Keras model that gives logits (n, classes) float32, and those of its variables that train.
+    """A Keras model that outputs logits (n, classes) float32, and its trainable variables.
 
     Attributes:
         model: input is (n, 224, 224, 3) RGB or the output of a boundary, of any type.
@@ -60,7 +60,7 @@ class Network:
     variables: dict[str, Any]
 
     def tensors(self) -> dict[str, Floats]:
-        """The current values of what trains."""
+        """The current values of the trainable variables."""
         return {name: np.asarray(variable) for name, variable in self.variables.items()}
 
 
@@ -73,7 +73,7 @@ def build_network(
         classifier: its weights.
         start: a boundary whose features are the input; None: images are.
         shape: of one input.
-        unfrozen: blocks that train beside the head.
+        unfrozen: blocks that are trained with the head.
         precision: of the activations, `float32` or `bfloat16`.
     """
     import keras
@@ -94,5 +94,5 @@ def build_network(
 
 
 def group_of(name: str) -> str:
-    """`block5_conv1/kernel` -> `block5`; `head_1/bias` -> `head`: what has a learning rate of its own."""
+    """`block5_conv1/kernel` -> `block5`; `head_1/bias` -> `head`: the group with its own learning rate."""
     return name.split("_")[0]

@@ -1,7 +1,7 @@
 """AdamW with a learning rate for each layer, and a pull towards the weights that training began with.
 
 I. Loshchilov, F. Hutter: Decoupled Weight Decay Regularization, 2019; X. Li et al.: Explicit Inductive Bias for
-Transfer Learning (L2-SP), 2018: on few images the pretrained weights are a better place to be pulled to than zero.
+Transfer Learning (L2-SP), 2018: with few images, a pull towards the pretrained weights is better than one towards zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tasks.vgg.training.network import HEAD, group_of
 
 
 def make_optimizer(phase: Phase, variables: Mapping[str, Any]) -> Any:
-    """A built Keras optimizer; its `learning_rate` is the share of the highest ones that `schedule_at` gives."""
+    """A built Keras optimizer; its `learning_rate` is the share of the highest ones that `schedule_at` returns."""
     import keras
     from keras import ops
 

@@ -1,4 +1,4 @@
-"""What training gives back."""
+"""The result of a training, and its live metrics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tasks.vgg.weights import Weights
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training gives.
+    """The result of a training.
 
     Attributes:
         head: trained.
-        backbone: tensors of the backbone that training has changed.
+        backbone: tensors of the backbone that training changed.
         validation_probabilities: (n, classes), by the classifier that never saw validation.
         summary: JSON of choices and curves.
-        problem: why it must not be used; None if nothing is wrong.
+        problem: why the model must not be used; None if nothing is wrong.
     """
 
     head: Head

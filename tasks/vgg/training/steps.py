@@ -1,8 +1,8 @@
 """One step of training, on one device or on several, and predictions for images.
 
-Every batch has one shape: what is missing in the last one is padding of weight 0, since another shape would be traced
-and planned anew. Over several devices a batch is cut in equal parts, gradients are summed before they are clipped, and
-so the step is the one that a single device would make (TensorFlow, MirroredStrategy).
+Every batch has the same shape, because TensorFlow would trace and plan another one again: the last batch is filled up
+with padding of weight 0. With several devices, a batch is cut into equal parts and gradients are summed before they are
+clipped, so the step is the same as on a single device (TensorFlow, MirroredStrategy).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Steps:
         with strategy.scope():
             self.optimizer = make_optimizer(phase, network.variables)
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        compiled = tf.function(jit_compile=on_gpu, autograph=False)  # on CPUs XLA's convolutions are the slower ones
+        compiled = tf.function(jit_compile=on_gpu, autograph=False)  # on CPUs XLA's convolutions are slower
         self._gradients = compiled(self._replica_gradients)
         self._logits = compiled(self._replica_logits)
         self._update = tf.function(self._replica_update, autograph=False)
 
     def train(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
-        """One update; gives the batch's mean loss, nats, and how many of its images were predicted correctly.
+        """One update; returns the batch's mean loss, nats, and how many of its images were predicted correctly.
 
         The loss is also NaN when a gradient is not finite: a relu can hide NaN from the loss.
 
@@ -119,7 +119,7 @@ class Steps:
         norm = tf.linalg.global_norm(gradients)
         if self.phase.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.phase.clip_norm, norm)
-        replicas = self._strategy.num_replicas_in_sync  # Keras adds up what every device brings
+        replicas = self._strategy.num_replicas_in_sync  # Keras sums over the devices
         self.optimizer.apply([gradient / replicas for gradient in gradients], self._variables)
         return norm
 

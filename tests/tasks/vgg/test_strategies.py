@@ -85,7 +85,7 @@ def test_description_says_what_happens_to_the_convolutions(change: Change, strat
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_description_names_a_linear_model_only_where_training_begins_with_one(change: Change, strategy: str) -> None:
     one = strategies.BY_NAME[strategy]
-    assert ("regularised linear model" in one.describe("modern", {})) == one.begins_with_linear_probe(change().train)
+    assert ("regularized linear model" in one.describe("modern", {})) == one.begins_with_linear_probe(change().train)
     assert "linear" not in one.describe("tutorial", {})
 
 

@@ -94,7 +94,7 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
         assert not (workspace / TRAINED / strategy / "model.json").exists()
     ended = trainings.run(str(workspace), strategy)
     assert ended.returncode == 0, ended.stderr
-    assert "Going on from the checkpoint at epoch" in ended.stdout
+    assert "Continuing from the checkpoint at epoch" in ended.stdout
     assert model(workspace, strategy) == whole
     assert not (Workspace.at(workspace).checkpoints / strategy).exists()
 
