@@ -67,7 +67,7 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
     """Accuracy against confidence; the dots of a calibrated model lie on the diagonal.
 
     Args:
-        rows: as `metrics.calibration` gives them. The dots' areas grow with their images.
+        rows: from `metrics.calibration`. The area of a dot grows with its number of images.
     """
     frame = _Frame(0.0, 1.0, 0.0, 1.0)
     most = max((row["n"] for row in rows), default=1)
@@ -182,12 +182,12 @@ class _Frame:
 
 
 def _anchor(share: float) -> str:
-    """Where a text at this share of the scale must start, so that it stays inside."""
+    """The anchor of a text at this share of the scale that keeps the text inside."""
     return "middle" if 0.08 < share < 0.92 else "start" if share <= 0.08 else "end"
 
 
 _MOST_LABELS = 12
-"""That fit below the axis."""
+"""More labels don't fit below the axis."""
 
 
 def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
@@ -204,7 +204,7 @@ def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
 
 
 _SMALLEST_SPAN = 1e-9
-"""Of an axis: less can't be drawn, and denormal numbers have no logarithm once they are divided."""
+"""Smallest length of an axis: a smaller one can't be drawn, and a divided denormal number has no logarithm."""
 
 
 def _nice_ticks(low: float, high: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""The confusion matrix as SVG, which a page shows inline and a Markdown text as an image."""
+"""The confusion matrix as SVG: inline in a page, and an image in Markdown."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tasks.reports import html
 from tasks.reports.text import visible
 
 NUMBERED_CLASSES = 20
-"""The matrix of up to so many classes has its counts in the cells."""
+"""With up to this many classes the cells show their counts."""
 NAMED_CLASSES = 200
-"""The matrix of up to so many classes has their names beside it."""
+"""With up to this many classes their names are beside the matrix."""
 LABEL_LIMIT = 18
 _CELL_PX = ((4, 64), (NUMBERED_CLASSES, 34), (50, 14))
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], hover: bool = True) -> Markup:
-    """Draw it: rows are actual classes, columns predicted ones; the deeper a cell, the larger its share of its row.
+    """Rows are actual classes, columns predicted ones; the deeper a cell's colour, the larger its share of the row.
 
-    The drawing brings its own colours, so it also works as an image; a page's style sheet may set others.
+    The drawing has its own colours, so it also works as an image; a page's style sheet may set others.
 
     Args:
         confusion: (c, c) counts.
         classes: c names.
-        hover: whether a cell says what it counts while the mouse is over it.
+        hover: whether a cell explains its count while the mouse is over it.
     """
     cell = next((px for most, px in _CELL_PX if len(classes) <= most), 8)
     font = min(13, cell - 1)

@@ -1,8 +1,8 @@
-"""The data report: what the source held, what became of it, and what changed; `data.json` and one self-contained page.
+"""The data report: the source's entries, what happened to them, and what changed; `data.json` and one HTML page.
 
-Everything that came from data passes Jinja's autoescape and `text.visible`. No times and no dates, so the same input
-gives the same bytes. What is listed is a sample of bounded length, with the count of all next to it; the whole is in
-the tables of `data/prepared/`.
+Everything that came from data passes Jinja's autoescape and `text.visible`. The page has no times and no dates, so the
+same input gives the same bytes. Lists are samples of limited length, next to the total count; the complete tables are
+in `data/prepared/`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from tasks.reports.data_uris import thumbnail
 from tasks.reports.text import describe_source
 
 LAYOUT = 1
-"""Of `data.json`; to be raised with it, so that no page is made from the changes that an older layout noted."""
+"""Version of the layout of `data.json`. Raise it with the layout, so that changes in an older layout are not read."""
 LISTED_PAIRS = 24
 LISTED_A_REASON = 24
-"""So many images are listed for each code of the quarantine, and of those under another class than before."""
+"""Most images that are listed for each reason code, and most images that are listed with another class than before."""
 LISTED_CONFLICTS = 100
 THUMBNAILS_A_NOTE = 6
 THUMBNAIL_PX = 192
 SIDES_PX = (0, 64, 128, 224, 448, 896, 1792)
-"""Where the bars of the sizes begin; 224 is what the model sees."""
+"""Lower bounds of the bars of the sizes; 224 is the size of the model's input."""
 _BY_WEIGHT = ("left_out_as_leak", "kept_together", "left_out")
 
 Pixels = npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Previous:
-    """The version of the data that stood there before; `examples` is None if there was none."""
+    """The previous version of the data; `examples` is None if there was none."""
 
     examples: Sequence[Example] | None = None
     summary: Mapping[str, Any] | None = None
@@ -54,7 +54,7 @@ class Previous:
 
 
 def read_previous(prepared: Path, reports: Path) -> Previous:
-    """What the run before left behind. What is damaged counts as not there: only the comparison is lost."""
+    """Read what the run before wrote. A damaged file counts as missing: only the comparison is lost."""
     try:
         examples = read_examples(prepared)
     except (IntegrityError, TypeError):  # none yet, damaged, or of an older layout
@@ -63,7 +63,7 @@ def read_previous(prepared: Path, reports: Path) -> Previous:
 
 
 def write_data_report(reports: Path, description: Mapping[str, Any], shards: Shards) -> None:
-    """Write `data.html`, then `data.json`: once that is there, the report counts as written."""
+    """Write `data.html`, then `data.json`, which marks the report as complete."""
     sweep_temporaries(reports)
     keys = shards.order(key for key in thumbnail_keys(description) if key in shards)
     page = render_data_page(description, dict(zip(keys, shards.read(keys) if keys else (), strict=True)))
@@ -74,14 +74,14 @@ def write_data_report(reports: Path, description: Mapping[str, Any], shards: Sha
 def describe_data(
     summary: Mapping[str, Any], discovered: Iterable[Discovered], selection: Selection, previous: Previous
 ) -> dict[str, Any]:
-    """All that the page tells, as JSON; see the module's docstring for what is listed.
+    """The content of the page as JSON; see the module's docstring for the length of lists.
 
     Args:
-        summary: what `data/prepared/summary.json` is going to hold.
+        summary: the future content of `data/prepared/summary.json`.
         discovered: all rows of the source.
-        selection: what became of them.
-        previous: the version before. If its report describes these very images already, what that says of changes
-            is kept, so running once more gives the same bytes.
+        selection: what happened to them.
+        previous: the version before. If its report already describes the same images, its changes are kept, so a
+            second run gives the same bytes.
     """
     examples, version = selection.examples, _version(selection.examples, summary)
     report = previous.report or {}
@@ -109,7 +109,7 @@ def describe_data(
 
 
 def thumbnail_keys(description: Mapping[str, Any]) -> set[str]:
-    """The images that the page shows, as far as there are pixels of them."""
+    """Keys of the images that the page shows; some of them have no prepared pixels."""
     shown = [key for pair in description["duplicates"]["listed"] for key in (pair["key"], pair["of_key"])]
     shown += [row["key"] for row in description["label_conflicts"]["listed"]]
     shown += [image["key"] for note in description["notes"] for image in note["images"]]
@@ -120,8 +120,8 @@ def render_data_page(description: Mapping[str, Any], thumbnails: Mapping[str, Pi
     """Write the page.
 
     Args:
-        description: what `describe_data` gave.
-        thumbnails: key -> (height, width, 3) uint8 RGB; images that aren't among them are listed without.
+        description: from `describe_data`.
+        thumbnails: key -> (height, width, 3) uint8 RGB; other images are listed without a thumbnail.
 
     Returns:
         HTML, UTF-8 safe.
@@ -143,7 +143,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
 
 
 def _version(examples: Sequence[Example], summary: Mapping[str, Any]) -> str:
-    """16 hex digits that change whenever there is something to tell of the images."""
+    """16 hex digits that change whenever the report has something new to say about the images."""
     digest = hashlib.sha256(json.dumps([LAYOUT, sorted(_reasons(summary).items())]).encode())
     for one in examples:
         digest.update(json.dumps([one.key, one.path, one.label, one.split]).encode())
@@ -157,7 +157,7 @@ def _reasons(summary: Mapping[str, Any]) -> dict[tuple[str, str], int]:
 
 
 def _changes(examples: Sequence[Example], summary: Mapping[str, Any], previous: Previous) -> dict[str, Any] | None:
-    """What is new against the version before; None without one. An image is known by its bytes."""
+    """The changes since the version before; None without one. Images with the same bytes are the same image."""
     if previous.examples is None:
         return None
     before = {one.key: one for one in previous.examples}
@@ -222,7 +222,7 @@ def _notes(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
-    """Each code with its first images; the most frequent comes first. Label conflicts have a list of their own."""
+    """Each code with its first images; the most frequent comes first. Label conflicts have their own list."""
     refused = [row for row in rows if row.code != RefusalCode.LABEL_CONFLICT]
     found: dict[str, list[dict[str, str]]] = {}
     for row in refused:
@@ -232,7 +232,7 @@ def _quarantine(rows: Sequence[Quarantined]) -> list[dict[str, Any]]:
 
 
 def _conflicts(rows: Sequence[Quarantined]) -> dict[str, Any]:
-    """What stands under two classes; the paths of the same bytes stand next to each other."""
+    """Files with two labels; the paths of files with the same bytes are next to each other."""
     found = [row for row in rows if row.code == RefusalCode.LABEL_CONFLICT]
     first: dict[str, str] = {}
     for row in found:

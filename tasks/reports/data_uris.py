@@ -1,4 +1,4 @@
-"""Images as `data:` addresses, which a page or a Markdown text carries inside itself."""
+"""Images as `data:` addresses, which are part of a page or a Markdown text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _JPEG_QUALITY = 85
 
 
 def thumbnail(pixels: npt.NDArray[np.uint8], side_px: int) -> str:
-    """A JPEG, its longer side at most `side_px`, of an image (height, width, 3), RGB.
+    """An image (height, width, 3), RGB, as a JPEG whose longer side is at most `side_px`.
 
-    It is made from pixels alone, so it can carry no metadata of the original.
+    It is made from pixels only, so it contains no metadata of the original.
     """
     image = Image.fromarray(pixels)
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)

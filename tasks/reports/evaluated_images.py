@@ -1,4 +1,4 @@
-"""What a report tells of the images themselves: where they come from, and which ones the model gets wrong."""
+"""What a report says about the images: where they come from, and which ones are predicted wrongly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.reports.text import describe_source
 from tasks.scores import Floats, Integers, predict
 
 LISTED_QUARANTINED = 100
-"""So many quarantined images are listed; all are in quarantine.parquet."""
+"""Most quarantined images that are listed; all are in quarantine.parquet."""
 
 
 def summarise_images(prepared: Path) -> dict[str, Any]:

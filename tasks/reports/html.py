@@ -25,7 +25,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    import jinja2  # not for `import tasks.prepare`: it costs more than the rest of what that imports of reports
+    import jinja2  # imported here because it would slow down `import tasks.prepare`
     from markupsafe import Markup
 
     environment = jinja2.Environment(

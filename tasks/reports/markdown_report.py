@@ -1,6 +1,6 @@
-"""The report in brief, as Markdown with images in it: for Prefect's UI, or a comment on a merge request.
+"""The short report: Markdown with images, for Prefect's UI or a comment on a merge request.
 
-Images are `data:` addresses, so nothing has to be served; how large the whole may become is bounded.
+Images are `data:` addresses, so no server is needed; the size of the report is limited.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def render_markdown(
     Args:
         evaluation: what `reports/evaluation.json` holds (see `tasks.evaluate`).
         images: one (height, width, 3) uint8 RGB image for each of the first of `evaluation["mistakes"]`.
-        files: what else there is, name -> address or path.
+        files: other files to link, name -> address or path.
 
     Returns:
         Markdown of at most `MAX_BYTES` bytes or a little more, however many images and classes there are.
@@ -65,7 +65,7 @@ def render_markdown(
 
 
 def _mistakes(mistakes: Sequence[Mapping[str, Any]], images: Sequence[Any], budget: int) -> str:
-    """Thumbnails, a few a row, as many as the budget of bytes allows."""
+    """Thumbnails, a few in a row, as many as the limit of bytes allows."""
     if not mistakes:
         return "None: every test image has the right prediction."
     cells: list[str] = []
@@ -89,7 +89,7 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]], images: Sequence[Any], budg
 
 
 def _confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """The matrix as an image, unless there are too many classes; and the pairs that are confused most."""
+    """The matrix as an image, unless there are too many classes, and the pairs that are confused most."""
     parts = []
     svg = draw_confusion(confusion, classes, hover=False) if len(classes) <= _DRAWN_CLASSES else ""
     if svg and len(svg) <= _LARGEST_DRAWING:

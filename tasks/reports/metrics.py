@@ -1,4 +1,4 @@
-"""Metrics of a classifier on images that it was not trained on: pure functions of arrays, no files.
+"""Metrics of a classifier on images that it was not trained on: pure functions of arrays.
 
 A metric that is undefined (the recall of a class that has no image here) is None, so JSON gets null and never NaN.
 SciPy's statistics take a second to import, so they are imported where they are used.
@@ -19,8 +19,8 @@ CALIBRATION_BINS = 10
 DECIMALS = 6
 """Metrics are stored rounded, because their last bits differ between processors."""
 CHAMPION_RULE = (
-    "the highest validation accuracy; among equals the first in params.yaml whose validation log loss is at most one "
-    "standard error of the difference above the lowest"
+    "the highest validation accuracy; if several are equal, the first in params.yaml whose validation log loss is at "
+    "most one standard error of the difference above the lowest"
 )
 CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
@@ -85,8 +85,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 def compare_paired(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Exact McNemar test of two models on the same images (McNemar 1947; exact binomial, two-sided).
 
-    Images that both models classify correctly, or both wrongly, do not tell which is better. If the models were equally
-    good, each other image would be a coin toss: `p_value` is the probability of a split at least this uneven.
+    Images that both models classify correctly, or both wrongly, don't show which is better. If the models were equally
+    good, each of the other images would be a coin toss: `p_value` is the probability of a result at least this uneven.
     """
     from scipy.stats import binomtest
 
@@ -137,7 +137,7 @@ def expected_calibration_error(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def selective_prediction(probabilities: Floats, labels: Integers) -> list[dict[str, Any]]:
-    """If only predictions with at least this confidence are used: their share (coverage), and their accuracy or None.
+    """The share of predictions with at least this confidence (coverage), and their accuracy or None.
 
     El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification.
     """
@@ -165,9 +165,9 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
 
 def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:
-    """The name by `CHAMPION_RULE` (one-standard-error rule: L. Breiman et al., 1984).
+    """The champion's name by `CHAMPION_RULE` (one-standard-error rule: L. Breiman et al., 1984).
 
-    Early stopping has already chosen an epoch by this very log loss, so a slightly lower one means nothing.
+    Early stopping has already chosen an epoch by the same log loss, so a slightly lower one means nothing.
 
     Args:
         validation: metrics by name, in the order of params.yaml.

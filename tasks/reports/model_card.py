@@ -1,4 +1,4 @@
-"""The model card: Markdown in the form that Hugging Face shows, with everything that came from data escaped.
+"""The model card: Markdown as Hugging Face shows it; everything that came from data is escaped.
 
 Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting.
 """
@@ -24,9 +24,9 @@ _RECIPE = """\
 _SAVED_MODEL = """\
 ### SavedModel (TensorFlow, TensorFlow Serving)
 
-It takes encoded images (the bytes of JPEG or PNG files) and gives `label` (n,), `probability` (n,) and
-`probabilities` (n, classes). An image that its decoder can't decode exactly (another format, CMYK) makes the whole
-batch fail, with the reason. So send images one by one, or use `python -m tasks.predict`, which takes every format.
+It takes encoded images (the bytes of JPEG or PNG files) and returns `label` (n,), `probability` (n,) and
+`probabilities` (n, classes). An image that it can't decode exactly (another format, CMYK) makes the whole batch fail,
+with the reason. So send images one by one, or use `python -m tasks.predict`, which reads every supported format.
 
 ```python
 import tensorflow as tf
@@ -39,7 +39,7 @@ print(predicted["label"][0].numpy().decode(), float(predicted["probability"][0])
 _ONNX = """\
 ### ONNX
 
-It takes float32 RGB images (n, 224, 224, 3), values 0 to 255, and gives probabilities (n, classes). For 16-bit or
+It takes float32 RGB images (n, 224, 224, 3), values 0 to 255, and returns probabilities (n, classes). For 16-bit or
 transparent images follow `tasks/images/decoding.py`, or use `python -m tasks.predict`.
 
 ```python
@@ -141,7 +141,7 @@ def _use(classes: Sequence[str]) -> str:
     return f"""\
 ## Intended use
 
-The model classifies images of the same kind as those that it was trained on: images that show one of the
+The model classifies images of the same kind as its training images: images that show one of the
 {len(classes)} classes below. It always predicts one of these classes, whatever the image shows. It is not meant for
 decisions about people, nor for uses where a wrong prediction does harm and no person checks it.
 """
@@ -165,13 +165,13 @@ def _data(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
 
 - Source: {origin}
 - Images: {data["accepted"]} accepted ({splits}), {data["quarantined"]} quarantined, {excluded} excluded
-- All choices were made on the validation images{folds}; the test images were used for the metrics alone.
+- All choices were made on the validation images{folds}; the test images were used only for the metrics.
 {_about(data.get("about") or {})}
 """
 
 
 def _about(about: Mapping[str, str]) -> str:
-    """What the source says of itself, and always who has the rights in the images."""
+    """The source's description of itself, and always who has the rights in the images."""
     known = [
         f"- {name.capitalize()}: {markdown_cell(about[name], 600)}"
         for name in ("name", "description", "licence", "citation", "homepage")

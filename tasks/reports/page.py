@@ -1,7 +1,7 @@
 """The report page: one self-contained HTML file with no script, made from `reports/evaluation.json` and some images.
 
-Everything that came from data passes Jinja's autoescape and `text.visible`. No times and no dates, so the same input
-gives the same bytes.
+Everything that came from data passes Jinja's autoescape and `text.visible`. The page has no times and no dates, so the
+same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
 LISTED_PAIRS = 10
 THUMBNAIL_PX = 224
 UNSORTED_CLASSES = 12
-"""Up to so many classes keep their order; of more, the weakest comes first."""
+"""Up to this many classes keep their order; if there are more, the weakest class comes first."""
 
 
 def render_page(evaluation: Mapping[str, Any], images: Sequence[npt.NDArray[np.uint8]]) -> str:
@@ -81,7 +81,7 @@ def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapp
 
 
 def _distinct(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without thresholds that leave out no more predictions than the one before: with two classes, 50 % leaves none."""
+    """The thresholds, except those that exclude no more predictions than the one before (50 % with two classes)."""
     return [row for number, row in enumerate(rows) if not number or row["n"] != rows[number - 1]["n"]]
 
 

@@ -19,10 +19,10 @@ def write_plots(
     per_class: Mapping[str, Mapping[str, Any]],
     calibration: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Write the folder anew.
+    """Write all files of the folder again.
 
-    `confusion.csv` has one row a test image, in the given order; `per_class.csv` one row a class, where what is
-    undefined is empty; `calibration.csv` one row a bin of `metrics.calibration`.
+    `confusion.csv` has one row for each test image, in the given order; `per_class.csv` one for each class, with empty
+    cells for undefined metrics; `calibration.csv` one for each bin of `metrics.calibration`.
     """
     names = [csv_cell(name) for name in per_class]
     pairs = ((names[actual], names[other]) for actual, other in zip(labels, predicted, strict=True))

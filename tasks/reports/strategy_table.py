@@ -10,10 +10,10 @@ from tasks.reports.text import percent
 
 
 def strategy_table(metrics: Mapping[str, Any]) -> str:
-    """One row a strategy, the champion in bold.
+    """One row for each strategy, the champion in bold.
 
     Args:
-        metrics: what `reports/metrics.json` holds, or `reports/evaluation.json`, which lacks the training's seconds.
+        metrics: the content of `reports/metrics.json`, or of `reports/evaluation.json`, which has no training seconds.
     """
     strategies = metrics["strategies"]
     heads = ["strategy", "recipe", "test accuracy", "95 % confidence interval", "validation accuracy"]

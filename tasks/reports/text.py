@@ -1,4 +1,4 @@
-"""How names that came from data (classes, paths, sources) are shown: nothing hidden, nothing acted upon."""
+"""Shows names that came from data (classes, paths, sources) as text: nothing is hidden, nothing is executed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b"
 
 
 def visible(name: object, limit: int | None = None) -> str:
-    r"""The name in one line: control characters, bytes that were no UTF-8, and marks that reorder text become escapes.
+    r"""The name in one line: control characters, bytes that are not UTF-8, and marks that reorder text become escapes.
 
     Args:
-        name: text from data, of any kind.
-        limit: longest result, characters; a longer one loses its middle to an ellipsis.
+        name: any text from data.
+        limit: longest result, characters; an ellipsis replaces the middle of a longer one.
 
     Example:
         >>> visible("a\nb")
@@ -31,11 +31,11 @@ def visible(name: object, limit: int | None = None) -> str:
 
 
 def csv_cell(name: str) -> str:
-    """A name that no spreadsheet takes for a formula.
+    """The name in a form that no spreadsheet reads as a formula.
 
     The rule (OWASP, CSV Injection): a name that starts with = + - @ (or their full-width forms), a tab, a line end or
-    an apostrophe gets one apostrophe in front. So two names never become one, and the rule can be undone: drop a
-    first apostrophe.
+    an apostrophe gets one apostrophe in front. So different names stay different, and removing a first apostrophe
+    restores the name.
     """
     return f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
@@ -51,14 +51,14 @@ def without_credentials(uri: str) -> str:
 
 
 def describe_source(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `data/prepared/summary.json`: the source's address without credentials, and what the source says of itself."""
+    """From `data/prepared/summary.json`: the source's address without credentials, and its description of itself."""
     about = dict(summary["source"])
     uri = about.pop("uri", None)
     return {"source": without_credentials(uri) if uri else None, "about": about}
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.93464 -> `93.5 %` (a no-break space inside); None -> a dash. What isn't quite all is never shown as 100 %."""
+    """0.93464 -> `93.5 %` (with a no-break space); None -> a dash. A share below 1 is never shown as 100 %."""
     if share is None:
         return "\u2013"
     smallest = 0.5 * 10 ** -(digits + 2)

@@ -1,4 +1,4 @@
-"""Metrics in sentences: the field's words, and beside them what they mean."""
+"""Metrics in sentences: the field's terms, with an explanation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any
 
 
 def comparison_verdict(pair: Mapping[str, Any]) -> str:
-    """What the paired test says of the champion (first) and another strategy (second)."""
+    """The result of the paired test of the champion (first) and another strategy (second)."""
     if pair["first_only"] == pair["second_only"]:
         return "no difference"
     better = "the champion" if pair["first_only"] > pair["second_only"] else "the other"
@@ -62,7 +62,7 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:
-    """How many images there are, from where, and what was left out."""
+    """The number of images, their source, and what was left out."""
     numbers = (("quarantined", data["quarantined"]), ("excluded", sum(data["excluded"].values())))
     left_out = [f"{n} {'was' if n == 1 else 'were'} {kind}" for kind, n in numbers if n]
     origin = f" from {visible(data['source'], 120)}" if data["source"] else ""
@@ -70,7 +70,7 @@ def data_sentence(data: Mapping[str, Any]) -> str:
 
 
 def split_sentence(data: Mapping[str, Any]) -> str:
-    """How the images were split; as far as the data summary tells."""
+    """How the images were split, as far as the data summary says."""
     given, fractions = data.get("given_splits"), data.get("fractions") or {}
     drawn = [
         f"{percent(fractions[name], 0)} for {name}"
