@@ -1,1 +1,1 @@
-"""Measurements that compare this project with the usual way, both sides in one run."""
+"""Measurements of this project against the usual way; both are measured in one run."""

@@ -14,7 +14,7 @@ from benchmarks.workspaces import write_digits
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--data", type=Path, help="default: 200 of the built-in digits")
-    parser.add_argument("--epochs", type=int, default=10, help="of the tutorial's side")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the tutorial's script")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
         temporary = Path(folder)

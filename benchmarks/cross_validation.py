@@ -1,13 +1,13 @@
-"""All strategies by stratified cross-validation over all images, beside one another on the same folds.
+"""All strategies by stratified cross-validation over all images, on the same folds.
 
     python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--learning-curve]
                                        [--set key=value]
 
-FOLDER holds train/<class>/* and val/<class>/*, which are put together. Each fold is held out once; of the others, one
-image in seven is the validation that choices are made on. `feature_extraction` is repeated with other folds, the
-others are measured on the first ones. Folds keep near duplicates together. Nothing is chosen by what is reported.
-Prints a row for each strategy (accuracy and its standard deviation over repeats, log loss, and the paired difference to
-`feature_extraction` with its 95 % interval over images), and one JSON line.
+FOLDER holds train/<class>/* and val/<class>/*, which are merged. Each fold is held out once; one image in seven of the
+other folds is for validation, on which choices are made. `feature_extraction` is repeated with other folds, the other
+strategies are measured on the first ones. Near duplicates stay in one fold. No choice uses the held-out fold.
+Prints a row for each strategy (accuracy and its standard deviation over repeats, log loss, and the paired difference
+from `feature_extraction` with its 95 % interval over images), and one JSON line.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--strategies", default="all")
     parser.add_argument("--recipe", default="modern")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--learning-curve", action="store_true", help="feature extraction on fewer images instead")
+    parser.add_argument(
+        "--learning-curve", action="store_true", help="measure feature extraction on fewer images instead"
+    )
     parser.add_argument("--set", action="append", default=[], help="settings, as block.key=value")
     options = parser.parse_args()
     strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
@@ -61,11 +63,11 @@ def main() -> None:
         settings = change_settings(workspace, changes)
         if settings.train.test_time_augmentation and strategies != ("feature_extraction",):
             parser.error(
-                "train.test_time_augmentation can be measured for feature_extraction only: the others need views"
+                "train.test_time_augmentation works only with feature_extraction: the others need augmented images"
             )
         run(workspace, "dvc", "repro", "--quiet", "prepare")
         prepared = workspace / PREPARED
-        # `features` gives views to what is trained on, and mirror images to the rest
+        # `features` computes augmented views of training images, and mirror images of the others
         split = "validation" if settings.train.test_time_augmentation else "train"
         write_examples(prepared, [replace(one, split=split) for one in read_examples(prepared)])
         print(features.run(settings, Workspace.at(workspace)), flush=True)
@@ -85,7 +87,7 @@ def put_together(folder: Path, target: Path) -> Path:
 
 
 class Folds:
-    """The images of a workspace, of which each fold is held out once."""
+    """The images of a workspace in folds; each fold is held out once."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace, self.settings = workspace, load_settings(workspace)
@@ -107,7 +109,7 @@ class Folds:
         return found, losses
 
     def held_out(self, strategy, fold_of, fold, share):
-        """Train without a fold; gives the keys of its images and their probabilities (n, classes)."""
+        """Train without a fold; returns the keys of its images and their probabilities (n, classes)."""
         others = [one for one in self.examples if fold_of[one.key] != fold]
         parts_of = assign_folds(others, self.duplicates, SHARES, 1)
         others = [one for one in others if parts_of[one.key] < share * SHARES]
@@ -135,7 +137,7 @@ class Folds:
 def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
     right: dict[str, list[dict[str, bool]]] = {}
     figures = {}
-    print("| strategy | accuracy | over repeats | log loss | beside feature_extraction | seconds |")
+    print("| strategy | accuracy | over repeats | log loss | difference from feature_extraction | seconds |")
     print("|---|---:|---:|---:|---:|---:|")
     for strategy in strategies:
         start = time.perf_counter()
@@ -151,7 +153,7 @@ def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
 
 
 def summary(measured):
-    """Mean accuracy, its values over repeats, the mean log loss, and how many images no repeat answers rightly."""
+    """Mean accuracy, its values over repeats, the mean log loss, and how many images no repeat predicts correctly."""
     answered = [found for found, _ in measured]
     accuracies = [float(np.mean(list(found.values()))) for found in answered]
     return {
@@ -163,7 +165,7 @@ def summary(measured):
 
 
 def learning_curve(folds: Folds, repeats: int) -> None:
-    """What more images bring to feature extraction: the other folds' share that it learns from rises."""
+    """Measure how feature extraction improves with more images: it learns from a rising share of the other folds."""
     figures = {}
     print("| share of the other folds | images | accuracy | over repeats | log loss |")
     print("|---|---:|---:|---:|---:|")
@@ -179,7 +181,7 @@ def learning_curve(folds: Folds, repeats: int) -> None:
 
 
 def beside(right, strategy):
-    """Mean paired difference to feature extraction on its first folds, and the 95 % interval over images."""
+    """Mean paired difference from feature extraction on its first folds, and the 95 % interval over images."""
     if strategy == "feature_extraction" or "feature_extraction" not in right:
         return {}
     ours, theirs = right[strategy][0], right["feature_extraction"][0]

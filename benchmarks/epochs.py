@@ -1,10 +1,10 @@
-"""What an epoch costs: cached boundaries against the whole way, and fine-tuning against the tutorial's.
+"""The cost of an epoch: cached boundaries against the whole network, and our fine-tuning against the tutorial's.
 
     python -m benchmarks.epochs [--steps 4]
 
-Steps of 32 random images, training alone; an epoch is as many steps on all sides, so ratios of steps are ratios of
-epochs. `progressive` and `fine_tuning` are the phases that params.yaml plans, in the precision of this machine; the
-tutorial's fine-tuning is everything in float32. Prints one JSON object.
+It measures training steps of 32 random images. An epoch has the same number of steps on each side, so the ratio of
+steps is the ratio of epochs. `progressive` and `fine_tuning` use the phases that params.yaml plans, in the precision of
+this machine; the tutorial's fine-tuning trains everything in float32. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def step_s(phase: Phase, start: str | None, precision: str, steps: int) -> float:
-    """Seconds of a training step after the first, which is planned and traced."""
+    """Seconds of a training step, without the first one, which includes tracing and planning."""
     from tasks.vgg.training.network import Classifier, build_network
     from tasks.vgg.training.steps import Steps, choose_devices
 

@@ -1,7 +1,7 @@
 """Feature extraction, from images to an evaluated model: `dvc repro evaluate` against the tutorial's way.
 
-Both sides start cold, as new processes, on the same images and the same machine. Also: what share of the network's
-own rate the `features` stage reaches, and what a second run with another head setting extracts.
+Both sides start cold, as new processes, on the same images and the same machine. It also measures which share of the
+network's own rate the `features` stage reaches, and the seconds of a second run with another head setting.
 """
 
 from __future__ import annotations

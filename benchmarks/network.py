@@ -1,6 +1,6 @@
-"""The network's own rate: images that are in memory, through an engine, nothing else.
+"""The network's own rate: an engine computes images that are already in memory.
 
-    python -m benchmarks.network WORKSPACE             # the engine that the `features` stage takes
+    python -m benchmarks.network WORKSPACE             # the engine that the `features` stage uses
     python -m benchmarks.network WORKSPACE --compare   # all engines against TensorFlow in float32, the usual way
 
 WORKSPACE holds prepared images. Prints one JSON line.

@@ -1,10 +1,10 @@
-"""All strategies, in both recipes, beside the usual way: `dvc repro` in a fresh workspace against a tutorial's script.
+"""All strategies, in both recipes: `dvc repro` in a fresh workspace against a tutorial's script.
 
     python -m benchmarks.strategies FOLDER [--recipes modern,tutorial] [--epochs 10]
 
-FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. Seconds of a
-strategy are those of its `train` stage; what all share (images, features, metrics) has a line of its own. Images/s
-are those that training saw, epoch after epoch.
+FOLDER holds train/<class>/* and val/<class>/*; val is the held-out test. Prints a table and one JSON line. The seconds
+of a strategy are those of its `train` stage; the shared stages (images, features, metrics) have their own line.
+Images/s counts every image in every epoch of training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--recipes", default="modern,tutorial")
-    parser.add_argument("--epochs", type=int, default=10, help="of the script")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the script")
     options = parser.parse_args()
     print("| recipe | strategy | validation | test (95 % interval) | seconds | images/s |")
     print("|---|---|---:|---:|---:|---:|", flush=True)
@@ -70,7 +70,7 @@ def measure(workspace: Path, folder: Path, recipe: str) -> dict[str, Any]:
             flush=True,
         )
         trained += took
-    print(f"| {recipe} | what all share | | | {seconds - trained:.0f} | |", flush=True)
+    print(f"| {recipe} | shared stages | | | {seconds - trained:.0f} | |", flush=True)
     return {"seconds": round(seconds, 1), "champion": metrics["champion"], "strategies": metrics["strategies"]}
 
 

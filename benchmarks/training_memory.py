@@ -1,9 +1,9 @@
-"""Does training's memory grow with the examples? Steps over kept features of few and of many simulated examples.
+"""Does the memory of training grow with the examples? Trains on stored features of few and of many random examples.
 
     python -m benchmarks.training_memory [--few 1000] [--many 50000] [--steps 200]
 
-Each side is a process of its own that trains a head from block5_pool shards (50 KB an example) and gives its peak
-resident memory. Needs 2.5 GB of disk for 50,000 examples, below the current folder.
+Each side is its own process: it trains a head on block5_pool shards (50 KB an example) and reports its peak resident
+memory. Needs 2.5 GB of disk for 50,000 examples, below the current folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=1000)
     parser.add_argument("--many", type=int, default=50_000)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--folder", type=Path, help="train on the examples of this folder (what the processes do)")
+    parser.add_argument("--folder", type=Path, help="train on the examples of this folder (used internally)")
     options = parser.parse_args()
     if options.folder:
         print(json.dumps({"peak_mb": train(options.folder, options.steps)}))
@@ -54,7 +54,7 @@ def write(folder: Path, count: int) -> None:
 
 
 def train(folder: Path, steps: int) -> float:
-    """Train a head for some steps over all of the examples; gives the peak of resident memory, MB."""
+    """Train a head for some steps over all examples; returns the peak of resident memory, MB."""
     from tasks.images.shards import open_shards
     from tasks.vgg.head import new_head
     from tasks.vgg.strategies.base import LearningRateSetting, Phase

@@ -1,4 +1,4 @@
-"""Fresh copies of the project to measure in, and images where none are given."""
+"""Fresh copies of the project for measurements, and images if none are given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_workspace(folder: Path) -> Path:
 
 
 def run(workspace: Path, *arguments: str, **environment: str) -> str:
-    """Run `python -m ARGUMENTS` in the workspace; gives its standard output."""
+    """Run `python -m ARGUMENTS` in the workspace; returns its standard output."""
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = subprocess.run(
         [sys.executable, "-m", *arguments],

@@ -1,1 +1,1 @@
-"""The data side: what it costs to find, decode, keep and compare images."""
+"""Measurements of the data stages: the cost to find, decode, store and compare images."""

@@ -1,7 +1,7 @@
 """Rows of shard headers: `tasks.images.columns` against a list of dicts and a pyarrow.Table.
 
-`python -m benchmarks.data.columns [ROWS]` prints, for each, the memory that the rows take and how long it takes to make
-them, to read one column of all rows, and to read every row once in a random order (as `prepare` does several times).
+`python -m benchmarks.data.columns [ROWS]` prints, for each, the memory of the rows and the seconds to make them, to
+read one column of all rows, and to read every row once in a random order (as `prepare` does several times).
 """
 
 from __future__ import annotations

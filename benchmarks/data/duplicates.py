@@ -1,9 +1,9 @@
-"""The search for near duplicates: hashes with planted pairs against comparing all with all.
+"""The search for near duplicates among hashes with planted pairs, against comparing all hashes with all.
 
-python -m benchmarks.data.duplicates [--hashes 1000000] [--radius 10]
+    python -m benchmarks.data.duplicates [--hashes 1000000] [--radius 10]
 
-Prints one JSON object. Peak memory is that of the process above what it held when the search began. The quadratic
-search is measured on 20,000 hashes, by the same kernel, and extrapolated.
+Prints one JSON object. Peak memory is what the process needs in addition to its memory before the search. The quadratic
+search is measured on 20,000 hashes, with the same kernel, and extrapolated.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def seconds_of_all_with_all(hashes: Hashes, radius: int) -> float:
 
 
 def measure(work: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Seconds, peak of the resident memory above that at the start in MB (looked at every 20 ms), and the result."""
+    """Seconds, growth of the resident memory up to its peak in MB (sampled every 20 ms), and the result."""
     process, done = psutil.Process(), threading.Event()
     before = peak = process.memory_info().rss
 

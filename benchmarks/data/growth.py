@@ -1,10 +1,10 @@
-"""What an addition costs, and whether memory grows: `ingest` and `prepare` on sets of two sizes and on one that grows.
+"""The cost of new images, and the growth of memory: `ingest` and `prepare` on sets of two sizes, and with 5 % added.
 
     python -m benchmarks.data.growth [--images 10000] [--small 1000]
 
-Prints one JSON object: images decoded and seconds of the first run, of a run with nothing new (what it costs to start
-two programs, and to look through what is there: every file's checksum and every byte of the shards), and of the run
-after 5 % were added; peak memory of `prepare` (its main process) with the small set and with the large one.
+Prints one JSON object: decoded images and seconds of the first run, of a run without new images (it starts two programs
+and verifies every file's checksum and every byte of the shards), and of the run after 5 % were added; and the peak
+memory of the main process of `prepare` with the small and with the large set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images to measure with: smooth random photographs, each different, quick to make."""
+"""Images for measurements: smooth random photographs, all different, and quick to make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_images(folder: Path, numbers: range, size: tuple[int, int] = (64, 48)) -> Path:
-    """JPEG files in two class folders, named by number; the same number always gives the same image."""
+    """Write JPEG files into two class folders, named by number; the same number always gives the same image."""
     for label in ("even", "odd"):
         (folder / label).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(4) as pool:

@@ -1,9 +1,9 @@
-"""Pushing many small images to S3: packed by `ingest`, against the same images as loose files under DVC.
+"""A push of many small images to S3: packed by `ingest`, against the same images as loose files under DVC.
 
     python -m benchmarks.data.push [--images 20000]
 
-The S3 server is a real one (SeaweedFS) on this machine. Prints one JSON object. `idle_push_s` is a push with nothing to
-push: DVC's own start. `ratio_of_pushing_beyond_start` leaves it out on both sides.
+The S3 server is a real one (SeaweedFS) on this machine. Prints one JSON object. `idle_push_s` is the time of a push
+without new files, that is DVC's own start. `ratio_of_pushing_beyond_start` subtracts it on both sides.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 
 All sides turn the same JPEG files into 224x224 RGB on all cores: images of 500x375 pixels, and photographs of
 2000x1500. `prepare` also checks and describes each image, writes shards with checksums, looks for duplicates and
-assigns splits. Pillow antialiases, as `prepare` does; Keras doesn't. Python's start-up is not counted on any side, that
-of `prepare`'s workers is. `read_again` is what a later epoch or stage pays: it reads the shards, where Keras decodes
-once more. Prints one JSON object.
+assigns splits. Pillow antialiases, as `prepare` does; Keras doesn't. The start of Python is not counted on any side;
+the start of the workers of `prepare` is. `read_again` is the rate of a later epoch or stage, which reads the shards,
+while Keras decodes again. Prints one JSON object.
 """
 
 from __future__ import annotations
