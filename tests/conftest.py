@@ -1,4 +1,4 @@
-"""What many tests stand on: a workspace, small images of learnable classes, and an environment that leaks nothing.
+"""Shared by many tests: a workspace, small images of learnable classes, and an isolated environment.
 
 Nothing here depends on what a person may have changed in the clone: the tests' own settings are in
 tests/settings/params.yaml.

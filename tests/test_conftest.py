@@ -1,4 +1,4 @@
-"""The tests' own rules hold: markers tell the truth, and nothing is skipped where that is forbidden."""
+"""The tests' own rules: markers are true, and no test is skipped where skips are forbidden."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and docs name is there: links, files, targets of the Makefile, settings."""
+"""Everything that README and docs name exists: links, files, targets of the Makefile, settings."""
 
 from __future__ import annotations
 

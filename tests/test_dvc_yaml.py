@@ -1,4 +1,4 @@
-"""The stage graph agrees with the code: modules, settings, and what each stage's output depends on."""
+"""dvc.yaml agrees with the code: modules, settings, and what each stage's output depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Makefile: what people type reaches the programs as it is, and the environment is made from the locks.
+"""The Makefile: what people type reaches the programs unchanged, and the environment is made from the locks.
 
 Make is real; the programs it starts are stand-ins that record how they were started.
 """

@@ -1,4 +1,4 @@
-"""The tests' own params.yaml has the settings of the project's, whatever values a person has given them."""
+"""The tests' params.yaml has the same settings as the project's, whatever values a user has set there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server for a team: what server/compose.yaml asks for exists, keeps its secrets out, and refuses strangers.
+"""The server for a team: server/compose.yaml uses settings that exist, hides its secrets, and refuses strangers.
 
 There need not be a Docker here: the server is started with the very environment of the compose file, by the same
 command, on a PostgreSQL of this machine. What only Docker does (the images, the network between them) is not tested.

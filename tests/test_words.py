@@ -1,4 +1,4 @@
-"""One name for one thing: names that were replaced by the field's own terms don't come back."""
+"""One name for one thing: the names that were replaced by the field's terms don't come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do, on a machine that may be busy."""
+"""Waiting for other processes, on a machine that may be busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser: the Chromium of this machine, driven by Playwright, which waits for what it acts on or expects."""
+"""A real browser: this machine's Chromium, driven by Playwright, which waits until an element can be used or seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in project: a real DVC repository with the real flows and tasks, and quick stages of the real names."""
+"""A stand-in project: a real DVC repository with the real flows and tasks, and fast stages with the real names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A served Prefect as docs/prefect.md sets it up: a server, the deployments, workers; each can be killed alone."""
+"""A Prefect set up as in docs/prefect.md: a server, the deployments, workers; each can be killed separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage of a stand-in pipeline: quick, with real files. What goes wrong is asked for by a file `behave/<stage>`.
+"""One stage of a stand-in pipeline: fast, with real files. A file `behave/<stage>` makes it fail in a chosen way.
 
 The file is no dependency of the stage, so asking for trouble changes nothing for DVC.
 """

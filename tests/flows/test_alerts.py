@@ -1,4 +1,4 @@
-"""Alerts on a real Prefect server: made once, and what happens there reaches a webhook in words."""
+"""Alerts on a real Prefect server: they are made once, and a webhook gets a message about each event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person's way through Prefect's UI, in a real browser: the form, the run, the report with its images.
+"""A user's way through Prefect's UI, in a real browser: the form, the run, the report with its images.
 
 The pipeline is the real one, on a few digits. Images of what was seen are left in `.cache/screenshots`.
 """

@@ -1,4 +1,4 @@
-"""Deployed runs: on schedule, one after the other, cancelled and resumed, across a server that restarts."""
+"""Deployed runs: on schedule, one after the other, cancelled and resumed, and while a server restarts."""
 
 from __future__ import annotations
 

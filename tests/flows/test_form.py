@@ -1,4 +1,4 @@
-"""The form is the settings' schema: every setting, its bounds and choices, its help; and only what was changed."""
+"""The form is made from the settings' schema: every setting with bounds, choices and help; it sends only changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make run` as the README has it: the real pipeline in a fresh clone, from images to a model that is right.
+"""`make run` as in the README: the real pipeline in a fresh clone, from images to an accurate model.
 
 Then the project's own tests pass in that clone, which has by now been used, and in a shell that is set up for something
 else.

@@ -1,4 +1,4 @@
-"""The pipeline as people start it: by command, by `dvc repro`, and as a deployment of a served Prefect."""
+"""The pipeline as people start it: by command, by `dvc repro`, and as a deployment on a Prefect server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does with the attempts that it has sent to workers, when the server tells of them in an awkward order."""
+"""Attempts that a run sent to workers, if the server reports their states in an unexpected order."""
 
 from __future__ import annotations
 

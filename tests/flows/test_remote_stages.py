@@ -1,4 +1,4 @@
-"""Stages on other machines: clones without a shared disk, an S3 server between them, workers that die and freeze."""
+"""Stages on other machines: clones without a shared disk, an S3 server for all, workers that die and freeze."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQLite below Prefect's server: transactions that read and then write wait for one another, and none for long."""
+"""SQLite below Prefect's server: transactions that read and then write wait for each other, but never for long."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Real servers on loopback for tests, and a proxy that makes them fail."""
+"""Real servers on loopback for tests, and a proxy that simulates their failures."""

@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that passes requests on as they are, and fails where a rule says so.
+"""A proxy in front of an S3 server: it passes requests on unchanged, and fails where a rule says so.
 
 The signature of a request covers its `Host` header, so that header goes on unchanged, although it names the proxy: the
 server checks the signature against the header, not against its own address. Paths and queries go on byte by byte.

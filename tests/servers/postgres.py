@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of this machine, for a test."""
+"""A real PostgreSQL server on this machine, for a test."""
 
 from __future__ import annotations
 

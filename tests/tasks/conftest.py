@@ -1,4 +1,4 @@
-"""Linear algebra in one thread here, as in children (tests/conftest.py)."""
+"""Linear algebra uses one thread in these tests, as in child processes (tests/conftest.py)."""
 
 from __future__ import annotations
 

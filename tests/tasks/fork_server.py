@@ -1,4 +1,4 @@
-"""A process that has imported what many children need and computed nothing; it forks a child for each call.
+"""A process that has imported the modules that many children need, and computed nothing; it forks one child per call.
 
 python -m tests.tasks.fork_server PROGRAM [MODULE ...]
 

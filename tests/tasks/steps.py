@@ -1,4 +1,4 @@
-"""Whole stages on small images, for the tests of the stages."""
+"""Complete stages on small images, for the tests of the stages."""
 
 from __future__ import annotations
 

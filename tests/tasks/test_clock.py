@@ -1,4 +1,4 @@
-"""A clock that jumps, by a day or by decades, changes neither what is computed nor what is kept, nor any time limit."""
+"""A clock that jumps by a day or by decades changes no result, no stored data and no time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as tutorials print it loses what VGG16 knew: the stages tell, and another model is chosen and exported.
+"""Fine-tuning as in tutorials destroys what VGG16 learned: the stages report it, and another model is exported.
 
 VGG16 itself collapses at the tutorial's own rate, 0.001, but takes minutes. The miniature stands that rate, so it gets
 a higher one; the recipe, the stages and what they do about it are the real ones.

@@ -1,4 +1,4 @@
-"""Features: computed once for each image and recipe, lost never, and gone with their image."""
+"""Features: computed once for each image and recipe, never lost, and deleted together with their image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever kills the writer."""
+"""Files are complete or absent, whatever kills the writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning-rate finder: a plot, a suggestion, and nothing changed."""
+"""The learning-rate finder: it plots, suggests, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ingest: everything at the source is accounted for; bytes are packed once and go when their image goes."""
+"""Ingest: every entry of the source is accounted for; bytes are packed once and deleted with their image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that read well as Markdown and on a terminal."""
+"""Tables that are readable as Markdown and on a terminal."""
 
 from __future__ import annotations
 

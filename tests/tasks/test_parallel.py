@@ -1,4 +1,4 @@
-"""Cores: how many, and work on all of them in order."""
+"""Cores: how many there are, and work in order on all of them."""
 
 from __future__ import annotations
 

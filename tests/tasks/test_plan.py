@@ -1,4 +1,4 @@
-"""The program `plan` on a real workspace: what the source holds against what was packed, and DVC's view of the rest."""
+"""The program `plan` on a real workspace: it compares the source with the packs, and asks DVC about the rest."""
 
 from __future__ import annotations
 

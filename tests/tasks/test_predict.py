@@ -1,4 +1,4 @@
-"""The program `predict`: a row for every image in the order of the input, whatever is wrong with it."""
+"""The program `predict`: one row for every image, in the order of the input, even for damaged images."""
 
 from __future__ import annotations
 

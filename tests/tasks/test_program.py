@@ -1,4 +1,4 @@
-"""Programs end with a code that tells what happened, in words that tell what to do."""
+"""Programs: the exit code says what happened, and the message says what to do."""
 
 from __future__ import annotations
 

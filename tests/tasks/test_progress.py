@@ -1,4 +1,4 @@
-"""Progress: true counts in the file that the supervisor reads, and rates of this run only."""
+"""Progress: correct counts in the file that the supervisor reads, and rates of this run only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage's progress looks like as a row."""
+"""A stage's progress as a row of a table."""
 
 from __future__ import annotations
 

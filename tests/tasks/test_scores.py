@@ -1,4 +1,4 @@
-"""The metrics that choices are made by."""
+"""The metrics that decide choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for a head: what it finds is better or the same, test is never read, and nothing changes unless asked."""
+"""The search for a head: its result is at least as good, it never reads test, and it writes only if asked."""
 
 from __future__ import annotations
 

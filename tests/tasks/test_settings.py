@@ -1,4 +1,4 @@
-"""params.yaml: what is wrong is named at once, and a change touches nothing but its value."""
+"""params.yaml: every error is reported at once, and a change affects only its value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train: learns what can be learnt, the same way every time, and chooses without looking at the test split."""
+"""Train: it learns classes that can be learned, reproducibly, and chooses without reading the test split."""
 
 from __future__ import annotations
 

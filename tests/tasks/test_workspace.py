@@ -1,4 +1,4 @@
-"""A workspace knows all paths, which clone it belongs to, and what was decided once."""
+"""A workspace knows all paths, the clone that it belongs to, and decisions that were made once."""
 
 from __future__ import annotations
 

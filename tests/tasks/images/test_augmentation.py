@@ -1,4 +1,4 @@
-"""Augmented versions of an image: fixed by seed, image and number, within the limits of the settings."""
+"""Augmented versions of an image: determined by seed, image and number, within the limits of the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows kept by columns are the rows that were put in: true stays true, and 1.0 does not become 1."""
+"""Rows stored by columns come back unchanged: true stays true, and 1.0 does not become 1."""
 
 from __future__ import annotations
 

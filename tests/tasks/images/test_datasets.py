@@ -1,4 +1,4 @@
-"""The tf.data pipeline: every example once an epoch, and a position that is (epoch, step) and nothing else."""
+"""The tf.data pipeline: every example once in an epoch, and a position that is only (epoch, step)."""
 
 from __future__ import annotations
 

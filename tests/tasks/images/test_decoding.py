@@ -1,4 +1,4 @@
-"""The decoder: stated rules to the pixel, and a reason code for whatever it refuses."""
+"""The decoder: its rules to the pixel, and a reason code for everything that it refuses."""
 
 from __future__ import annotations
 

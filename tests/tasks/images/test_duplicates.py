@@ -1,4 +1,4 @@
-"""The search for near duplicates: as comparing all with all, but for the time."""
+"""The search for near duplicates finds the same as comparing all with all, in less time."""
 
 from __future__ import annotations
 

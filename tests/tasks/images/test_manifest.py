@@ -1,4 +1,4 @@
-"""The tables that stages hand on come back as they were."""
+"""The tables that stages pass on come back unchanged."""
 
 from __future__ import annotations
 

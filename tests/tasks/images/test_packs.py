@@ -1,4 +1,4 @@
-"""Packs: ordinary tar files that can be verified, and that a killed run writes again in the same way."""
+"""Packs: ordinary tar files that can be verified, and that a killed run writes again with the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes and thumbnails: the same photograph stored anew is found, different images are not."""
+"""Hashes and thumbnails: a re-encoded photograph is found, different images are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of images and what they amount to."""
+"""Quality scores of images, and the notes that follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of discovered images: duplicates, likes, groups and labels, on images that are made here."""
+"""What happens to discovered images: duplicates, near duplicates, groups and labels, on images that are made here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards: append-only, verified, and reconciled with what is wanted without touching what is whole."""
+"""Shards: append-only, verified, and reconciled with the wanted rows without changing intact ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources: whatever lies in a folder is listed once, as an image of a class or with the reason why not."""
+"""Sources: everything in a folder is listed once, as an image of a class or with the reason why it is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits: images on their own are drawn by their content, groups together; none ever moves because of another."""
+"""Splits: a hash of the content assigns single images, groups stay together, and no image moves because of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers: in order, on all cores, and an image that kills or stops its decoder costs itself only."""
+"""Workers: in order, on all cores; an image that crashes or blocks its decoder affects no other image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts are well-formed and true to their numbers."""
+"""Charts are well-formed and show their numbers correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The confusion matrix holds every count, and what came from data is text in it."""
+"""The confusion matrix shows every count, and text from data stays text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data report: what was planted is listed and nothing else, names are only shown, and changes survive a rerun."""
+"""The data report lists exactly the planted problems, shows names as text, and keeps the changes in a second run."""
 
 from __future__ import annotations
 

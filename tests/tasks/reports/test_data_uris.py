@@ -1,4 +1,4 @@
-"""Images inside a page: small, in the right colours, without metadata."""
+"""Images inside a page: small, with the right colours, without metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Markdown report: right numbers, images inside it, a bounded size, and nothing acted upon that came from data."""
+"""The Markdown report: right numbers, images inside, limited size, and nothing from data is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and their definitions."""
+"""Metrics, compared with scikit-learn and with their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: what a user needs is there, and names from data are literal text."""
+"""The model card contains what a user needs, and names from data are literal text."""
 
 from __future__ import annotations
 

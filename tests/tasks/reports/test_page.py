@@ -1,4 +1,4 @@
-"""The report page: right numbers, nothing loaded from outside, nothing acted upon that came from data."""
+"""The report page: right numbers, nothing loaded from outside, and nothing from data is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row a strategy, of the metrics or of the evaluation."""
+"""One row for each strategy, from the metrics or from the evaluation."""
 
 from __future__ import annotations
 

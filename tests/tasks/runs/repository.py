@@ -1,4 +1,4 @@
-"""A small git and DVC repository, and what the tests of runs do with it."""
+"""A small git and DVC repository, and helpers for the tests of runs."""
 
 from __future__ import annotations
 

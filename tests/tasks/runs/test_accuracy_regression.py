@@ -1,4 +1,4 @@
-"""A drop is what the intervals can tell apart, and nothing else."""
+"""The accuracy has dropped only if the confidence intervals don't overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of a commit: as committed, made once, found on a remote, old ones swept."""
+"""The code of a commit: as committed, made once, found on a remote; old snapshots are removed."""
 
 from __future__ import annotations
 

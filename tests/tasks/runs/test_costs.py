@@ -1,4 +1,4 @@
-"""Costs are kept, expectations come from them, and the table claims nothing that wasn't measured."""
+"""Costs are stored, expectations come from them, and the table shows only what was measured."""
 
 from __future__ import annotations
 

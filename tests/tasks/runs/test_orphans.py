@@ -1,4 +1,4 @@
-"""Left-over processes: only those of a supervisor, only in the folder."""
+"""Left-over processes: only those of a supervisor, and only in the folder, are stopped."""
 
 from __future__ import annotations
 

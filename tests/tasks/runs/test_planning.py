@@ -1,4 +1,4 @@
-"""The plan says what runs and why, and `unknown` where it can't know."""
+"""The plan says what runs and why, and `unknown` if it can't know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured is right, and what can't be measured is None."""
+"""Measured values are right, and values that can't be measured are None."""
 
 from __future__ import annotations
 

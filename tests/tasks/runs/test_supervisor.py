@@ -1,4 +1,4 @@
-"""A stage as a child process: its lines, its progress, its end, and nothing left of it, whoever dies."""
+"""A stage as a child process: its lines, progress and end; no process is left, whichever one dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage reads is brought, of a folder only the part that it reads; no later run takes a part for the whole."""
+"""A stage's inputs are downloaded, of a folder only the part that it reads; later runs know that it is only a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deployed run's folder: one commit each, nothing in a person's tree, unfinished work found again."""
+"""A deployed run's folder: one commit per run, the user's tree untouched, unfinished work found again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbone's input recipe, eagerly and in graphs, and its two forms that must agree."""
+"""The preprocessing, eagerly and in graphs, and the two forms of the backbone, which must agree."""
 
 from __future__ import annotations
 

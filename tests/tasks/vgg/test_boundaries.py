@@ -1,4 +1,4 @@
-"""The boundary cache: what is kept, for whom, and why."""
+"""The boundary cache: what is cached, for which strategy, and why."""
 
 from __future__ import annotations
 

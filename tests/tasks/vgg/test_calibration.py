@@ -1,4 +1,4 @@
-"""What int8 stands on: a check that sees harm and doesn't invent it, and a calibration that is kept."""
+"""The check of int8 finds real losses and no others, and the calibration is stored."""
 
 from __future__ import annotations
 

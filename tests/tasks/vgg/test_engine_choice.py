@@ -1,4 +1,4 @@
-"""Which engine computes features: measured where there is a choice, once for a workspace."""
+"""The choice of the engine: measured only if there is a choice, once for a workspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head in NumPy is the head in Keras."""
+"""The head computes the same in NumPy and in Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new strategy is one file and its settings in params.yaml and dvc.yaml: a copy of the project gets one."""
+"""A new strategy is one file and its settings in params.yaml and dvc.yaml: tested in a copy of the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features over a Ray cluster: here a real one of two workers on this machine."""
+"""Features on a Ray cluster: a real one, of two workers on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strategies: they do what they say of themselves, and whatever names them follows from their files."""
+"""Strategies: their training matches their descriptions, and lists of names follow from their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training leaves comes back as it was, or not at all."""
+"""A trained model comes back as it was stored, or not at all."""
 
 from __future__ import annotations
 

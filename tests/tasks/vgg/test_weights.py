@@ -1,4 +1,4 @@
-"""The weights: the published ones from wherever, or none at all."""
+"""The weights: always the published ones, from any place, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real S3 server for all tests of a run, a bucket and a failing proxy for each, and nothing of the user's account."""
+"""One real S3 server for all tests, a bucket and a failing proxy for each, and no settings of the user's account."""
 
 from __future__ import annotations
 

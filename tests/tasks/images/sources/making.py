@@ -1,4 +1,4 @@
-"""Archives, tables and folders of the same images, and archives that no honest program makes."""
+"""Archives, tables and folders of the same images, and hostile archives that no normal program makes."""
 
 from __future__ import annotations
 

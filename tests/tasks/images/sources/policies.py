@@ -1,4 +1,4 @@
-"""What a test's sources may do."""
+"""The source policies of tests."""
 
 from __future__ import annotations
 

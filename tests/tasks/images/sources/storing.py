@@ -1,4 +1,4 @@
-"""A test's bucket, and what tests of S3 say in a word."""
+"""A test's bucket, and short helpers for tests of S3."""
 
 from __future__ import annotations
 

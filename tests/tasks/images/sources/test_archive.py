@@ -1,4 +1,4 @@
-"""Archives: read as the folder they hold would be; hostile ones are refused, with little memory and disk."""
+"""Archives: read like the folder that they contain; hostile ones are refused, with little memory and disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source reaches its own bucket, and beyond it only what the settings list; a refusal costs no request."""
+"""A source may read its own bucket, and others only if the settings list them; a refusal sends no request."""
 
 from __future__ import annotations
 

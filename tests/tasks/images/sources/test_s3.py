@@ -1,4 +1,4 @@
-"""S3 as a source, against a real server: what is listed, and what that costs."""
+"""S3 as a source, on a real server: what is listed, and how many requests it takes."""
 
 from __future__ import annotations
 

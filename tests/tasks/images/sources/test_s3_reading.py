@@ -1,4 +1,4 @@
-"""Objects of S3 are read whole, of one version and checked, or the read is an error."""
+"""Objects of S3 are read completely, in one version, with a check; otherwise the read is an error."""
 
 from __future__ import annotations
 

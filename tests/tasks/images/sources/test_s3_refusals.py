@@ -1,4 +1,4 @@
-"""A store that is busy, refuses, or isn't there: bounded, quick, clear, and no secret told."""
+"""An S3 server that is busy, refuses, or is down: few retries, quick and clear errors, and no secret in them."""
 
 from __future__ import annotations
 

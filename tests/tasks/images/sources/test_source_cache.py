@@ -1,4 +1,4 @@
-"""The cache of sources: made once for all runs of a clone, never damaged, bounded, and swept under nobody's feet."""
+"""The cache of sources: made once for all runs of a clone, never damaged, limited, never swept while it is in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: every row is an image or an error with its number, all errors at once."""
+"""Tables: every row is an image or an error with its row number; all errors are listed at once."""
 
 from __future__ import annotations
 

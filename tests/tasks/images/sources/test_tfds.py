@@ -1,4 +1,4 @@
-"""TFDS: prepared data sets are read from their files alone; bytes, splits and credits are those that were put in."""
+"""TFDS: prepared data sets are read only from their files; bytes, splits and credits are the original ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DVC's cache is on a disk, and disks err: bytes that aren't those of their hash are noticed before they are read."""
+"""Disks can damage DVC's cache: bytes that don't match their hash are noticed before they are read."""
 
 from __future__ import annotations
 

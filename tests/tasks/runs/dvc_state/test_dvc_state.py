@@ -1,4 +1,4 @@
-"""DVC's view of a run's own folder: what would run, what it needs; entries made elsewhere merged, late ones refused."""
+"""DVC's view of a run's folder: what would run and what it needs; entries from other machines are merged or refused."""
 
 from __future__ import annotations
 

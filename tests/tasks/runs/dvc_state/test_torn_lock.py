@@ -1,4 +1,4 @@
-"""What a kill while DVC wrote its note of readers and writers leaves doesn't stop all later runs."""
+"""If DVC is killed while it writes its note of readers and writers, later runs still work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ONNX graph against the NumPy head and the one preprocessing function."""
+"""The ONNX graph, compared with the NumPy head and the preprocessing function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of exported models with the trained one: what is chosen, and that a difference can't pass."""
+"""The comparison of exported models with the trained one: its images, and that every difference is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph's decoder against the training decoder, and the serving signatures, with a tiny network where it can be."""
+"""The graph's decoder compared with the training decoder, and the serving signatures; mostly on a tiny network."""
 
 from __future__ import annotations
 

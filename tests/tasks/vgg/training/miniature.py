@@ -1,4 +1,4 @@
-"""Whole trainings of a miniature VGG, in this process and in others that are killed.
+"""Complete trainings of a miniature VGG, in this process and in others that are killed.
 
 python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at STEP | term-at STEP | devices COUNT]
 

@@ -1,4 +1,4 @@
-"""What goes wrong in training is noticed and explained; what is merely bad is not."""
+"""Failed trainings are detected and explained; trainings that are only bad are not reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe by gradient descent: what its phases begin with."""
+"""The recipes of gradient descent: what their phases begin with."""
 
 from __future__ import annotations
 

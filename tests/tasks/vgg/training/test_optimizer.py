@@ -1,4 +1,4 @@
-"""Learning rates: a share that rises and falls, times one of the layer; and the pull back to the beginning."""
+"""The optimizer: the schedule times each layer's learning rate, and the pull towards the starting weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole trainings: one seed gives one model, whatever happens on the way."""
+"""Complete trainings: one seed gives one model, with and without interruptions."""
 
 from __future__ import annotations
 

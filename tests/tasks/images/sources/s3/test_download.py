@@ -1,4 +1,4 @@
-"""Large objects as files: resumed over runs, whole or not there, fetched again only when they changed."""
+"""Large objects as files: resumed by later runs, complete or absent, downloaded again only if they changed."""
 
 from __future__ import annotations
 
