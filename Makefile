@@ -1,6 +1,6 @@
-# `make help` lists what there is. Every target makes the environment (.venv) by itself.
+# `make help` lists the targets. Every target makes the environment (.venv) if it needs it.
 
-# The flavour of the environment that is there stays until another one is named.
+# An existing environment keeps its flavour until another one is named.
 MADE := $(shell test -e .venv/ready && cat .venv/ready)
 FLAVOUR ?= $(or $(MADE),cpu)
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 BIN := .venv/bin
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Without its cache Python compiles Prefect and TensorFlow anew in every child, which takes longer than to import them.
+# Without its cache Python compiles Prefect and TensorFlow in every child, which takes longer than importing them.
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -19,73 +19,73 @@ LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
 quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET)
-# What people type is text, not make's language: `value` above doesn't expand it, and to export it would.
+# These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
 unexport SOURCE STRATEGY SET POOL DATA
 
-# The names of the files, in the order that each of them says.
+# The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
   END {for (i = 1; i <= last; i++) if (i in name) {printf "%s%s", comma, name[i]; comma = ","}}'
 
-# A module's tests stay together, on one of two to four processes, the longest modules first.
+# Up to four processes; the tests of a module run in one process, the longest modules first.
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run plan repro test quick portable lint format typecheck bench ui worker alerts lock clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run SOURCE=folder|digits STRATEGY=$$(awk $(STRATEGIES) tasks/vgg/strategies/*.py) SET='block.key=value ...'"
 
 setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
 
-run: .venv/ready ## images in, classifier and report out; SOURCE= STRATEGY= SET=
+run: .venv/ready ## train a classifier and report on it; SOURCE= STRATEGY= SET=
 	@python -m flows.pipeline $(ARGUMENTS)
 
-plan: .venv/ready ## what the next run would do, why, and what it would cost; runs nothing
+plan: .venv/ready ## show what the next run would do, why, and what it would cost; run nothing
 	@python -m tasks.plan
 
-repro: .venv/ready ## the same work by DVC alone
+repro: .venv/ready ## do the same work without Prefect, by DVC
 	@python -m dvc --wait-for-lock repro
 
-ui: .venv/ready ## a served Prefect with the deployments, until Ctrl-C; prints its address
+ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print the address
 	@python -m flows.ui
 
-worker: .venv/ready ## a worker here for the Prefect server of PREFECT_API_URL, one run at a time; POOL=local|gpu
+worker: .venv/ready ## start a worker for the Prefect server at PREFECT_API_URL, one run at a time; POOL=local|gpu
 	@python -m prefect worker start --pool $(call quote,$(or $(value POOL),local)) --type process --limit 1
 
-alerts: .venv/ready ## make the alerts on the Prefect server of PREFECT_API_URL; they go to ROOTSTOCK_ALERT_WEBHOOK
+alerts: .venv/ready ## set up the alerts on the Prefect server at PREFECT_API_URL; sent to ROOTSTOCK_ALERT_WEBHOOK
 	@python -m flows.alerts
 
-test: .venv/ready-dev ## all tests; what a skipped one lacks is listed; TESTS="-n 0 tests/test_params.py" for some
+test: .venv/ready-dev ## run all tests, list why any was skipped; TESTS="-n 0 tests/test_params.py" for some
 	@$(PYTEST) $(TESTS)
 
-quick: .venv/ready-dev ## within minutes: style, types, the tests without a marker, one run of a stand-in pipeline
+quick: .venv/ready-dev ## check within minutes: style, types, tests without a marker, one run of a stand-in pipeline
 	@$(MAKE) --no-print-directory lint typecheck
 	@$(PYTEST) -m "quick or not (slow or weights or browser)" --unmarked-limit 5 $(TESTS)
 
-portable: .venv/ready-dev ## the tests that compute, as on a CPU without AVX-512, VNNI and AMX
+portable: .venv/ready-dev ## run the numerical tests as on a CPU without AVX-512, VNNI and AMX
 	@TF_ENABLE_ONEDNN_OPTS=0 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
 	  $(PYTEST) $(or $(TESTS),tests/tasks/vgg tests/tasks/test_train.py)
 
-lint: .venv/ready-dev ## ruff: style and format
+lint: .venv/ready-dev ## check style and format with ruff
 	@ruff check .
 	@ruff format --check .
 
-format: .venv/ready-dev ## ruff: fix style and format
+format: .venv/ready-dev ## fix style and format with ruff
 	@ruff check --fix .
 	@ruff format .
 
-typecheck: .venv/ready-dev ## mypy, strict
+typecheck: .venv/ready-dev ## check types with mypy, strict
 	@mypy flows tasks
 
-bench: .venv/ready-dev ## measure: both sides in one go, ratios printed; DATA=folder of images
+bench: .venv/ready-dev ## measure the speed against a tutorial's script; DATA=folder with train/ and val/
 	@python -m benchmarks $(call option,--data,DATA)
 
-lock: .venv/ready-dev ## pin all requirements anew, with hashes
+lock: .venv/ready-dev ## pin all requirements again, with hashes
 	@.ci/lock
 
-clean: ## remove the environment and what tools left; data and models stay
+clean: ## remove the environment and the caches of tools; data and models stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .venv/ready: requirements-bootstrap.txt requirements.txt requirements-gpu.txt requirements-weights.txt $(if $(filter-out $(FLAVOUR),$(or $(MADE),cpu)),another-flavour)
