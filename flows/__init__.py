@@ -1,1 +1,1 @@
-"""When and where the work runs: Prefect flows. The work itself is in `tasks`."""
+"""The Prefect flows: they say when and where the work runs. The work itself is in `tasks`."""

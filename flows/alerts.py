@@ -1,8 +1,8 @@
-"""Alerts as code: automations of the Prefect server that PREFECT_API_URL names. `make alerts` makes them.
+"""Alerts as code: automations of the Prefect server at PREFECT_API_URL. `make alerts` creates them.
 
-Where they go is the secret in ROOTSTOCK_ALERT_WEBHOOK, an address that takes a POST of `{"text": "..."}` as Slack's and
-Mattermost's do; the server keeps it encrypted. Without one, an alert is an event in the server's feed and no more.
-Running the program again changes what is there and adds nothing.
+The messages go to the secret webhook address in ROOTSTOCK_ALERT_WEBHOOK. It takes a POST of `{"text": "..."}`, as the
+webhooks of Slack and Mattermost do; the server keeps it encrypted. Without it, an alert is only an event in the
+server's feed. Running the program again updates the automations and adds no second ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WEBHOOK_VARIABLE = "ROOTSTOCK_ALERT_WEBHOOK"
 BLOCK = "rootstock-alerts"
 FLOWS = ("pipeline", "stage")
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
-"""The event that a run emits when the new champion is clearly worse than the one before."""
+"""The event that a run emits when the new champion is clearly worse than the previous one."""
 _HEARTBEAT_S = 30  # as prefect.yaml asks of deployed runs
 _MISSED = 3
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
@@ -36,15 +36,15 @@ class Alert:
     """One automation.
 
     Attributes:
-        name: by which it is found again.
+        name: the key by which the server's automation is found again.
         description: for people.
-        expect: the events that raise it, or that keep it quiet if `silence_s` is given.
-        after: with `silence_s`, the events that arm it.
-        silence_s: raise it when nothing of `expect` has come for that many seconds.
-        text: Jinja template of what the webhook gets.
+        expect: the events that raise the alert. With `silence_s`, the events that must keep coming.
+        after: with `silence_s`, the events that arm the alert.
+        silence_s: raise the alert when none of the events in `expect` came for this many seconds.
+        text: Jinja template of the message to the webhook.
         of_runs: whether the events belong to runs of the project's flows.
         crashes: whether the run is set to Crashed, which frees its slot.
-        former_names: what it was called once; a server may still have it so.
+        former_names: earlier names, which a server may still use.
     """
 
     name: str
@@ -72,7 +72,7 @@ ALERTS = (
     ),
     Alert(
         "rootstock: a run was lost",
-        "A running run sends no heartbeat any more: its machine or process is gone. It is set to Crashed.",
+        "A running run stopped sending heartbeats: its machine or process is gone. The run is set to Crashed.",
         (*_runs("heartbeat"), *_runs(*_ENDS)),
         "{{ flow.name }} / {{ flow_run.name }} was lost: no heartbeat any more. It counts as crashed. " + _ADDRESS,
         after=_runs("heartbeat"),
@@ -82,14 +82,14 @@ ALERTS = (
     ),
     Alert(
         "rootstock: a run is late",
-        "A run should have started and hasn't: no worker takes it.",
+        "A run should have started, but no worker has taken it.",
         _runs("Late"),
-        "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. Either none is there, or all are busy "
-        "with other runs. " + _ADDRESS,
+        "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. Either no worker is running, or all "
+        "are busy with other runs. " + _ADDRESS,
     ),
     Alert(
         "rootstock: the accuracy dropped",
-        "The new champion is clearly worse on held-out images than the one before.",
+        "The new champion is clearly worse on held-out images than the previous one.",
         (ACCURACY_DROPPED,),
         "{{ event.payload.text }}",
         of_runs=False,
@@ -98,12 +98,12 @@ ALERTS = (
 
 
 def main() -> int:
-    """Make the server's automations as they are here. Gives the exit code."""
+    """Create or update the server's automations. Returns the exit code."""
     return run_program(lambda: print(*ensure_alerts(os.environ.get(WEBHOOK_VARIABLE)), sep="\n"))
 
 
 def ensure_alerts(webhook: str | None) -> list[str]:
-    """Make every automation of `ALERTS`, or bring it up to date; gives what was done, a line each.
+    """Create or update every automation of `ALERTS`. Returns one line about each.
 
     Args:
         webhook: the secret address; None for no messages.
@@ -112,7 +112,7 @@ def ensure_alerts(webhook: str | None) -> list[str]:
         SettingsError: the address is not an http(s) address, or no server is named.
     """
     if webhook is not None and not webhook.startswith(("https://", "http://")):
-        raise SettingsError(f"{WEBHOOK_VARIABLE} must be an http(s) address. It isn't shown here, as it is a secret.")
+        raise SettingsError(f"{WEBHOOK_VARIABLE} must be an http(s) address. It is a secret, so it isn't shown here.")
     if "PREFECT_API_URL" not in os.environ:
         raise SettingsError("PREFECT_API_URL must name the Prefect server, such as http://127.0.0.1:4200/api")
     from prefect import get_client  # reads the environment when it is imported
@@ -166,7 +166,7 @@ def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
     )
     actions: list[ActionTypes] = []
     if alert.crashes:
-        reason = "It sends no heartbeat any more: its machine or its process is gone."
+        reason = "It stopped sending heartbeats: its machine or its process is gone."
         actions.append(ChangeFlowRunState(state=StateType.CRASHED, message=reason))
     if block:
         actions.append(CallWebhook(block_document_id=block, payload=_json(alert.text)))

@@ -1,6 +1,6 @@
-"""What a run shows in Prefect's UI beside its logs: the plan before the work, the report and the costs after it.
+"""The artifacts of a run in Prefect's UI: the plan before the work, the report and the costs after it.
 
-If an artifact can't be made, the log says so; the run goes on.
+If an artifact can't be made, the log says so, and the run continues.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tasks.settings import Settings
 
 
 def show_plan(context: RunContext, settings: Settings) -> bool:
-    """The artifact `plan`: what will run, why, how many images are new, how long it will take.
+    """Show the artifact `plan`: which stages will run and why, how many images are new, how long it will take.
 
     Returns:
-        Whether it found that the source is what was packed, so that the stage `ingest` would change nothing.
+        Whether the source was listed and didn't change, so that the stage `ingest` would change nothing.
     """
     known = False
 
@@ -34,18 +34,18 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
         known = found.source_is_known
         return found.text
 
-    _show("plan", "What this run would do, before it began.", make)
+    _show("plan", "The plan of this run, made before it began.", make)
     return known
 
 
 def show_report(context: RunContext) -> None:
-    """The artifact `report`: metrics, the confusion matrix, the worst mistakes as images."""
+    """Show the artifact `report`: metrics, the confusion matrix, the worst mistakes as images."""
     _show("report", "How good the champion is.", lambda: report.run(context.workspace))
 
 
 @contextlib.contextmanager
 def show_costs(context: RunContext) -> Iterator[None]:
-    """The artifact `costs`: what the stages that ran in the block cost, even if the block ends with an error."""
+    """Show the artifact `costs` of the stages that ran in the block, even if the block ends with an error."""
     before = len(read_history(context.workspace))
     try:
         yield
@@ -56,7 +56,7 @@ def show_costs(context: RunContext) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch_accuracy(context: RunContext) -> Iterator[None]:
-    """The event that `flows.alerts` waits for, if the champion after the block is clearly worse than the one before."""
+    """Emit the event of `flows.alerts` if the champion after the block is clearly worse than the one before it."""
     before = read_metrics(context.workspace)
     yield
     drop = describe_regression(before, read_metrics(context.workspace))
@@ -69,5 +69,5 @@ def watch_accuracy(context: RunContext) -> Iterator[None]:
 def _show(key: str, description: str, make: Callable[[], str]) -> None:
     try:
         create_markdown_artifact(make(), key=key, description=description)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, the work matters more
+    except Exception as error:  # noqa: BLE001 - no error here may end the run
         get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)

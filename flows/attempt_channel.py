@@ -1,7 +1,7 @@
-"""What an attempt at a stage on another machine tells its pipeline: heartbeats, then a result or a failure.
+"""Messages from an attempt at a stage on another machine to its pipeline: heartbeats, then a result or a failure.
 
-Each message replaces the one before in one artifact of the attempt's flow run, on Prefect's server: the machines share
-nothing else.
+They go through Prefect's server, because the machines share nothing else. Each message replaces the previous one in an
+artifact of the attempt's flow run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.runs.dvc_state.lock_entries import LockEntry
 from tasks.runs.stage_failure import StageFailed
 
 _KIND = "attempt"
-_GIVEN_UP = "This attempt was given up meanwhile ({}), so its result is refused. Nothing of it is used."
+_GIVEN_UP = "This attempt was given up meanwhile ({}), so its result is refused and not used."
 
 
 class AttemptChannel:
@@ -38,7 +38,7 @@ class AttemptChannel:
         every_s: seconds from one heartbeat to the next.
 
     Raises:
-        RunError: the attempt was given up before it began.
+        RunError: the pipeline gave the attempt up before it began.
     """
 
     def __init__(self, flow_run: UUID, every_s: float) -> None:
@@ -51,7 +51,7 @@ class AttemptChannel:
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Send heartbeats inside the block, and the failure that ends it. SIGTERM ends an attempt that was given up."""
+        """Send heartbeats during the block, and a failure if one ends it. An attempt that was given up gets SIGTERM."""
         thread = threading.Thread(target=self._send_heartbeats, args=(get_run_logger(),), daemon=True)
         thread.start()
 
@@ -96,7 +96,7 @@ class AttemptChannel:
                 logger.warning("A heartbeat could not be sent: %s: %s", type(error).__name__, error)
 
     def _end(self) -> str | None:
-        """The state that ended the attempt, if one has: Prefect lets a run that counted as crashed run on."""
+        """The state that ended the attempt, or None. The process of a run that was set to Crashed keeps running."""
         with get_client(sync_client=True) as client:
             states = client.read_flow_run_states(self._flow_run)
         end = next((state for state in states if state.is_final()), None)

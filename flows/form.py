@@ -1,7 +1,7 @@
-"""The form of a flow: one parameter a block of params.yaml, made from the settings' own schema.
+"""The form of a flow: one parameter for each block of params.yaml, made from the schema of the settings.
 
-No field must be filled in, and none has a default: what is left alone comes from params.yaml at the commit that runs.
-The help of each field ends with what params.yaml says when the flow is deployed.
+No field is required, and no field has a default: an empty field means the value in params.yaml at the commit that runs.
+The help of each field ends with the value in params.yaml at the time when the flow was deployed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from tasks.params import load_settings
 from tasks.settings import Settings
 
 FIRST = ("source", "strategies", "train")
-"""The blocks that people change most come first; the others follow in the order of params.yaml."""
+"""The blocks that people change most; the others follow in the order of params.yaml."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _TypedDict: Any = typing_extensions.TypedDict
 
 
 def settings_form(function: Function) -> Function:
-    """Turn the `**changes` of a flow's function into one parameter for each block; they come as a nested mapping.
+    """Turn the `**changes` of a flow's function into one parameter for each block of settings.
 
     Prefect shows them as groups of fields, with dropdowns and help, and checks types and bounds before the flow starts.
+    The function gets a nested mapping.
     """
     signature = inspect.signature(function, eval_str=True)
     own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -43,13 +44,13 @@ def settings_form(function: Function) -> Function:
 
 
 def filled_in(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a form gives, without the blocks that were left alone: they come empty."""
+    """The values of a form without the blocks that nobody filled in: Prefect sends those as empty."""
     return {name: value for name, value in changes.items() if value not in ([], (), {})}
 
 
 def _parameter(name: str, field: FieldInfo, present: Mapping[str, Any]) -> inspect.Parameter:
     model = _block(field)
-    # A list outside a block is empty when it is left alone, so the form can't ask for its least length.
+    # Prefect sends a list outside a block as empty if nobody filled it in, so the form can't check its minimum length.
     rules = [rule for rule in field.metadata if not isinstance(rule, MinLen)]
     kind = _optional(model, present.get(name, {})) if model else Annotated[(field.annotation, Field(), *rules)]
     nothing: Any = [] if get_origin(field.annotation) in (list, tuple) else {}
@@ -58,13 +59,13 @@ def _parameter(name: str, field: FieldInfo, present: Mapping[str, Any]) -> inspe
 
 
 def _optional(model: type[BaseModel], present: Mapping[str, Any]) -> Any:
-    """A model's fields, all of which may be missing."""
+    """The model with all of its fields optional."""
     hints = {}
     for name, field in model.model_fields.items():
         inner = _block(field)
         kind: Any = _optional(inner, present.get(name, {})) if inner else field.annotation
         if kind is bool:
-            kind = Literal[True, False]  # a dropdown that can be left alone; a switch is always on or off
+            kind = Literal[True, False]  # a dropdown can stay empty; a switch is always on or off
         shown = Field(title=name, description=_help(name, field, present))
         hints[name] = NotRequired[Annotated[(kind, shown, *field.metadata)]]
     made = _TypedDict(model.__name__, hints, total=False)
@@ -89,4 +90,4 @@ def _present(workspace: Path) -> dict[str, Any]:
     try:
         return load_settings(workspace).model_dump(mode="json")
     except SettingsError:
-        return {}  # the form comes without its values; the run itself tells what is wrong
+        return {}  # the form shows no present values; the run reports the error

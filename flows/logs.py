@@ -1,4 +1,4 @@
-"""Readable logs of Prefect: an error that the user can fix is logged once, in words, without the engine's traceback."""
+"""Readable logs of Prefect: an error that the user can fix is logged once, without the engine's traceback."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _FAILED = "Finished in state Failed"
 
 
 def shorten_errors() -> None:
-    """From now on, log `RootstockError`s of tasks and flows without their tracebacks. Repeating it does nothing."""
+    """From now on, log `RootstockError`s of tasks and flows without their tracebacks. A second call does nothing."""
     for name in (_FLOWS, _TASKS):
         logging.getLogger(name).addFilter(_shorten)
 
 
 def hide_links() -> None:
-    """From now on, don't log where a flow run can be viewed: a temporary server has no pages."""
+    """From now on, don't log links to flow runs: a temporary server has no pages."""
     logging.getLogger(_FLOWS).addFilter(_is_no_link)
 
 
 def send_logs() -> None:
-    """Send what was logged to the server now: it would be lost if a signal ends the process."""
+    """Send the log to the server now: it would be lost if a signal ended the process."""
     for handler in logging.getLogger(_FLOWS).handlers:
         handler.flush()
 
@@ -35,10 +35,10 @@ def _is_no_link(record: logging.LogRecord) -> bool:
 def _shorten(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, StageFailed) and record.name == _TASKS:
-        return False  # the flow ends with it, and logs it then
+        return False  # the flow ends with the same error and logs it
     if isinstance(error, RootstockError):
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (type(error).__name__, error)
     elif str(record.msg).startswith(_FAILED):
-        record.msg, record.args = _FAILED, ()  # what follows is the error again, in one long line
+        record.msg, record.args = _FAILED, ()  # the rest repeats the error in one long line
     return True

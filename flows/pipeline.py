@@ -1,8 +1,8 @@
-"""The pipeline as a command: what is wrong is said at once; the report and the model are named at the end.
+"""The pipeline as a command. It reports wrong settings at once, and prints where the report and the model are.
 
 For example: python -m flows.pipeline --source my/images --strategy all --set "train.recipe=tutorial"
-The flow itself is in flows/pipeline_flow.py, which is imported when the settings are known to be right: with Prefect,
-that takes seconds.
+The flow itself is in flows/pipeline_flow.py. It is imported only after the settings are checked, because importing
+Prefect takes seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READABLE_LOGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pipeline in the current folder. Gives the exit code: 2 for what the user can fix, 1 for a crash."""
+    """Run the pipeline in the current folder. Returns the exit code: 2 if the user can fix the error, 1 for a crash."""
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Workspace.at(Path.cwd())
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
         return 1 if isinstance(error, StageFailed) and not error.needs_user else USER_ERROR
     except KeyboardInterrupt:
-        print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nStopped. Finished work is kept; the same command continues from there.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
@@ -67,7 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
     changes = _changes(chosen)
-    apply_changes(RunContext(workspace), changes)  # the flow does it again: here it costs no Prefect
+    apply_changes(RunContext(workspace), changes)  # the flow does this again; here it doesn't need Prefect
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline_flow import pipeline
@@ -76,13 +76,13 @@ def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
 
 
 def _use_server(workspace: Workspace) -> None:
-    """The user's Prefect server, or one for this run; Prefect is imported while it starts."""
+    """Use the user's Prefect server, or start one for this run and import Prefect meanwhile."""
     if address := os.environ.get("PREFECT_API_URL"):
         check_answers(address)
         return
     stack = contextlib.ExitStack()
-    # Not at the flow's end: Prefect sends its last logs and events while Python exits, in handlers that are
-    # registered later, and so called earlier, than this one.
+    # The server has to outlive the flow: Prefect sends its last logs and events in exit handlers. Those are registered
+    # after this one, so they are called before it.
     atexit.register(stack.close)
     server = stack.enter_context(temporary_server(workspace))
     os.environ["PREFECT_API_URL"] = server.api_url
@@ -93,7 +93,7 @@ def _use_server(workspace: Workspace) -> None:
 
 
 def _changes(chosen: argparse.Namespace) -> dict[str, Any]:
-    """All that the command line asks for, as a form gives it."""
+    """The settings on the command line, nested as in a form."""
     try:
         assignments = shlex.split(chosen.settings)
     except ValueError as error:
@@ -117,12 +117,12 @@ def _tell(workspace: Workspace) -> None:
 
 
 def _public_name(error: RootstockError) -> str:
-    """The name in tasks/errors.py, where users find it explained."""
+    """The name of the error's class in tasks/errors.py, which explains it."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RootstockError.__module__)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave through `finally` blocks and exit handlers, which stop the children."""
+    """Exit through `finally` blocks and exit handlers, which stop the children."""
     raise SystemExit(128 + number)
 
 

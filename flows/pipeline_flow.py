@@ -1,4 +1,4 @@
-"""The pipeline: images in, a validated and exported model out. Each step runs only if what it reads has changed.
+"""The pipeline: images in, a validated and exported model out. Each stage runs only if its inputs have changed.
 
 People start it by `python -m flows.pipeline`, or as a deployment of prefect.yaml.
 """

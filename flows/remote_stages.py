@@ -1,7 +1,7 @@
-"""Stages on other machines: sent to a work pool's workers, watched, tried again elsewhere, their results merged.
+"""Stages on other machines: sends them to a work pool's workers, watches and retries them, merges their results.
 
-An attempt is a flow run of `stage/<pool>`. If it sends no heartbeat for `run.lost_after_s`, it is marked as crashed,
-which frees its slot; the next attempt gets another token, and a result that carries an old one is refused.
+An attempt is a flow run of `stage/<pool>`. If it sends no heartbeat for `run.lost_after_s`, it is set to Crashed,
+which frees its slot. The next attempt gets a new token, and a result with an old token is refused.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from tasks.workspace import LOCK
 _POLL_S = 2.0
 _START_S = 120.0
 _HEARTBEATS = 4
-"""How many heartbeats come in the time after which a worker counts as lost."""
+"""A worker that misses this many heartbeats counts as lost."""
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
 def check_work_pools(settings: Run, context: RunContext) -> None:
-    """Check before the work that every work pool that `run.work_pools` names has its deployment.
+    """Check before the work that every work pool in `run.work_pools` has a deployment of the flow `stage`.
 
     Raises:
-        RunError: one has none.
+        RunError: a deployment is missing.
     """
     pools = {pool: stage for stage, pool in settings.work_pools if pool != HERE}
     if context.deployed is None or not pools:
@@ -58,18 +58,18 @@ def check_work_pools(settings: Run, context: RunContext) -> None:
             except ObjectNotFound:
                 raise RunError(
                     f"Stage {stage} should run on the work pool {pool} (run.work_pools in params.yaml), but there is "
-                    f"no deployment stage/{pool}. Add it to prefect.yaml, as stage/gpu is there; prefect deploy --all"
+                    f"no deployment stage/{pool}. Add it to prefect.yaml like stage/gpu, then run: prefect deploy --all"
                 ) from None
 
 
 def dispatch(stage_task: StageTask, settings: Run, context: RunContext, items: Sequence[str | None] = (None,)) -> None:
-    """Bring a stage up to date where `run.work_pools` says; in a person's own folder, always here.
+    """Bring a stage up to date: a deployed run does it where `run.work_pools` says, other runs do it here.
 
     Args:
-        stage_task: one of tasks/stages.py.
+        stage_task: a task of tasks/stages.py.
         settings: the block `run`.
         context: where the run works.
-        items: the strategies, of a stage that exists once for each; on a work pool they run side by side.
+        items: the strategies, for a stage that exists once for each strategy; on a work pool they run in parallel.
 
     Raises:
         StageFailed: a stage failed, and no retry was left or could help.
@@ -85,7 +85,7 @@ def dispatch(stage_task: StageTask, settings: Run, context: RunContext, items: S
 
 
 class Silence:
-    """How long nothing new has been heard, by this machine's own monotonic clock.
+    """Measures how long a message has been the same, by the monotonic clock of this machine.
 
     Args:
         clock: the monotonic clock.
@@ -97,14 +97,14 @@ class Silence:
         self._since = clock()
 
     def is_longer(self, heard: str, limit_s: float) -> bool:
-        """Note what is heard now; whether it has been the same for longer than the limit, in seconds."""
+        """Note the present message. Returns whether it has been the same for longer than the limit, in seconds."""
         if heard != self._heard:
             self._heard = heard
             self.restart()
         return self._clock() - self._since > limit_s
 
     def restart(self) -> None:
-        """Count from now on."""
+        """Start counting again."""
         self._since = self._clock()
 
 
@@ -125,7 +125,7 @@ class _Attempt:
 
 
 class _WorkPool:
-    """The workers of one work pool, as this run sees them."""
+    """The attempts of this run on one work pool."""
 
     def __init__(self, name: str, settings: Run, context: RunContext) -> None:
         assert context.deployed is not None
@@ -136,7 +136,7 @@ class _WorkPool:
         self._key = f"{flow_run.id} {flow_run.run_count}"  # a run that is retried in the UI keeps its id
 
     def run(self, names: Sequence[str]) -> None:
-        """Run stages side by side; merge their results in the order of `names`, as one machine would."""
+        """Run stages in parallel; merge their results in the order of `names`, as one machine would."""
         if not names:
             return
         with get_client(sync_client=True) as client:
@@ -145,7 +145,7 @@ class _WorkPool:
             push(names[0], self._workspace, needed, limit_s=self._settings.stage_time_limit_s, on_line=log)
             attempts: list[_Attempt] = []
             try:
-                # One by one: if one can't be started, those before it are in the list, and are cancelled below.
+                # One by one: if a stage can't be started, the earlier ones are in the list and are cancelled below.
                 attempts.extend(self._start(client, name, 1) for name in names)
                 self._watch(client, attempts)
             finally:
@@ -153,8 +153,8 @@ class _WorkPool:
                     if attempt.entry is None:
                         self._cancel(client, attempt.flow_run)
                         with contextlib.suppress(*SERVER_TROUBLE):
-                            _receive(client, attempt)  # it may have just ended well
-                self._merge(attempts)  # those that ended well before another one failed
+                            _receive(client, attempt)  # it may have just succeeded
+                self._merge(attempts)  # the attempts that succeeded before another one failed
 
     def _watch(self, client: Any, attempts: list[_Attempt]) -> None:
         while not all(attempt.merged for attempt in attempts):
@@ -174,12 +174,12 @@ class _WorkPool:
                 self._logger.info("Stage %s: its result is in %s.", attempt.stage, LOCK)
 
     def _look(self, client: Any, attempt: _Attempt) -> _Attempt:
-        """The attempt as it is now, or the next one in its place."""
+        """The attempt in its present state, or the attempt that replaces it."""
         try:
             state, message = _receive(client, attempt)
         except SERVER_TROUBLE as error:
             self._logger.warning("Prefect's server doesn't answer (%s); nothing is lost.", type(error).__name__)
-            attempt.silence.restart()  # the server's silence isn't the worker's
+            attempt.silence.restart()  # a silent server says nothing about the worker
             return attempt
         if attempt.entry is not None:
             return attempt
@@ -188,23 +188,23 @@ class _WorkPool:
         if state.is_scheduled():
             if not attempt.waits:
                 attempt.waits = True
-                self._logger.info("Stage %s: waits for a worker of pool %s.", attempt.stage, self._name)
+                self._logger.info("Stage %s: waiting for a worker of pool %s.", attempt.stage, self._name)
             attempt.silence.restart()
         elif attempt.silence.is_longer(f"{state.type} {message}", limit_s := self._lost_after_s(message)):
             reason = f"its worker is lost: it sent no heartbeat for {limit_s:g} s (run.lost_after_s)"
             result = client.set_flow_run_state(attempt.flow_run, Crashed(message=f"Given up: {reason}."))
-            if result.status == SetStateStatus.ACCEPT:  # else it has just ended after all
+            if result.status == SetStateStatus.ACCEPT:  # else it has just ended by itself
                 return self._again(client, attempt, StageFailed(attempt.stage, reason, "", _command(attempt), False))
         return attempt
 
     def _lost_after_s(self, message: dict[str, Any]) -> float:
-        """How long the silence may last: longer before the first heartbeat, while the worker starts Python."""
+        """How long an attempt may be silent: longer before the first heartbeat, while the worker starts Python."""
         return self._settings.lost_after_s if message else max(self._settings.lost_after_s, _START_S)
 
     def _again(self, client: Any, attempt: _Attempt, failure: StageFailed) -> _Attempt:
         if failure.needs_user or attempt.number > self._settings.stage_retries:
             raise failure
-        self._logger.warning("%s\nIt is tried again, on any worker of pool %s.", failure, self._name)
+        self._logger.warning("%s\nThe stage is retried on any worker of pool %s.", failure, self._name)
         return self._start(client, attempt.stage, attempt.number + 1)
 
     def _start(self, client: Any, stage: str, number: int) -> _Attempt:
@@ -229,25 +229,25 @@ class _WorkPool:
         return attempt
 
     def _end_orphans(self, client: Any) -> None:
-        """End what an earlier run of this deployment, killed since, has left on workers."""
+        """Cancel attempts that a killed run of this deployment has left on workers."""
         wanted = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[self._tag]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
         )
         for orphan in client.read_flow_runs(flow_run_filter=wanted):
             if not (orphan.idempotency_key or "").startswith(f"{self._key} "):
-                self._logger.warning("Cancels %s, which a killed run has left.", orphan.name)
+                self._logger.warning("Cancelling %s, which a killed run has left.", orphan.name)
                 self._cancel(client, orphan.id)
 
     def _cancel(self, client: Any, attempt: UUID) -> None:
         try:
-            client.set_flow_run_state(attempt, Cancelling())  # what has ended meanwhile stays as it is
-        except SERVER_TROUBLE as error:  # the next run ends it
+            client.set_flow_run_state(attempt, Cancelling())  # does nothing to an attempt that has ended
+        except SERVER_TROUBLE as error:  # the next run cancels it
             self._logger.warning("Flow run %s could not be cancelled: %s: %s", attempt, type(error).__name__, error)
 
 
 def _receive(client: Any, attempt: _Attempt) -> tuple[State[Any], dict[str, Any]]:
-    """The attempt's state and its last message; its result is taken if it has ended well."""
+    """The attempt's state and its last message. If the attempt succeeded, its result is stored in it."""
     state = client.read_flow_run(attempt.flow_run).state
     message = read_message(client, attempt.flow_run)
     if state.is_completed() and "result" in message:

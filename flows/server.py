@@ -1,8 +1,8 @@
-"""A Prefect server as a guarded child of this process. Imports no Prefect: that takes seconds, while the server starts.
+"""A Prefect server as a guarded child of this process. This module doesn't import Prefect, which takes seconds.
 
-Prefect can start a temporary server itself, but only after this process has imported Prefect's whole server too: an
-empty flow then takes 15 s on two idle cores, and 9 s with this module (14 s the first time, when the database is
-made). And Prefect's own server outlives a run that is killed with -9; a guarded one can't.
+Prefect can start a temporary server itself, but then this process imports Prefect's whole server first: an empty flow
+takes 15 s on two idle cores, and 9 s with this module (14 s the first time, when the database is made). Prefect's own
+server also outlives a run that is killed with -9; a guarded server can't.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _ALWAYS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 SERVED = {
-    # By default they are in memory: a server that restarts forgets which run holds a slot, and ends that run.
+    # By default leases are in memory: a server that restarts forgets which run holds a slot, and ends that run.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # After 15 s, the default, every run that only queues is called late.
+    # With the default of 15 s, every run that waits in the queue counts as late.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
 }
-"""What any server needs that serves schedules and a queue; `server/compose.yaml` and docs/prefect.md say the same."""
+"""Settings of a server with schedules and a queue; `server/compose.yaml` and docs/prefect.md have the same ones."""
 _NOT_NEEDED_FOR_ONE_RUN = (
     "CANCELLATION_CLEANUP",
     "CLEANUP_RECONCILER",
@@ -58,7 +58,7 @@ class Server:
 
     Attributes:
         address: such as http://127.0.0.1:4200.
-        api_url: what PREFECT_API_URL must be to use it.
+        api_url: the value of PREFECT_API_URL that uses this server.
     """
 
     def __init__(self, process: GuardedProcess, port: int, log_file: Path) -> None:
@@ -70,7 +70,7 @@ class Server:
         """Wait until the server answers.
 
         Raises:
-            RootstockError: it ended, or didn't answer within two minutes.
+            RootstockError: the server ended, or didn't answer within two minutes.
         """
         give_up = time.monotonic() + _START_LIMIT_S
         while not self._answers():
@@ -95,7 +95,7 @@ class Server:
 
 
 def check_answers(api_url: str) -> None:
-    """Check that something answers at a server's address; a refusal to strangers is an answer too.
+    """Check that a server answers at this address; an HTTP error such as 401 is an answer too.
 
     Raises:
         RootstockError: nothing answers.
@@ -113,9 +113,9 @@ def check_answers(api_url: str) -> None:
 
 
 def prefect_environment(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Prefect: its files stay in the workspace unless the user has said where they go."""
+    """The environment for Prefect: its files stay in the workspace unless the user has set another place."""
     chosen = {"PREFECT_HOME": str(workspace.prefect_home), **_ALWAYS, **environment}
-    Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+    Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect doesn't create the parents
     return chosen
 
 
@@ -125,13 +125,13 @@ def served_environment(workspace: Workspace, environment: Mapping[str, str]) -> 
 
 
 def server_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a server's module; works in any folder."""
+    """The command that runs a server's module in any folder."""
     return [sys.executable, "-P", str(Path(__file__).with_name("sqlite.py")), module, *arguments]
 
 
 @contextlib.contextmanager
 def temporary_server(workspace: Workspace) -> Iterator[Server]:
-    """A server without UI, schedules and triggers, for one run. The runs' history stays in the workspace."""
+    """A server without UI, schedules and triggers, for one run. The history of all runs stays in the workspace."""
     port = free_port()
     environment = {
         **prefect_environment(workspace, os.environ),
@@ -139,7 +139,7 @@ def temporary_server(workspace: Workspace) -> Iterator[Server]:
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED_FOR_ONE_RUN},
     }
-    # What `prefect server start` runs, without the seconds that its command line takes to import.
+    # `prefect server start` runs the same, but its command line takes seconds to import.
     arguments = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port)]
     arguments += ["--log-level", "error", "--timeout-graceful-shutdown", "2"]
     with _started(server_command("uvicorn", *arguments), workspace, environment, port) as server:
@@ -148,10 +148,10 @@ def temporary_server(workspace: Workspace) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def served(workspace: Workspace, port: int) -> Iterator[Server]:
-    """A whole server with its UI."""
+    """A complete server with its UI."""
     environment = {
         **served_environment(workspace, os.environ),
-        # Without it the UI asks port 4200, wherever the server listens.
+        # By default the UI calls port 4200, even if the server listens on another port.
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_UI_URL": f"http://{HOST}:{port}",  # for the links in messages
     }
@@ -169,7 +169,7 @@ def _started(command: list[str], workspace: Workspace, environment: Mapping[str,
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` if nobody listens there, else a free one."""
+    """The port `wanted` if it is free, else another free port."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The settings that a run changes, checked and written into params.yaml; the same from the command line and a form."""
+"""Checks the settings that a run changes, from the command line or a form, and writes them into params.yaml."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tasks.settings import Settings
 
 
 def apply_changes(context: RunContext, changes: Mapping[str, Any]) -> Settings:
-    """Write changes into params.yaml if the images are where it then says; gives all settings.
+    """Write changes into params.yaml, if the source of images in it is usable. Returns all settings.
 
     Args:
         context: where the run works.
         changes: the settings that should differ, nested as in params.yaml.
 
     Raises:
-        SettingsError: a setting is not allowed; params.yaml is as it was.
-        SourceError: the images aren't there; params.yaml is as it was.
+        SettingsError: a setting is not allowed; params.yaml is unchanged.
+        SourceError: the source is not usable; params.yaml is unchanged.
     """
     from tasks.images.sources import SourcePolicy, check_source
 

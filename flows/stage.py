@@ -1,8 +1,8 @@
-"""One stage on another machine, for a pipeline that sent it there; the machines share no disk.
+"""The flow of one stage on another machine, started by a pipeline; the machines share no disk.
 
-The worker's clone gives the code, the caller the settings and its dvc.lock, DVC's remote the inputs. What the stage
-makes goes to the remote; its entry of dvc.lock and its costs go back to the caller. Only what the worker's cache lacks
-is moved.
+The code comes from the worker's clone, the settings and dvc.lock from the caller, the inputs from DVC's remote. The
+stage's outputs go to the remote; its entry of dvc.lock and its costs go back to the caller. Only files that the
+worker's cache lacks are downloaded.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tasks.runs.worktrees import check_out, claim_folder, remove
 
 @flow
 def stage(name: str, commit: str, params: str, lock: str, heartbeat_s: float) -> None:
-    """Run one stage for a pipeline, and send it the entry of dvc.lock and the costs.
+    """Run one stage for a pipeline, and send back its entry of dvc.lock and its costs.
 
     Args:
         name: a stage of dvc.yaml, such as `train@fine_tuning`.
-        commit: the code that the pipeline runs.
-        params: its params.yaml.
-        lock: its dvc.lock.
+        commit: the commit whose code the pipeline runs.
+        params: the text of the pipeline's params.yaml.
+        lock: the text of the pipeline's dvc.lock.
         heartbeat_s: seconds from one heartbeat to the next.
     """
     shorten_errors()

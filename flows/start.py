@@ -1,7 +1,7 @@
-"""What a worker starts for a run: the deployed commit's code, whatever the working tree holds, then Prefect's engine.
+"""The program that a worker starts for a run: it unpacks the code of the deployed commit and starts Prefect's engine.
 
-A worker is started in a clone of the repository (`make worker`). The clone's `.rootstock` holds what runs need. Of the
-clone's working tree, only this file and what it imports are used.
+A worker is started in a clone of the repository (`make worker`). The clone's `.rootstock` holds the files of runs. From
+the clone's working tree, only this file and its imports are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.runs.code_snapshot import unpack
 COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
 """The environment variable with the deployed commit; prefect.yaml sets it."""
 CLONE_VARIABLE = "ROOTSTOCK_ROOT"
-"""The environment variable with the clone in which the worker was started; clones of any age set it by this name."""
+"""The environment variable with the clone in which the worker was started; old clones set it too, so keep the name."""
 
 
 def main() -> NoReturn:

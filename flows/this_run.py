@@ -1,4 +1,4 @@
-"""Where this run of a flow works: a deployed run in a folder of its own, `make run` in the folder it was called in."""
+"""The folder of this run: a deployed run works in its own folder, `make run` in the current folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.workspace import Workspace
 
 @contextlib.contextmanager
 def this_run() -> Iterator[RunContext]:
-    """The context of this run; what a deployed run made is committed if the block ends well."""
+    """The context of this run. The results of a deployed run are committed if the block ends without an error."""
     if CLONE_VARIABLE not in os.environ:
         yield RunContext(Workspace.at(Path.cwd()))
         return
@@ -27,7 +27,7 @@ def this_run() -> Iterator[RunContext]:
 
 
 def deployed_run() -> DeployedRun:
-    """The deployed run that this process is."""
+    """The deployed run of this process."""
     return DeployedRun(
         clone=Path(os.environ[CLONE_VARIABLE]),
         name=deployment.name,

@@ -1,6 +1,6 @@
 """Prefect with its UI on this machine: a server, the deployments of prefect.yaml, and a worker that runs them.
 
-`python -m flows.ui [--port 4200]` runs until Ctrl-C or SIGTERM, and then leaves no process behind.
+`python -m flows.ui [--port 4200]` runs until Ctrl-C or SIGTERM, and leaves no process behind.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tasks.workspace import Workspace
 
 POOL = "local"
 _LIMITS = {POOL: 1, "gpu": None}
-"""The work pools of prefect.yaml, and how many runs each may have at a time; None: as many as there are workers."""
+"""The work pools of prefect.yaml, and how many runs each may have at a time (None: as many as there are workers)."""
 DEPLOYMENT = "pipeline/manual"
-_GRACE_S = 45.0  # a worker that stops lets its run stop first
+_GRACE_S = 45.0  # a worker waits for its run to stop
 _SETUP_LIMIT_S = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped. Gives the exit code: 0 when stopped by a signal, 2 when it couldn't start or failed."""
-    parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect's UI and a worker, here.")
-    parser.add_argument("--port", type=int, default=4200, help="another one is taken if this one isn't free")
+    """Serve until stopped. Returns the exit code: 0 when stopped by a signal, 2 when it couldn't start or failed."""
+    parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect's UI and a worker.")
+    parser.add_argument("--port", type=int, default=4200, help="if this port isn't free, another one is used")
     port = free_port(parser.parse_args(arguments).port)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(workspace: Workspace, port: int) -> None:
-    print("Prefect starts; this takes about half a minute.", flush=True)
+    print("Prefect is starting; this takes about half a minute.", flush=True)
     with served(workspace, port) as server:
         server.wait_until_ready()
         environment = child_environment(prefect_environment(workspace, os.environ))
         environment["PREFECT_API_URL"] = server.api_url
-        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # 10 would make a click wait
+        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # the default of 10 s feels slow after a click
         os.environ.update(environment)
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
@@ -79,7 +79,7 @@ def _ensure_pools() -> None:
 
 
 def _prefect(*arguments: str, environment: Mapping[str, str]) -> None:
-    """One command of Prefect, quiet unless it fails."""
+    """Run a command of Prefect; its output is shown only if it fails."""
     result = subprocess.run(
         _command(*arguments),
         env=dict(environment),
@@ -99,7 +99,7 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave through the `with` blocks, which stop the children, as Ctrl-C does."""
+    """Exit through the `with` blocks, which stop the children, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
