@@ -1,1 +1,1 @@
-"""Runs of stages as child processes: start, watch, stop, explain. Knows nothing of Prefect."""
+"""Runs of stages as child processes: start, watch, stop, explain. Doesn't use Prefect."""

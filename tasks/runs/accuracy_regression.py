@@ -1,4 +1,4 @@
-"""Whether a new champion is clearly worse than the one before, by reports/metrics.json alone."""
+"""Tells from reports/metrics.json alone whether a new champion is clearly worse than the previous one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.workspace import Workspace
 
 
 def read_metrics(workspace: Workspace) -> dict[str, Any] | None:
-    """The metrics of the workspace; None if there are none, or if they can't be read."""
+    """The metrics of the workspace; None if they are missing or can't be read."""
     try:
         metrics: dict[str, Any] = json.loads(workspace.metrics.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -19,10 +19,10 @@ def read_metrics(workspace: Workspace) -> dict[str, Any] | None:
 
 
 def describe_regression(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str | None:
-    """What got worse, in a sentence; None unless the 95 % intervals of the champions' test accuracies lie apart.
+    """A sentence about the drop; None unless the 95 % intervals of the champions' test accuracies are disjoint.
 
-    Intervals that lie apart mean a clear difference even if the held-out images changed in between. Intervals that
-    overlap prove nothing: a small drop may be real.
+    Disjoint intervals mean a clear difference, even if the held-out images changed in between. Overlapping intervals
+    prove nothing: a small drop may be real.
     """
     if before is None or now is None:
         return None
@@ -36,6 +36,6 @@ def describe_regression(before: Mapping[str, Any] | None, now: Mapping[str, Any]
 
 
 def describe_accuracy(test: Mapping[str, Any]) -> str:
-    """The accuracy of a champion's metrics on the test split, with its interval."""
+    """The accuracy on the test split, with its interval, in words."""
     low, high = test["accuracy_ci95"]
     return f"{test['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {test['n']} images)"

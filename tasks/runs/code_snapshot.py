@@ -1,4 +1,4 @@
-"""The code of a commit in a folder of its own: half-finished edits in the working tree reach no deployed run."""
+"""The code of a commit in its own folder, so that unfinished edits in the working tree don't reach deployed runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT = 10
 
 
 def unpack(clone: Path, commit: str) -> Path:
-    """The folder with all tracked files of a commit; it is made if it isn't there.
+    """The folder with all tracked files of a commit; it is created if it isn't there.
 
     Args:
         clone: of the repository.
@@ -34,11 +34,11 @@ def unpack(clone: Path, commit: str) -> Path:
         made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
         with tarfile.open(fileobj=io.BytesIO(_archive(clone, commit))) as tar:
             tar.extractall(made, filter="data")
-        with contextlib.suppress(OSError):  # another run was quicker: its folder holds the same, and is in use
+        with contextlib.suppress(OSError):  # another run was quicker: its folder has the same files and is in use
             made.rename(folder)
         shutil.rmtree(made, ignore_errors=True)
         _sweep(folder)
-    folder.touch()  # the most recently used are kept
+    folder.touch()  # the most recently used folders are kept
     return folder
 
 
@@ -51,9 +51,9 @@ def _archive(clone: Path, commit: str) -> bytes:
 
 
 def _sweep(newest: Path) -> None:
-    """Keep the last few commits only; a run of an older one has imported what it needs by now.
+    """Keep the last few commits only; a run of an older commit has imported its modules by now.
 
-    The newest is given, since it looks the oldest after the clock was put back.
+    The newest folder is an argument, because it looks like the oldest one after the clock was set back.
     """
     others = (one for one in newest.parent.iterdir() if one.is_dir() and one != newest)
     by_age = sorted(others, key=lambda one: one.stat().st_mtime_ns)

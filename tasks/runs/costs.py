@@ -1,8 +1,8 @@
-"""What stages cost: a file for each stage's last run, a history of all runs, the table that a run ends with.
+"""The costs of stages: a file for each stage's last run, a history of all runs, the table at the end of a run.
 
 Costs differ from run to run, so DVC doesn't track them. `.rootstock/costs/<stage>.json` holds the numbers of the
-stage's summary and what `tasks.runs.resource_usage` measured. `history.jsonl` holds the same for every run, one line
-each, the oldest first.
+stage's summary and the measurements of `tasks.runs.resource_usage`. `history.jsonl` holds the same for every run, one
+line each, the oldest first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.workspace import Workspace
 
 _HISTORY = "history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
-"""The names under which a stage's summary says how many images it computed; `reused` says how many it didn't."""
+"""Names of the field with the number of computed images in a stage's summary; `reused` is the number of others."""
 _RECENT = 5
 _ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 
@@ -28,7 +28,7 @@ Costs = dict[str, Any]
 
 
 def keep_costs(workspace: Workspace, stage: str, costs: Mapping[str, Any]) -> None:
-    """Write a stage's costs: as its last ones, and into the history."""
+    """Write a stage's costs into its own file and into the history."""
     write_json(workspace.costs / f"{stage}.json", costs)
     line = {"stage": stage, "finished_at": datetime.now(UTC).isoformat(timespec="seconds"), **costs}
     append_history(workspace, [line])
@@ -40,28 +40,28 @@ def append_history(workspace: Workspace, entries: Sequence[Mapping[str, Any]]) -
     for folder in {workspace.costs, workspace.shared_costs}:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _HISTORY).open("a", encoding="utf-8") as file:
-            file.write(lines)  # one write: two runs' lines don't mix
+            file.write(lines)  # one write, so that lines of two runs don't mix
 
 
 def read_costs(workspace: Workspace, stage: str) -> Costs:
-    """What the stage's last run here cost; empty if it never ran here."""
+    """The costs of the stage's last run in this workspace; empty if it never ran here."""
     path = workspace.costs / f"{stage}.json"
     costs: Costs = read_json(path) if path.exists() else {}
     return costs
 
 
 def read_history(workspace: Workspace) -> list[Costs]:
-    """What ran in this workspace, the oldest first."""
+    """The costs of every stage that ran in this workspace, the oldest first."""
     return _read(workspace.costs / _HISTORY)
 
 
 def read_experience(workspace: Workspace) -> list[Costs]:
-    """What ran anywhere in the clone, deployed runs included, the oldest first."""
+    """The costs of every stage that ran in the clone, deployed runs included, the oldest first."""
     return _read(workspace.shared_costs / _HISTORY)
 
 
 def _read(path: Path) -> list[Costs]:
-    """Lines that a kill has torn are left out."""
+    """The entries of a history file, without lines that a kill has cut."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -79,12 +79,12 @@ def computed(costs: Mapping[str, Any]) -> int | None:
 
 
 def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> float | None:
-    """How long a stage will take, by its last runs; None if they can't tell.
+    """How long a stage will take, estimated from its last runs; None if they don't suffice.
 
     Args:
-        history: as `read_experience` gives it.
+        history: the result of `read_experience`.
         stage: its name in dvc.yaml.
-        new: images that it has to compute; None for a stage that doesn't work image by image.
+        new: images that the stage has to compute; None if it doesn't work image by image.
     """
     recent = [entry for entry in history if entry["stage"] == stage]
     if new is None:
@@ -94,14 +94,14 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
     busy = [entry for entry in recent if computed(entry)][-_RECENT:]
     if not busy:
         return float(median(idle)) if idle and not new else None
-    # If no run had nothing to do, the rate includes the fixed part: right for the same number of images.
+    # If every run computed images, the rate includes the fixed part. It is exact for the same number of images only.
     fixed = median(idle) if idle else 0.0
     seconds = sum(max(entry["seconds"] - fixed, 0.0) for entry in busy)
     return float(fixed + new * seconds / sum(computed(entry) or 0 for entry in busy))
 
 
 def costs_table(entries: Sequence[Costs]) -> str:
-    """What the stages of one run cost, in Markdown: a row each, and the sums. What no stage measured has no column."""
+    """The costs of one run as a table in Markdown, with sums. Quantities that no stage measured have no column."""
     if not entries:
         return "No stage had anything to compute."
     rows = [_row(entry["stage"], entry) for entry in entries]
@@ -130,7 +130,7 @@ def _row(name: str, costs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _sum(entries: Sequence[Costs]) -> Costs:
-    """Sums of what all stages measured, and of GPU time: a stage that measured none has used none."""
+    """Sums of the quantities that all stages measured, and of GPU time: a stage without it used no GPU."""
     total: Costs = {name: sum(entry[name] for entry in entries) for name in ("seconds", "cpu_seconds")}
     total["peak_memory_mb"] = max(entry["peak_memory_mb"] for entry in entries)
     gpu = [entry["gpu_seconds"] for entry in entries if entry.get("gpu_seconds") is not None]
@@ -145,7 +145,7 @@ def _note(entries: Sequence[Costs]) -> str:
     memory = "Peak memory is that of a stage's largest process."
     if not parts:
         return f"{memory} Energy is not measured: neither the processors nor a GPU of this machine report it."
-    return f"{memory} Energy is that of the machine's {' and '.join(sorted(parts))}, whatever else ran on them."
+    return f"{memory} Energy is that of the machine's {' and '.join(sorted(parts))}, other programs included."
 
 
 def _hours(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The git commands that runs need; what git refuses raises RunError with git's words."""
+"""The git commands that runs need. If git fails, they raise RunError with git's message."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _AUTHOR = {
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """One command in a folder; gives what it prints, without the last newline.
+    """Run one command in a folder. Returns its output without the last newline.
 
     Raises:
-        RunError: git refuses.
+        RunError: git fails.
     """
     result = _start(folder, arguments)
     if result.returncode:
@@ -37,7 +37,7 @@ def succeeds(folder: Path, *arguments: str) -> bool:
 
 
 def tip(folder: Path, branch: str) -> str | None:
-    """The commit that a branch is at; None if there is no such branch."""
+    """The commit at the tip of a branch; None if there is no such branch."""
     reference = f"refs/heads/{branch}"
     return git(folder, "rev-parse", reference) if succeeds(folder, "show-ref", "--verify", "-q", reference) else None
 
@@ -47,7 +47,7 @@ def is_ancestor(folder: Path, older: str, newer: str) -> bool:
 
 
 def read_blob(folder: Path, commit: str, name: str) -> bytes | None:
-    """The bytes of a file as a commit holds it; None if it holds none."""
+    """The bytes of a file in a commit; None if the file isn't in it."""
     result = _start(folder, ("show", f"{commit}:{name}"))
     return None if result.returncode else result.stdout.encode()
 
@@ -64,13 +64,13 @@ def need_commit(folder: Path, commit: str) -> None:
         git(folder, "fetch", "--quiet", remote)
     if not succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
         raise RunError(
-            f"Commit {commit} is neither in {folder} nor on its remotes. Push it from where it was made: git push; "
-            "then run again."
+            f"Commit {commit} is neither in {folder} nor on its remotes. Push it from the clone where it was made (git "
+            "push), then run again."
         )
 
 
 def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    # Without the variables that a hook or a shell has set for another repository.
+    # Drop variables that a hook or a shell has set for another repository.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
     environment: Mapping[str, str] = {**inherited, **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return subprocess.run(

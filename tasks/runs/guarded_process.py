@@ -1,4 +1,4 @@
-"""A command behind a guard (process_guard.py): if this process ends in any way, the command's processes end too."""
+"""A command with a guard (process_guard.py): if this process ends in any way, the command's processes end too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.runs import process_guard
 
 NO_LIMIT_S = 1e9
 GRACE_S = 10.0
-"""From SIGTERM to SIGKILL. Shorter than the 30 s after which a Prefect worker kills a cancelled run."""
+"""Time from SIGTERM to SIGKILL. It is shorter than the 30 s after which a Prefect worker kills a cancelled run."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Ending:
 
     Attributes:
         reason: `exit` (by itself), `limit` (time limit), `stopped` (by us), or `lost` (its guard was killed).
-        code: exit code, or minus the number of the signal that ended it; None if it isn't known.
+        code: exit code, or minus the number of the signal that ended the command; None if unknown.
     """
 
     reason: Literal["exit", "limit", "stopped", "lost"]
@@ -41,7 +41,7 @@ class GuardedProcess:
 
     Args:
         command: program and arguments; the program is looked up in the environment's PATH.
-        output: where stdout and stderr go together, as for subprocess; `subprocess.PIPE` gives `.output`.
+        output: receives stdout and stderr, as for subprocess; with `subprocess.PIPE`, read `.output`.
         limit_s: the command is stopped after that many seconds of the monotonic clock.
         grace_s: from SIGTERM to SIGKILL, seconds.
     """
@@ -78,7 +78,7 @@ class GuardedProcess:
         return self._process.stdout
 
     def ending(self) -> Ending | None:
-        """How it ended, or None while it runs."""
+        """How the command ended; None while it runs."""
         if self._ending is None and self._process.poll() is not None:
             self._ending = self._read_report()
         return self._ending
@@ -99,7 +99,7 @@ class GuardedProcess:
         with contextlib.suppress(ConnectionError):
             while part := self._link.recv(4096):
                 text += part
-        if not text:  # the guard itself was killed: kill what is left of its group
+        if not text:  # the guard itself was killed: kill the rest of its group
             self._kill_all()
             return Ending("lost", None)
         report = json.loads(text)

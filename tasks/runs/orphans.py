@@ -1,4 +1,4 @@
-"""Processes that a killed run may have left. Only those with the supervisor's variable are touched."""
+"""Stops processes that a killed run has left. Only processes with the supervisor's environment variable are touched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tasks.runs.guarded_process import GRACE_S
 
 
 def stop_orphans(folder: Path, grace_s: float = GRACE_S) -> int:
-    """Stop every supervised process that works in a claimed folder, in which no living run can be; gives their number.
+    """Stop every supervised process in a claimed folder, where no living run can be. Returns how many there were.
 
-    When a run is killed, their guards stop them anyway; this waits until they are gone.
+    The guards stop the processes of a killed run anyway; this function waits until they are gone.
     """
     found = list(_supervised(folder))
     for process in found:

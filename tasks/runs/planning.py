@@ -1,4 +1,4 @@
-"""What a run would do, and why: which stages, how many images, for how long, with how much disk. Computes nothing."""
+"""The plan of a run: which stages it would run and why, for how many images, how long, and with how much disk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BY_IMAGE = ("ingest", "prepare", "features")
 
 @dataclass(frozen=True)
 class SourceNews:
-    """What a listing of the source says, compared with what was packed.
+    """The differences between a listing of the source and the packed images.
 
     Attributes:
         name: of the source.
         total: images at the source.
         new: images that were not there before, or whose version changed.
         gone: images that are no longer there.
-        rearranged: labels, splits, groups or what is left out differ.
+        rearranged: labels, splits, groups or the excluded files differ.
         unversioned: known images that have to be read again, because only their bytes tell whether they changed.
     """
 
@@ -47,13 +47,13 @@ class Step:
     """One stage of a plan.
 
     Attributes:
-        verdict: `runs`; `checks` its source, and does no more if nothing changed; `may run`, if what comes before gives
-            something new; `-` is up to date.
-        why: in words.
-        new: images to compute; None if that isn't known, or if the stage doesn't work image by image.
+        verdict: `runs`; `checks`: checks its source and does nothing else if nothing changed; `may run`: runs if an
+            earlier stage changes its output; `-`: is up to date.
+        why: the reason, in words.
+        new: images to compute; None if unknown, or if the stage doesn't work image by image.
         at_most: `new` is an upper bound.
-        seconds: expected; None if there is no experience.
-        disk_mb: expected to be written; None if there is no experience.
+        seconds: expected time; None without earlier runs.
+        disk_mb: expected size of the new files, MB; None without earlier runs.
     """
 
     stage: str
@@ -66,12 +66,12 @@ class Step:
 
 
 def make_plan(changes: Sequence[StageChanges], source: SourceNews | None, history: Sequence[Costs]) -> list[Step]:
-    """Say of each stage whether it would run.
+    """Decide for each stage whether it would run.
 
     Args:
-        changes: as `tasks.runs.dvc_state.changes.read_changes` gives them.
-        source: what the source holds; None if listing it takes too long.
-        history: as `tasks.runs.costs.read_experience` gives it.
+        changes: the result of `tasks.runs.dvc_state.changes.read_changes`.
+        source: the differences at the source; None if the listing takes too long.
+        history: the result of `tasks.runs.costs.read_experience`.
     """
     steps: list[Step] = []
     for one in changes:
@@ -88,9 +88,9 @@ def _judge(one: StageChanges, before: dict[str, Verdict], source: SourceNews | N
         return "runs", "; ".join(one.reasons)
     running = [name for name, verdict in before.items() if verdict == "runs"]
     if running:
-        return "runs", f"reads what comes from {', '.join(running)}"
+        return "runs", f"reads the output of {', '.join(running)}"
     if any(verdict != "-" for verdict in before.values()):
-        return "may run", "only if what it reads changes"
+        return "may run", "only if its inputs change"
     return "-", "up to date"
 
 
@@ -98,17 +98,17 @@ def _judge_source(one: StageChanges, source: SourceNews | None) -> tuple[Verdict
     """The verdict on a stage that DVC runs each time, and that has run before."""
     told = list(one.reasons)
     if source is None:
-        told.append("the source wasn't listed for this plan: that takes long")
+        told.append("the source wasn't listed for this plan: it would take long")
     else:
         told += [f"{source.new:,} new"] if source.new else []
         told += [f"{source.gone:,} gone"] if source.gone else []
         if source.rearranged and not (source.new or source.gone):
-            told.append("labels, splits, groups, or what is left out changed")
+            told.append("labels, splits, groups or excluded files changed")
         if source.unversioned:
-            told.append(f"{source.unversioned:,} known images are read again: only their bytes tell")
+            told.append(f"{source.unversioned:,} known images are read again: only their bytes show changes")
     if one.reasons or (source and source.changed):
         return "runs", "; ".join(told)
-    return ("checks", told[0]) if told else ("-", "the source is as it was")
+    return ("checks", told[0]) if told else ("-", "the source is unchanged")
 
 
 def _measured(
@@ -120,7 +120,7 @@ def _measured(
         return Step(one.stage, verdict, why, None, False, expected_seconds(history, one.stage, None), one.output_mb)
     if source is None:
         return Step(one.stage, verdict, why, None, False, None, None)
-    # A change of its own may concern every image; else it computes only those that are new at the source.
+    # A change in its settings or code may concern every image; otherwise it computes only new images at the source.
     own = bool(one.reasons) and one.stage != "ingest"
     new = source.total if own or one.new else source.new
     disk = _disk(one, new, source)
@@ -128,7 +128,7 @@ def _measured(
 
 
 def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
-    """Expected from what the known images take; nothing new takes nothing."""
+    """Expected size in proportion to the known images; zero if there are no new images."""
     known = source.total - source.new
     if not new:
         return 0.0
@@ -136,7 +136,7 @@ def _disk(one: StageChanges, new: int, source: SourceNews) -> float | None:
 
 
 def plan_text(steps: Sequence[Step], source: SourceNews | None, workspace: Workspace) -> str:
-    """The plan in Markdown that also reads well on a terminal."""
+    """The plan in Markdown that is also easy to read on a terminal."""
     heads = ["stage", "verdict", "new images", "time", "disk", "why"]
     rows = [
         [step.stage, step.verdict, _count(step), *(("-", "-") if step.verdict == "-" else _expected(step)), step.why]
@@ -160,7 +160,7 @@ def _expected(step: Step) -> tuple[str, str]:
 def _source_line(source: SourceNews | None) -> str:
     if source is None:
         return "The source was not listed."
-    news = f"{source.new:,} new, {source.gone:,} gone" if source.changed else "as it was"
+    news = f"{source.new:,} new, {source.gone:,} gone" if source.changed else "unchanged"
     return f"Source {source.name}: {source.total:,} images, {news}."
 
 
@@ -171,14 +171,14 @@ def _sum_line(steps: Sequence[Step], workspace: Workspace) -> str:
         return "Nothing to do."
     told = [f"Expected: {_sums(sure)}"]
     if len(perhaps) > len(sure):
-        told.append(f", and {_sums(perhaps)} if all that may run does")
-    told.append(". DVC's cache takes as much disk again unless the file system can share blocks; ")
+        told.append(f", plus {_sums(perhaps)} if all stages run that may run")
+    told.append(". DVC's cache takes the same disk space again unless the file system can share blocks; ")
     told.append(f"{size(shutil.disk_usage(workspace.folder).free / 1e6)} are free.")
     return "".join(told)
 
 
 def _sums(steps: Sequence[Step]) -> str:
-    """The sums; unknown as soon as one part is."""
+    """The sums in words; a sum is unknown if one part is unknown."""
     times, disks = [step.seconds for step in steps], [step.disk_mb for step in steps]
     time = None if None in times else sum(filter(None, times))
     disk = None if None in disks else sum(filter(None, disks))

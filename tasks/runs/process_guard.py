@@ -1,11 +1,10 @@
 """The guard: a small process between a run and its command, so that no process of the command is left behind.
 
-`python guard.py LINK LIMIT_S GRACE_S COMMAND...` leads a session of its own, starts the command, and
-stops all its descendants when the first of these happens: the command ends, LIMIT_S passes, or the other
-end of the socket LINK closes. The kernel closes that end however the run's process ends, kill -9 included; a
-parent-death signal would reach the command only, not the shells and workers below it, and fires when the
-*thread* that started the command ends. Then the guard writes one JSON object to LINK: `ended` ("exit", "limit"
-or "stopped") and `code` (exit code, or minus the signal).
+`python guard.py LINK LIMIT_S GRACE_S COMMAND...` starts a session and the command in it. It stops all its descendants
+as soon as the command ends, LIMIT_S passes, or the other end of the socket LINK closes. The kernel closes that end
+however the run's process ends, kill -9 included. (A parent-death signal would reach the command only, not the shells
+and workers below it, and comes when the *thread* that started the command ends.) Then the guard writes one JSON object
+to LINK: `ended` ("exit", "limit" or "stopped") and `code` (exit code, or minus the signal).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 def main(arguments: Sequence[str]) -> int:
     link = socket.socket(fileno=int(arguments[0]))
-    link.set_inheritable(False)  # else the command would keep the link open
+    link.set_inheritable(False)  # otherwise the command would keep the link open
     limit_s, grace_s = float(arguments[1]), float(arguments[2])
     _adopt_orphans()
     wakes, waker = socket.socketpair()
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float) -> tuple[str, int | None]:
-    """Wait for the first reason to stop; gives the reason, and the command's code if it has ended."""
+    """Wait for the first reason to stop. Returns the reason, and the command's code if the command has ended."""
     while True:
         code = _reap(child)
         if code is not None:
@@ -69,7 +68,7 @@ def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float
 
 
 def _sweep(child: int, grace_s: float) -> int | None:
-    """SIGTERM to every descendant, SIGKILL to those that are left after the grace. Gives the command's code."""
+    """Send SIGTERM to every descendant, and SIGKILL after the grace. Returns the command's code."""
     code = None
     if _living():
         os.killpg(0, signal.SIGTERM)  # the guard is in the group too: its handler ignores the signal
@@ -103,7 +102,7 @@ def _send(number: signal.Signals, outside_group: bool) -> None:
 
 
 def _reap(child: int) -> int | None:
-    """Reap all children that ended, adopted orphans included; gives the command's code if it was among them."""
+    """Reap all children that ended, adopted orphans included. Returns the code of the command if it was one of them."""
     code = None
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -120,9 +119,9 @@ def _first(code: int | None, other: int | None) -> int | None:
 
 
 def _adopt_orphans() -> None:
-    """On Linux, processes whose parent has ended become the guard's children, so that it finds them.
+    """On Linux, make processes whose parent has ended children of the guard, so that it finds them.
 
-    Elsewhere an orphan that has also left the group goes unseen.
+    On other systems, the guard doesn't find an orphan that has also left the process group.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -134,7 +133,7 @@ def _report(link: socket.socket, ended: str, code: int | None) -> None:
 
 
 def _note(_number: int, _frame: object) -> None:
-    """The wake-up descriptor tells `_wait`; without a handler the signal would end or be lost on the guard."""
+    """Does nothing: the wake-up descriptor wakes `_wait`. Without a handler, the signal would end or miss the guard."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a program uses: time, processors, memory, GPUs, energy. What this machine can't tell is None, never zero."""
+"""The resource usage of a program: time, processors, memory, GPUs, energy. A value is None if it can't be measured."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import psutil
 
 POWERCAP = Path("/sys/class/powercap")
 _LOOK_EVERY_S = 1.0
-_COUNTER_EVERY_S = 30.0  # a processor's counter starts again at about 262 kJ: 20 minutes at 200 W
+_COUNTER_EVERY_S = 30.0  # a processor's counter wraps around at about 262 kJ: 20 minutes at 200 W
 _GPU_EVERY_MS = 500
 _GPU_QUERY = "power.draw,utilization.gpu,memory.used"
 
 
 class ResourceUsage:
-    """Measures what happens in its `with` block.
+    """Measures the resource usage of its `with` block.
 
     Args:
-        powercap: where Linux has the processors' energy counters (RAPL); only root may read them on most machines.
+        powercap: the folder with Linux's energy counters of processors (RAPL); on most machines only root may read it.
         gpu_tool: `nvidia-smi`, or a path to it.
     """
 
@@ -60,10 +60,10 @@ class ResourceUsage:
 
 
 class _ProcessTree:
-    """Processor time of this process and of all that descend from it.
+    """Processor time of this process and of all its descendants.
 
-    The kernel adds a process's time to its parent's only when the parent has waited for it, which a pool of workers
-    behind a fork server never does. So the workers are measured while they live; their last second is lost.
+    The kernel adds a process's time to its parent's only when the parent waits for it. A pool of workers with a fork
+    server never waits. So the workers are measured while they live; their last second is lost.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class _ProcessTree:
 
 
 class _Processors:
-    """The energy of the processor packages: of all that runs on the machine."""
+    """The energy of the processor packages, for all programs on the machine."""
 
     def __init__(self, powercap: Path) -> None:
         self._packages = sorted(powercap.glob("intel-rapl:?")) + sorted(powercap.glob("intel-rapl:??"))
@@ -131,7 +131,7 @@ class _Processors:
 
 
 class _Gpus:
-    """What nvidia-smi says of the GPUs that this process may use, twice a second: of all that runs on them."""
+    """Reads nvidia-smi twice a second for the GPUs that this process may use, for all programs on them."""
 
     def __init__(self, tool: str) -> None:
         self._tool = shutil.which(tool)
@@ -164,7 +164,7 @@ class _Gpus:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                with contextlib.suppress(ValueError):  # [N/A]: this GPU doesn't tell
+                with contextlib.suppress(ValueError):  # [N/A]: this GPU doesn't report it
                     watts, percent, memory_mib = map(float, line.split(","))
                     self._add(watts, percent, memory_mib)
 
@@ -180,12 +180,12 @@ def _number(file: Path) -> int:
 
 
 def _cpu_seconds() -> tuple[float, float]:
-    """Of this process, and of its children that have ended."""
+    """Processor seconds of this process, and of its children that have ended."""
     times = os.times()
     return times.user + times.system, times.children_user + times.children_system
 
 
 def _peak_memory_mb() -> int:
-    """Of this process or of its largest child, whichever was larger."""
+    """Peak memory of this process or of its largest child, the larger one."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3))

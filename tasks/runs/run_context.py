@@ -1,4 +1,4 @@
-"""Where a run works, and as what: in a person's folder, or as a deployed run in a folder of its own."""
+"""The context of a run: it works in a person's folder, or it is a deployed run in its own folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class DeployedRun:
     """A run of a deployment.
 
     Attributes:
-        clone: that it belongs to.
-        name: of its deployment; its branch is `runs/<name>`.
-        commit: the code that it runs.
-        title: of the run itself, for the log and the commit.
-        say: gets what a person should know, one line each.
+        clone: the clone that it belongs to.
+        name: name of its deployment; its branch is `runs/<name>`.
+        commit: the commit whose code it runs.
+        title: title of the run, for the log and the commit.
+        say: logs a line for people.
     """
 
     clone: Path
@@ -37,18 +37,18 @@ class DeployedRun:
 
 @dataclass(frozen=True)
 class RunContext:
-    """In which folder a run works, and as what.
+    """The folder of a run, and the deployed run.
 
     Attributes:
-        workspace: its folder.
-        deployed: the run whose own folder it is; None in a person's folder.
+        workspace: the folder in which the run works.
+        deployed: the deployed run that owns the folder; None in a person's folder.
     """
 
     workspace: Workspace
     deployed: DeployedRun | None = None
 
     def link_source(self, uri: str) -> None:
-        """Make a source in the clone, but not in git, reachable under the same relative path in the run's folder."""
+        """Link a source that is in the clone but not in git, so that its relative path works in the run's folder."""
         here, there = self.workspace.folder / uri, self.workspace.clone / uri
         if not Path(uri).is_absolute() and there.exists() and not here.exists():
             here.parent.mkdir(parents=True, exist_ok=True)
@@ -56,5 +56,5 @@ class RunContext:
 
 
 def safe_name(name: str) -> str:
-    """A name as part of a path and of a branch: letters, digits, dots, dashes."""
+    """The name for use in a path and in a branch: letters, digits, dots, dashes."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip(".-") or "run"

@@ -1,4 +1,4 @@
-"""What a stage's output and ending mean, in words: the reason, the message that matters, whether a retry can help."""
+"""Explains why a stage failed, from its output and ending: the reason, the important message, whether to retry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.errors import USER_ERROR, StageError
 from tasks.runs.guarded_process import Ending
 
 _NO_RETRY_HELPS = {
-    USER_ERROR: "it stopped for a reason that only you can fix",
+    USER_ERROR: "it stopped because of a problem that only you can fix",
     126: "its program can't be executed",
     127: "its program isn't there",
 }
@@ -28,13 +28,13 @@ class StageFailed(StageError):
     Attributes:
         stage: its name in dvc.yaml.
         reason: why it ended, in words.
-        said: what its output ends with that matters; may be empty.
-        command: what repeats it.
+        said: the important last lines of its output; may be empty.
+        command: the command that repeats the stage.
         needs_user: the user must fix something first, so that a retry can't help.
     """
 
     def __init__(self, stage: str, reason: str, said: str, command: str, needs_user: bool) -> None:
-        super().__init__(stage, reason, said, command, needs_user)  # all of them, so that it can be pickled
+        super().__init__(stage, reason, said, command, needs_user)  # pickle needs all arguments
         self.stage, self.reason, self.said, self.command, self.needs_user = stage, reason, said, command, needs_user
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ def explain(stage: str, command: str, ending: Ending, tail: Sequence[str], limit
 
     Args:
         stage: its name in dvc.yaml.
-        command: what repeats it, as a person types it.
+        command: the command that repeats the stage, as a person types it.
         ending: of the `dvc` process.
         tail: last lines of the output of DVC and the stage's program, oldest first.
         limit_s: the time limit that was set.
@@ -62,7 +62,7 @@ def explain(stage: str, command: str, ending: Ending, tail: Sequence[str], limit
 
 
 def _program_code(tail: Sequence[str]) -> int | None:
-    """The exit code of the stage's program, which DVC gives in its last words only (its own code is always 255)."""
+    """The exit code of the stage's program, which is only in DVC's last message (DVC's own code is always 255)."""
     for line in reversed(tail):
         if verdict := _DVC_VERDICT.match(line):
             return int(verdict[1])
@@ -88,7 +88,7 @@ def _reason(ending: Ending, program_code: int | None, limit_s: float) -> str:
 
 
 def _out_of_memory() -> str:
-    return "the signal came from outside, probably from the kernel, out of memory (see: dmesg | tail)"
+    return "the signal came from outside, probably from the kernel because memory ran out (see: dmesg | tail)"
 
 
 def _signal_name(number: int) -> str | None:
@@ -99,7 +99,7 @@ def _signal_name(number: int) -> str | None:
 
 
 def _said(tail: Sequence[str]) -> str:
-    """The program's own error and the lines that belong to it, or DVC's, or the last lines of all."""
+    """The program's own error with its lines, or else DVC's error, or else the last lines of the output."""
     own = [line for line in tail if not _DVC_VERDICT.match(line)]
     starts = [number for number, line in enumerate(own) if _PROGRAM_ERROR.match(line)]
     starts = starts or [number for number, line in enumerate(own) if _DVC_ERROR.match(line)]

@@ -1,4 +1,4 @@
-"""Supervises a command of DVC as a guarded child process; lines of output and progress go to callbacks."""
+"""Supervises a command of DVC as a guarded child process, and sends its output and progress to callbacks."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def run_dvc(
     on_progress: OnProgress = lambda _state: None,
     grace_s: float = GRACE_S,
 ) -> None:
-    """Run one command of DVC in a child process, for a stage.
+    """Run one command of DVC for a stage, in a child process.
 
     Args:
-        stage: the stage, such as `prepare` or `train@fine_tuning`; named in messages.
+        stage: the stage for messages, such as `prepare` or `train@fine_tuning`.
         arguments: such as `["repro", "--single-item", "prepare"]`.
         workspace: with dvc.yaml.
-        limit_s: time limit, seconds; a process of its own keeps it by the monotonic clock.
-        on_line: gets each line of output that isn't blank, without terminal codes.
-        on_progress: gets each new state of the stage's progress, as `tasks.progress.Progress.state` gives it.
-        grace_s: from SIGTERM to SIGKILL when the child is stopped, seconds.
+        limit_s: time limit, seconds; the guard enforces it by the monotonic clock.
+        on_line: called with each line of output that isn't blank, without terminal codes.
+        on_progress: called with each new `tasks.progress.Progress.state` of the stage.
+        grace_s: seconds from SIGTERM to SIGKILL when the child is stopped.
 
     Raises:
-        StageFailed: it failed, or took too long.
+        StageFailed: the command failed, or took too long.
     """
     arguments = ["dvc", "--wait-for-lock", *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -64,7 +64,7 @@ def run_dvc(
         on_line(line)
 
     remove_torn_lock(workspace)
-    # `python -m dvc`, so that it is the DVC of this interpreter whatever PATH holds.
+    # `python -m dvc` runs the DVC of this interpreter, whatever is in PATH.
     command = [sys.executable, "-m", *arguments]
     environment = child_environment(os.environ)
     ending = supervise(command, workspace.folder, environment, note, on_progress, limit_s=limit_s, grace_s=grace_s)
@@ -74,7 +74,7 @@ def run_dvc(
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for DVC and the programs below it: this interpreter first, lines at once, no phoning home."""
+    """The environment for DVC and its programs: this interpreter first in PATH, unbuffered output, no analytics."""
     binaries = str(Path(sys.executable).parent)
     return {
         **environment,
@@ -95,7 +95,7 @@ def supervise(
     limit_s: float,
     grace_s: float = GRACE_S,
 ) -> Ending:
-    """Run a command to its end; if this call is left by an exception, all of the command's processes are gone."""
+    """Run a command to its end. If an exception leaves this call, all processes of the command are stopped first."""
     with tempfile.TemporaryDirectory(prefix="rootstock-") as temporary:
         progress_file = Path(temporary) / "progress.json"
         variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
@@ -106,7 +106,7 @@ def supervise(
                 _read_some(child.output.fileno(), lines, _POLL_S)
                 for state in next(states):
                     on_progress(state)
-            while _read_some(child.output.fileno(), lines, 0):  # what was in the pipe when it ended
+            while _read_some(child.output.fileno(), lines, 0):  # the rest of the pipe after the end
                 pass
             lines.end()
             for state in next(states):
@@ -141,8 +141,8 @@ class _Lines:
 
 
 def _read_some(descriptor: int, lines: _Lines, timeout_s: float) -> bool:
-    """Read what is there, waiting `timeout_s` at most. False if there was nothing."""
-    # The guard holds the pipe's other end too: no end of file, and so no busy loop, before the guard has ended.
+    """Read available output, waiting `timeout_s` at most. Returns False if there was none."""
+    # The guard holds the pipe's other end too, so there is no end of file, and no busy loop, before the guard ends.
     ready, _, _ = select.select([descriptor], [], [], timeout_s)
     data = os.read(descriptor, 65_536) if ready else b""
     if data:
@@ -151,13 +151,13 @@ def _read_some(descriptor: int, lines: _Lines, timeout_s: float) -> bool:
 
 
 def _new_states(file: Path) -> Iterator[list[dict[str, Any]]]:
-    """At each step: the file's state if it was replaced since the last step, else nothing."""
+    """Yield a list at each step: the file's state if the file was replaced since the last step, else empty."""
     seen = ""
     while True:
         found = []
         with contextlib.suppress(FileNotFoundError):
             text = file.read_text(encoding="utf-8")
-            if text != seen:  # the text, not its time: two writes can come within one tick of the file system's clock
+            if text != seen:  # not its time: two writes can come within one tick of the file system's clock
                 seen = text
                 found.append(json.loads(text))
         yield found

@@ -1,7 +1,7 @@
-"""Outputs of stages, brought to a run's own folder when a stage needs them, and sent to DVC's remote.
+"""Fetches outputs of stages into a run's folder when a stage needs them, and pushes outputs to DVC's remote.
 
-Of a folder of which a stage reads a part, only that part is brought. What is there then isn't all that its own stage
-made, so it is noted, and removed before another run goes on in the folder.
+If a stage reads only a part of an output, only that part is fetched. Such an incomplete output is noted, and removed
+before another run continues in the folder.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from tasks.workspace import Workspace
 
 
 def fetch_inputs(stage: str, workspace: Workspace, *, limit_s: float, on_line: OnLine) -> bool:
-    """Whether a stage has to run; if so, all that dvc.lock names of what it needs is in the folder.
+    """Decide whether a stage has to run. If so, fetch the inputs that dvc.lock names.
 
     Args:
         stage: its name in dvc.yaml.
-        workspace: a run's own: what differs there is overwritten.
+        workspace: the folder of a run; files that differ are overwritten.
         limit_s: time limit of each step, seconds.
-        on_line: gets the lines of output.
+        on_line: called with each line of output.
+
+    Returns:
+        Whether the stage has to run.
 
     Raises:
-        StageFailed: something can't be brought.
+        StageFailed: an input can't be fetched.
     """
     needs = read_needs(workspace, stage)
     if needs.has_to_run or needs.undecided:
         if damaged := remove_damaged(workspace, stage):
-            on_line(f"DVC's cache held wrong bytes of {', '.join(damaged)}. They are removed, and never used.")
+            on_line(f"DVC's cache held damaged files of {', '.join(damaged)}. They are removed and not used.")
             needs = read_needs(workspace, stage)
         _note_partial(workspace, needs.partial)
         for verb, paths in (("checkout", needs.cached), ("pull", needs.remote)):
@@ -40,17 +43,17 @@ def fetch_inputs(stage: str, workspace: Workspace, *, limit_s: float, on_line: O
 
 
 def push(stage: str, workspace: Workspace, paths: list[str], *, limit_s: float, on_line: OnLine) -> None:
-    """Send what the cache holds, and the remote doesn't, to the remote that is DVC's default.
+    """Send the files that are in the cache, but not on DVC's default remote, to that remote.
 
     Raises:
-        StageFailed: it can't be sent.
+        StageFailed: they can't be sent.
     """
     if paths:
         run_dvc(stage, ["push", *paths], workspace, limit_s=limit_s, on_line=on_line)
 
 
 def remove_partial(workspace: Workspace) -> None:
-    """Remove outputs of which only a part was brought."""
+    """Remove outputs that were fetched only in part."""
     note = workspace.partial_outputs
     for path in note.read_text(encoding="utf-8").splitlines() if note.exists() else []:
         shutil.rmtree(workspace.folder / path, ignore_errors=True)
@@ -58,7 +61,7 @@ def remove_partial(workspace: Workspace) -> None:
 
 
 def _note_partial(workspace: Workspace, paths: list[str]) -> None:
-    new = [path for path in paths if not (workspace.folder / path).exists()]  # else its stage has made it here
+    new = [path for path in paths if not (workspace.folder / path).exists()]  # the others are complete: made here
     if new:
         workspace.partial_outputs.parent.mkdir(exist_ok=True)
         with workspace.partial_outputs.open("a", encoding="utf-8") as file:

@@ -1,9 +1,9 @@
-"""A deployed run's folder: a git worktree of its own, one commit at the end, nothing of it in a person's working tree.
+"""The folder of a deployed run: a git worktree apart from a person's working tree, with one commit at the end.
 
-The branch `runs/<name>` holds one commit for each run that changed something: the code that was deployed, with
-`params.yaml`, `dvc.lock` and `reports/metrics.json` as the run left them. Its first parent is the run before, so
-`git log --first-parent` is the history; the code's commit is the second parent where it isn't an ancestor already.
-A run that doesn't finish leaves its folder; the next run of that name goes on in it.
+The branch `runs/<name>` holds one commit for each run that changed something: the deployed code with the `params.yaml`,
+`dvc.lock` and `reports/metrics.json` of the run. Its first parent is the previous run, so `git log --first-parent` is
+the history. The code's commit is the second parent, unless it is an ancestor already. A run that doesn't finish leaves
+its folder; the next run with the same name continues in it.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from tasks.runs.transfers import remove_partial
 from tasks.workspace import LOCK, METRICS, PARAMS, Workspace
 
 RESULTS = (LOCK, METRICS)
-"""What a run takes over from the run before it; params.yaml comes from the deployed commit."""
+"""The files that a run takes from the previous run; params.yaml comes from the deployed commit."""
 
 
 @contextlib.contextmanager
 def run_folder(run: DeployedRun) -> Iterator[RunContext]:
-    """A folder for the run, with the results of the run before. What the run made is committed if the block ends well.
+    """A folder for the run, with the results of the previous run. If the block ends well, its results are committed.
 
     Raises:
-        RunError: the commit isn't there, or the branch moved on meanwhile.
+        RunError: the commit can't be found, or another run has moved the branch meanwhile.
     """
     with claim_folder(run.clone, run.name) as workspace:
         before = tip(run.clone, run.branch)
         results = _results_of(run, before)
         if is_worktree(workspace.folder):
             note = _read_note(workspace)
-            if note.get("before") == before:  # nothing was committed since
+            if note.get("before") == before:  # no commit since then
                 results = {name: _read(workspace.folder / name) for name in RESULTS}
             ended = note.get("ended") or "it was killed"
-            run.say(f"Resumes the unfinished run {note.get('title')} ({ended}): what it finished is kept.")
+            run.say(f"Resumes the unfinished run {note.get('title')} ({ended}); its finished stages are kept.")
         check_out(workspace, run.commit, run.say)
         for name, content in results.items():
             if content is not None:
@@ -57,10 +57,10 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
 
 @contextlib.contextmanager
 def claim_folder(clone: Path, name: str) -> Iterator[Workspace]:
-    """The first of the folders `<name>`, `<name>.2`, ... in which no process works; no other gets it inside the block.
+    """Claim the first of the folders `<name>`, `<name>.2`, ... that no other process has claimed, for the block.
 
-    The kernel lets go of the claim however the process ends. A frozen process keeps its claim, so that it can't harm
-    the next one.
+    The kernel releases the claim however the process ends. A frozen process keeps its claim, so that it can't harm the
+    next process.
     """
     runs = Workspace.at(clone).runs
     runs.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def check_out(workspace: Workspace, commit: str, say: Say) -> None:
         say(f"Stopped {stopped} processes that a killed run had left in {folder}.")
     if is_worktree(folder):
         remove_partial(workspace)
-        for name in RESULTS:  # git would leave those that the commit doesn't hold
+        for name in RESULTS:  # git would leave files that the commit doesn't hold
             (folder / name).unlink(missing_ok=True)
         Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index.lock")).unlink(missing_ok=True)
         git(folder, "checkout", "--quiet", "--force", "--detach", commit)
@@ -95,7 +95,7 @@ def check_out(workspace: Workspace, commit: str, say: Say) -> None:
 
 
 def remove(workspace: Workspace) -> None:
-    """Remove a run's own folder, whatever state it is in."""
+    """Remove the folder of a run in any state."""
     folder, clone = workspace.folder, workspace.clone
     if folder.exists() and not succeeds(clone, "worktree", "remove", "--force", str(folder)):
         shutil.rmtree(folder)
@@ -103,10 +103,10 @@ def remove(workspace: Workspace) -> None:
 
 
 def _commit(run: DeployedRun, folder: Path, before: str | None) -> None:
-    """One commit on the run's branch, or none if the run changed nothing.
+    """Add a commit to the run's branch, unless the run changed nothing.
 
-    The branch is moved only from where it was when the run began. If two runs overlap, which Prefect's limits don't
-    allow, the second is refused.
+    The branch must be at the same commit as when the run began. If two runs overlap, which Prefect's limits don't
+    allow, the second one is refused.
     """
     git(folder, "add", "--force", "--", *(name for name in (PARAMS, *RESULTS) if (folder / name).exists()))
     tree = git(folder, "write-tree")
@@ -118,8 +118,8 @@ def _commit(run: DeployedRun, folder: Path, before: str | None) -> None:
     commit = git(folder, "commit-tree", tree, *flags, "-m", f"Run {run.name}: {run.title}\n\nCode: {run.commit}")
     if not succeeds(run.clone, "update-ref", f"refs/heads/{run.branch}", commit, before or NO_COMMIT):
         raise RunError(
-            f"{run.branch} moved on while this run worked ({before} is no longer its tip), so its result is refused. "
-            "What it computed is in DVC's cache: run again."
+            f"{run.branch} moved on during this run ({before} is no longer its tip), so the run's result is refused. "
+            "The computed files are in DVC's cache: run again."
         )
     run.say(f"Committed {commit[:10]} on {run.branch}.")
 
@@ -132,7 +132,7 @@ def _parents(run: DeployedRun, before: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _noted(run: DeployedRun, workspace: Workspace, before: str | None) -> Iterator[None]:
-    """Keep a note in the folder of which run works in it, and of how the run ended if it didn't end well."""
+    """Keep a note in the folder: which run works in it, and how that run ended if it failed."""
     note: dict[str, Any] = {"title": run.title, "before": before, "ended": None}
     write_json(workspace.run_note, note)
     try:
@@ -140,20 +140,20 @@ def _noted(run: DeployedRun, workspace: Workspace, before: str | None) -> Iterat
     except BaseException as error:
         ended = str(error).splitlines()[0] if isinstance(error, Exception) and str(error) else "it was stopped"
         write_json(workspace.run_note, {**note, "ended": ended})
-        run.say(f"{workspace.folder} keeps what is finished; the next run of {run.name} goes on from there.")
+        run.say(f"{workspace.folder} keeps the finished work; the next run of {run.name} continues from there.")
         raise
 
 
 def _read_note(workspace: Workspace) -> dict[str, Any]:
     try:
         note: dict[str, Any] = read_json(workspace.run_note)
-    except (OSError, ValueError):  # it was killed before it wrote one
+    except (OSError, ValueError):  # the run was killed before it wrote a note
         return {"title": "before"}
     return note
 
 
 def _results_of(run: DeployedRun, before: str | None) -> dict[str, bytes | None]:
-    """What the run before left, unless the deployed commit holds it, or something newer, already."""
+    """The results of the previous run, unless the deployed commit has them or newer ones."""
     if before is None or is_ancestor(run.clone, before, run.commit):
         return {}
     return {name: read_blob(run.clone, before, name) for name in RESULTS}

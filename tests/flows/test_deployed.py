@@ -180,7 +180,7 @@ def test_cancelled_training_leaves_no_process_and_the_next_run_resumes_and_says_
     api.wait_for_log(
         resumed,
         "Resumes the unfinished run",
-        "(it was stopped): what it finished is kept.",
+        "(it was stopped); its finished stages are kept.",
         f"{TRAIN}: resumes after epoch 1",
     )
     assert project.ran()[0] == TRAIN
@@ -196,7 +196,7 @@ def test_killed_run_leaves_no_process_and_the_next_one_resumes(site: Site, proje
     site.api.finish(run_id, "CRASHED")
     resumed = api.start_run(train={"seed": 8})
     site.api.finish(resumed)
-    api.wait_for_log(resumed, "(it was killed): what it finished is kept.", f"{TRAIN}: resumes after epoch 1")
+    api.wait_for_log(resumed, "(it was killed); its finished stages are kept.", f"{TRAIN}: resumes after epoch 1")
     site.assert_nothing_to_do()
 
 

@@ -1,1 +1,1 @@
-"""The one adapter to DVC's Python API: what has changed, what a stage needs, the entries of dvc.lock, the cache."""
+"""The only adapter to DVC's Python API: changes, the inputs of stages, the entries of dvc.lock, the cache."""

@@ -1,4 +1,4 @@
-"""DVC's cache: one for all folders of a clone, and what disks have damaged in it removed before a stage reads it."""
+"""DVC's cache: all folders of a clone share it, and damaged files in it are removed before a stage reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.workspace import Workspace
 
 
 def share_cache(workspace: Workspace) -> None:
-    """Let DVC in a deployed run's own folder use the clone's cache, remotes and credentials."""
+    """Make DVC in a deployed run's folder use the clone's cache, remotes and credentials."""
     from dvc.config import Config
 
     of_clone, here = workspace.clone / ".dvc", workspace.folder / ".dvc"
@@ -24,14 +24,14 @@ def share_cache(workspace: Workspace) -> None:
     with Config(dvc_dir=str(here), validate=False).edit("local") as local:
         local["cache"]["dir"] = settings["cache"].get("dir") or str((of_clone / "cache").resolve())
         for name, remote in settings["remote"].items():
-            if Path(remote["url"]).is_absolute():  # a folder, which may have been given relative to the clone
+            if Path(remote["url"]).is_absolute():  # a folder; its path in the clone may be relative
                 local["remote"].setdefault(name, {})["url"] = remote["url"]
 
 
 def remove_damaged(workspace: Workspace, name: str) -> list[str]:
-    """Remove from the cache what a stage would be given and isn't the bytes of its hash; gives the outputs' paths.
+    """Remove a stage's inputs from the cache if their bytes don't match their hashes. Returns the outputs' paths.
 
-    DVC itself believes what is read-only in its cache, as all of it is, and would go on with wrong bytes.
+    DVC itself trusts read-only files in its cache, and all of them are read-only, so it would use wrong bytes.
     """
     with open_repository(workspace) as repository:
         stage = find_stage(repository, name)
@@ -43,7 +43,7 @@ def remove_damaged(workspace: Workspace, name: str) -> list[str]:
 
 
 def _remove_damaged(out: Any, path: str) -> bool:
-    """Remove the objects of an output, or of a part of it, that don't have their hash; tells whether there were any."""
+    """Remove damaged objects of an output, or of a part of it. Returns whether there were any."""
     content = out.get_obj(filter_info=path) if out.is_dir_checksum else out.get_obj()
     names = {content.hash_info.value} if content else set()
     names |= {hash_info.value for _, _, hash_info in content} if content and content.hash_info.isdir else set()
@@ -55,7 +55,7 @@ def _remove_damaged(out: Any, path: str) -> bool:
 
 
 def _has_its_hash(file: Path) -> bool:
-    """Whether a file of the cache has the MD5 that its name gives."""
+    """Whether a file of the cache has the MD5 in its name."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return digest == f"{file.parent.name}{file.name}".removesuffix(".dir")

@@ -1,6 +1,6 @@
-"""Whether a stage has to run, and why: the one place that decides it. Nothing is run and nothing is written.
+"""Whether a stage has to run, and why. Only this module decides it. It runs nothing and writes nothing.
 
-What is missing counts as unchanged as long as dvc.lock names it and it can be had: a deployed run's own folder
+A missing file counts as unchanged as long as dvc.lock names it and DVC can restore it: the folder of a deployed run
 (tasks/runs/worktrees.py) has no outputs until a stage needs them.
 """
 
@@ -24,10 +24,10 @@ class StageChanges:
     Attributes:
         stage: its name, such as `prepare` or `train@fine_tuning`.
         after: the stages whose outputs it reads.
-        always: DVC runs it each time, because what it reads lies outside.
-        new: it has never run: dvc.lock doesn't know it.
-        reasons: what of its own changed since it ran; outputs of other stages included. Empty: it is up to date.
-        output_mb: size of what it wrote the last time, MB; None if dvc.lock doesn't tell.
+        always: DVC runs it each time, because its source is outside of the workspace.
+        new: it has never run, so dvc.lock has no entry for it.
+        reasons: the changes since its last run, in its inputs too. Empty if it is up to date.
+        output_mb: size of its last outputs, MB; None if dvc.lock doesn't hold it.
     """
 
     stage: str
@@ -39,16 +39,16 @@ class StageChanges:
 
 
 def read_changes(workspace: Workspace) -> list[StageChanges]:
-    """All stages of dvc.yaml, each after those whose outputs it reads."""
+    """All stages of dvc.yaml, each after the stages whose outputs it reads."""
     with open_repository(workspace) as repository:
         found = {stage.name: _describe(repository, stage) for stage in repository.index.stages}
     return list(_sorted(found))
 
 
 def is_up_to_date(workspace: Workspace) -> bool:
-    """Whether no stage has to run; stages whose source lies outside aren't asked: only running them tells."""
+    """Whether no stage has to run. Stages with a source outside of the workspace don't count: only a run can tell."""
     if workspace.attempts.exists():
-        return False  # made elsewhere: the stage that gathers it hasn't seen it
+        return False  # from another machine: the stage that gathers it hasn't read it
     with open_repository(workspace) as repository:
         stages = [stage for stage in repository.index.stages if not _is_always_run(stage)]
         return not any(has_to_run(repository, stage) for stage in stages)
@@ -59,7 +59,7 @@ def has_to_run(repository: Any, stage: Any) -> bool:
 
 
 def find_reasons(repository: Any, stage: Any) -> tuple[str, ...]:
-    """Why a stage has to run, in words; every reason that DVC itself finds is among them."""
+    """Why a stage has to run, in words; includes every reason that DVC itself finds."""
     if _is_new(stage):
         return ("it has never run",)
     changed, missing = [], []
@@ -71,7 +71,7 @@ def find_reasons(repository: Any, stage: Any) -> tuple[str, ...]:
                 changed.append(dep.def_path)
             elif not (dep.hash_info and find_makers(repository, dep)):
                 missing.append(dep.def_path)
-    # What isn't here but in dvc.lock, as another run or machine has left it.
+    # Files that are only in dvc.lock here: another run or machine has written them.
     single, _ = find_dependencies(repository, stage)
     changed += [one.dep.def_path for one in single if not one.dep.exists and one.hash_info() != one.dep.hash_info]
     for out in stage.outs:
@@ -85,7 +85,7 @@ def find_reasons(repository: Any, stage: Any) -> tuple[str, ...]:
 
 
 def can_be_had(repository: Any, out: Any) -> bool:
-    """Whether an output is here, in the cache, or perhaps on a remote (asking would cost a connection)."""
+    """Whether an output is here, in the cache, or perhaps on a remote (a check would need a connection)."""
     return bool(repository.config["core"].get("remote") or out.exists or not out.changed_cache())
 
 
@@ -117,7 +117,7 @@ def _changed_settings(dep: Any, verdict: Mapping[str, str]) -> list[str]:
 
 
 def _changed_keys(name: str, old: Any, new: Any) -> list[str]:
-    """The settings below `name` that differ, such as `train.recipe`; `name` itself if it holds no settings."""
+    """The settings below `name` that differ, such as `train.recipe`; `name` itself if it is a single setting."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [name]
     keys = [key for key in {**new, **old} if key not in old or key not in new or old[key] != new[key]]
@@ -125,7 +125,7 @@ def _changed_keys(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _get(values: Mapping[str, Any], name: str) -> Any:
-    """Of {"a.b": 1} or {"a": {"b": 1}} the value of `a.b`."""
+    """The value of `a.b` in {"a.b": 1} or {"a": {"b": 1}}."""
     if name in values:
         return values[name]
     first, _, rest = name.partition(".")
@@ -133,7 +133,7 @@ def _get(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _sorted(found: Mapping[str, StageChanges]) -> Iterator[StageChanges]:
-    """Every stage after those that it reads from; otherwise in the order of dvc.yaml."""
+    """The stages in the order of dvc.yaml, but each after the stages whose outputs it reads."""
     left = dict(found)
     while left:
         ready = next(name for name, one in left.items() if not left.keys() & set(one.after))

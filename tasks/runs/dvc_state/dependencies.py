@@ -1,4 +1,4 @@
-"""What a stage reads of the outputs of other stages: a whole output, a part of it, or a folder of several outputs."""
+"""Which outputs of other stages a stage reads: a whole output, a part of it, or a folder of several outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Dependency:
-    """What a stage reads of one output: all of it, or only what lies at the dependency's path.
+    """An output that a stage reads: all of it, or only the part at the dependency's path.
 
     Attributes:
         dep: DVC's dependency of the stage.
@@ -28,23 +28,23 @@ class Dependency:
         return str(self.dep.def_path if self.is_part else self.out.def_path)
 
     def hash_info(self) -> Any:
-        """The hash in dvc.lock; None for a part that isn't there, or if the listing of its folder can't be had."""
+        """The hash in dvc.lock; None if the part doesn't exist, or if the listing of its folder can't be fetched."""
         if not self.is_part:
             return self.out.hash_info
-        if self.out.get_dir_cache() is None:  # asks the remote for the listing if need be, not for the files
+        if self.out.get_dir_cache() is None:  # fetches the listing from the remote if needed, but not the files
             return None
         part = self.out.get_obj(filter_info=self.dep.fs_path)
         return part and part.hash_info
 
     def is_lacking(self) -> bool:
-        """Whether the workspace doesn't hold what dvc.lock says."""
+        """Whether the workspace lacks the version in dvc.lock."""
         if not self.is_part:
             return bool(not self.out.exists or self.out.changed_checksum())
         return bool(not self.dep.exists or self.dep.get_hash() != self.hash_info())
 
 
 def find_dependencies(repository: Any, stage: Any) -> tuple[list[Dependency], list[Dependency]]:
-    """The outputs that a stage reads, whole or a part of each; and those that it reads as the parts of a folder."""
+    """The outputs that a stage reads, whole or in part; and the outputs in folders that it reads."""
     made = [out for other in repository.index.stages for out in other.outs if out.hash_info]
     single, gathered = [], []
     for dep in stage.deps:
@@ -55,7 +55,7 @@ def find_dependencies(repository: Any, stage: Any) -> tuple[list[Dependency], li
 
 
 def find_makers(repository: Any, dep: Any) -> list[str]:
-    """The stages that write what a dependency names, something in it, or the folder that it is in."""
+    """The stages that write the path of a dependency, something below it, or a folder above it."""
     path = Path(dep.fs_path)
     return [
         stage.name

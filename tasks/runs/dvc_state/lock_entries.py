@@ -1,4 +1,4 @@
-"""Entries of dvc.lock that were made elsewhere: read there, merged here, refused if they are late or don't fit."""
+"""Entries of dvc.lock from other machines: read there, merged here, refused if they are late or don't fit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LockEntry = dict[str, Any]
 
 
 def read_lock_entry(workspace: Workspace, stage: str) -> LockEntry:
-    """A stage's entry in dvc.lock, as plain values; read as DVC reads it: for PyYAML, `1e-05` is not a number.
+    """A stage's entry in dvc.lock, as plain values, read by DVC's parser: for PyYAML, `1e-05` is not a number.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no entry.
     """
     from dvc.utils.serialize import load_yaml
 
@@ -29,16 +29,16 @@ def read_lock_entry(workspace: Workspace, stage: str) -> LockEntry:
 
 
 def begin_attempt(workspace: Workspace, stage: str, token: str) -> None:
-    """From now on, only the result that carries this token is taken for the stage."""
+    """From now on, accept only the result with this token for the stage."""
     write_bytes(workspace.attempts / stage, token.encode())
 
 
 def merge_lock_entry(workspace: Workspace, stage: str, entry: LockEntry, token: str) -> None:
-    """Put what an attempt elsewhere returned into dvc.lock, by DVC's own serializer and under DVC's lock.
+    """Write the result of an attempt on another machine into dvc.lock, by DVC's own serializer and under DVC's lock.
 
     Raises:
-        RunError: the attempt was given up meanwhile, or the result is of other inputs than those that are here;
-            dvc.lock is then as it was.
+        RunError: the attempt was given up meanwhile, or the result comes from other inputs than those of this
+            workspace; dvc.lock is unchanged.
     """
     from dvc.utils.serialize import modify_yaml
 
@@ -52,15 +52,15 @@ def merge_lock_entry(workspace: Workspace, stage: str, entry: LockEntry, token: 
         before = workspace.lock.read_bytes()
         with modify_yaml(str(workspace.lock)) as lock:
             lock["stages"][stage] = json.loads(json.dumps(entry))
-        repository._reset()  # it has read the old file
+        repository._reset()  # DVC has the old file in memory
         merged = find_stage(repository, stage)
         for out in merged.outs:
             if out.exists and out.changed_checksum():
-                out.remove()  # the version before
+                out.remove()  # the previous version
         if reasons := find_reasons(repository, merged):
             write_bytes(workspace.lock, before)
             raise RunError(
-                f"The result for stage {stage} doesn't fit: with it, the stage would have to run again "
+                f"The result for stage {stage} doesn't fit this workspace: the stage would have to run again "
                 f"({'; '.join(reasons)}). The worker has another commit, other settings or other inputs. "
                 "Deploy again (prefect deploy --all) and run again."
             )

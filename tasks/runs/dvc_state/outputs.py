@@ -1,4 +1,4 @@
-"""What a stage needs of other stages, what it has made, and where it is: in the workspace, the cache or the remote."""
+"""The inputs and outputs of a stage, and where they are: in the workspace, in the cache or on the remote."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class StageNeeds:
-    """What a stage needs before it can run in a deployed run's own folder.
+    """What a stage needs before it can run in the folder of a deployed run.
 
     Attributes:
-        has_to_run: it has to run, as far as can be told.
-        undecided: that can be told only when what is missing is there: several stages fill a folder that it reads.
-        cached: what it reads of other stages, or keeps from run to run, that isn't in the workspace, but in the cache.
-        remote: the same, for what isn't in the cache either.
-        partial: outputs of other stages of which it reads, and lacks, only a part.
+        has_to_run: the stage has to run, as far as is known.
+        undecided: `has_to_run` is known only after the missing files are fetched, because several stages fill a folder
+            that this stage reads.
+        cached: inputs, and outputs that the stage keeps from run to run, that are in the cache but not here.
+        remote: the same kinds of files, but neither here nor in the cache.
+        partial: outputs of other stages of which the stage reads only a part, and that part is missing.
     """
 
     has_to_run: bool
@@ -31,7 +32,7 @@ class StageNeeds:
 
 
 def read_needs(workspace: Workspace, name: str) -> StageNeeds:
-    """Whether the stage `name` has to run in a deployed run's own folder, and what is to be brought for it."""
+    """Whether the stage `name` has to run in the folder of a deployed run, and which files it needs."""
     with open_repository(workspace) as repository:
         stage = find_stage(repository, name)
         single, gathered = find_dependencies(repository, stage)
@@ -49,14 +50,14 @@ def read_needs(workspace: Workspace, name: str) -> StageNeeds:
 
 
 def list_outputs(workspace: Workspace, name: str) -> list[str]:
-    """What a stage has written and keeps, as far as dvc.lock names it and the cache holds it."""
+    """The outputs of a stage that dvc.lock names and the cache holds."""
     with open_repository(workspace) as repository:
         outs = find_stage(repository, name).outs
         return [out.def_path for out in outs if out.use_cache and out.hash_info and not out.changed_cache()]
 
 
 def list_inputs(workspace: Workspace, name: str) -> list[str]:
-    """What a stage reads of other stages, and what it kept the last time, as far as the cache holds it."""
+    """The outputs of other stages that a stage reads, and those that it keeps itself, if the cache holds them."""
     with open_repository(workspace) as repository:
         stage = find_stage(repository, name)
         single, gathered = find_dependencies(repository, stage)
@@ -66,15 +67,15 @@ def list_inputs(workspace: Workspace, name: str) -> list[str]:
 
 
 def fetch_output(workspace: Workspace, path: str, folder: Path) -> bool:
-    """Write a file of a stage's output, as dvc.lock knows it, into `folder`, from DVC's cache or remote.
+    """Copy one file of a stage's output, in the version of dvc.lock, from DVC's cache or remote into `folder`.
 
     Args:
-        workspace: with dvc.lock; the output itself needn't be there, nor need the folder be DVC's.
+        workspace: with dvc.lock; the output itself may be missing, and so may DVC's own folder.
         path: of the file, relative to the workspace.
-        folder: where it goes, under its own name.
+        folder: the folder for the copy, which keeps its name.
 
     Returns:
-        Whether it could be had.
+        Whether the file was found.
     """
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo

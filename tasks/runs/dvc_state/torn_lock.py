@@ -1,6 +1,7 @@
-"""DVC's note of which process reads and writes what (`.dvc/tmp/rwlock`): DVC doesn't write it atomically.
+"""DVC's note of which process reads and writes which files (`.dvc/tmp/rwlock`).
 
-A kill at the wrong moment leaves it empty or cut, and DVC then refuses every later command in the folder.
+DVC doesn't write it atomically. A kill at the wrong moment leaves it empty or cut, and DVC then refuses every later
+command in the folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tasks.workspace import Workspace
 
 
 def remove_torn_lock(workspace: Workspace) -> None:
-    """Remove the note if nobody can read it; DVC begins a new one. A note that is just being written stays."""
+    """Remove the note if it can't be read; DVC begins a new one. A note that is just being written stays."""
     note = workspace.folder / ".dvc/tmp/rwlock"
     if _is_whole(note):
         return

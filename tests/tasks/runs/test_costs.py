@@ -79,7 +79,7 @@ def test_table_has_a_row_for_each_stage_and_the_sums() -> None:
         ["train@x", "60 min", "2.00 h", "0.50 h", "-", "-", "100 MB", "2.00 Wh"],
         ["all", "61 min", "2.03 h", "0.50 h", "-", "-", "100 MB", "3.00 Wh"],
     ]
-    assert "GPUs and processors, whatever else ran" in table
+    assert "GPUs and processors, other programs included" in table
 
 
 def test_table_says_what_was_not_measured() -> None:

@@ -66,7 +66,7 @@ def test_changed_setting_runs_its_stage_and_what_follows() -> None:
     steps = make_plan(graph(train=("changed: train.seed",)), SAME, history())
     assert verdicts(steps) == ["-", "-", "-", "runs", "runs"]
     assert steps[3].why == "changed: train.seed"
-    assert steps[4].why == "reads what comes from train@x"
+    assert steps[4].why == "reads the output of train@x"
 
 
 def test_changed_code_may_concern_every_image() -> None:
@@ -79,13 +79,13 @@ def test_source_whose_bytes_alone_tell_makes_no_promise() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, False, unversioned=100), history())
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
     text = plan_text(steps, SourceNews("here", 100, 0, 0, False, 100), Workspace.at(Path("/"))).replace("\u00a0", " ")
-    assert "if all that may run does" in text
+    assert "if all stages run that may run" in text
 
 
 def test_other_labels_of_the_same_images_run_everything_but_compute_no_image() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, True, 0), history())
     assert verdicts(steps) == ["runs"] * 5
-    assert steps[0].why == "labels, splits, groups, or what is left out changed"
+    assert steps[0].why == "labels, splits, groups or excluded files changed"
     assert [step.new for step in steps[:3]] == [0, 0, 0]
 
 

@@ -130,7 +130,7 @@ def test_unfinished_run_commits_nothing_and_the_next_goes_on_in_its_folder(
         assert (again / "checkpoint").read_text() == "epoch 3"
         assert (again / "dvc.lock").read_text() == "half\n"
         assert (again / "add.py").read_text() == "pass\n"
-    assert f"Resumes the unfinished run first ({words}): what it finished is kept." in said
+    assert f"Resumes the unfinished run first ({words}); its finished stages are kept." in said
     assert (worktrees(root), git(root, "show", "runs/nightly:dvc.lock")) == (1, "half")
 
 
@@ -176,7 +176,7 @@ def test_second_of_two_runs_at_once_works_elsewhere_and_its_commit_is_refused(ro
                 assert folder != frozen
                 (folder / "dvc.lock").write_text("lock: 2\n")
 
-    with pytest.raises(RunError, match="moved on while this run worked"):
+    with pytest.raises(RunError, match="moved on during this run"):
         first()
     assert git(root, "show", "runs/nightly:dvc.lock") == "lock: 2"
 

@@ -56,7 +56,7 @@ def test_wrong_bytes_in_the_cache_are_removed_before_a_stage_reads_them(root: Pa
     damaged = harm_cache(root, right, how)
     (folder / "add.py").write_text((folder / "add.py").read_text() + "\n")
     assert fetch_inputs("fit@a", run, limit_s=60, on_line=said.append)
-    assert said[0].startswith("DVC's cache held wrong bytes of out/double.")
+    assert said[0].startswith("DVC's cache held damaged files of out/double.")
     assert not damaged.exists()
     with pytest.raises(StageFailed, match="out/double"):  # no remote has it
         run_dvc("fit@a", ["repro", "--single-item", "fit@a"], run, limit_s=60, on_line=print, on_progress=print)
@@ -85,5 +85,5 @@ def test_part_of_a_folder_is_not_read_from_wrong_bytes(tmp_path: Path) -> None:
     (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("cp out", "cp -p out"))
     assert fetch_inputs("use@a", run, limit_s=60, on_line=said.append)
     assert not (folder / "out/both/a/file").exists()
-    assert said[0].startswith("DVC's cache held wrong bytes of out/both/a.")
+    assert said[0].startswith("DVC's cache held damaged files of out/both/a.")
     assert not damaged.exists()
