@@ -31,16 +31,16 @@ def check_source(uri: str, policy: SourcePolicy) -> None:
     """Check, in a second or so, whether the source is there and usable.
 
     Raises:
-        SourceError: it is missing, empty, forbidden by the policy, or of an unknown kind; says what would be right.
+        SourceError: it is missing, empty, forbidden by the policy, or of an unknown kind.
     """
     _module(uri).check(uri, policy)
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """List every image of the source with its label, and its split where the source gives one.
+    """List every image of the source with its label, and with its split if the source assigns one.
 
     Raises:
-        SourceError: as `check_source`, or the source holds fewer than two classes.
+        SourceError: see `check_source`; or the source holds fewer than two classes.
     """
     source = _module(uri)
     source.check(uri, policy)
@@ -56,7 +56,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
 
 
 def _module(uri: str) -> _Source:
-    """The module for a kind of source; only the one that is used is imported (boto3 costs half a second)."""
+    """Import the module for a kind of source, and no other one (boto3 takes half a second)."""
     module = importlib.import_module(f"tasks.images.sources.{_kind(uri)}")
     return cast("_Source", module)
 

@@ -1,4 +1,4 @@
-"""The built-in source: scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels), which need no network.
+"""The built-in source: scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels). It needs no network.
 
 E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998. CC BY 4.0.
 """
@@ -18,17 +18,17 @@ from tasks.images.sources.policy import SourcePolicy
 
 
 def check(_uri: str, _policy: SourcePolicy) -> None:
-    """Nothing to check: it is always there."""
+    """Does nothing: this source always exists."""
 
 
 def discover(_uri: str, _policy: SourcePolicy) -> SourceListing:
-    """As `list_digits`: there is nothing that a policy could forbid."""
+    """See `list_digits`; the policy has no rule for this source."""
     return list_digits()
 
 
 def list_digits() -> SourceListing:
     """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
-    from sklearn.datasets import load_digits  # slow to import; only this source needs it
+    from sklearn.datasets import load_digits  # slow, and only this source needs it
 
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype("uint8")
@@ -46,7 +46,7 @@ def list_digits() -> SourceListing:
 
 
 def _version(pixels: npt.NDArray[np.uint8]) -> str:
-    return f"{sha256_hex(pixels.tobytes())}, {metadata.version('pillow')}"  # Pillow makes the bytes of them
+    return f"{sha256_hex(pixels.tobytes())}, {metadata.version('pillow')}"  # Pillow encodes them
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -1,7 +1,7 @@
 """A folder of class folders: `ROOT/<class>/**/<image>`, or `ROOT/<split>/<class>/**/<image>`.
 
-`layout` says which splits are kept. Links are followed only to files inside the root. Class names that differ only in
-how Unicode writes them (NFC, NFD, as in archives from a Mac) are one class. Nothing at the source is ever changed.
+`layout` decides which splits are kept. Links are followed only to files inside the root. Class names that differ only
+in their Unicode form (NFC, NFD, as in archives from a Mac) are one class. The source is never changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.images.sources.policy import SourcePolicy
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Check whether the folder holds class folders.
+    """Check that the folder holds class folders.
 
     Raises:
         SourceError: it is missing, a file, unreadable, or holds no folders.
@@ -40,13 +40,12 @@ def check(uri: str, policy: SourcePolicy) -> None:
         raise SourceError(f"The folder {uri!r} is empty. {LAYOUT}")
     if not any((root / name).is_dir() for name in names):
         raise SourceError(
-            f"The folder {uri!r} holds {len(names)} files but no class folders, so nothing says "
-            f"what is on the images. {LAYOUT}"
+            f"The folder {uri!r} holds {len(names)} files but no class folders, so the images have no labels. {LAYOUT}"
         )
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """Every file, as an image of a class or with the reason why not.
+    """List every file, as an image of a class or as excluded with the reason.
 
     Raises:
         SourceError: a folder can't be read.
@@ -68,7 +67,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
 
 
 def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, str | None]]:
-    """Every file below the root with the reason to exclude it, or None; folders reached by links are not entered."""
+    """Every file below the root with the reason to exclude it, or None. Links to folders are not followed."""
     inside = os.path.realpath(root)
     pending = [root]
     while pending:

@@ -1,7 +1,7 @@
-"""The rules by which every source reads names: class folders, given splits, files that a system made.
+"""Rules for names that are the same for all sources: class folders, given splits, files made by a system.
 
-A source keeps its splits where a folder `train` stands beside `test` or one of `val`, `valid`, `validation`. Where only
-a validation folder stands beside `train`, it is the held-out test split: nothing may be chosen on what is reported.
+A source assigns splits if it has a folder `train` and a folder `test`, `val`, `valid` or `validation`. If it has only
+`train` and a validation folder, the latter is the held-out test split: no choice may use the images that are reported.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def printable(name: str) -> str:
-    """The name with undecodable bytes, control characters and backslashes escaped; two names never become one."""
+    """The name with undecodable bytes, control characters and backslashes escaped. Different names stay different."""
     return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in name)
 
 
 def class_name(name: str) -> str:
-    """The name of a class as every table shows it: printable, and one for all ways that Unicode writes it."""
+    """The name of a class in all tables: printable, and the same for all Unicode forms of a name."""
     return unicodedata.normalize("NFC", printable(name))
 
 
 def kept_splits(names: Iterable[str]) -> dict[str, str]:
-    """Name -> split for the top folders that are splits; empty where the source gives none."""
+    """Name -> split for the top folders that are splits; empty if the source assigns no splits."""
     found = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
     given = set(found.values())
     if "train" not in given or len(given) < 2:
@@ -43,11 +43,11 @@ def kept_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def why_excluded(parts: Sequence[str], splits: Mapping[str, str]) -> str | None:
-    """Why a file is not an image of a class, as far as its place tells; None if it is one.
+    """Why a file can't be an image of a class, judged by its path; None if it can.
 
     Args:
         parts: the folders from the source's root to the file, and its name.
-        splits: of `kept_splits`.
+        splits: the result of `kept_splits`.
     """
     if any(is_junk(part) for part in parts):
         return "system_file"
@@ -60,15 +60,15 @@ def why_excluded(parts: Sequence[str], splits: Mapping[str, str]) -> str | None:
 
 
 def class_and_split(parts: Sequence[str], splits: Mapping[str, str]) -> tuple[str, str | None]:
-    """The class and the split of a file that `why_excluded` doesn't exclude."""
+    """The class and the split of a file that isn't excluded by `why_excluded`."""
     return class_name(parts[1 if splits else 0]), splits.get(parts[0])
 
 
 def is_junk(name: str) -> bool:
-    """Whether a system, not a person, made the file or folder of this name."""
+    """Whether files or folders with this name are made by a system, not by a person."""
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _JUNK
 
 
 def _escape(char: str) -> str:
-    byte = ord(char) - 0xDC00  # how Python represents a byte that is not UTF-8
+    byte = ord(char) - 0xDC00  # Python's form of a byte that is not UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else json.dumps(char)[1:-1]

@@ -1,4 +1,4 @@
-"""What every source gives: the images that it holds, and what in it is not an image of a class."""
+"""The listing that every source returns: its images, and its excluded entries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class SourceImage:
     Attributes:
         path: unique within the source, `/` between folders, printable (undecodable bytes are escaped).
         label: name of its class.
-        split: `train`, `validation` or `test` where the source gives it, else None.
-        read: gives the original bytes, whole, or raises SourceError; called from several threads at once.
-        version: changes whenever the bytes may have changed, so that an item of a known version isn't read again;
-            None where only the bytes show it.
+        split: `train`, `validation` or `test` if the source assigns it, else None.
+        read: returns all original bytes, or raises SourceError; called from several threads at once.
+        version: changes whenever the bytes may have changed, so that an image of a known version isn't read again;
+            None if only the bytes show a change.
         group: the patient, product or video that it belongs to; images of one group stay in one split.
     """
 
@@ -31,7 +31,7 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Something at the source that is not an image of a class, with the reason why."""
+    """An entry of the source that is not an image of a class, with the reason."""
 
     path: str
     reason: str
@@ -39,13 +39,13 @@ class Excluded:
 
 @dataclass(frozen=True)
 class SourceListing:
-    """All that a source holds, in the order of the paths.
+    """All entries of a source, in the order of the paths.
 
     Attributes:
         images: with label, split and version.
-        excluded: what is not an image of a class.
-        about: what the source says of itself, for the model card: `name`, `description`, `licence`, `citation`,
-            `homepage`; only what is known.
+        excluded: entries that are not images of a class.
+        about: the source's description of itself for the model card: `name`, `description`, `licence`, `citation`,
+            `homepage`; without unknown ones.
     """
 
     images: tuple[SourceImage, ...]
@@ -54,7 +54,7 @@ class SourceListing:
 
     @classmethod
     def of(cls, entries: Iterable[SourceImage | Excluded], about: Mapping[str, str] | None = None) -> Self:
-        """The listing of entries in any order."""
+        """Sort entries, which may come in any order, into a listing."""
         ordered = sorted(entries, key=lambda entry: entry.path)
         return cls(
             tuple(entry for entry in ordered if isinstance(entry, SourceImage)),

@@ -1,4 +1,4 @@
-"""What a source may reach, read and hold in memory, and where its copies lie: one policy that no caller can skip."""
+"""The policy for sources: what they may access and hold in memory, and the cache for copies. Callers can't skip it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ class SourcePolicy:
     """The allow-lists of the settings, the folders of the workspace, and the limits of this project.
 
     Attributes:
-        folder: where relative paths of sources start.
+        folder: the folder for relative paths of sources.
         cache: for copies of sources; the runs of a clone share it.
-        s3_buckets: allow-list of the buckets that a table may name besides the one in which it lies: a table could
-            otherwise name anything that the credentials open.
-        s3_endpoints: allow-list of the endpoints that the environment may give; with none, any.
+        s3_buckets: allow-list of the buckets that a table may name besides its own bucket. Without it, a table could
+            name any object that the credentials can read.
+        s3_endpoints: allow-list of the endpoints that the environment may set; if empty, all are allowed.
         max_image_bytes: a larger file is not an image; it is excluded and never read.
-        max_memory_bytes: of a table (unpacked, for Parquet), and of an object in S3 without an ETag, which has to be
-            read in one piece; a larger one is refused before it is read.
-        max_header_bytes: of a tar's member. The longest path has 4 KiB; more are extended attributes.
-        max_unpacked_bytes: of an archive.
-        max_unpacked_ratio: unpacked bytes to packed ones; blank bitmaps come close to the limit.
-        unpacked_bytes_free: as many unpacked bytes are allowed whatever the ratio.
+        max_memory_bytes: limit for a table (unpacked, for Parquet), and for an object in S3 without an ETag, which has
+            to be read in one piece; a larger one is refused before it is read.
+        max_header_bytes: limit for the header of a tar's member. The longest path has 4 KiB; longer headers hold
+            extended attributes.
+        max_unpacked_bytes: limit for an archive.
+        max_unpacked_ratio: unpacked bytes divided by packed bytes; blank bitmaps come close to the limit.
+        unpacked_bytes_free: this many unpacked bytes are allowed with any ratio.
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class SourcePolicy:
         return cls(workspace.folder, SourceCache(workspace.source_cache), source.s3_buckets, source.s3_endpoints)
 
     def path(self, uri: str) -> Path:
-        """The file or folder that a source's address names."""
+        """The file or folder of a source's address."""
         return self.folder / uri
 
     def check_file(self, kind: str, uri: str, example: str) -> Path:
@@ -66,10 +67,10 @@ class SourcePolicy:
         return path
 
     def read_image(self, path: Path) -> bytes:
-        """The bytes of a local image, which may have grown since it was listed.
+        """The bytes of a local image.
 
         Raises:
-            SourceError: there are more than an image may have.
+            SourceError: the file has grown above `max_image_bytes` since it was listed.
         """
         with path.open("rb") as file:
             data = file.read(self.max_image_bytes + 1)
@@ -78,33 +79,33 @@ class SourcePolicy:
         return data
 
     def check_memory(self, what: str, size: int) -> None:
-        """Refuse what is too large to be held in memory.
+        """Refuse something that is too large for memory.
 
         Raises:
-            SourceError: it has more bytes than the limit.
+            SourceError: the size is above the limit.
         """
         if size > self.max_memory_bytes:
             raise SourceError(
-                f"{what} takes {size:,} bytes of memory, at most {self.max_memory_bytes:,} are allowed. Split it."
+                f"{what} takes {size:,} bytes of memory; at most {self.max_memory_bytes:,} are allowed. Split it."
             )
 
     def check_unpacked(self, archive: str, packed: int, unpacked: int) -> None:
         """Refuse a decompression bomb.
 
         Raises:
-            SourceError: the unpacked bytes are more than the packed ones can honestly hold.
+            SourceError: the archive unpacks to too many bytes, in all or for its size.
         """
         allowed = min(self.max_unpacked_bytes, self.unpacked_bytes_free + self.max_unpacked_ratio * packed)
         if unpacked > allowed:
             raise SourceError(
                 f"The archive {archive} is refused: {packed:,} packed bytes unpack to {unpacked:,} or more, and at "
                 f"most {allowed:,} are allowed ({self.max_unpacked_ratio} times as many; {self.max_unpacked_bytes:,} "
-                "in all). Images don't shrink like that; archives that are made to fill a disk do. If you trust it, "
-                "unpack it yourself and give the folder."
+                "in all). Archives of images don't shrink this much, but archives that attack a disk do. If you trust "
+                "it, unpack it yourself and give the folder."
             )
 
     def wrong_with_bucket(self, bucket: str, own: str | None) -> str | None:
-        """Why a table in the bucket `own` (None: a local table) may not name this bucket; None if it may."""
+        """Why a table may not name this bucket; None if it may. `own` is the table's bucket, None for a local table."""
         if bucket == own or bucket in self.s3_buckets:
             return None
         where = "is not the table's own bucket, nor" if own else "is not"

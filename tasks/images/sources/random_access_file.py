@@ -1,4 +1,4 @@
-"""A file that several threads read at any place."""
+"""A file that several threads can read at any position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class RandomAccessFile:
-    """An open file, read without a common position; it stays readable when its name is removed or given away."""
+    """An open file without a shared position. It stays readable when its name is removed or reused."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

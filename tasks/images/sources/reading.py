@@ -1,4 +1,4 @@
-"""Reading items ahead, by several threads, in order: downloads overlap, and the memory stays bounded."""
+"""Reads images ahead with several threads, in order: downloads overlap, and the memory stays bounded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _AHEAD_PER_READER = 2
 
 
 def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes]]:
-    """The items with their bytes, in their order; at most a few of each reader wait in memory.
+    """Yield the images with their bytes, in order; for each reader, at most a few images wait in memory.
 
     Raises:
-        SourceError: an item can't be read; names it.
+        SourceError: an image can't be read; the message names it.
     """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     try:

@@ -1,12 +1,12 @@
-"""Copies of sources: downloaded and unpacked archives, indexes, and digests of files that were read.
+"""Copies of sources: downloaded and unpacked archives, indexes, and digests of local files.
 
-All runs of a clone share one cache, at the same time too. An entry is `KIND/GROUP-CONTENT/`: the name says which source
-it was made from and which content it has, so an entry never changes. It counts once its note is written; the note holds
-the file's SHA-256 and its identity. `KIND/GROUP-CONTENT.lock` is held by whoever makes or removes the entry. Anybody
-may delete any of this at any time.
+All runs of a clone share one cache, also at the same time. An entry is a folder `KIND/GROUP-CONTENT/`. The name
+contains its source and its content, so an entry never changes. It is valid once its note is written; the note holds
+the file's SHA-256 and its identity. A process that makes or removes the entry holds `KIND/GROUP-CONTENT.lock`. People
+may delete anything in the cache at any time.
 
-An entry that was used within the last hour stays. Otherwise it goes when a newer content of its group is there, when
-nobody used it for two weeks, or when there are many more recently used ones.
+An entry that was used within the last hour stays. Otherwise it is deleted when its group has a newer content, when it
+was not used for two weeks, or when there are many entries that were used more recently.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from tasks.files import file_sha256, fingerprint, read_json, sweep_temporaries, write_json
 
 IN_USE_S = 3600
-"""A run opens an entry soon after it asked for it; from then on the open file stays readable, whoever removes it."""
+"""A run opens an entry soon after it gets the path; the open file stays readable even if the entry is removed."""
 KEPT_S = 14 * 86400
 MAX_ENTRIES = 64
 _RACY_S = 3
@@ -31,10 +31,10 @@ _DATA, _NOTE = "data", "note.json"
 
 
 def identity(path: Path) -> str:
-    """Differs whenever the file's bytes may differ.
+    """A string that differs whenever the file's bytes may differ.
 
-    The time of the inode's last change is part of it; unlike the modification time, no program can set it, so new bytes
-    under an old time (`touch -r`) are noticed.
+    It includes the inode's change time. No program can set that time, unlike the modification time, so new bytes with
+    an old modification time (`touch -r`) are noticed.
     """
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}:{stat.st_dev}"
@@ -47,14 +47,13 @@ class SourceCache:
     folder: Path
 
     def keep(self, kind: str, group: str, content: str, make: Callable[[Path], None]) -> tuple[Path, str]:
-        """The file that holds this content, made unless it is there and undamaged; and its SHA-256.
+        """Return the file with this content and its SHA-256; it is made if it is missing or damaged.
 
         Args:
-            kind: of the entries, such as `unpacked`; the name of a folder.
-            group: what the content comes from; of one group only the newest content is kept.
-            content: another value for any other content; several processes that ask for the same wait for one.
-            make: writes the file under the path that it is given. What it leaves beside it is there when a later
-                process tries again.
+            kind: kind of the entries, such as `unpacked`; the name of a folder.
+            group: the source of the content; only the newest content of a group is kept.
+            content: a different string for each content. If several processes need the same, one makes it.
+            make: writes the file to the given path. Other files that it leaves there stay for the next attempt.
         """
         entry = self.folder / kind / f"{fingerprint(group)}-{fingerprint(content)}"
         with _locked(entry):
@@ -70,10 +69,10 @@ class SourceCache:
         return entry / _DATA, digest
 
     def digest_of(self, path: Path) -> str:
-        """SHA-256 (hex) of a file of the source; read only if it isn't the file that was read the last time.
+        """SHA-256 (hex) of a file of the source; the file is read only if it isn't the same as the last time.
 
-        Cost: one sequential reading (1 to 2 GB/s of processor time), then none until the file changes. A file that
-        changed within the last seconds is read again: clocks of file systems are coarse (git calls such entries racy).
+        Cost: one sequential read (1 to 2 GB/s of processor time), then none until the file changes. A file that changed
+        within the last seconds is read again: clocks of file systems are coarse (git calls such entries racy).
         """
         note = self.folder / "digests" / f"{fingerprint(str(path.resolve()))}.json"
         before = identity(path)
@@ -90,7 +89,7 @@ class SourceCache:
         return digest
 
     def _sweep(self, used: Path) -> None:
-        """Remove what nobody uses among the entries of one kind."""
+        """Remove unused entries of one kind."""
         group = used.name.partition("-")[0]
         others = [path for path in used.parent.iterdir() if path.suffix != ".lock" and path != used]
         for rank, other in enumerate(sorted(others, key=_idle_s)):
@@ -100,20 +99,20 @@ class SourceCache:
             if is_stale and (_idle_s(other) > IN_USE_S or (is_superseded and is_unfinished)):
                 with _locked(other, wait=False) as is_free:
                     if is_free:
-                        (other / _NOTE).unlink(missing_ok=True)  # half removed, it must not count
+                        (other / _NOTE).unlink(missing_ok=True)  # a half-removed entry must not be valid
                         shutil.rmtree(other, ignore_errors=True)
                         _lock_of(other).unlink(missing_ok=True)
 
 
 def _digest_in(entry: Path) -> str | None:
-    """The SHA-256 of an entry's file, None if it isn't there, whole and undamaged."""
+    """The SHA-256 of an entry's file; None if it is missing, incomplete or damaged."""
     note, data = _read_note(entry / _NOTE), entry / _DATA
     if not note or not data.exists():
         return None
     if note["identity"] != identity(data):
         if file_sha256(data) != note["sha256"]:
             return None
-        _note(entry, note["sha256"])  # the same bytes in another file: the clone was copied
+        _note(entry, note["sha256"])  # the same bytes with another identity: the clone was copied
     return note["sha256"]
 
 
@@ -141,7 +140,7 @@ def _lock_of(entry: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(entry: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an entry's lock; gives whether it is held, which it always is after waiting. It ends with the process."""
+    """Hold an entry's lock. Yields whether it is held (always True with `wait`). The process's end releases it."""
     path = _lock_of(entry)
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -154,4 +153,4 @@ def _locked(entry: Path, wait: bool = True) -> Iterator[bool]:
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield True
                 return
-        # Whoever held the lock has removed the entry, and the lock file with it: take the new one.
+        # The last holder of the lock has removed the entry and the lock file: open the new lock file.

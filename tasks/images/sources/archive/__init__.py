@@ -1,12 +1,12 @@
-"""An archive with a folder of class folders in it: `.tar`, `.tar.gz`, `.tar.zst`, `.zip`, here or in S3.
+"""An archive with a folder of class folders in it: `.tar`, `.tar.gz`, `.tar.zst`, `.zip`, local or in S3.
 
-Its first bytes say what it is, not its name. Inside, it is laid out as a folder is; folders that are common to all
-images (`flowers/` in `flowers/rose/1.jpg`) are looked through. Members that would lead outside (absolute, `..`,
-links, devices), that are encrypted or given twice are excluded with the reason; of members with one name the last
-counts. An item's version is the archive's SHA-256 and the member's place: an unchanged archive isn't read again.
+The kind is read from the first bytes, not from the name. The layout inside is that of a folder; folders that are common
+to all images (`flowers/` in `flowers/rose/1.jpg`) are skipped. Members that would lead outside (absolute paths, `..`,
+links, devices) and encrypted members are excluded with the reason. If several members have the same name, the last one
+counts. An image's version is the archive's SHA-256 and the member's position: an unchanged archive isn't read again.
 
 Costs: an archive is hashed once. Zip and plain tar are read in place. A compressed tar is unpacked once into the cache
-(`source_cache`), where it takes as much disk space as its contents; so is an archive in S3 downloaded.
+(`source_cache`), where it takes as much disk space as its contents. An archive in S3 is downloaded once into the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LAYOUT = "Expected <class>/<image> inside, or train/<class>/<image> with test o
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Check whether the archive is there and is one.
+    """Check that the archive exists and is a tar or zip.
 
     Raises:
         SourceError: it is missing, unreadable, or of another kind.
@@ -41,10 +41,10 @@ def check(uri: str, policy: SourcePolicy) -> None:
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """Every member, as an image of a class or with the reason why not.
+    """List every member, as an image of a class or as excluded with the reason.
 
     Raises:
-        SourceError: as `check`; or it is damaged, cut off, or a bomb.
+        SourceError: see `check`; or the archive is damaged, cut off, or a bomb.
     """
     if uri.startswith("s3://"):
         from tasks.images.sources import s3
@@ -88,7 +88,7 @@ def _arranged(members: list[ArchiveMember], digest: str, uri: str) -> SourceList
     top = _common_top(images)
     splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
     entries: list[SourceImage | Excluded] = []
-    last = {member.parts: number for number, member in enumerate(members)}  # which counts when it is unpacked, too
+    last = {member.parts: number for number, member in enumerate(members)}  # it also wins when tar or unzip unpack
     for number, member in enumerate(members):
         name, parts = printable("/".join(member.parts)), member.parts[top:]
         is_double = last[member.parts] != number
@@ -109,9 +109,9 @@ def _reason(member: ArchiveMember, is_double: bool = False) -> str | None:
 
 
 def _common_top(paths: Iterable[Sequence[str]]) -> int:
-    """How many folders are common to all files that lie in folders, and so are looked through.
+    """How many top folders are common to all files in folders. They are skipped.
 
-    At least two levels stay below them, a class and its images, if any file lies so deep.
+    At least two levels stay below them, a class and its images, if any file is that deep.
     """
     inside = [path for path in paths if len(path) > 1]
     deepest = max((len(path) for path in inside), default=0)

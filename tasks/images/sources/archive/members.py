@@ -1,4 +1,4 @@
-"""What an archive holds: one record a member, and the rules for names that are the same for every kind of archive."""
+"""The record for a member of an archive, and the rules for names, which are the same for every kind of archive."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ArchiveMember:
 
     Attributes:
         parts: its path inside, folder by folder; undecodable bytes are surrogates.
-        read: gives its bytes, or raises SourceError.
-        reason: why it is excluded, None for a regular file that may be read.
+        read: returns its bytes, or raises SourceError.
+        reason: why it is excluded; None for a regular file that may be read.
     """
 
     parts: tuple[str, ...]
@@ -24,9 +24,9 @@ class ArchiveMember:
 
 
 def safe_parts(name: str) -> tuple[tuple[str, ...], str | None]:
-    """The parts of a member's name, and the reason to refuse it: it would leave the folder it is unpacked in.
+    """The parts of a member's name, and the reason to refuse it if unpacking would write outside of the folder.
 
-    Backslashes and drive letters count too: the archive may be made for a system where they lead outside.
+    Backslashes and drive letters count too: the archive may come from a system where they lead outside.
     """
     either = name.replace("\\", "/").split("/")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -43,5 +43,5 @@ def damaged(archive: str, what: object) -> SourceError:
     said = " ".join(str(what).split())[:200]
     return SourceError(
         f"The archive {archive} is damaged or cut off ({said}). Get it again and compare its checksum with the "
-        "publisher's, or unpack what is left of it yourself and give the folder."
+        "publisher's, or unpack the rest of it yourself and give the folder."
     )

@@ -1,7 +1,7 @@
-"""Tar archives: headers are listed in one pass, members are read by their offset. Compressed ones are unpacked once.
+"""Tar archives: headers are listed in one pass, members are read by their offset. A compressed tar is unpacked once.
 
-The unpacked tar is a temporary file; nothing is ever written under a member's name. Memory is bounded: bytes flow in
-chunks, and no header may ask for more than 64 KiB (the standard library would read a name of any length).
+The unpacked tar is a temporary file; nothing is ever written under a member's name. Memory is bounded: bytes are copied
+in chunks, and no header may be longer than 64 KiB (the standard library would read a name of any length).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tasks.images.sources.random_access_file import RandomAccessFile
 
 _CHUNK = 1 << 20
 _BLOCK = 512
-_SPARE_BYTES = 256 << 20  # left free on the disk
+_SPARE_BYTES = 256 << 20  # stays free on the disk
 _CHUNKS_BETWEEN_LOOKS = 64
 _FAILURES = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, gzip.BadGzipFile)
 
 
 class _TarHeaders:
-    """What tarfile reads headers from: a file that refuses to read much at once."""
+    """A file for tarfile to read headers from; it refuses to read much at once."""
 
     def __init__(self, held: RandomAccessFile, max_bytes: int) -> None:
         self._held, self._max_bytes, self._position = held, max_bytes, 0
@@ -55,10 +55,10 @@ class _TarHeaders:
 
 
 def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
-    """Every member of a plain tar but its folders; `shown` is the archive's name in messages.
+    """Every member of a plain tar except folders; `shown` is the archive's name in messages.
 
     Raises:
-        SourceError: a header is wrong, or the end mark is missing: nobody knows what is missing behind them.
+        SourceError: a header is wrong, or the end mark is missing, so members may be missing.
     """
     held = RandomAccessFile(path)
     try:
@@ -76,14 +76,14 @@ def _entries(held: RandomAccessFile, max_header_bytes: int) -> Iterator[tarfile.
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         end = 0
         while (info := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-            if info.size < 0 or tar.offset <= end:  # else a crafted header is read forever, CVE-2025-8194
+            tar.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps all of them
+            if info.size < 0 or tar.offset <= end:  # otherwise a crafted header is read forever, CVE-2025-8194
                 raise tarfile.ReadError(f"a negative size at offset {info.offset}")
             if info.isreg() and not info.issparse() and info.offset_data + info.size > held.size:
                 raise tarfile.ReadError(f"the file ends within {info.name!r}")
             end = tar.offset
             yield info
-        if held.read(tar.offset, _BLOCK) != bytes(_BLOCK):  # tarfile takes a broken header for the end
+        if held.read(tar.offset, _BLOCK) != bytes(_BLOCK):  # tarfile treats a broken header as the end
             raise tarfile.ReadError(f"neither a header nor the end mark at offset {tar.offset} of {held.size}")
 
 
@@ -105,17 +105,17 @@ def _read(held: RandomAccessFile, offset: int, size: int, shown: str) -> bytes:
 
 
 def unpack(path: Path, digest: str, kind: str, shown: str, policy: SourcePolicy) -> Path:
-    """The plain tar in a compressed one, unpacked into the cache unless it is there already.
+    """Unpack a compressed tar into the cache, unless it is there already. Returns the path of the plain tar.
 
     Args:
         path: the compressed archive.
         digest: its SHA-256.
         kind: `gzip` or `zstd`.
         shown: its name in messages.
-        policy: bounds the unpacked bytes; has the cache.
+        policy: limits the unpacked bytes; has the cache.
 
     Raises:
-        SourceError: it is damaged, or a bomb; never more is unpacked than the policy allows.
+        SourceError: it is damaged, or a bomb; no more bytes are unpacked than the policy allows.
         StorageError: the disk can't hold it.
     """
 
@@ -128,7 +128,7 @@ def unpack(path: Path, digest: str, kind: str, shown: str, policy: SourcePolicy)
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise damaged(shown, error) from None  # how gzip and Arrow say that bytes are wrong
+            raise damaged(shown, error) from None  # gzip and Arrow raise these for wrong bytes
 
     group = shown if shown.startswith("s3://") else str(path.resolve())
     return policy.cache.keep("unpacked", group, digest, make)[0]
@@ -157,6 +157,6 @@ def _check_room(written: int, shown: str, policy: SourcePolicy) -> None:
     free = shutil.disk_usage(policy.cache.folder).free
     if free < _SPARE_BYTES:
         raise StorageError(
-            f"The disk has {free:,} bytes left, and {shown} is not yet unpacked ({written:,} bytes so far). "
+            f"The disk has {free:,} bytes left, and {shown} is not fully unpacked ({written:,} bytes so far). "
             f"Make room in {policy.cache.folder}, or unpack the archive elsewhere and give the folder."
         )

@@ -1,8 +1,8 @@
 """Zip archives: the central directory is the listing, and members are read by random access.
 
-Names without the UTF-8 flag are UTF-8 where their bytes are (Linux, macOS), else code page 437, as the format says.
-In a zip made on DOS or Windows a backslash parts folders. Only stored and deflated members are read: the memory of
-other methods is the archive's choice.
+A name without the UTF-8 flag is decoded as UTF-8 if its bytes are valid UTF-8 (Linux, macOS), else as code page 437, as
+the format says. In a zip made on DOS or Windows, a backslash separates folders. Only stored and deflated members are
+read: with other methods, the archive decides how much memory is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMe
         SourceError: it is damaged, or a bomb.
     """
     try:
-        archive = zipfile.ZipFile(path)  # open as long as a member may be read
+        archive = zipfile.ZipFile(path)  # stays open as long as members may be read
     except _FAILURES as error:
         raise damaged(shown, error) from None
     entries = [entry for entry in archive.infolist() if not _name(entry).endswith("/")]
@@ -65,10 +65,10 @@ def _reason(entry: zipfile.ZipInfo, policy: SourcePolicy) -> str | None:
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str) -> bytes:
-    """The bytes of a member, their CRC checked. Threads may read at once: zipfile locks its file."""
+    """The bytes of a member, checked by CRC. Several threads may read at once: zipfile locks its file."""
     try:
         with archive.open(entry) as file:
-            data = file.read()  # never more than the size that the directory gives
+            data = file.read()  # at most the size in the directory
     except SourceError:
         raise
     except (*_FAILURES, RuntimeError, OSError) as error:

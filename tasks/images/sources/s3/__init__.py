@@ -1,11 +1,11 @@
-"""A prefix of a bucket, laid out as a folder: `s3://bucket/prefix/<class>/**/<image>`, with given splits or without.
+"""A prefix of a bucket with the layout of a folder: `s3://bucket/prefix/<class>/**/<image>`, with or without splits.
 
-The listing is all that an unchanged bucket costs: an item's version is its ETag and size, so bytes of a known version
-aren't read again. Keys are not paths: `..`, `//` and backslashes in them stay what they are. A key of no bytes that
-only stands for a folder is excluded, like everything else that is not an image of a class. Endpoint, region and
-credentials come from the environment (`s3_client`), never from the address.
+An unchanged bucket costs only the listing: an image's version is its ETag and size, so bytes of a known version aren't
+read again. Keys are not paths: `..`, `//` and backslashes in them have no meaning. An empty object that only marks a
+folder is excluded, like everything else that is not an image of a class. Endpoint, region and credentials come from the
+environment (`client`), never from the address.
 
-`describe_object`, `fetch_object` and `download_object` serve sources whose parts lie in S3.
+`describe_object`, `fetch_object` and `download_object` are for other sources with parts in S3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Check, by one request, whether class folders lie there.
+    """Check with one request that the prefix holds class folders.
 
     Raises:
         SourceError: the bucket, the prefix or the credentials are missing or wrong, or the endpoint doesn't answer.
@@ -44,10 +44,10 @@ def check(uri: str, policy: SourcePolicy) -> None:
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """Every object below the prefix, as an image of a class or with the reason why not.
+    """List every object below the prefix, as an image of a class or as excluded with the reason.
 
     Raises:
-        SourceError: as `check`.
+        SourceError: see `check`.
     """
     address, client = parse(uri), client_for(policy)
     prefix = _as_folder(address)
@@ -72,19 +72,19 @@ def _entry(
 
 
 def describe_object(uri: str, policy: SourcePolicy) -> StoredObject:
-    """The present version of one object; one request.
+    """The present version of one object, by one request.
 
     Raises:
-        SourceError: it isn't there, or may not be read.
+        SourceError: it doesn't exist, or may not be read.
     """
     return describe(client_for(policy), parse(uri))
 
 
 def fetch_object(uri: str, policy: SourcePolicy) -> bytes:
-    """The bytes of a table, whole and of one version. Safe in many threads.
+    """All bytes of a table, in one version. Safe in many threads.
 
     Raises:
-        SourceError: it isn't there, is too large, may not be read, changes meanwhile, or is damaged.
+        SourceError: it doesn't exist, is too large, may not be read, changes meanwhile, or is damaged.
     """
     client = client_for(policy)
     stored = describe(client, parse(uri))
@@ -93,19 +93,20 @@ def fetch_object(uri: str, policy: SourcePolicy) -> bytes:
 
 
 def download_object(uri: str, policy: SourcePolicy) -> tuple[Path, str]:
-    """The present version of an object as a file of the cache, and its SHA-256; one request if it is there already.
+    """Download the present version of an object into the cache. Returns the file and its SHA-256.
 
-    A download that broke off is resumed where it ended, also by a later run, unless the object changed meanwhile.
+    If the file is in the cache already, this costs one request. A download that broke off is resumed where it ended,
+    also by a later run, unless the object changed meanwhile.
 
     Raises:
-        SourceError: as `fetch_object`.
+        SourceError: see `fetch_object`.
         OSError: the disk is full or read-only.
     """
     client = client_for(policy)
     stored = describe(client, parse(uri))
     if not stored.etag:
         policy.check_memory(f"The archive {uri!r}, whose store gives no ETag,", stored.size)
-    content = stored.version or str(uuid.uuid4())  # the store doesn't say whether it changed
+    content = stored.version or str(uuid.uuid4())  # without a version, the object may have changed
     return policy.cache.keep("downloads", uri, content, functools.partial(download, client, stored))
 
 
@@ -127,13 +128,12 @@ def _without_classes(client: Any, address: Address, files: int) -> SourceError:
     shown = printable(str(address))
     if files:
         return SourceError(
-            f"The prefix {shown} holds {files} objects but no class folders, so nothing says what is on the images. "
-            f"{LAYOUT}"
+            f"The prefix {shown} holds {files} objects but no class folders, so the images have no labels. {LAYOUT}"
         )
-    first = next(list_stored(client, address), None) if address.key else None  # keys come in their order
+    first = next(list_stored(client, address), None) if address.key else None  # keys are listed in order
     if first is not None and first.address == address and not _is_marker(address.key, first.size):
         return SourceError(
             f"{shown} is one object, not a folder of images. Give its prefix, or an archive (.zip, .tar, .tar.gz, "
             f".tar.zst) or a table (.csv, .parquet). {LAYOUT}"
         )
-    return SourceError(f"The prefix {shown} is empty. Capitals count: check its spelling. {LAYOUT}")
+    return SourceError(f"The prefix {shown} is empty. Check its spelling; capital letters matter. {LAYOUT}")

@@ -1,7 +1,7 @@
-"""One S3 client per process: how long it waits, and which endpoint it may ask.
+"""One S3 client for each process, with its timeouts and the check of its endpoint.
 
-Endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), region and credentials come from where boto3 looks for them, and from
-nowhere else.
+Endpoint (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL), region and credentials come only from the places where boto3 looks for
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.images.sources.s3.errors import ATTEMPTS, explained, host_of
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
 CONNECTIONS = 64
-"""Kept open at once: more threads than that only open new ones more often."""
+"""Connections that stay open; with more threads, new connections are opened more often."""
 _ATTEMPTS_UNANSWERED = 2
 _CREDENTIALS = "~/.aws/credentials"
 
@@ -38,7 +38,7 @@ _clients: dict[int, Any] = {}
 
 @dataclass(frozen=True)
 class Address:
-    """`s3://bucket/key`; the key is taken as it is: `..`, `//`, `%` and `?` have no meaning in it."""
+    """`s3://bucket/key`; in the key, `..`, `//`, `%` and `?` have no special meaning."""
 
     bucket: str
     key: str
@@ -48,10 +48,10 @@ class Address:
 
 
 def parse(uri: str) -> Address:
-    """The parts of `s3://bucket/key`.
+    """Parse `s3://bucket/key`.
 
     Raises:
-        SourceError: there is no bucket in it, or there are credentials (which are not quoted).
+        SourceError: the bucket is missing, or there are credentials (the message doesn't quote them).
     """
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if "@" in bucket or ":" in bucket or _SIGNED.search(uri):
@@ -67,12 +67,12 @@ def parse(uri: str) -> Address:
 
 
 def client_for(policy: SourcePolicy) -> Any:
-    """The client of this process, safe to use from many threads; a new one when the account's settings change.
+    """The client of this process, safe for many threads; a new one when the account's settings change.
 
-    Nothing else makes a client, so no request goes to an endpoint that the policy forbids.
+    Only this function makes a client, so no request goes to an endpoint that the policy forbids.
 
     Raises:
-        SourceError: the environment's endpoint is not an allowed one, or the environment gives no client.
+        SourceError: the environment's endpoint is not allowed, or its settings don't make a client.
     """
     with _lock:
         account = _account()
@@ -114,7 +114,7 @@ def _make() -> Any:
 
 
 def _account() -> int:
-    """Differs between processes (sockets can't be shared) and whenever an AWS variable or file changes."""
+    """A key that changes with the process (sockets can't be shared) and with every AWS variable or file."""
     variables = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
     files = [
         Path(os.environ.get(name, default)).expanduser()
@@ -125,7 +125,7 @@ def _account() -> int:
 
 
 class _Unanswered:
-    """Gives up soon on an endpoint that never responded: it is misspelt or down. Waits for one that did respond."""
+    """Gives up soon on an endpoint that never responded: it is misspelt or down. Waits for an endpoint that did."""
 
     def __init__(self) -> None:
         self._answered = False

@@ -1,8 +1,8 @@
-"""A large object as a file, resumed by a later run and published whole.
+"""Downloads a large object to a file. A later run can resume it, and the file appears only when it is complete.
 
-What has arrived lies in `.NAME.download`, one part of 8 MiB after the other, each synced before the next; a later run
-goes on after the last whole part. (boto3's s3transfer, which also pins the version by IfMatch, starts anew after a
-kill: it writes its parts in any order to a file with a random name.)
+The bytes so far are in `.NAME.download`, in order, in parts of 8 MiB, each synced before the next. A later run
+continues after the last whole part. (boto3's s3transfer also pins the version by IfMatch, but starts again after a
+kill, because it writes its parts in any order to a file with a random name.)
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def download(client: Any, stored: StoredObject, path: Path) -> None:
     Args:
         client: of S3.
         stored: the version.
-        path: no other process may write there; beside it may lie what an earlier call for this version has fetched.
+        path: no other process may write there. An earlier call for this version may have left bytes beside it.
 
     Raises:
-        SourceError: as `s3_objects.fetch`; what has arrived is kept.
+        SourceError: see `objects.fetch`; the bytes so far are kept.
         OSError: the disk is full or read-only.
     """
     partial = path.with_name(f".{path.name}.download")
@@ -51,7 +51,7 @@ def _fill(reading: ObjectReader, partial: Path) -> None:
 
 
 def _kept_bytes(arrived: int, stored: StoredObject) -> int:
-    """Whole parts only: the last one may have been cut off. Without an ETag nothing says what they are parts of."""
+    """The bytes in whole parts: the last part may be cut off. Zero without an ETag, because the version is unknown."""
     if not stored.etag or arrived > stored.size:
         return 0
     return arrived if arrived == stored.size else arrived // PART_BYTES * PART_BYTES

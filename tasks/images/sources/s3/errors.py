@@ -1,7 +1,7 @@
-"""Errors of S3 and botocore, in words that name the remedy.
+"""Errors of S3 and botocore, in words that name the fix.
 
-The texts of stores and of botocore may carry access keys, signed headers and whole addresses, so no message here quotes
-them: only a code, a status and the endpoint's host and port.
+Messages of stores and of botocore may contain access keys, signed headers and whole addresses. So the messages here
+don't quote them; they show only a code, a status and the endpoint's host and port.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -19,11 +19,11 @@ from botocore.parsers import ResponseParserError
 from tasks.errors import SourceError
 
 ATTEMPTS = 5
-"""How often a request is made at all, the first time included, when the store is busy or the connection breaks."""
+"""Most attempts at a request, including the first one, when the store is busy or the connection breaks."""
 
 _RENEW = "Log in again (`aws sso login`) or set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
 _GIVE = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN where they are temporary), "
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN if they are temporary), "
     "or AWS_PROFILE to a profile that has them."
 )
 _EXPIRED = ("the credentials have expired", _RENEW)
@@ -32,11 +32,11 @@ _UNKNOWN_KEY = (
     "Check AWS_ACCESS_KEY_ID or AWS_PROFILE, and that AWS_ENDPOINT_URL is the store that issued it.",
 )
 _DENIED = (
-    "these credentials may not do that",
+    "these credentials don't have the permission",
     "They need s3:ListBucket on the bucket and s3:GetObject on its objects; or the bucket's name is misspelt.",
 )
 _NO_KEY = ("there is no such object", "Check the key; if it was there before, run again: the objects are listed again.")
-_CHANGED = ("it changed while it was read", "Run again when nobody writes to it any more.")
+_CHANGED = ("it changed while it was read", "Run again when nothing writes to it any more.")
 _REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
 
 _BY_CODE = {
@@ -81,8 +81,8 @@ def explained(what: str, endpoint: str | None) -> Iterator[None]:
     """Turn every error of botocore inside the block into a SourceError.
 
     Args:
-        what: what was being done, as `s3://bucket/prefix can't be listed`.
-        endpoint: the client's address; of it, only host and port are shown.
+        what: the failed action, such as `s3://bucket/prefix can't be listed`.
+        endpoint: the client's address; messages show only its host and port.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def explained(what: str, endpoint: str | None) -> Iterator[None]:
 
 
 def status_of(error: boto.ClientError) -> int:
-    """The HTTP status of an answer, 0 if it has none."""
+    """The HTTP status of a response, 0 if it has none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
@@ -105,12 +105,12 @@ def _refusal(error: boto.ClientError, host: str) -> str:
     shown = code if re.fullmatch(r"[A-Za-z.]{1,60}", code) else f"HTTP {status}"
     if known:
         return f"{known[0]} ({shown}). {known[1]}"
-    if status in _BUSY and shown != code:  # botocore makes a 500 of a page that is not XML
+    if status in _BUSY and shown != code:  # botocore reports a page that is not XML as 500
         return f"the server at {host} is out of order, or is not an S3 store. Check AWS_ENDPOINT_URL or run again."
     if status in _BUSY or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
         return (
-            f"the store is out of order or busy; it answered {status} ({shown}), also when asked again (up to "
-            f"{ATTEMPTS} times). Run again later: what was read is kept."
+            f"the store is out of order or busy; it answered {status} ({shown}), also in later attempts (up to "
+            f"{ATTEMPTS}). Run again later: the images read so far are kept."
         )
     return f"the store refused ({shown}, HTTP {status}). Look the code up in the store's list of error codes."
 
@@ -121,7 +121,7 @@ def _failure(error: boto.BotoCoreError, host: str) -> str:
     if isinstance(error, boto.ProfileNotFound):
         return "AWS_PROFILE names no profile of ~/.aws/config. Correct or unset it."
     if isinstance(error, _LOGIN_FAILED):
-        return f"the credentials can't be had ({type(error).__name__}). {_RENEW}"
+        return f"the credentials can't be fetched ({type(error).__name__}). {_RENEW}"
     if isinstance(error, boto.ProxyConnectionError):
         return "the proxy can't be reached. Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
     if isinstance(error, boto.SSLError):
@@ -129,9 +129,9 @@ def _failure(error: boto.BotoCoreError, host: str) -> str:
     if isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError)):
         return f"{host} can't be reached. Check AWS_ENDPOINT_URL (unset for Amazon itself) and the network."
     if isinstance(error, boto.FlexibleChecksumError):
-        return "the bytes don't have the checksum that the store gives for them. Run again, or upload the object again."
+        return "the bytes don't match the store's checksum. Run again, or upload the object again."
     if isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError)):
-        return f"the connection to {host} broke again and again. Run again: what was read is kept."
+        return f"the connection to {host} broke again and again. Run again: the images read so far are kept."
     if isinstance(error, boto.PaginationError):
         return (
             f"the listing of {host} repeats itself. The server doesn't follow the S3 protocol; ask its administrator."
@@ -144,7 +144,7 @@ def _no_store(host: str) -> str:
 
 
 def host_of(endpoint: str | None) -> str:
-    """Host and port of an address; never what comes before an @ in it."""
+    """Host and port of an address, without the part before an @."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(endpoint or "")
         if parts.hostname:

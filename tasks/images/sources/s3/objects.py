@@ -1,11 +1,11 @@
-"""Objects of a bucket, whole or not at all: resumed where the connection broke, and always of one version.
+"""Reads objects of a bucket, complete and in one version. Reading resumes where the connection broke.
 
 Every request carries the ETag (`If-Match`), so bytes of two versions never mix. A small object is one request; a larger
-one is read in parts, several at once. Checked are: the length, always; the MD5, where the ETag is one; the store's own
-checksum (CRC, SHA), by botocore, where the store gives it for the whole object.
+one is read in parts, several at once. Three things are checked: the length, always; the MD5, if the ETag is one; the
+store's own checksum (CRC, SHA), by botocore, if the store returns it for the whole object.
 
-An ETag is the MD5 of the bytes unless it was uploaded in parts (`-N` at its end), encrypted with keys of KMS or of the
-customer, or lies in a directory bucket: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+The ETag is the MD5 of the bytes unless the object was uploaded in parts (`-N` at its end), was encrypted with keys of
+KMS or of the customer, or is in a directory bucket: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tasks.parallel import in_order
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 4
 MAX_RESUMES = 8
-"""How often reading one part may break off before the object counts as unreadable."""
+"""The object counts as unreadable after a part broke off this often."""
 _CHUNK_BYTES = 16 << 10  # at most this much is read twice after a break
 _LONGEST_PAUSE_S = 5.0
 _BROKEN = (boto.HTTPClientError, boto.IncompleteReadError)
@@ -41,7 +41,7 @@ class StoredObject:
     """One version of an object.
 
     Attributes:
-        etag: as the store gives it, with its quotes; empty where it gives none.
+        etag: from the store, with its quotes; empty if the store has none.
     """
 
     address: Address
@@ -50,7 +50,7 @@ class StoredObject:
 
     @property
     def version(self) -> str | None:
-        """Changes whenever the bytes may have changed; None if the store doesn't say."""
+        """Changes whenever the bytes may have changed; None if the store has no ETag."""
         return f"{self.etag.strip(chr(34))}:{self.size}" if self.etag else None
 
 
@@ -59,7 +59,7 @@ class ObjectReader:
     """An object while it is read.
 
     Attributes:
-        opaque: a response said that the ETag is not an MD5.
+        opaque: a response has shown that the ETag is not an MD5.
     """
 
     client: Any
@@ -90,13 +90,13 @@ def describe(client: Any, address: Address) -> StoredObject:
     """The object's present version, by one request.
 
     Raises:
-        SourceError: it isn't there, or may not be read.
+        SourceError: it doesn't exist, or may not be read.
     """
     with explained(f"{printable(str(address))} can't be read", client.meta.endpoint_url):
         try:
             answer = client.head_object(Bucket=address.bucket, Key=address.key)
         except boto.ClientError as error:
-            if status_of(error) in (400, 403):  # the answer to HEAD has no text, so it doesn't say why
+            if status_of(error) in (400, 403):  # the response to HEAD has no text, so it has no reason
                 client.get_object(Bucket=address.bucket, Key=address.key, Range="bytes=0-0")["Body"].close()
             raise
         return StoredObject(address, answer.get("ETag", ""), answer["ContentLength"])
@@ -106,7 +106,7 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
     """The bytes of this version.
 
     Raises:
-        SourceError: it changed or went, may not be read, is damaged, or the store can't be reached.
+        SourceError: it changed or was deleted, may not be read, is damaged, or the store can't be reached.
     """
     reading = ObjectReader(client, stored)
     for _ in range(2):  # damage in transit doesn't happen twice
@@ -117,12 +117,12 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
 
 
 def _is_one_request(stored: StoredObject) -> bool:
-    """Without an ETag nothing shows that several responses are of one version."""
+    """Whether the object is small or has no ETag: without one, several responses may be of different versions."""
     return stored.size <= PART_BYTES or not stored.etag
 
 
 def parts(reading: ObjectReader, start: int) -> Iterator[bytes]:
-    """The bytes from `start` on, part by part in order, while the next ones are on their way."""
+    """Yield the bytes from `start` on, part by part in order, while the next parts are downloaded."""
     size = reading.stored.size
     step = size + 1 if _is_one_request(reading.stored) else PART_BYTES
     pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="s3")
@@ -135,7 +135,7 @@ def parts(reading: ObjectReader, start: int) -> Iterator[bytes]:
 
 
 def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
-    """Whether the bytes of this MD5 are the object's, as far as its ETag shows."""
+    """Whether bytes with this MD5 match the object's ETag; True if the ETag is not an MD5."""
     stored = reading.stored
     expected = re.fullmatch(r'"?([0-9a-f]{32})"?', stored.etag)
     if expected is None or reading.opaque or stored.address.bucket.endswith("--x-s3"):
@@ -145,17 +145,17 @@ def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
 
 def damaged(reading: ObjectReader) -> SourceError:
     return SourceError(
-        f"{reading.shown} is damaged: twice, its bytes didn't have the MD5 that the store gives for them "
+        f"{reading.shown} is damaged: its bytes were read twice and didn't match the store's MD5 "
         f"({reading.stored.etag}). Upload the object again."
     )
 
 
 def _span(reading: ObjectReader, start: int, stop: int) -> bytes:
-    """The bytes from `start` to before `stop`; a broken connection is taken up where it broke."""
+    """The bytes from `start` to before `stop`; after a broken connection, reading continues where it broke."""
     data = bytearray()
     breaks = 0
     with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
-        while len(data) < stop - start or not stop:  # an empty object is asked for, too: it may have changed
+        while len(data) < stop - start or not stop:  # an empty object is requested too: it may have changed
             answer = _ask(reading, start + len(data), stop)
             try:
                 for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):  # botocore raises if the length is wrong
@@ -174,7 +174,7 @@ def _span(reading: ObjectReader, start: int, stop: int) -> bytes:
 
 
 def _ask(reading: ObjectReader, start: int, stop: int) -> Any:
-    """A response for the bytes from `start` to before `stop`, checked to be of this version and these bytes."""
+    """A response with the bytes from `start` to before `stop`; its version and range are checked."""
     stored = reading.stored
     whole = (start, stop) == (0, stored.size)
     wanted = {"IfMatch": stored.etag} if stored.etag else {}
@@ -192,14 +192,14 @@ def _ask(reading: ObjectReader, start: int, stop: int) -> Any:
 
 
 def _misfit(stored: StoredObject, answer: Any, start: int, stop: int, whole: bool) -> str | None:
-    """What is wrong with a response, None if it is the one that was asked for: not every store obeys every header."""
+    """Why a response is wrong, or None: some stores don't obey every header of the request."""
     if stored.etag and answer.get("ETag") != stored.etag:
-        return "it changed while it was read. Run again when nobody writes to it any more."
+        return "it changed while it was read. Run again when nothing writes to it any more."
     if answer["ContentLength"] != stop - start or (
         not whole and answer.get("ContentRange") != f"bytes {start}-{stop - 1}/{stored.size}"
     ):
         return (
-            "the store sent other bytes than those asked for. Large objects and broken connections need ranges: "
+            "the store sent other bytes than requested. Large objects and broken connections need range requests: "
             "copy the images here (`aws s3 sync`) and give the folder."
         )
     return None

@@ -1,11 +1,11 @@
-"""A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, here or in S3.
+"""A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, local or in S3.
 
-Paths are relative to the table's folder; absolute ones and `..` are fine as long as they end inside that folder. Or
-they are `s3://` objects, in the table's own bucket or in one that `source.s3_buckets` lists. CSV is UTF-8, separated by
-comma, semicolon or tab, whichever gives the header's names; a misspelt or unknown column is refused, because a lost
-`split` or `group` would leak. Splits are `train`, `val`/`valid`/`validation` and `test`, kept by the rule for folders.
-A path that is given twice with all the same is one image, the second row excluded; with another class, split or
-group it is an error. All errors are reported at once, with their rows.
+Paths are relative to the table's folder. Absolute paths and `..` are allowed if they end inside that folder. Paths may
+also be `s3://` objects, in the table's own bucket or in a bucket of `source.s3_buckets`. CSV is UTF-8 with comma,
+semicolon or tab as delimiter; the header shows which. A misspelt or unknown column is refused, because images would
+leak between splits without their `split` or `group`. Splits are `train`, `val`/`valid`/`validation` and `test`, by the
+same rule as for folders. If two rows have the same path, the second row is excluded if it is equal; a different class,
+split or group is an error. All errors are reported at once, with their rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEAD_BYTES = 64 << 10
 
 
 class _Place(NamedTuple):
-    """Where a row's image lies: its unique name, how to read it, its size, and the version of what is read."""
+    """The place of a row's image: its unique name, a function to read it, its size and its version."""
 
     name: str
     read: Callable[[], bytes]
@@ -39,7 +39,7 @@ class _Place(NamedTuple):
 
 @dataclass
 class _Table:
-    """Where the table lies, and what was found in it so far."""
+    """A table's address, and the entries and problems found so far."""
 
     root: str
     problems: Problems
@@ -49,7 +49,7 @@ class _Table:
 
 
 def check(uri: str, policy: SourcePolicy) -> None:
-    """Check whether the table is there and has the right columns.
+    """Check that the table exists and has the right columns.
 
     Raises:
         SourceError: it is missing, can't be read, or has other columns.
@@ -65,10 +65,10 @@ def check(uri: str, policy: SourcePolicy) -> None:
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """Every row, as an image of a class or with the reason why not.
+    """List every row, as an image of a class or as excluded with the reason.
 
     Raises:
-        SourceError: as `check`, or rows are wrong; it names the first twenty and counts the others.
+        SourceError: see `check`; or rows are wrong: the message shows the first twenty and counts the others.
     """
     if not uri.startswith(_S3):
         check(uri, policy)
@@ -117,7 +117,7 @@ def _is_remote(row: TableRow, table: _Table) -> bool:
 
 
 def _local_place(row: TableRow, table: _Table) -> _Place | None:
-    """A file below the table's folder; None, and a problem, if it is not one."""
+    """The place of a file below the table's folder; None if there is a problem, which is noted."""
     if not row.path or "\0" in row.path:
         table.problems.add(row, "the path holds a NUL" if row.path else "the path is empty")
         return None
@@ -139,7 +139,7 @@ def _local_place(row: TableRow, table: _Table) -> _Place | None:
 
 
 def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]:
-    """Row number -> object, for the rows that name one that is there; problems for those that don't."""
+    """Row number -> the place of its object; problems of other rows are noted."""
     uris = {row: _address(row, table) for row in rows if _is_remote(row, table)}
     if not uris:
         return {}

@@ -1,4 +1,4 @@
-"""Which of the objects that a table names are there, and in which version, with as few requests as that takes."""
+"""Finds the objects of a table and their versions, with few requests."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MANY_FAILURES = 20
 
 
 def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, StoredObject | SourceError]:
-    """Address -> the object's present version, or what is wrong with it.
+    """Address -> the object's present version, or the error.
 
-    What lies below the keys' common prefix is listed, a thousand objects a request, but never with more requests than
-    there are keys; keys that weren't met by then are asked for one by one. After twenty failures nothing more is
-    asked, and what is left is not in the answer.
+    The common prefix of the keys is listed, a thousand objects in a request, but never with more requests than there
+    are keys. The other keys are requested one by one. After twenty failures no more requests are made, and the
+    remaining keys are not in the result.
 
     Raises:
         SourceError: a listing fails.
@@ -43,9 +43,9 @@ def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, StoredObject 
 
 
 def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, StoredObject], bool]:
-    """The objects that were met, and whether all were met that are there."""
+    """The objects in the listing, and whether the listing is complete."""
     if len(uris) == 1:
-        return {}, False  # asking for it is as quick, and needs no right to list
+        return {}, False  # a request for one object is as quick, and needs no permission to list
     common = os.path.commonprefix(uris)  # noqa: RUF071 - keys are not paths
     objects = list_stored(client_for(policy), parse(common))
     few = itertools.islice(objects, len(uris) * _PAGE)

@@ -1,4 +1,4 @@
-"""The rows of a CSV or Parquet table, with their numbers, and the problems that were found in them."""
+"""The rows of a CSV or Parquet table with their numbers, and the problems in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row; `number` is its line in a CSV file, its place from 1 in Parquet. What isn't given is empty."""
+    """One row; `number` is its line in a CSV file, or counts from 1 in Parquet. Missing cells are empty."""
 
     number: int
     path: str
@@ -32,7 +32,7 @@ class TableRow:
 
 @dataclass
 class Problems:
-    """What is wrong with the rows of a table; all of it is reported at once."""
+    """The problems in the rows of a table; they are reported together."""
 
     table: str
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Problems:
 
 
 def brief(word: str | None) -> str:
-    """A word of a table for a message: quoted, printable, no longer than 80 characters."""
+    """A cell's text for a message: quoted, printable, at most 80 characters."""
     quoted = repr(word)
     return quoted if len(quoted) <= 80 else f"{quoted[:79]}..."
 
@@ -58,7 +58,7 @@ def columns_of(data: bytes, table: str, policy: SourcePolicy) -> list[str]:
     """The names of the columns; of a CSV file the first lines are enough.
 
     Raises:
-        SourceError: they are not those of a table of images, or it can't be read.
+        SourceError: the columns are wrong, or the table can't be read.
     """
     if data.startswith(_PARQUET_MAGIC):
         return _checked(_names(_parquet(data, table, policy).schema_arrow.names), table)
@@ -69,7 +69,7 @@ def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems)
     """Every row that has as many fields as the header; the others go to `problems`.
 
     Raises:
-        SourceError: as `columns_of`; or nothing can be read behind a row.
+        SourceError: see `columns_of`; or the rest of the table can't be read.
     """
     if data.startswith(_PARQUET_MAGIC):
         yield from _parquet_rows(_parquet(data, table, policy), table)
@@ -106,7 +106,7 @@ def _names(fields: Sequence[str]) -> list[str]:
 
 
 def _checked(names: list[str], table: str) -> list[str]:
-    expected = f"{', '.join(_NEEDED)}, and if you like {', '.join(_OPTIONAL)}"
+    expected = f"{', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}"
     known = {*_NEEDED, *_OPTIONAL}
     if not set(_NEEDED) <= set(names) or not set(names) <= known or len(set(names)) < len(names):
         raise SourceError(
@@ -160,7 +160,7 @@ def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[TableRow]:
 
 
 def _row(number: int, names: list[str], cells: Sequence[str]) -> TableRow:
-    """A file's name may begin or end with a blank, no other word may."""
+    """A row without spaces around its cells, except around the path: a file's name may begin or end with a space."""
     given = {name: cell if name == "path" else cell.strip() for name, cell in zip(names, cells, strict=True)}
     return TableRow(number, **given)
 

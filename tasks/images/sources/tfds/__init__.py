@@ -1,12 +1,12 @@
 """Any image classification data set of TensorFlow Datasets: `tfds:name[/config][:version]`.
 
-A prepared data set is read from its files alone (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`): no network, no
-builder code. Otherwise TFDS downloads and prepares it there. The bytes are the encoded ones that were put in, never
-decoded. Splits are kept where there is more than one and `train` is among them; other splits than train, validation
-and test are excluded. An item's version is the SHA-256 of its bytes.
+A prepared data set is read from its files alone (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`), without network or
+builder code. Otherwise TFDS downloads and prepares it there. The bytes are the encoded ones in the records, never
+decoded. Splits are kept if there is more than one and one is `train`; splits other than train, validation and test are
+excluded. An image's version is the SHA-256 of its bytes.
 
-Costs: importing tensorflow-datasets takes a second, and tries no network. Listing shards for the first time is one
-pass over them, with TensorFlow (4 s) for the CRC of each record; then the listing costs one `stat` a shard.
+Costs: importing tensorflow-datasets takes a second, and doesn't use the network. The first listing reads all shards
+once, with TensorFlow (4 s) for the CRC of each record. Later listings cost one `stat` for each shard.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>\w[\w.+-]*))?(:(?P<ve
 
 
 def check(uri: str, _policy: SourcePolicy) -> None:
-    """Look at the name, and whether TFDS is installed; not whether it knows the data set, which takes it a second.
+    """Check the name, and that TFDS is installed; not whether TFDS knows the data set, which would take a second.
 
     Raises:
-        SourceError: neither could be read.
+        SourceError: the name is malformed, or TFDS is not installed.
     """
     if not _NAME.fullmatch(uri.removeprefix(SCHEME)):
         raise SourceError(
-            "A data set of TFDS is given as tfds:name, tfds:name/config or tfds:name:1.2.3, its name in small letters "
-            f"with underscores: tfds:tf_flowers. Received: {uri!r}"
+            "A data set of TFDS is written as tfds:name, tfds:name/config or tfds:name:1.2.3, its name in small "
+            f"letters with underscores: tfds:tf_flowers. Received: {uri!r}"
         )
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise SourceError(f"{uri} needs the package tensorflow-datasets. Install it: make setup")
@@ -55,8 +55,8 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     file_format = builder.info.file_format.value
     if file_format not in FORMATS:
         raise SourceError(
-            f"{uri} is prepared as {file_format}; readable are {', '.join(FORMATS)}. Prepare it as one of them: "
-            f"tfds build {builder.info.name} --file_format={FORMATS[1]}"
+            f"{uri} is prepared as {file_format}, but only {', '.join(FORMATS)} can be read. Prepare it as one of "
+            f"them: tfds build {builder.info.name} --file_format={FORMATS[1]}"
         )
     entries: list[SourceImage | Excluded] = []
     names = _class_names(builder.info.features[fields.label])
@@ -72,7 +72,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
 
 
 def _builder(name: str, policy: SourcePolicy) -> Any:
-    """A builder that reads prepared files; they are prepared first if they aren't there."""
+    """A builder that reads prepared files; missing files are prepared first."""
     import tensorflow_datasets as tfds
 
     folder = _data_dir(policy)
@@ -90,7 +90,7 @@ def _builder(name: str, policy: SourcePolicy) -> Any:
         builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError:
         raise SourceError(_unknown(name, folder, tfds.list_builders(with_community_datasets=False))) from None
-    except Exception as error:  # noqa: BLE001 - downloads and builders fail in ways of their own
+    except Exception as error:  # noqa: BLE001 - downloads and builders raise errors of any class
         raise SourceError(_failed(name, folder, error)) from None
     return files.builder_from_directory(builder.data_path)
 
@@ -104,7 +104,7 @@ def _unknown(name: str, folder: Path, known: list[str]) -> str:
 
     wanted = name.partition(":")[0].partition("/")[0]
     near = difflib.get_close_matches(wanted, known, 5, 0.6)
-    meant = f" Near to it: {', '.join(near)}." if near else ""
+    meant = f" Similar names: {', '.join(near)}." if near else ""
     return (
         f"TFDS doesn't know the data set {name!r}, and {folder} holds none prepared under this name (configuration, "
         f"version).{meant} See https://www.tensorflow.org/datasets/catalog, or set TFDS_DATA_DIR to the folder "
@@ -114,8 +114,8 @@ def _unknown(name: str, folder: Path, known: list[str]) -> str:
 
 def _failed(name: str, folder: Path, error: Exception) -> str:
     return (
-        f"TFDS could not download or prepare {name!r} in {folder}: {_said(error)}. Run again if the network was at "
-        f"fault. Or prepare it where there is one: `tfds build {name.replace(':', ' --version=', 1)} "
+        f"TFDS could not download or prepare {name!r} in {folder}: {_said(error)}. Run again if the network failed. "
+        f"Or prepare it on a machine with a network: `tfds build {name.replace(':', ' --version=', 1)} "
         "--data_dir=FOLDER`; then copy FOLDER here and set TFDS_DATA_DIR to it."
     )
 
@@ -125,7 +125,7 @@ def _said(error: Exception) -> str:
 
 
 def _fields(info: Any, uri: str) -> Fields:
-    """The features that hold image and class: the supervised ones, else the only ones of their kind."""
+    """The features with the image and the class: the supervised keys, else the only Image and ClassLabel."""
     features = info.features if hasattr(info.features, "items") else {}
     images = [key for key, feature in features.items() if _is_image(feature)]
     labels = [key for key, feature in features.items() if type(feature).__name__ == "ClassLabel"]
@@ -155,7 +155,7 @@ def _class_names(feature: Any) -> list[str]:
 def _entry(
     record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy
 ) -> SourceImage | Excluded:
-    name = f"{record.shard.name}__{record.number}"  # as tfds.ReadConfig(add_tfds_id=True) calls it
+    name = f"{record.shard.name}__{record.number}"  # the same as in tfds.ReadConfig(add_tfds_id=True)
     if not 0 <= record.label < len(names):
         return Excluded(printable(f"{split}/{name}"), "no_label")
     if record.size > policy.max_image_bytes:

@@ -1,7 +1,7 @@
-"""Shards of tf.train.Example records, as TFDS prepares them: one pass makes an index, then reading is random access.
+"""Shards of tf.train.Example records, prepared by TFDS: one pass makes an index, then images are read at random.
 
-The index lies in the cache: where each image's bytes lie, their SHA-256 and their class. While the shards are
-the same files (`source_cache.identity`), nothing of them is read. Memory: the index, some 200 bytes an image.
+The index is in the cache. It holds the place of each image's bytes, their SHA-256 and their class. While the shards are
+the same files (`source_cache.identity`), they aren't read for the listing. Memory: the index, some 200 bytes an image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the features that hold the image and the number of its class."""
+    """Names of the features with the image and with the number of its class."""
 
     image: str
     label: str
@@ -46,7 +46,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Record:
-    """One image in a shard; `label` is the number of its class, `size` that of its bytes, which `read` gives."""
+    """One image in a shard; `label` is the number of its class, `size` its bytes, and `read` returns the bytes."""
 
     shard: Path
     number: int
@@ -95,13 +95,13 @@ def _index(place: int, shard: Path, file_format: str, fields: Fields) -> Iterato
             offset = start + _HEADER + record.find(data) if file_format == "tfrecord" else -1
             yield place, number, offset, len(data), sha256_hex(data), label
             start += _HEADER + len(record) + _FOOTER
-    except Exception as error:  # noqa: BLE001 - TensorFlow's, protobuf's and ArrayRecord's own, of no common kind
+    except Exception as error:  # noqa: BLE001 - errors of TensorFlow, protobuf and ArrayRecord, without a common class
         raise _damaged(shard, error) from None
 
 
 def _tfrecords(shard: Path) -> Iterator[bytes]:
-    """Through TensorFlow's own reader, which checks the CRC of every record."""
-    import tensorflow as tf  # only where an index must be made
+    """The records, read by TensorFlow, which checks the CRC of every record."""
+    import tensorflow as tf  # only to make an index
 
     yield from tf.data.TFRecordDataset(str(shard), buffer_size=8 << 20).as_numpy_iterator()
 
@@ -149,10 +149,10 @@ def _read(
 ) -> bytes:
     try:
         data = read(number, offset, size)
-    except Exception as error:  # noqa: BLE001 - as in _index
+    except Exception as error:  # noqa: BLE001 - see _index
         raise _damaged(shard, error) from None
     if sha256_hex(data) != sha256:
-        raise _damaged(shard, f"record {number} has other bytes than when it was listed")
+        raise _damaged(shard, f"record {number} has changed since it was listed")
     return data
 
 

@@ -292,7 +292,7 @@ def test_case_19_a_disk_that_is_nearly_full_stops_the_unpacking(
 ) -> None:
     path = make_archive(tmp_path / "f.tar.gz", FLOWERS)
     monkeypatch.setattr(tars, "_SPARE_BYTES", 1 << 62)
-    with pytest.raises(StorageError, match=r"bytes left, and .*f\.tar\.gz is not yet unpacked"):
+    with pytest.raises(StorageError, match=r"bytes left, and .*f\.tar\.gz is not fully unpacked"):
         archive.discover(str(path), policy())
     assert not any(file.endswith(".tar") for file in contents(Path()))
 

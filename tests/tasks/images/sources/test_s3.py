@@ -136,7 +136,7 @@ def test_s3_prefix_without_class_folders_is_explained(bucket: Bucket) -> None:
     bucket.put("loose/1.jpg", "loose/2.jpg", "one.bin", "a/1", "junk/.git/1", "Pets/a/1")
     bucket.put("marked/", body=b"")
     for act in (s3.check, s3.discover):
-        assert "is empty. Capitals count" in refused(act, bucket.uri("pets"), policy())
+        assert "is empty. Check its spelling; capital letters matter" in refused(act, bucket.uri("pets"), policy())
         assert "is empty" in refused(act, bucket.uri("marked"), policy())
         assert "holds 2 objects but no class folders" in refused(act, bucket.uri("loose"), policy())
         assert "is one object, not a folder of images" in refused(act, bucket.uri("one.bin"), policy())

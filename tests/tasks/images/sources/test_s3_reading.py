@@ -164,7 +164,10 @@ def test_s3_bytes_damaged_on_the_way_are_read_again(bucket: Bucket, size: int) -
 
 
 @pytest.mark.usefixtures("no_pauses")
-@pytest.mark.parametrize(("size", "said"), [(1000, "don't have the checksum"), (PART + 1000, "is damaged: twice")])
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(1000, "don't match the store's checksum"), (PART + 1000, "is damaged: its bytes were read twice")],
+)
 def test_s3_bytes_that_stay_damaged_are_refused(bucket: Bucket, size: int, said: str) -> None:
     bucket.put("p/a/1", body=noise(size))
     item = only(s3.discover(bucket.uri("p"), policy()))
@@ -209,14 +212,14 @@ def test_s3_store_that_gives_no_ranges_is_told_for_large_objects(bucket: Bucket,
     bucket.put("p/a/1", body=data)
     item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", body=data[:sent], headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
-    assert "sent other bytes than those asked for" in refused(item.read)
+    assert "sent other bytes than requested" in refused(item.read)
 
 
 def test_s3_answer_of_another_length_than_the_listing_says_is_refused(bucket: Bucket) -> None:
     bucket.put("p/a/1", body=b"three")
     item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.add(path="/p/a/1", body=b"th", headers={"ETag": f'"{hashlib.md5(b"three").hexdigest()}"'})
-    assert "sent other bytes than those asked for" in refused(item.read)
+    assert "sent other bytes than requested" in refused(item.read)
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -170,7 +170,7 @@ def test_case_45_duplicate_rows_with_another_split_or_group_are_errors(root: Pat
 )
 def test_case_45_wrong_columns_are_named(root: Path, header: str, found: str) -> None:
     (root / "t.csv").write_text(f"{header}\nant/1,ant\n" if header else "")
-    with pytest.raises(SourceError, match="Expected: path, label, and if you like split, group") as caught:
+    with pytest.raises(SourceError, match="Expected: path, label, and optionally split, group") as caught:
         table.check(str(root / "t.csv"), policy())
     assert str(caught.value).endswith(f"Found: {found}")
 
@@ -247,7 +247,7 @@ def test_case_19_parquet_that_unpacks_to_much_is_refused(root: Path) -> None:
     pq.write_table(pa.table({"path": ["x" * 1_000_000], "label": ["ant"]}), path, compression="zstd")
     assert path.stat().st_size < 100_000
     for act in (table.check, table.discover):
-        with pytest.raises(SourceError, match=r"takes 1,\d+,\d+ bytes of memory, at most 100,000 are allowed"):
+        with pytest.raises(SourceError, match=r"takes 1,\d+,\d+ bytes of memory; at most 100,000 are allowed"):
             act(str(path), policy(max_memory_bytes=100_000))
 
 

@@ -285,7 +285,9 @@ def test_importing_tfds_and_listing_tries_no_network(prepared: Path, here: Path)
 
 def test_tfds_of_an_unknown_name_names_near_ones(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(here / "data"))
-    with pytest.raises(SourceError, match=r"doesn't know the data set 'tf_flower'.*Near to it: tf_flowers") as caught:
+    with pytest.raises(
+        SourceError, match=r"doesn't know the data set 'tf_flower'.*Similar names: tf_flowers"
+    ) as caught:
         tfds.discover("tfds:tf_flower", policy())
     assert "TFDS_DATA_DIR" in str(caught.value)
 
@@ -294,7 +296,7 @@ def test_tfds_of_an_unknown_name_names_near_ones(here: Path, monkeypatch: pytest
     "name", ["", "Mnist", "../x", "a/../b", "a/..", "huggingface:x", "a:1", "a/b=1,c=2", "a b", "a:1.0.0/b"]
 )
 def test_tfds_name_that_is_none_is_explained(name: str) -> None:
-    with pytest.raises(SourceError, match="is given as tfds:name"):
+    with pytest.raises(SourceError, match="is written as tfds:name"):
         tfds.check(f"tfds:{name}", policy())
 
 

@@ -127,7 +127,7 @@ def test_download_damaged_on_the_way_or_on_the_disk_is_made_anew(bucket: Bucket)
 def test_download_that_stays_damaged_leaves_no_file(bucket: Bucket) -> None:
     bucket.put("k", body=noise(PART + 9))
     bucket.proxy.add(method="GET", change=flip)
-    assert "is damaged: twice" in refused(download, bucket)
+    assert "is damaged: its bytes were read twice" in refused(download, bucket)
     assert not whole()
     assert not partials()
 
@@ -158,5 +158,5 @@ def test_download_without_an_etag_is_read_in_one_piece_which_is_bounded(
     proxy.clear()
     proxy.add(body=b"one")
     message = refused(s3.download_object, "s3://bucket/k", policy(max_memory_bytes=2))
-    assert "whose store gives no ETag, takes 3 bytes of memory, at most 2 are allowed" in message
+    assert "whose store gives no ETag, takes 3 bytes of memory; at most 2 are allowed" in message
     assert not proxy.count("GET")
