@@ -1,9 +1,9 @@
 """Augmentation: augmented versions of a prepared image, the same for the same seed, content and number.
 
 Version 0 is the image itself. The others are flipped by chance, cropped (a part of the area, resized back: C. Szegedy
-et al., Going Deeper with Convolutions, 2015) and changed in brightness, contrast and saturation. As a view depends on
-nothing but its rules, the image's key and its number, features of views can be kept, and training that reads them sees
-what training on images would see.
+et al., Going Deeper with Convolutions, 2015) and changed in brightness, contrast and saturation. A view depends only on
+its rules, the image's key and its number. So features of views can be kept, and training on them sees the same as
+training on images.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Pixels = npt.NDArray[np.uint8]
 
 PLAIN = 0
 MIRRORED = -1
-"""The image flipped left to right, for flip averaging; not drawn in training."""
+"""The image flipped left to right, for test-time augmentation; training doesn't draw it."""
 VERSION = 1
 _MAX_STRETCH = 4 / 3
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
-"""Luma of ITU-R BT.601, as Pillow's."""
+"""Luma of ITU-R BT.601, as in Pillow."""
 
 
 def view_id(key: str, number: int) -> str:
-    """The name of a version's row in a shard: the key itself for the image as it is."""
+    """The name of a version's row in a shard; for the unchanged image, it is the key."""
     return key if number == PLAIN else f"{key}.{number}"
 
 
 def parse_view_id(name: str) -> tuple[str, int]:
-    """The key and the number that `view_id` joined."""
+    """Split the result of `view_id` into the key and the number."""
     key, _, number = name.partition(".")
     return key, int(number or PLAIN)
 
@@ -48,8 +48,8 @@ def make_view(pixels: Pixels, key: str, number: int, rules: Augmentation) -> Pix
     Args:
         pixels: (h, w, 3) RGB.
         key: the example's.
-        number: 0 the image itself, -1 mirrored, 1, 2, ... augmented.
-        rules: how much may change.
+        number: 0 for the image itself, -1 for the mirror image, 1, 2, ... for augmented versions.
+        rules: the limits of the changes.
 
     Returns:
         (h, w, 3) RGB.
@@ -67,7 +67,7 @@ def make_view(pixels: Pixels, key: str, number: int, rules: Augmentation) -> Pix
 
 
 class AugmentedImages:
-    """Prepared images, read by view id; what `tasks.images.datasets` reads where no features are kept."""
+    """Prepared images, read by view id. Datasets read from it if no features are kept."""
 
     def __init__(self, images: Shards, rules: Augmentation) -> None:
         self._images, self._rules = images, rules
@@ -82,12 +82,12 @@ class AugmentedImages:
 
 
 def draw_views(size: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Which view of each example an epoch sees (size,): 0 the image itself, 1 to `count` its augmented versions."""
+    """The view of each example in an epoch (size,): 0 is the image itself, 1 to `count` its augmented versions."""
     return np.random.default_rng([seed, epoch, count]).integers(0, count + 1, size)
 
 
 def recipe(rules: Augmentation) -> dict[str, object]:
-    """All that views depend on but the image; how many there are is not part of it."""
+    """Everything that views depend on besides the image; the number of views is not part of it."""
     return {"version": VERSION, **rules.model_dump(exclude={"count"})}
 
 

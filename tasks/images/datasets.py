@@ -1,8 +1,8 @@
-"""The tf.data pipeline that everything which computes with TensorFlow reads: shards in, batches out.
+"""The tf.data pipeline for everything that computes with TensorFlow: shards in, batches out.
 
-A position in training is (epoch, step) and nothing else: the order of an epoch is a permutation of all examples drawn
-from (seed, epoch), so the shuffle is perfect whatever the memory, and any step can be resumed without reading what
-came before.
+A position in training is just (epoch, step). The order of an epoch is a permutation of all examples drawn from (seed,
+epoch). So the shuffle is perfect with any amount of memory, and training can resume at any step without reading the
+earlier batches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def epoch_order(size: int, seed: int | None, epoch: int) -> Indices:
-    """The examples' order (size,) in an epoch: shuffled from (seed, epoch), or as they are where seed is None."""
+    """The order of the examples (size,) in an epoch, shuffled from (seed, epoch); not shuffled if seed is None."""
     if seed is None:
         return np.arange(size)
     return np.random.default_rng([seed, epoch]).permutation(size)
@@ -34,7 +34,7 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
 
 class Reader(Protocol):
-    """What batches are read from: shards, or images that become views as they are read."""
+    """The source of batches: shards, or images that become views when they are read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -58,16 +58,16 @@ def batches(
 ) -> tf.data.Dataset:
     """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
 
-    Nothing is dropped: the last batch is filled up with zeros of weight 0, since a batch of another size would be
-    traced and planned again.
+    No example is dropped: the last batch is filled with zeros of weight 0, because TensorFlow would trace a batch of
+    another size again.
 
     Args:
-        reader: where the arrays are (images uint8, or features float16).
-        names: the examples, or views of them, as the reader knows them.
+        reader: reads the arrays (images uint8, or features float16).
+        names: the reader's names of the examples, or of views of them.
         labels: class indices (n,).
-        weights: of the examples in the loss (n,), above 0.
-        batch_size: examples a batch.
-        seed: shuffles, other for each epoch; None keeps the order (evaluation).
+        weights: weights of the examples in the loss (n,), above 0.
+        batch_size: examples in a batch.
+        seed: seed of the shuffle, which differs between epochs; None keeps the order (evaluation).
         epoch: counted from 0.
         start_step: the first step; batches before it are not read.
     """

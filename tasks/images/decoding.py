@@ -1,10 +1,11 @@
-"""The one decoder: encoded bytes -> 224x224x3 uint8 RGB, the same for training and scoring.
+"""The only decoder: encoded bytes -> 224x224x3 uint8 RGB, the same for training and prediction.
 
 The rules, in order:
-- The format is read from the bytes; names say nothing. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame). RAW
-  files are refused, also those that are TIFF files with a preview in front.
+- The format is read from the bytes; file names don't matter. Allowed: JPEG, PNG, GIF, WebP, BMP, TIFF (first frame).
+  RAW files are refused, including RAW files in TIFF format that begin with a preview.
 - Limits are checked in the header, before any pixel is decoded.
-- A JPEG of 896 pixels and more on both sides is decoded at 1/2, 1/4 or 1/8, as small as leaves 448 (DRAFT_PX).
+- A JPEG with both sides of 896 pixels or more is decoded at 1/2, 1/4 or 1/8, the smallest scale that leaves 448
+  (DRAFT_PX).
 - EXIF orientation is applied. Colour profiles are ignored.
 - 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
 - The whole image is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale,
@@ -32,35 +33,35 @@ from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # MPO comes with JPEG
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # JPEG includes MPO
 DRAFT_PX = 2 * IMAGE_SIZE_PX
-"""A JPEG is decoded at the least of 1, 1/2, 1/4, 1/8 that leaves both sides so long: high frequencies are cheaper
-dropped than computed. The rest of the way, a half or less, is antialiased as always. docs/speed.md says how exact that
-is."""
+"""A JPEG is decoded at the smallest scale of 1, 1/2, 1/4, 1/8 that leaves both sides this long: it is cheaper to drop
+high frequencies than to compute them. Then it is resized with antialiasing, as every image. docs/speed.md says how
+exact this is."""
 
 FACTS_VERSION = 2
-"""Part of the recipe of whatever stores Facts; to be raised when one of them changes, but no pixel does."""
+"""Part of the recipe of every store of facts. Raise it when a fact changes and the pixels don't."""
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
 _SAMPLE_PX = 256
-_ISO_MEDIA = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # the last is Canon's RAW
+_ISO_MEDIA = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # crx is Canon's RAW
 _OTHER_FORMATS = (b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"icns", b"\xff\x0a", b"\x00\x00\x00\x0cjP  ")
 _RAW_FILES = (b"FUJIFILM", b"IIRO", b"IIRS", b"MMOR", b"IIU\x00")
 
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked in the header; Pillow would warn first and refuse later
+Image.MAX_IMAGE_PIXELS = None  # this module checks its own limit in the header; Pillow would first warn and then refuse
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of an accepted image: size as stored, px; entropy of the grey image's histogram, bits.
+    """The facts about an accepted image: size as stored, px; entropy of the grey image's histogram, bits.
 
-    Of more than 256 rows or columns, the histogram takes a sample (right to 0.05 bits on photographs).
+    With more than 256 rows or columns, the histogram takes a sample (exact to 0.05 bits on photographs).
 
-    Where asked for (`workers.decode_all(describe=True)`): `look`, base64 of `hash_and_thumbnail` (shards store this
-    name), `pixels`, the digest of the decoded pixels (both of `perceptual_hash`), and `scores` (of `quality`).
+    `workers.decode_all(describe=True)` adds `look`, base64 of `hash_and_thumbnail` (shards store this name), `pixels`,
+    the digest of the decoded pixels (both from `perceptual_hash`), and `scores` (from `quality`).
     """
 
     width_px: int
@@ -84,13 +85,13 @@ class ImagePolicy:
 
 
 PERMISSIVE = ImagePolicy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
-"""For scoring: whatever can be decoded is scored."""
+"""For prediction: every image that can be decoded is accepted."""
 
 WHITE = (255, 255, 255)
 
 
 def recipe(background_rgb: tuple[int, int, int]) -> dict[str, Any]:
-    """All that the pixels of an accepted image depend on; part of every fingerprint."""
+    """Everything that the pixels of an accepted image depend on; part of every fingerprint."""
     return {
         "decoder": _VERSION,
         "pillow": PIL.__version__,
@@ -106,17 +107,17 @@ def decode(
     """Decode one image.
 
     Returns:
-        Pixels (224, 224, 3), uint8, RGB, upright; and what is known of the original.
+        Pixels (224, 224, 3), uint8, RGB, upright; and the facts about the original.
 
     Raises:
-        Refused: with the reason code and what was seen.
+        Refused: with the reason code and a detail.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow warns of is handled or noted here
+        warnings.simplefilter("ignore")  # this module handles or notes the problems that Pillow warns about
         image = _open(data)
         size_px = image.size
         check_size(*size_px, policy)
-        image.draft(None, (DRAFT_PX, DRAFT_PX))  # of the formats, only JPEG can
+        image.draft(None, (DRAFT_PX, DRAFT_PX))  # only JPEG supports it
         turned = image.format == "TIFF" and _orientation(image) != 1  # Pillow turns TIFF files as it loads them
         _load(image, data)
         rgb = to_rgb(_upright(image), background_rgb)
@@ -142,7 +143,7 @@ def check_size(width_px: int, height_px: int, policy: ImagePolicy) -> None:
 
 
 def judge(facts: ImageFacts, policy: ImagePolicy) -> None:
-    """Raise Refused if what is known of a decoded image breaks the policy."""
+    """Raise Refused if the facts about a decoded image break the policy."""
     check_size(facts.width_px, facts.height_px, policy)
     if facts.entropy_bits < policy.min_entropy_bits:
         raise Refused(
@@ -152,10 +153,10 @@ def judge(facts: ImageFacts, policy: ImagePolicy) -> None:
 
 
 def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Image:
-    """RGB by the stated rules.
+    """Convert to RGB by the rules of this module.
 
     Raises:
-        Refused: the colour mode has no stated rule (floating point, 32-bit integers, LAB).
+        Refused: the rules don't cover the colour mode (floating point, 32-bit integers, LAB).
     """
     if image.mode.startswith("I;16"):
         high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
@@ -222,7 +223,7 @@ def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
     shares = shares[shares > 0]
-    entropy = float((shares * np.log2(1 / shares)).sum())  # of one colour 0, and not -0
+    entropy = float((shares * np.log2(1 / shares)).sum())  # one colour gives 0, not -0
     notes = []
     if turned or _orientation(image) != 1:
         notes.append("exif_oriented")
@@ -236,7 +237,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(0x0112, 1)
     except _BROKEN:
-        return 1  # metadata that can't be read doesn't cost the image
+        return 1  # unreadable metadata is no reason to refuse the image
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

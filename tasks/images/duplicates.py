@@ -1,14 +1,15 @@
-"""Near duplicates among many images: pairs of hashes within a Hamming radius, without comparing all with all.
+"""Near duplicates among many images: pairs of hashes within a Hamming radius, without comparing all pairs.
 
-Cut the 64 bits into radius + k chunks. Two hashes within the radius differ in at most `radius` chunks, so k chunks are
-equal: hashes that share k chunks are in one bucket of the table of these k, and are compared there (the pigeonhole of
-multi-index hashing: M. Norouzi, A. Punjani, D. J. Fleet, Fast Search in Hamming Space with Multi-Index Hashing,
-CVPR 2012; more than one chunk at a time: G. S. Manku et al., Detecting Near-Duplicates for Web Crawling, WWW 2007).
-A larger k makes more tables of smaller buckets; k is chosen by counting the buckets of the hashes at hand.
+The 64 bits are cut into radius + k chunks. Two hashes within the radius differ in at most `radius` chunks, so at least
+k chunks are equal. There is one table for each choice of k chunks. Two hashes that share these chunks are in one bucket
+of that table, and are compared there (the pigeonhole principle of multi-index hashing: M. Norouzi, A. Punjani, D. J.
+Fleet, Fast Search in Hamming Space with Multi-Index Hashing, CVPR 2012; with several chunks: G. S. Manku et al.,
+Detecting Near-Duplicates for Web Crawling, WWW 2007). A larger k means more tables with smaller buckets; k is chosen by
+counting the buckets of the given hashes.
 
-The search is for groups, so images that are already connected are not compared again. That keeps a crowd of
-near duplicates from costing its square: they become one group in the first rows of comparisons, and after that only
-members that are outside of the largest group of a bucket are compared with the rest of it.
+The result is groups, so images that are already connected are not compared again. Therefore many near duplicates of one
+image don't take quadratic time: the first rows of comparisons connect them into one group, and after that only members
+outside of a bucket's largest group are compared with the other members.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ Pairs = npt.NDArray[np.int64]
 Agree = Callable[[Indices, Indices], npt.NDArray[np.bool_]]
 
 RADIUS = 10
-"""Of 64 bits; what perceptual_hash.are_near_duplicates was measured with."""
+"""Bits out of 64; perceptual_hash.are_near_duplicates was measured with this radius."""
 
 MAX_RADIUS = 16
 _BITS = 64
 _MAX_SHARED_CHUNKS = 3
-_TESTS_AT_ONCE = 1 << 17  # 1 MB of differences: they stay in the cache
+_TESTS_AT_ONCE = 1 << 17  # 1 MB of differences fits into the processor's cache
 _AGREE_AT_ONCE = 1 << 12
 
-_SECONDS_A_KEY = 1.2e-7  # to sort a table; only the ratios of these three matter
+_SECONDS_A_KEY = 1.2e-7  # for sorting a table; only the ratios of these three matter
 _SECONDS_A_BUCKET = 2.5e-5
 _SECONDS_A_TEST = 1.3e-9
 
@@ -46,11 +47,11 @@ def find_duplicates(hashes: Hashes, thumbnails: Thumbnails, radius: int = RADIUS
 
     Args:
         hashes: (n,) of perceptual_hash.perceptual_hash.
-        thumbnails: (n, 16, 16) uint8 of perceptual_hash.thumbnail. No pair holds a plain one (`are_plain`).
+        thumbnails: (n, 16, 16) uint8 of perceptual_hash.thumbnail. Plain thumbnails (`are_plain`) are in no pair.
         radius: 0...16.
 
     Returns:
-        (m, 2) pairs as near_pairs gives them.
+        (m, 2) pairs in the form of near_pairs.
     """
     telling = np.flatnonzero(~are_plain(thumbnails))
 
@@ -61,25 +62,25 @@ def find_duplicates(hashes: Hashes, thumbnails: Thumbnails, radius: int = RADIUS
 
 
 def near_pairs(hashes: Hashes, radius: int, agree: Agree | None = None) -> Pairs:
-    """Pairs of hashes within a Hamming radius, as many as connect all that belong together.
+    """Pairs of hashes within a Hamming radius, just enough to connect all hashes that belong together.
 
-    Exact: the connected components of the pairs are those of all pairs within the radius that `agree` accepts; every
-    pair given is such a pair. Pairs that would only connect what is already connected are not given.
+    The result is exact. Take all pairs within the radius that `agree` accepts: the returned pairs are some of them, and
+    have the same connected components. A pair is left out if its hashes are connected already.
 
-    Cost: a million random hashes take 28 s at radius 8, 99 s at 10 (benchmarks.data.duplicates). What
-    stays quadratic are pairs within the radius which `agree` refuses, one by one (100 ns each, each pair once), and
-    different images in one bucket (1 ns a pair).
+    Cost: a million random hashes take 28 s at radius 8, 99 s at 10 (benchmarks.data.duplicates). Two kinds of pairs
+    stay quadratic: pairs within the radius that `agree` refuses (100 ns each, each pair once), and different images in
+    one bucket (1 ns each).
 
     Args:
         hashes: (n,) uint64.
         radius: bits that may differ, 0...16.
-        agree: takes two arrays of places (m,) and says which of the pairs are accepted (m,) bool; None for all.
+        agree: takes two arrays of indices (m,) and returns which pairs are accepted (m,) bool; None accepts all.
 
     Returns:
-        (m, 2) int64, m < n, the smaller place first, sorted.
+        (m, 2) int64, m < n, the smaller index first, sorted.
 
     Raises:
-        ValueError: a radius out of range, or hashes of another type.
+        ValueError: the radius is out of range, or the hashes have another type.
     """
     if not 0 <= radius <= MAX_RADIUS:
         raise ValueError(f"radius must be 0...{MAX_RADIUS}. Received: {radius}")
@@ -95,7 +96,7 @@ def near_pairs(hashes: Hashes, radius: int, agree: Agree | None = None) -> Pairs
 
 
 def equal_pairs(digests: Sequence[str]) -> Pairs:
-    """Pairs that connect all equal digests (perceptual_hash.pixel_digest), the smaller place first; (m, 2), m < n."""
+    """Pairs that connect all equal digests (perceptual_hash.pixel_digest), the smaller index first; (m, 2), m < n."""
     last: dict[str, int] = {}
     pairs = []
     for place, digest in enumerate(digests):
@@ -106,10 +107,10 @@ def equal_pairs(digests: Sequence[str]) -> Pairs:
 
 
 def groups(n: int, pairs: Pairs) -> Indices:
-    """Connected components of n things under pairs (m, 2): for each the smallest member of its group (n,) int64."""
+    """Connected components of 0...n-1 under pairs (m, 2): the smallest member of each one's component (n,) int64."""
     if not len(pairs):
         return np.arange(n, dtype=np.int64)
-    from scipy.sparse import coo_array  # half a second, for nothing where there are no near duplicates
+    from scipy.sparse import coo_array  # takes half a second, and isn't needed without near duplicates
     from scipy.sparse.csgraph import connected_components
 
     matrix = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
@@ -120,7 +121,7 @@ def groups(n: int, pairs: Pairs) -> Indices:
 
 
 class _Forest:
-    """Union-find over 0...n-1 in arrays, which remembers the pairs that joined something.
+    """Union-find over 0...n-1 in arrays. It remembers the pairs that joined two trees.
 
     SciPy's DisjointSet takes five times as long for a million near duplicates (10 s), and four times the memory.
     """
@@ -140,7 +141,7 @@ class _Forest:
         return roots
 
     def join(self, one: Indices, other: Indices) -> None:
-        """Connect pairs; of those that connect the same two trees, one is kept."""
+        """Connect pairs. If several pairs connect the same two trees, one of them is kept."""
         ends = np.sort(np.stack([self.roots(one), self.roots(other)]), axis=0)
         apart = ends[0] != ends[1]
         if not apart.any():
@@ -169,12 +170,12 @@ class _Forest:
 
 
 def _chunks(count: int) -> list[np.uint64]:
-    """Masks of `count` chunks that share the bits out in turn, so that each holds low and high frequencies."""
+    """Masks of `count` chunks. They take the bits in turn, so that each chunk has low and high frequencies."""
     return [np.uint64(sum(1 << bit for bit in range(first, _BITS, count))) for first in range(count)]
 
 
 def _choose_shared(hashes: Hashes, radius: int) -> int:
-    """How many chunks should be equal: as many as make the tables cheapest, judged by the first table of each size."""
+    """The number of chunks that must be equal, chosen for the least cost; the first table of each size is measured."""
     if len(hashes) < 2:
         return 0
     costs = [len(hashes) ** 2 * _SECONDS_A_TEST / 2]  # one bucket with everything
@@ -191,7 +192,7 @@ def _choose_shared(hashes: Hashes, radius: int) -> int:
 
 
 def _buckets(hashes: Hashes, chunks: Sequence[np.uint64]) -> Iterator[Indices]:
-    """Places of the hashes whose bits agree in all the chunks, where there are two or more."""
+    """Yield the indices of two or more hashes that are equal in all the chunks."""
     keys = hashes & np.uint64(sum(int(chunk) for chunk in chunks))
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -205,13 +206,13 @@ def _buckets(hashes: Hashes, chunks: Sequence[np.uint64]) -> Iterator[Indices]:
 def _link(
     forest: _Forest, bucket: Indices, hashes: Hashes, radius: int, before: Sequence[np.uint64], agree: Agree | None
 ) -> None:
-    """Compare the members of a bucket and connect what is near; rows of comparisons at a time."""
+    """Compare the members of a bucket, some rows at a time, and connect those that are near."""
     left, rounds, sort_at = bucket, 0, 1
     while len(left) > 1:
         count = max(1, _TESTS_AT_ONCE // len(left))
         rounds += 1
         if count < len(left) and rounds == sort_at:
-            sort_at *= 2  # sorting costs as much as a round
+            sort_at *= 2  # sorting costs as much as one round of comparisons
             left, groups_left = _largest_group_last(forest, left)
             if groups_left == 1:
                 return
@@ -219,7 +220,7 @@ def _link(
         differences = hashes[rows][:, None] ^ hashes[columns][None, :]
         near = np.bitwise_count(differences) <= radius
         if np.count_nonzero(near) == len(rows):
-            continue  # each only to itself
+            continue  # only to itself
         one, other = np.nonzero(near)
         later = one < other  # the rows are the first of the columns
         one, other = one[later], other[later]
@@ -228,13 +229,13 @@ def _link(
 
 
 def _largest_group_last(forest: _Forest, places: Indices) -> tuple[Indices, int]:
-    """The places with those of the largest group at the end, and how many groups there are."""
+    """The indices with the largest group at the end, and the number of groups."""
     _, group, sizes = np.unique(forest.roots(places), return_inverse=True, return_counts=True)
     return places[np.argsort(group == np.argmax(sizes), kind="stable")], len(sizes)
 
 
 def _is_first_meeting(differences: Hashes, before: Sequence[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether the pairs share no chunk but the table's among those up to its last: else they met in a table before."""
+    """Whether this table is the first one with the pair: up to its last chunk, the pair shares only its chunks."""
     new = np.ones(len(differences), np.bool_)
     for chunk in before:
         new &= (differences & chunk) != 0

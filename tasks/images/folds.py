@@ -1,4 +1,4 @@
-"""Folds of cross-validation: images that belong together are in one fold, and classes are spread evenly."""
+"""Folds for cross-validation: images that belong together are in one fold, and classes are spread evenly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def assign_fold(key: str, folds: int, seed: int) -> int:
     """The fold 0...folds-1 in which an image is held out; as stable as `draw`, and independent of the split.
 
     Args:
-        key: content hash of the image; with groups, what `anchors` gives for it, so that they stay together.
+        key: content hash of the image; or its anchor (see `splits.anchors`), which keeps groups together.
         folds: 2 or more.
-        seed: another seed gives other folds.
+        seed: seed of the folds.
     """
     if folds < 2:
         raise ValueError(f"folds must be 2 or more. Received: {folds}")
@@ -25,14 +25,14 @@ def assign_fold(key: str, folds: int, seed: int) -> int:
 def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], folds: int, seed: int) -> dict[str, int]:
     """Key -> the fold 0...folds-1 in which an image is held out, for cross-validation over these examples.
 
-    What belongs together (the source's group, and what `duplicates` says is kept together) is in one fold. Each class
-    is spread evenly: without such clusters its counts in two folds differ by 1 at most; with them the largest are
-    placed first, each where there is least of its classes so far; ties go to what `assign_fold` draws. The same
-    examples give the same folds, in whatever order they come; others may give others.
+    Images that belong together (by the source's group, or because `duplicates` keeps them together) are in one fold.
+    Each class is spread evenly: without such clusters, its counts in two folds differ by at most 1. With clusters, the
+    largest are placed first, each into the fold that has the fewest images of its classes so far; `assign_fold` decides
+    ties. The order of the examples doesn't matter. New examples may change the folds of others.
 
     Args:
-        examples: one a key; their splits don't matter.
-        duplicates: of the same run; see `manifest.read_duplicates`. Without them, near duplicates may be torn apart.
+        examples: one for each key; their splits don't matter.
+        duplicates: of the same run; see `manifest.read_duplicates`. Without them, near duplicates may be separated.
         folds: 2 or more.
         seed: another seed gives other folds.
 

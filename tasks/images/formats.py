@@ -1,4 +1,4 @@
-"""What the bytes of an image say about themselves, where Pillow doesn't say it."""
+"""Checks of an image's bytes that Pillow doesn't offer: whether it is cut off, and whether it is a camera's RAW."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REDUCED_IMAGE, _DNG_VERSION = 254, 50706  # tags of TIFF 6.0 (bit 0: a smaller 
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether an image that can't be read ends before its own marks say it should."""
+    """Whether an unreadable image ends too early, according to its own headers and end marks."""
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in data
     if data.startswith(b"\x89PNG"):

@@ -1,4 +1,4 @@
-"""Whether a GIF has more than one frame: Pillow knows only after it has gone to the second one."""
+"""Tells whether a GIF has more than one frame. Pillow would have to decode up to the second frame."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07
 
 
 def has_frames(data: bytes) -> bool:
-    """Whether a second frame begins in this GIF; nothing is decoded, and what is cut off counts as not there.
+    """Whether a second frame begins in this GIF. Nothing is decoded, and a frame that is cut off doesn't count.
 
     Source: GIF89a specification, appendix B: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
     """
     frames = 0
-    with contextlib.suppress(IndexError):  # what was counted before the end of a cut file counts
+    with contextlib.suppress(IndexError):  # a file that is cut off: the frames before the cut count
         position = _SIGNATURE_BYTES + _SCREEN_BYTES + _palette_bytes(data[_SIGNATURE_BYTES + 4])
         while frames < 2:
             if data[position] == _IMAGE:
@@ -34,7 +34,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _after_blocks(data: bytes, position: int) -> int:
-    """The place behind data blocks, each of which begins with its length; the last has none."""
+    """The position after data blocks. Each block begins with its length; the last one has length 0."""
     while length := data[position]:
         position += 1 + length
     return position + 1

@@ -1,7 +1,7 @@
-"""What a run that was killed had packed already: (path, version) -> key, one JSON line each, beside the packs.
+"""The journal of a killed run: (path, version) -> key of each packed image, one JSON line each, beside the packs.
 
-The manifest says the same for runs that ended. The journal only saves reading (downloads); what it says counts only
-where the key is in a whole pack, so a torn last line is harmless.
+The manifest holds the same for runs that ended. The journal only saves reads (downloads). An entry counts only if its
+key is in a whole pack, so an incomplete last line is harmless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class IngestJournal:
         self._path = path
 
     def read(self) -> dict[tuple[str, str | None], str]:
-        """(path, version) -> key of what was packed."""
+        """(path, version) -> key of each packed image."""
         if not self._path.exists():
             return {}
         entries: dict[tuple[str, str | None], str] = {}
@@ -27,12 +27,12 @@ class IngestJournal:
             try:
                 path, version, key = json.loads(line)
             except ValueError:
-                break  # the kill came in the middle of this line
+                break  # the run was killed while it wrote this line
             entries[path, version] = key
         return entries
 
     def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
-        """Note (path, version, key) of packed items; on the disk when this returns."""
+        """Add (path, version, key) of packed images; they are on the disk when this returns."""
         lines = [json.dumps(entry) + "\n" for entry in entries]
         if lines:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,5 +42,5 @@ class IngestJournal:
                 os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """The run ended; its manifest knows all of it."""
+        """Remove the journal after the run ended, because the manifest holds everything."""
         self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The tables that stages hand on: what was discovered, what became an example, what was quarantined.
+"""The tables that pass between stages: discovered entries, examples, quarantined images, duplicates, splits.
 
 Always: discovered = accepted (examples) + quarantined + excluded.
 """
@@ -21,9 +21,10 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """One entry of the source. `key` (SHA-256 of the bytes) is empty for what is excluded.
+    """One entry of the source. `key` (SHA-256 of the bytes) is empty for excluded entries.
 
-    `version` changes whenever the bytes may have changed, where the source can tell; `group` is what stays together.
+    `version` changes whenever the bytes may have changed, if the source can tell. Images with the same `group` stay
+    together.
     """
 
     path: str
@@ -37,7 +38,7 @@ class Discovered:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One accepted image. `key` is the SHA-256 (hex) of its original bytes; sizes are those of the original."""
+    """One accepted image. `key` is the SHA-256 (hex) of its original bytes; sizes are of the original."""
 
     key: str
     path: str
@@ -52,7 +53,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One refused image, with the reason code and what was seen."""
+    """One refused image, with the reason code and a detail."""
 
     path: str
     sha256: str
@@ -63,11 +64,11 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """An image that repeats another one. The splits are those that the source gives, empty if it gives none.
+    """An image that repeats another one. The splits come from the source; they are empty if it assigns none.
 
     Attributes:
         kind: `same_bytes`, `same_pixels`, `near` (a near duplicate), or `group` (the source's group).
-        outcome: `left_out`; `left_out_as_leak`: the other one is held out; `kept_together`: both are in one split.
+        outcome: `left_out`; `left_out_as_leak`: the other image is held out; `kept_together`: both are in one split.
     """
 
     path: str
@@ -83,7 +84,7 @@ _TYPES = {"int": pa.int32()}
 
 
 def _schema(kind: type) -> pa.Schema:
-    """The columns of a table whose rows are dataclasses; words but for whole numbers."""
+    """The columns of a table whose rows are dataclasses: integers, all others strings."""
     return pa.schema([(field.name, _TYPES.get(str(field.type), pa.string())) for field in dataclasses.fields(kind)])
 
 
@@ -95,10 +96,10 @@ def write_discovered(raw: Path, rows: list[Discovered]) -> None:
 
 
 def previous_discovered(raw: Path) -> list[Discovered]:
-    """What the last run discovered; nothing if there was none, or if its table can't be read any more."""
+    """The entries that the last run discovered; empty without a last run, or if its table can't be read."""
     try:
         return read_discovered(raw)
-    except (IntegrityError, TypeError):  # damaged, or of an older layout: the source is simply read again
+    except (IntegrityError, TypeError):  # damaged, or of an older layout: the source is read again
         return []
 
 
@@ -134,7 +135,7 @@ def read_duplicates(prepared: Path) -> list[Duplicate]:
 
 
 def write_memory(prepared: Path, splits: dict[str, str]) -> None:
-    """Keep key -> split for the next run: an image that has a split keeps it."""
+    """Write key -> split for the next run, in which images keep their splits."""
     write_table(prepared / "splits.parquet", [{"key": key, "split": splits[key]} for key in sorted(splits)], _MEMORY)
 
 
@@ -143,11 +144,11 @@ def read_memory(prepared: Path) -> dict[str, str]:
 
 
 def class_names(examples: list[Example]) -> tuple[str, ...]:
-    """The classes, sorted; a class's index in every array of probabilities is its place here."""
+    """The classes, sorted; a class has the same index here as in every array of probabilities."""
     return tuple(sorted({example.label for example in examples}))
 
 
 def _records(rows: Sequence[Discovered | Example | Quarantined | Duplicate]) -> Iterator[dict[str, Any]]:
-    """The rows as dicts; dataclasses.asdict takes ten times as long, since it copies what it finds."""
+    """The rows as dicts; dataclasses.asdict takes ten times as long, because it copies all values."""
     names = [field.name for field in dataclasses.fields(rows[0])] if rows else []
     return ({name: getattr(row, name) for name in names} for row in rows)

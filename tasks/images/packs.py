@@ -1,7 +1,7 @@
 """Packs: original bytes in few big files, so that DVC and object stores move thousands of images at once.
 
-A pack is an ordinary uncompressed tar file whose members are named by the SHA-256 of their bytes; its own name is the
-start of its own SHA-256. So a pack never changes, every byte can be verified, and `tar tf` shows what is inside.
+A pack is an ordinary uncompressed tar file. Its members are named by the SHA-256 of their bytes; its own name is the
+start of its own SHA-256. So a pack never changes, every byte can be verified, and `tar tf` lists the images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class PackEntry:
-    """Where an image's bytes are: `size_bytes` at `offset` of the pack."""
+    """The place of an image's bytes: `size_bytes` at `offset` of the pack."""
 
     pack: Path
     offset: int
@@ -28,7 +28,7 @@ class PackEntry:
 
 
 def index_packs(folder: Path) -> dict[str, PackEntry]:
-    """Key -> where its bytes are, over all packs of a folder; read from the headers of the packs themselves.
+    """Key -> the place of its bytes, for all packs of a folder; read from the headers of the packs.
 
     Raises:
         IntegrityError: a pack is not a whole tar file.
@@ -37,7 +37,7 @@ def index_packs(folder: Path) -> dict[str, PackEntry]:
 
 
 def index_pack(pack: Path) -> dict[str, PackEntry]:
-    """Key -> where its bytes are in one pack.
+    """Key -> the place of its bytes in one pack.
 
     Raises:
         IntegrityError: the pack is not a whole tar file.
@@ -55,10 +55,10 @@ def verify_pack(pack: Path) -> bool:
 
 
 def write_packs(folder: Path, images: Iterable[tuple[str, bytes]], pack_size_bytes: int) -> Iterator[tuple[Path, int]]:
-    """Append packs that hold the given (key, bytes); yields each finished pack with its number of images.
+    """Append packs with the given (key, bytes). Yields each finished pack with its number of images.
 
-    The same images in the same order always give the same packs, also when a run was killed in between:
-    packs are filled in order and appear whole.
+    The same images in the same order always make the same packs, even if a run is killed in between: packs are filled
+    in order and are never incomplete.
     """
     waiting: list[tuple[str, bytes]] = []
     size = 0
@@ -73,10 +73,10 @@ def write_packs(folder: Path, images: Iterable[tuple[str, bytes]], pack_size_byt
 
 
 def read_image(place: PackEntry, key: str) -> bytes:
-    """The original bytes, verified.
+    """The verified original bytes of an image.
 
     Raises:
-        IntegrityError: they are not the bytes that were packed.
+        IntegrityError: they have changed since they were packed.
     """
     with place.pack.open("rb") as file:
         file.seek(place.offset)

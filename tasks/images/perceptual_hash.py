@@ -1,9 +1,9 @@
-"""An image's content in few bytes: a hash to find near duplicates by, and a thumbnail to confirm them.
+"""An image's content in a few bytes: a hash to find near duplicates, and a thumbnail to confirm them.
 
-A near duplicate is the same photograph stored once more: encoded again, resized, a little brighter or darker, without
+A near duplicate is another copy of the same photograph: encoded again, resized, a little brighter or darker, without
 its colours, or cut by some 2 % at its edges. A mirrored image is not a duplicate of its original.
 
-All of it is computed in whole numbers, so that every machine and every version of the libraries gives the same bits.
+Everything is computed in whole numbers, so that all machines and all versions of the libraries compute the same bits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Thumbnails = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
 VERSION = 1
-"""Part of the recipe of whatever stores these values; to be raised when one of them changes."""
+"""Part of the recipe of every store of these values. Raise it when one of them changes."""
 
 SIDE_PX = 16
-"""Of a thumbnail."""
+"""Side of a thumbnail, pixels."""
 
 _LUMA = np.array([299, 587, 114], np.int64)  # ITU-R BT.601 in thousandths, as in Pillow's mode L
 _GRID = 32
@@ -45,18 +45,18 @@ def pixel_digest(pixels: Pixels) -> str:
 def perceptual_hash(pixels: Pixels) -> int:
     """The DCT hash pHash of a decoded image, in the form of the library ImageHash.
 
-    The grey image is averaged to 32x32; of its cosine transform the 8x8 lowest frequencies are kept; a bit says
-    whether a coefficient lies above their median. So it doesn't see brightness, contrast, colour, size or
-    compression. Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010;
-    ImageHash, `phash`. The values are not those of ImageHash, which resizes the original by another filter.
+    The grey image is averaged to 32x32, and the 8x8 lowest frequencies of its cosine transform are kept. Each bit
+    tells whether a coefficient is above their median. So brightness, contrast, colour, size and compression don't
+    change the hash. Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010;
+    ImageHash, `phash`. ImageHash computes other values, because it resizes the original by another filter.
 
     Args:
         pixels: (224, 224, 3) uint8 RGB.
 
     Returns:
-        0 <= hash < 2**64, the constant term first (the highest bit). Equal images are at Hamming distance 0, the
-        same image stored again mostly at 0-4, unrelated ones at about 32 (at 14 and more among the 78,210 pairs of
-        ants/bees). An image of one colour has no bit but that of the constant term.
+        0 <= hash < 2**64, the constant term first (the highest bit). Equal images have Hamming distance 0, copies of
+        one image mostly 0-4, unrelated images about 32 (14 and more among the 78,210 pairs of ants/bees). An image of
+        one colour has only the bit of the constant term.
     """
     return _hash(_grey_sums(pixels))
 
@@ -67,36 +67,37 @@ def thumbnail(pixels: Pixels) -> bytes:
 
 
 def hash_and_thumbnail(pixels: Pixels) -> bytes:
-    """Both in one: 8 bytes of `perceptual_hash`, the highest first, and those of `thumbnail`."""
+    """8 bytes of `perceptual_hash`, the highest first, then the bytes of `thumbnail`."""
     sums = _grey_sums(pixels)
     return _hash(sums).to_bytes(8, "big") + _thumbnail(sums)
 
 
 def stack(thumbnails: list[bytes]) -> Thumbnails:
-    """Thumbnails (n, 16, 16) uint8 out of their bytes."""
+    """The bytes of thumbnails -> (n, 16, 16) uint8."""
     return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, SIDE_PX, SIDE_PX)
 
 
 def are_plain(thumbnails: Thumbnails) -> Flags:
-    """Which of the thumbnails (n, 16, 16) show too little to compare: standard deviation below 4 of 255 levels.
+    """Which thumbnails (n, 16, 16) have too little contrast to compare: standard deviation below 4 of 255 levels.
 
-    Blank pages and black frames look alike and are different images; only equal pixels make them duplicates.
-    The least contrast among the photographs of ants/bees is 9.2.
+    Blank pages and black frames look alike, but are different images; only equal pixels make them duplicates. The
+    least contrast among the photographs of ants/bees is 9.2.
     """
     _, variance = _moments(thumbnails)
     return np.asarray(variance < _MIN_CONTRAST**2)
 
 
 def are_near_duplicates(one: Thumbnails, other: Thumbnails) -> Flags:
-    """Which of the pairs of thumbnails (m, 16, 16) show the same image, as a matter of their correlation.
+    """Which pairs of thumbnails (m, 16, 16) show the same image, judged by their correlation.
 
-    The correlation (it doesn't see brightness and contrast) must be 0.994, less what a cut at the edges explains: a
-    shift takes the more off the correlation, the more the neighbouring pixels of a thumbnail differ. Let g be their
-    mean squared difference over twice the variance (of the smoother of both images; 0.19 for digits of 8x8 pixels,
-    0.5 for photographs, 1 for noise); then 1 - correlation <= 0.006 + 0.15 x max(0, g - 0.2).
+    Brightness and contrast don't change the correlation. It must be at least 0.994, minus an allowance for cut edges: a
+    cut shifts the image, and the shift lowers the correlation more if neighbouring pixels differ more. Let g be the
+    mean squared difference of neighbouring pixels divided by twice the variance, for the smoother of both images (0.19
+    for digits of 8x8 pixels, 0.5 for photographs, 1 for noise). The rule is 1 - correlation <= 0.006 + 0.15 x
+    max(0, g - 0.2).
 
-    Measured, with hashes within 10 bits: no pair among ants/bees, none among scikit-learn's digits, where a fixed
-    limit of 0.96, which finds as many cut photographs, takes hundreds of different digits for one.
+    Measured with hashes within 10 bits: it accepts no pair among ants/bees, and none among scikit-learn's digits. A
+    fixed limit of 0.96 finds as many cut photographs, but accepts hundreds of pairs of different digits.
     """
     mean_one, variance_one = _moments(one)
     mean_other, variance_other = _moments(other)
@@ -126,7 +127,7 @@ def _thumbnail(sums: npt.NDArray[np.int64]) -> bytes:
 def _grey_sums(pixels: Pixels) -> npt.NDArray[np.int64]:
     """Sums of luminance (in thousandths of a level) over 32x32 equal squares.
 
-    Added slice by slice, which is twice as fast as `sum`: every image passes here.
+    Slices are added one by one, which is twice as fast as `sum`; this runs for every image.
     """
     step = IMAGE_SIZE_PX // _GRID
     rows = pixels.reshape(_GRID, step, IMAGE_SIZE_PX * 3)

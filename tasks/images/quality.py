@@ -1,9 +1,9 @@
-"""Scores of a decoded image that a policy can judge: dark, overexposed, without contrast, blurred, of one colour.
+"""Quality scores of a decoded image, for a policy to judge: dark, overexposed, low contrast, blurred, one colour.
 
-The scores stand for what CleanVision looks at (cleanlab/cleanvision, `image_property.py`: brightness percentiles,
-entropy, the variance of edges); they are computed here, in whole numbers until the last step, so that they are the
-same on every machine. CleanVision judges brightness by the 99th percentile (a dark image with a bright lamp isn't
-dark) and by the 5th (an image on white paper isn't overexposed if something on it is black); so do we.
+The scores follow CleanVision (cleanlab/cleanvision, `image_property.py`: brightness percentiles, entropy, the variance
+of edges). They are computed here in whole numbers until the last step, so that they are the same on every machine. As
+in CleanVision, brightness is judged by the 99th percentile (a dark image with a bright lamp isn't dark) and by the 5th
+(an image on white paper isn't overexposed if something on it is black).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.images.decoding import Pixels
 from tasks.settings import IMAGE_SIZE_PX, Prepare
 
 VERSION = 1
-"""Part of the recipe of whatever stores the scores; to be raised when one of them changes."""
+"""Part of the recipe of every store of the scores. Raise it when one of them changes."""
 
 _DIGITS = 4
 _COLOUR_LEVELS, _COLOUR_SHIFT = 16, 4
@@ -32,19 +32,20 @@ def scores(pixels: Pixels) -> dict[str, float]:
     Returns:
         light: mean luminance, 0 (black) ... 1 (white).
         light_p5, light_p99: percentiles of the luminance, 0...1.
-        contrast: standard deviation of the luminance over the largest possible one, 0...1.
-        sharpness: variance of the Laplacian over that of the luminance, 0...72, of the image as stretched to
-            224x224. It doesn't see contrast. Blur lowers it, and so do small originals (stretched ones are smooth by
-            nature) and smooth subjects; noise and compression raise it, 20 is white noise. So it is a hint.
+        contrast: standard deviation of the luminance divided by the largest possible one, 0...1.
+        sharpness: variance of the Laplacian divided by the variance of the luminance, 0...72, of the image stretched
+            to 224x224. It doesn't depend on contrast. Blur lowers it, and so do small originals (they become smooth
+            when stretched) and smooth subjects; noise and compression raise it (20 is white noise). So it is a hint.
             Source: J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000.
-        single_colour_share: share of the pixels that lie in the fullest of 16x16x16 cells of RGB, above 0 up to 1.
+        single_colour_share: share of the pixels in the fullest of 16x16x16 cells of RGB, above 0 up to 1.
     """
     grey = _luminance(pixels)
-    counts = np.array(Image.fromarray(grey).histogram(), np.int64)  # NumPy takes twice as long to count
+    counts = np.array(Image.fromarray(grey).histogram(), np.int64)  # NumPy counts half as fast
     ends = counts.cumsum()
     mean, variance = _moments(int(counts @ _LEVELS), int(counts @ _LEVELS**2), grey.size)
     edges = _laplacian(grey.astype(np.int16))
-    squares = int(np.einsum("ij,ij->i", edges, edges, dtype=np.int32).sum(dtype=np.int64))  # a row's stay below 2**31
+    # The sum of a row stays below 2**31.
+    squares = int(np.einsum("ij,ij->i", edges, edges, dtype=np.int32).sum(dtype=np.int64))
     _, variance_of_edges = _moments(int(edges.sum(dtype=np.int64)), squares, edges.size)
     values = {
         "light": mean / 255,
@@ -58,18 +59,19 @@ def scores(pixels: Pixels) -> dict[str, float]:
 
 
 def issues(found: Mapping[str, float], thresholds: Prepare, shorter_side_px: int) -> tuple[str, ...]:
-    """Which of `dark`, `overexposed`, `low_contrast`, `blurred`, `single_colour` the scores amount to, in this order.
+    """Which issues the scores show: `dark`, `overexposed`, `low_contrast`, `blurred`, `single_colour` (in this order).
 
     The thresholds of params.yaml flag none of ants/bees (397 photographs; the outermost scores are 0.46, 0.62, 0.12,
-    0.019 and 0.88, in the order of the thresholds; the medians 0.88, 0.14, 0.41, 0.23 and 0.08) and none of
-    scikit-learn's digits. Of copies at a tenth of the light they flag all as dark, of copies blurred with sigma 2 px
-    (of 224) 87 % as blurred, with 3 px 98 %. Line drawings are `overexposed`.
+    0.019 and 0.88, in the order of the thresholds; the medians are 0.88, 0.14, 0.41, 0.23 and 0.08) and none of
+    scikit-learn's digits. They flag all copies with a tenth of the light as dark. They flag 87 % of the copies with a
+    blur of sigma 2 px (out of 224) as blurred, and 98 % with 3 px. Line drawings are `overexposed`.
 
     Args:
-        found: what `scores` gave.
-        thresholds: from where on a score is an issue: `dark_below` of `light_p99`, `overexposed_above` of `light_p5`,
-            `low_contrast_below`, `blurred_below` of `sharpness`, `single_colour_above`.
-        shorter_side_px: of the original. Below 224 it was stretched, smooth by nature, and is not judged as blurred.
+        found: the result of `scores`.
+        thresholds: limits of the scores: `dark_below` for `light_p99`, `overexposed_above` for `light_p5`,
+            `low_contrast_below`, `blurred_below` for `sharpness`, `single_colour_above`.
+        shorter_side_px: of the original. An original below 224 was stretched, so it is smooth and not judged as
+            blurred.
     """
     judged = {
         "dark": found["light_p99"] < thresholds.dark_below,
@@ -84,25 +86,25 @@ def issues(found: Mapping[str, float], thresholds: Prepare, shorter_side_px: int
 def _luminance(pixels: Pixels) -> npt.NDArray[np.uint8]:
     """ITU-R BT.601, 0...255, rounded."""
     thousandths = pixels.astype(np.float32) @ np.array([299, 587, 114], np.float32)  # below 2**24: exact
-    thousandths += np.float32(500.5)  # the half keeps whole levels from being missed by a rounding error
+    thousandths += np.float32(500.5)  # a rounding error must not lower a whole level
     thousandths *= np.float32(0.001)
     return thousandths.astype(np.uint8)
 
 
 def _laplacian(grey: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    """Sum of the four neighbours less four times the pixel, inside of the border."""
+    """Sum of the four neighbours minus four times the pixel, without the border."""
     across = grey[1:-1, :-2] + grey[1:-1, 2:]
     down = grey[:-2, 1:-1] + grey[2:, 1:-1]
     return np.asarray(across + down - 4 * grey[1:-1, 1:-1])
 
 
 def _moments(total: int, squares: int, size: int) -> tuple[float, float]:
-    """Mean and variance, from the exact sums of so many values and of their squares."""
+    """Mean and variance of `size` values, from the exact sums of the values and of their squares."""
     return total / size, (squares * size - total**2) / size**2
 
 
 def _percentile(ends: npt.NDArray[np.int64], percent: int) -> int:
-    """The lowest level up to which at least so many per cent of the pixels go."""
+    """The lowest level with at least `percent` of the pixels at or below it."""
     return int(np.searchsorted(ends * 100, percent * ends[-1]))
 
 

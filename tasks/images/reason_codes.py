@@ -1,4 +1,4 @@
-"""Why an image is refused: the reason codes of the quarantine. docs/images.md explains each."""
+"""The reason codes of refused images in the quarantine. docs/images.md explains each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RefusalCode(StrEnum):
 
 
 class Refused(Exception):
-    """An image that can't be an example, or shouldn't be one by policy."""
+    """The image can't be an example, or shouldn't be one by policy."""
 
     def __init__(self, code: RefusalCode, detail: str) -> None:
         super().__init__(code, detail)

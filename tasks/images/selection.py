@@ -1,8 +1,8 @@
-"""Which discovered images become examples, in which split, and what becomes of the others.
+"""Decides for every discovered image: example (in which split), quarantined or excluded.
 
-A pure function of what was discovered, what decoding found, and the splits of the run before. Always: discovered =
-examples + quarantined + excluded. No two examples of different splits have the same bytes, the same pixels or the same
-group, or are near duplicates; no image has two labels.
+A pure function of the discovered images, the facts from decoding, and the splits of the previous run. Always:
+discovered = examples + quarantined + excluded. Examples of different splits never have the same bytes, pixels or group,
+and are never near duplicates. No image has two labels.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tasks.images.splits import HELD_OUT, Assignment, ImageToSplit, Rules, assig
 
 Refusals = dict[str, tuple[RefusalCode, str]]
 FactsOf = Callable[[str], ShardRow]
-"""Key -> what decoding found (`decoding.FactsOf`, as a shard's header keeps it)."""
+"""Key -> the facts from decoding, as stored in a shard's header (`decoding.ImageFacts`)."""
 
 _HASH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What becomes of the discovered images; `memory` is key -> split for the next run."""
+    """The decisions about the discovered images; `memory` is key -> split for the next run."""
 
     examples: list[Example]
     quarantined: list[Quarantined]
@@ -44,10 +44,10 @@ class Contents:
     """Discovered images by their bytes.
 
     Attributes:
-        chosen: key -> the row that stands for it (test before validation before train, then the first path), in the
+        chosen: key -> the row that represents it (test before validation before train, then the first path), in the
             order of the paths.
         conflicts: keys that have two labels.
-        copies: the rows that are left out, because another row stands for the same bytes.
+        copies: the rows that are left out, because another row represents the same bytes.
     """
 
     chosen: dict[str, Discovered]
@@ -67,7 +67,7 @@ def by_content(rows: Sequence[Discovered]) -> Contents:
 
 
 def near_duplicate_sets(keys: Sequence[str], facts: FactsOf, radius: int) -> dict[str, str]:
-    """Key -> the smallest key of its near duplicates and itself, for the keys that have any; see `duplicates`."""
+    """Key -> the smallest key of its set of near duplicates, for keys that have near duplicates; see `duplicates`."""
     if not keys:
         return {}
     stored = [base64.b64decode(facts(key)["look"]) for key in keys]
@@ -95,13 +95,13 @@ def select(
 
     Args:
         discovered: all rows of the source.
-        contents: those that aren't excluded, by their bytes.
+        contents: the rows that aren't excluded, by their bytes.
         usable: the keys that were decoded and not refused.
-        refusals: the keys that were refused, and why.
-        facts: what decoding found of a usable key.
-        radius: of near duplicates, bits of the perceptual hash.
+        refusals: the keys that were refused, with the reason.
+        facts: usable key -> facts from decoding.
+        radius: most bits in which perceptual hashes of near duplicates differ.
         rules: of the splits.
-        previous: the memory of the run before, if it had the same rules.
+        previous: the memory of the previous run, if it had the same rules.
     """
     set_of = near_duplicate_sets(sorted(usable), facts, radius)
     clashes = _clashes(contents.chosen, set_of)
@@ -147,7 +147,7 @@ def _clashes(chosen: Mapping[str, Discovered], set_of: Mapping[str, str]) -> dic
 
 
 def _twins(keys: Sequence[str], chosen: Mapping[str, Discovered], facts: FactsOf) -> dict[str, str]:
-    """Key -> the key that stands for the same decoded pixels."""
+    """Key -> the key that represents the same decoded pixels."""
     standing: dict[str, str] = {}
     twins = {}
     for key in sorted(keys, key=lambda key: _held_out_first(chosen[key])):
@@ -174,12 +174,12 @@ def _example(row: Discovered, facts: ShardRow, split: str) -> Example:
 def _quarantine(
     discovered: Sequence[Discovered], contents: Contents, refusals: Refusals, clashes: Mapping[str, Discovered]
 ) -> list[Quarantined]:
-    """Rows for every path in conflict, and for the refused images (once each: other paths count as duplicates)."""
+    """A row for every path in conflict, and one for each refused image (its other paths count as duplicates)."""
     quarantined: list[Quarantined] = []
     for row in discovered:
         reason: tuple[RefusalCode, str] | None = None
         if row.key in contents.conflicts:
-            reason = RefusalCode.LABEL_CONFLICT, "the same bytes have another label too"
+            reason = RefusalCode.LABEL_CONFLICT, "the same bytes also have another label"
         elif row.excluded or contents.chosen[row.key] is not row:
             continue
         elif row.key in refusals:

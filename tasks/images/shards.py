@@ -1,9 +1,9 @@
 """Shards: fixed-size arrays in append-only files, each verified by its own name.
 
-A shard is a safetensors file with one tensor `data` (rows, ...) and, in its header, what each row is (`key` first) and
-the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes, so it is written here:
-the library puts the header in an order that changes from run to run. There is no index that could
-be wrong: the headers say what is there.
+A shard is a safetensors file with one tensor `data` (rows, ...). Its header describes each row (`key` first) and holds
+the fingerprint of the recipe that made it. Its name is the start of the SHA-256 of its bytes. This module writes the
+file itself, because the library's order of the header changes from run to run. There is no index that could be wrong:
+the headers say which rows exist.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Array = npt.NDArray[Any]
 
 _NAME_DIGITS = 16
 MAX_SMALL_SHARDS = 16
-"""So many shards may be less than half full before they are joined."""
+"""When more shards than this are less than half full, they are joined."""
 _DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4"}
 _NAMES = {dtype[-2:]: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What a shard's header says; `rows` hold at least `key`."""
+    """The header of a shard; `rows` hold at least `key`."""
 
     path: Path
     fingerprint: str
@@ -56,7 +56,7 @@ class Shards:
     def __init__(self, headers: Iterable[ShardHeader]) -> None:
         self.headers = tuple(headers)
         self._places = {
-            sys.intern(row["key"]): (number, place)  # the tables hold the same words
+            sys.intern(row["key"]): (number, place)  # the tables hold the same strings
             for number, header in reversed(list(enumerate(self.headers)))
             for place, row in enumerate(header.rows)
         }
@@ -75,12 +75,12 @@ class Shards:
         return key in self._places
 
     def row(self, key: str) -> ShardRow:
-        """What the header says of the example."""
+        """The example's row in the header."""
         number, place = self._places[key]
         return self.headers[number].rows[place]
 
     def order(self, keys: Iterable[str]) -> list[str]:
-        """The keys in the order in which they lie on the disk.
+        """The keys in their order on the disk.
 
         Raises:
             IntegrityError: a key is in no shard.
@@ -90,7 +90,7 @@ class Shards:
         return sorted(wanted, key=self._places.__getitem__)
 
     def read(self, keys: Sequence[str]) -> Array:
-        """The examples' arrays (len(keys), ...), in the order of the keys. A shard is verified at its first use.
+        """The arrays of the examples (len(keys), ...), in the order of the keys. Shards are verified at first use.
 
         Raises:
             IntegrityError: a key is in no shard, or a shard's bytes have changed.
@@ -102,7 +102,7 @@ class Shards:
             number, place = self._places[key]
             wanted.setdefault(number, []).append((row, place))
         for number, places in wanted.items():
-            # Read, not mapped: pages of a map count as this process' memory, and grow to all that training has seen.
+            # Read, not mapped: pages of a map count as memory of this process, and grow to everything that was read.
             with self._verified(number).path.open("rb", buffering=0) as file:
                 for row, place in places:
                     file.seek(self.headers[number].offset + place * rows[row].nbytes)
@@ -130,7 +130,7 @@ class Shards:
 def _changed(path: Path) -> IntegrityError:
     return IntegrityError(
         f"The bytes of the shard {path} have changed since they were written. "
-        f"Delete it and run again, only its rows are made again: rm {path} && dvc repro"
+        f"Delete it and run again; only its rows are computed again: rm {path} && dvc repro"
     )
 
 
@@ -177,7 +177,7 @@ def verify_shard(path: Path) -> bool:
 
 
 def write_shard(folder: Path, rows: Sequence[ShardRow], data: Array, fingerprint: str) -> Path:
-    """Write one shard; it appears whole or not at all. The same content always gives the same file."""
+    """Write one shard, whole or not at all. The same content always makes the same file."""
     text = json.dumps(list(rows), sort_keys=True, separators=(",", ":"))
     metadata = {"fingerprint": fingerprint, "rows": text, "rows_sha256": sha256_hex(text.encode())}
     tensor = {
@@ -186,7 +186,7 @@ def write_shard(folder: Path, rows: Sequence[ShardRow], data: Array, fingerprint
         "data_offsets": [0, data.nbytes],
     }
     header = json.dumps({"__metadata__": metadata, "data": tensor}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the format wants the data aligned
+    header += b" " * (-len(header) % 8)  # the format requires aligned data
     start = len(header).to_bytes(8, "little") + header
     values = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data  # no copy
     digest = hashlib.sha256(start)
@@ -200,7 +200,7 @@ def write_shard(folder: Path, rows: Sequence[ShardRow], data: Array, fingerprint
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What is there already, and what must be made."""
+    """The shards that are kept, and the keys that are missing."""
 
     kept: Shards
     missing: tuple[str, ...]
@@ -210,13 +210,13 @@ class Reconciled:
 def reconcile(
     folder: Path, wanted: Sequence[str], fingerprint: str, shard_size: int, others: Collection[str] = ()
 ) -> Reconciled:
-    """Bring a folder of shards in line with the wanted keys: keep whole shards, drop the rest.
+    """Bring a folder of shards in line with the wanted keys: keep whole shards, delete the others.
 
-    A shard stays untouched if its recipe is the wanted one, its bytes verify and all of its rows are wanted. Of one
-    with rows that are no longer wanted, the wanted rows are copied to a new shard before it goes, so that what was
-    removed at the source is really gone. Shards of another recipe, and damaged ones, go: their rows are missing then.
-    When small additions have left too many small shards, these are joined. Shards of the recipes `others`, which hold
-    other keys, are left alone.
+    A shard is not touched if it has the wanted recipe, its bytes verify and all of its rows are wanted. If some of its
+    rows are no longer wanted, the wanted rows are copied to a new shard and the old one is deleted. So nothing remains
+    of images that were removed at the source. Damaged shards, and shards of another recipe, are deleted; their rows are
+    then missing. When there are too many small shards, they are joined. Shards of the recipes `others`, which hold
+    other keys, are not touched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)
@@ -226,10 +226,10 @@ def reconcile(
     left_alone = {header.path for other in others for header in usable_headers(folder, other)}
     paths = [path for path in sorted(folder.glob("*.safetensors")) if path not in left_alone]
     found = list(zip(paths, on_all_cores(lambda path: _usable(path, fingerprint), paths), strict=True))
-    # The largest first: what a killed run had joined wins over the shards that it was joined from.
+    # The largest first: if a killed run joined small shards, the joined shard wins over the small ones.
     for path, header in sorted(found, key=lambda entry: -len(entry[1].rows) if entry[1] else 0):
         if any(path == other.path for other in kept):
-            continue  # a killed run had copied these rows already, and this one has just done it again
+            continue  # a killed run has made the same copy
         alive = [n for n, row in enumerate(header.rows) if row["key"] in still_wanted] if header else []
         if header and len(alive) == len(header.rows):
             kept.append(header)
@@ -248,7 +248,7 @@ def reconcile(
 def _join_small(
     folder: Path, headers: list[ShardHeader], fingerprint: str, shard_size: int
 ) -> tuple[list[ShardHeader], int]:
-    """Copy the rows of many small shards into few; gives the headers, and how many shards went."""
+    """Copy the rows of many small shards into a few. Returns the headers, and how many shards were deleted."""
     small = sorted((header for header in headers if 2 * len(header.rows) < shard_size), key=lambda header: header.path)
     if len(small) <= MAX_SMALL_SHARDS:
         return headers, 0
@@ -266,7 +266,7 @@ def _join_small(
 
 
 class Writer:
-    """Gathers rows into shards of a folder: each full one is written at once, `close` writes the rest."""
+    """Gathers rows into shards of a folder. Each full shard is written at once; `close` writes the last rows."""
 
     def __init__(self, folder: Path, fingerprint: str, shard_size: int) -> None:
         self._folder, self._fingerprint, self._shard_size = folder, fingerprint, shard_size
@@ -274,15 +274,15 @@ class Writer:
         self._data: Array | None = None
 
     def add(self, row: ShardRow, array: Array) -> ShardHeader | None:
-        """Take one row; gives the header of the shard that it has filled."""
-        if self._data is None:  # one for all shards: fresh memory costs more than the copy
+        """Add one row. Returns the header of the shard if the row fills it, else None."""
+        if self._data is None:  # one buffer for all shards: new memory costs more than the copy
             self._data = np.empty((self._shard_size, *array.shape), array.dtype)
         self._data[len(self._rows)] = array
         self._rows.append(row)
         return self.close() if len(self._rows) == self._shard_size else None
 
     def close(self) -> ShardHeader | None:
-        """Write what is there as a shard; None if there is nothing."""
+        """Write the last rows as a shard. Returns its header; None if there are no rows."""
         if self._data is None or not self._rows:
             return None
         path = write_shard(self._folder, self._rows, self._data[: len(self._rows)], self._fingerprint)
@@ -297,7 +297,7 @@ def append(
     fingerprint: str,
     compute: Callable[[Iterator[str]], Iterator[tuple[ShardRow, Array]]],
 ) -> Iterator[ShardHeader]:
-    """Compute rows for the keys and write them as shards; yields the header of each finished one."""
+    """Compute rows for the keys and write them as shards. Yields the header of each finished shard."""
     writer = Writer(folder, fingerprint, shard_size)
     for row, array in compute(iter(keys)):
         if header := writer.add(row, array):
@@ -307,13 +307,13 @@ def append(
 
 
 def usable_headers(folder: Path, fingerprint: str) -> list[ShardHeader]:
-    """Headers of the shards that the wanted recipe made; their data is not looked at."""
+    """Headers of the shards of the wanted recipe; their data is not verified."""
     headers = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
             headers.append(read_header(path))
         except IntegrityError:
-            continue  # reconcile will drop it
+            continue  # reconcile will delete it
     return [header for header in headers if header.fingerprint == fingerprint]
 
 

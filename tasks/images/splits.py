@@ -1,9 +1,9 @@
-"""Which split an image belongs to: members never move, and what belongs together is never torn apart.
+"""Assigns images to splits: an image never moves to another split, and images that belong together stay together.
 
-An image on its own is drawn by its content hash, so the same image is in the same split on every machine, and every
-class keeps the wanted shares up to chance. Images that belong together (the source's group: one patient, product or
-video; or near duplicates) are drawn together. Such groups grow and merge as images come, so the
-splits of the previous run are looked at: an image that has one keeps it, and new ones join.
+A single image is drawn by its content hash, so it is in the same split on every machine, and every class has the wanted
+shares up to chance. Images that belong together (one group of the source, such as a patient, product or video; or near
+duplicates) are drawn together. Such groups grow and merge when images are added, so the splits of the previous run
+matter: an image keeps its split, and new images join the split of their group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 _Name = tuple[str, str]
 
 HELD_OUT = ("test", "validation")
-"""The more held-out first: of images that must not be in two splits, the first split keeps its own."""
+"""The most held-out split first. If images that belong together are in two splits, the first split keeps its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class ImageToSplit:
     Attributes:
         key: content hash of the image.
         given: the split that the source assigns to it, if any.
-        group: what the source says it belongs to (patient, product, video), if anything.
-        near_duplicates: the same for an image and all its near duplicates, and for no other; None if it has none.
+        group: the group that the source assigns to it (patient, product, video), if any.
+        near_duplicates: name of its set of near duplicates; None if it has no near duplicates.
     """
 
     key: str
@@ -38,7 +38,7 @@ class ImageToSplit:
 
 @dataclass(frozen=True)
 class Rules:
-    """Shares of what is carved, the seed, and the splits that the source assigns (those that it lacks are carved)."""
+    """Shares of the splits, the seed, and the splits that the source assigns; other splits are drawn from its train."""
 
     validation_fraction: float
     test_fraction: float
@@ -48,12 +48,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Splits of the images that may be used.
+    """The splits of the usable images.
 
     Attributes:
         splits: key -> split. No group and no set of near duplicates is in two splits.
-        leaks: key -> the key of a held-out image (in `splits`) that it belongs to. These must be left out.
-        memory: what to give as `previous` next time; it also knows the splits that leaks had before.
+        leaks: key -> the key of a held-out image in `splits` that it belongs with. Leaks must be left out.
+        memory: the argument `previous` of the next run; it also holds the earlier splits of leaks.
     """
 
     splits: dict[str, str]
@@ -62,7 +62,7 @@ class Assignment:
 
 
 def draw(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but the content and the seed."""
+    """A number in [0, 1) that depends only on the key and the seed."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -75,14 +75,14 @@ def assign_split(
     test_fraction: float,
     seed: int,
 ) -> str:
-    """`train`, `validation` or `test` for an image on its own.
+    """`train`, `validation` or `test` for an image that belongs with no other image.
 
     Args:
         key: content hash of the image.
         given: the split that the source assigns to it, if any.
-        given_splits: all splits that the source assigns; those that it lacks are carved from train.
-        validation_fraction: share of what is carved, as is `test_fraction`.
-        seed: another seed gives other splits.
+        given_splits: all splits that the source assigns; other splits are drawn from train.
+        validation_fraction: share of the images that are drawn, like `test_fraction`.
+        seed: seed of the splits.
     """
     if given in HELD_OUT:
         return given
@@ -95,16 +95,16 @@ def assign_split(
 
 
 def anchors(members: Sequence[ImageToSplit]) -> dict[str, str]:
-    """What each image is drawn by, the same for all that are connected by groups and near duplicates.
+    """Key -> the anchor by which an image is drawn; images connected by groups and near duplicates share one.
 
-    The smallest name of a source's group among them (as `group:<name>`), else the smallest key; for an image on its
-    own its key.
+    The anchor is the smallest name of a source's group among the connected images (as `group:<name>`), else their
+    smallest key.
     """
     anchor_of = {member.key: member.key for member in members}
     named = [(member, names) for member in members if (names := _names(member))]
     if not named:
         return anchor_of
-    from scipy.cluster.hierarchy import DisjointSet  # most of a second, for nothing where all images are unrelated
+    from scipy.cluster.hierarchy import DisjointSet  # takes most of a second; not needed if all images are unrelated
 
     forest = DisjointSet(dict.fromkeys(name for _, names in named for name in names))
     for _, names in named:
@@ -118,24 +118,26 @@ def anchors(members: Sequence[ImageToSplit]) -> dict[str, str]:
 
 
 def assign(members: Sequence[ImageToSplit], previous: Mapping[str, str], rules: Rules) -> Assignment:
-    """Splits for all images, given those of the previous run.
+    """Assign all images to splits; images keep the splits of the previous run.
 
-    1. A held-out split that the source gives is kept, whatever was before; so is the previous split of an image, if
-       the source still allows it (what the source gives as train doesn't go where the source gives images itself).
-    2. What is then in two splits (as the source gives it, or because sets of near duplicates merged) stays in the more
-       held-out one; the others are leaks, to be left out. So an image with a split keeps it or is left out; it never
-       moves.
-    3. New images join the split of their group and their near duplicates. One that would have to join several splits,
-       or one that the source forbids, is left out and moves no others.
-    4. Where no image of a group or of near duplicates has a split yet, all are drawn by their anchor (see `anchors`).
+    1. An image keeps a held-out split that the source assigns. Otherwise it keeps its previous split if the source
+       still allows it (the source's train images can't be in another split that the source assigns).
+    2. If a group or a set of near duplicates is now in two splits (because of the source, or because sets merged), its
+       images in the most held-out split stay, and the others are leaks, to be left out. So an image with a split keeps
+       it or is left out; it never moves.
+    3. New images join the split of their group and their near duplicates. If an image would have to join several
+       splits, or a split that the source forbids, it is left out, and no other image moves.
+    4. If no image of a group or of a set of near duplicates has a split yet, all are drawn by their anchor (see
+       `anchors`).
 
-    The order of the members doesn't matter. An image on its own gets what `assign_split` says, unless it has another
-    previous split. `previous` must come from the same rules: with another seed or other shares, give an empty one.
+    The order of the members doesn't matter. An image without group and near duplicates gets the split of
+    `assign_split`, unless its previous split differs. `previous` must come from the same rules: after a change of the
+    seed or the shares, pass an empty one.
 
     Args:
-        members: one a key.
-        previous: key -> split, the `memory` of the run before; images that are gone don't matter.
-        rules: shares, seed, and what the source gives.
+        members: one for each key.
+        previous: key -> split, the `memory` of the previous run; images that no longer exist don't matter.
+        rules: shares, seed, and the splits of the source.
     """
     placed = {member.key: split for member in members if (split := _fixed(member, previous, rules))}
     leaks: dict[str, str] = {}
@@ -166,7 +168,7 @@ def _anchor(cluster: Sequence[ImageToSplit]) -> str:
 
 
 def _allowed(member: ImageToSplit, rules: Rules) -> frozenset[str]:
-    """The splits that an image may be in: those that the source doesn't give are carved from its train."""
+    """The splits that an image may be in; splits that the source doesn't assign are drawn from its train."""
     if member.given in HELD_OUT:
         return frozenset({member.given})
     carved = frozenset(HELD_OUT) if member.given is None else frozenset(HELD_OUT) - rules.given_splits
@@ -182,7 +184,7 @@ def _fixed(member: ImageToSplit, previous: Mapping[str, str], rules: Rules) -> s
 
 
 def _settle(cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict[str, str], rules: Rules) -> None:
-    """Place the new images of a cluster with their relatives, then the relatives of these; draw for the rest."""
+    """Place the new images of a cluster with their relatives, then the relatives of those; draw the others."""
     waiting = [member for member in cluster if member.key not in placed]
     while waiting:
         mates = _mates(cluster, placed, leaks)
@@ -212,7 +214,7 @@ def _draw_together(members: Sequence[ImageToSplit], rules: Rules) -> dict[str, s
 def _mates(
     members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: Collection[str]
 ) -> dict[_Name, dict[str, str]]:
-    """For each group and set of near duplicates its splits, with the smallest key there; leaks don't count."""
+    """Group or set of near duplicates -> its splits, each with its smallest key; leaks don't count."""
     mates: dict[_Name, dict[str, str]] = defaultdict(dict)
     for member in members:
         if member.key in placed and member.key not in leaks:
@@ -223,7 +225,7 @@ def _mates(
 
 
 def _leave_out(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
-    """Make leaks of images that share a group, or are near duplicates, with an image in a more held-out split."""
+    """Make an image a leak if it shares a group or a set of near duplicates with an image in a more held-out split."""
     for number, split in enumerate(HELD_OUT):
         mates = _mates(members, placed, leaks)
         torn = {name: found[split] for name, found in mates.items() if split in found and len(found) > 1}
@@ -236,7 +238,7 @@ def _leave_out(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks
 
 
 def _name_again(members: Sequence[ImageToSplit], placed: Mapping[str, str], leaks: dict[str, str]) -> None:
-    """Of the images that keep a leak out, name the smallest of the most held-out split, in whatever order they came."""
+    """For each leak, name the image that keeps it out: the smallest key of its relatives in the most held-out split."""
     mates = _mates(members, placed, leaks)
     for member in members:
         if member.key not in leaks:

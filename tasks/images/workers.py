@@ -1,7 +1,7 @@
-"""Decoding on all cores: images go out to worker processes, some at a time, and come back in order.
+"""Decodes on all cores: images are sent to worker processes, some at a time, and come back in order.
 
-An image whose decoder crashes or hangs costs that image only: what was under way is decoded again, each in a worker
-of its own, and the one that fails there too is refused.
+If the decoder crashes or hangs, only the image that caused it is refused: all images in the workers are decoded again,
+one at a time in a new worker, and an image that fails there too is refused.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from tasks.settings import IMAGE_SIZE_PX
 Result = tuple[Pixels, ImageFacts] | Refused
 _Unreadable = IntegrityError | OSError
 _Decoded = list[Result | ImageFacts | _Unreadable]
-"""Results of a message; facts alone where the pixels are in the message's slot."""
+"""The results of a message; only the facts if the pixels are in the message's slot."""
 
 _IMAGE = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
 
 _AT_ONCE = 8
-"""Images a message: sending one by one costs as much as describing them."""
+"""Images in a message: if each were sent alone, that would cost as much as describing it."""
 
 _WAITING, _WAITING_PER_WORKER = 32, 3
-"""So many messages of decoded images (1.2 MB each) wait to be fetched, or so many for each worker if that is more:
-it bounds the memory, and lets the workers go on while a shard is written. Each has a slot for its pixels in memory that
-the workers share with this process: to send them would cost as much as a tenth of the decoding."""
+"""How many messages of decoded images (1.2 MB each) may wait, in all or for each worker, whichever is more. This bounds
+the memory and keeps the workers busy while a shard is written. Each message has a slot for its pixels in shared memory:
+sending the pixels would cost as much as a tenth of the decoding."""
 
 TIME_LIMIT_S = 60
 """An image of 100 million pixels takes two seconds."""
 
 MEMORY_LIMIT_MB = 4096
-"""What a worker may take beyond its own size (Linux). An image of 100 million pixels takes up to 2,000 MB."""
+"""Memory that a worker may use beyond its own size (Linux). An image of 100 million pixels takes up to 2,000 MB."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class _Job:
     time_limit_s: int
     describe: bool
     slot: int | None = None
-    """Where the pixels go in the memory that the workers share with this process; None to send them."""
+    """The slot for the pixels in shared memory; None to send them."""
 
 
 _slots: Pixels | None = None
-"""In a worker: the shared memory (slots, images a message, 224, 224, 3)."""
+"""In a worker: the shared memory (slots, images in a message, 224, 224, 3)."""
 
 
 def decode_all(
@@ -80,7 +80,7 @@ def decode_all(
     describe: bool = False,
     memory_limit_mb: int = MEMORY_LIMIT_MB,
 ) -> Iterator[tuple[str, Result]]:
-    """Decode images from their packs, in order; a refusal is a result, damaged packs raise IntegrityError."""
+    """Decode images from their packs, in order. Refused images yield Refused; damaged packs raise IntegrityError."""
     workers = usable_cores()
     ahead = max(_WAITING, workers * _WAITING_PER_WORKER)
     shape = (ahead, _AT_ONCE, *_IMAGE)
@@ -95,7 +95,7 @@ def decode_all(
             try:
                 future = pool.submit(job)
             except BrokenProcessPool:
-                pool.shutdown()  # waits until no worker is left that could still write into the slots
+                pool.shutdown()  # waits until no worker can write into the slots
                 pool = _Pool(workers, memory_limit_mb, memory)
                 future = pool.submit(job)
             yield job, future
@@ -119,7 +119,7 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 class _Pool:
-    """Worker processes that know this module, and not the program's: importing that would take each half a second."""
+    """Worker processes that import this module, but not the main program, which would take each half a second."""
 
     def __init__(self, workers: int, memory_limit_mb: int, memory: Any = None) -> None:
         context = _context()
@@ -130,9 +130,9 @@ class _Pool:
         )
 
     def submit(self, job: _Job) -> Future[_Decoded]:
-        """Hand out a job; a worker is started for it if none is idle."""
+        """Submit a job; a new worker starts if none is idle."""
         program = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")  # a new worker imports what stands here
+        sys.modules["__main__"] = ModuleType("__main__")  # a new worker imports this module
         try:
             return self._executor.submit(_decode, job)
         finally:
@@ -150,9 +150,9 @@ def _prepare_worker(memory_limit_mb: int, memory: Any) -> None:
 
 
 def _set_limits(memory_limit_mb: int) -> None:
-    """Bound the worker's memory, and let it not outlive a stage that was killed: it would wait for work forever."""
+    """Bound the worker's memory, and end it when its stage is killed: otherwise it would wait for work forever."""
     if sys.platform == "linux":
-        # The data, not the address space: OpenBLAS reserves gigabytes of that for cores that it never uses.
+        # Limit the data, not the address space: OpenBLAS reserves gigabytes of address space that it never uses.
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
         limit = pages * resource.getpagesize() + memory_limit_mb * 1_000_000
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -169,7 +169,7 @@ def _exit_after(sentinel: int) -> None:
 def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, single: _SingleWorker) -> Iterator[tuple[str, Result]]:
     try:
         results = future.result()
-    except BrokenProcessPool:  # the fault of one of these images, or of one that was decoded at the same time
+    except BrokenProcessPool:  # caused by one of these images, or by one that was decoded at the same time
         for image in job.images:
             yield image[0], single.decode(replace(job, images=(image,), slot=None))
     else:
@@ -180,7 +180,7 @@ def _fetch(job: _Job, future: Future[_Decoded], slots: Pixels, single: _SingleWo
 
 
 class _SingleWorker:
-    """One worker that gets one image at a time, so that the image that kills it is known."""
+    """A worker that decodes one image at a time, so that it is known which image kills it."""
 
     def __init__(self, memory_limit_mb: int) -> None:
         self._memory_limit_mb = memory_limit_mb
@@ -205,7 +205,7 @@ class _SingleWorker:
 
 
 def _decode(job: _Job) -> _Decoded:
-    """The results, up to the first image that can't be read; what is wrong there comes last."""
+    """The results up to the first image that can't be read, then the error."""
     results: _Decoded = []
     for key, place in job.images:
         try:
@@ -222,13 +222,13 @@ def _decode(job: _Job) -> _Decoded:
 
 def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
     if hasattr(signal, "alarm"):
-        signal.alarm(job.time_limit_s)  # ends the process, even inside a library that never looks up
+        signal.alarm(job.time_limit_s)  # ends the process, even inside a library call
     try:
         pixels, facts = decode(read_image(place, key), job.policy, job.background_rgb)
     except Refused as refused:
         return refused
     except MemoryError:
-        return Refused(RefusalCode.DECODER_FAILED, "decoding takes more memory than an image may")
+        return Refused(RefusalCode.DECODER_FAILED, "decoding takes more memory than allowed")
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
@@ -236,7 +236,7 @@ def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
 
 
 def describe_pixels(pixels: Pixels, facts: ImageFacts) -> ImageFacts:
-    """The facts with the perceptual hash, the thumbnail, the digest of the pixels and the scores of quality."""
+    """The facts with the perceptual hash, the thumbnail, the digest of the pixels and the quality scores."""
     return replace(
         facts,
         look=base64.b64encode(perceptual_hash.hash_and_thumbnail(pixels)).decode(),
