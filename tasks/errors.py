@@ -5,19 +5,19 @@ RootstockError
 ├── SourceError        the images can't be found or read, or their structure is not understood
 ├── DataError          the images were read, but no classifier can be trained on them
 ├── IntegrityError     bytes on disk are not those that were written, or a file is missing
-├── WeightsError       the VGG16 weights can't be had, or are not the published ones
+├── WeightsError       the VGG16 weights are missing, or are not the published ones
 ├── TrainingError      training diverged or collapsed
-├── ExportError        an exported model doesn't answer as the trained one does
+├── ExportError        an exported model doesn't predict the same as the trained one
 ├── PredictError       no image could be scored, or the model can't be loaded
 ├── StorageError       the disk is full, read-only or over quota
-├── RunError           a run can't start where it should, or what it made can't be kept
+├── RunError           a run can't start where it should, or its results can't be kept
 └── StageError         a stage's child process failed, or was stopped
 """
 
 from __future__ import annotations
 
 USER_ERROR = 2
-"""Exit code of a program that stopped for a reason that only the user can fix; a retry can't help."""
+"""Exit code of a program that stopped because of something that only the user can fix; a retry can't help."""
 
 
 class RootstockError(Exception):
@@ -33,7 +33,7 @@ class SourceError(RootstockError):
 
 
 class DataError(RootstockError):
-    """The images can't make a classifier: too few, one class, too many refused."""
+    """No classifier can be trained on the images: too few, only one class, or too many refused."""
 
 
 class IntegrityError(RootstockError):
@@ -45,11 +45,11 @@ class WeightsError(RootstockError):
 
 
 class TrainingError(RootstockError):
-    """Training did not give a usable model."""
+    """Training did not produce a usable model."""
 
 
 class ExportError(RootstockError):
-    """An exported model doesn't answer as the trained one does."""
+    """An exported model doesn't predict the same as the trained one."""
 
 
 class PredictError(RootstockError):
@@ -61,7 +61,7 @@ class StorageError(RootstockError):
 
 
 class RunError(RootstockError):
-    """A run has no commit, folder or work pool to work with, or its result comes too late."""
+    """A run lacks its commit, folder or work pool, or its result comes too late."""
 
 
 class StageError(RootstockError):

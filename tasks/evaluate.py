@@ -1,15 +1,15 @@
 """Stage `evaluate`: trained models in, metrics on held-out images, the report page and the champion out.
 
-Reads `data/prepared/`, `data/features/block5_pool/`, `models/trained/<strategy>/`. Writes, the same bytes for the same
-input:
-- `reports/evaluation.json`: everything that is known about every strategy;
+Reads `data/prepared/`, `data/features/block5_pool/`, `models/trained/<strategy>/`. The same input writes the same
+bytes:
+- `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`.
-It also writes `reports/metrics.json`, which holds seconds, so DVC keeps it in git and not in its lock.
+It also writes `reports/metrics.json`. This file holds durations, so it is in git and not in dvc.lock.
 
-Always: the champion is chosen on the validation images alone; every test image counts, and only for the reported
-metrics; a model that collapsed is shown and never chosen; trained models of strategies that the settings no longer name
-are removed.
+Always: the champion is chosen on the validation images alone. The test images are used for the reported metrics alone,
+all of them. A model that collapsed is shown and never chosen. Trained models of strategies that are no longer in the
+settings are removed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SUMMARISED = (
     "refitted_with_validation",
     "starts_from",
 )
-"""What the report takes from a model's own summary: nothing that differs between runs of the same training."""
+"""The parts of a model's summary that the report shows; they are the same for every run of the same training."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
 
     Raises:
         DataError: there are no validation or no test images.
-        TrainingError: no strategy gave a model that can be used.
+        TrainingError: no strategy produced a usable model.
         IntegrityError: a trained model is missing, or doesn't belong to the prepared images.
     """
     remove_stale(workspace.trained, settings.strategies)
@@ -119,12 +119,12 @@ def _usable(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, Any]]:
     usable = {name: one.validation for name, one in evaluated.items() if not one.model.problem}
     if not usable:
         problems = "\n".join(f"  {name}: {one.model.problem}" for name, one in evaluated.items())
-        raise TrainingError(f"No strategy gave a model that can be used, so none is chosen:\n{problems}")
+        raise TrainingError(f"No strategy produced a usable model, so no champion is chosen:\n{problems}")
     return usable
 
 
 def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
-    """Remove models of strategies that are no longer wanted, but no dot files; gives their names."""
+    """Remove the models of other strategies than the wanted ones, but no dot files. Returns their names."""
     if not trained.is_dir():
         return []
     sweep_temporaries(trained)
@@ -222,7 +222,7 @@ def _evaluation(
 
 
 def summarise_strategy(one: Evaluated) -> dict[str, Any]:
-    """What the evaluation tells of one strategy; `trained_further` names the blocks that are not the published ones."""
+    """One strategy's entry in the evaluation; `trained_further` lists the blocks with other than published weights."""
     model = one.model
     backbone = dict(model.summary.get("backbone", {}))
     if model.backbone:
@@ -255,7 +255,7 @@ def _metrics(workspace: Workspace, evaluation: Mapping[str, Any]) -> dict[str, A
     earlier = _earlier_strategies(workspace.metrics)
     strategies = {}
     for name, one in evaluation["strategies"].items():
-        # A model that another machine trained has no costs here, but git may have brought its seconds along.
+        # A model from another machine has no costs here, but its seconds may be in metrics.json, which is in git.
         seconds = read_costs(workspace, f"train@{name}").get("seconds", earlier.get(name, {}).get("train_seconds"))
         strategies[name] = {
             "recipe": one["recipe"],
@@ -266,7 +266,7 @@ def _metrics(workspace: Workspace, evaluation: Mapping[str, Any]) -> dict[str, A
 
 
 def _without_confusion(measured: Mapping[str, Any]) -> dict[str, Any]:
-    # 100 classes are 10,000 lines in git at every run; the matrix is in evaluation.json and confusion.csv.
+    # With 100 classes it would add 10,000 lines to git in every run. It is in evaluation.json and confusion.csv.
     return {name: value for name, value in measured.items() if name != "confusion"}
 
 
@@ -275,7 +275,7 @@ def _earlier_strategies(path: Path) -> dict[str, Any]:
         strategies: dict[str, Any] = read_json(path)["strategies"]
         return strategies
     except (FileNotFoundError, ValueError, KeyError):
-        return {}  # the first run, or a file that a merge has damaged: only its seconds are lost
+        return {}  # the first run, or a bad merge: only durations are lost
 
 
 def main() -> int:

@@ -1,11 +1,12 @@
 """Stage `export`: the champion in, a model that can be served out.
 
-Reads `reports/evaluation.json` (who is champion), `models/trained/<champion>/`, `data/prepared/` and `data/raw/`
-(held-out images to check with). Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx` and
-`model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (what it is, and the SHA-256 of every file).
+Reads `reports/evaluation.json` (which model is the champion), `models/trained/<champion>/`, `data/prepared/` and
+`data/raw/` (held-out images for the check). Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx`
+and `model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (a description of the model, and the
+SHA-256 of every file).
 
-Always: each format predicts what the trained model predicts for real held-out images, the SavedModel in a fresh
-process; otherwise the stage fails and the previous export stays. The same input gives the same bytes.
+Always: each format predicts the same as the trained model on real held-out images (the SavedModel is checked in a fresh
+process). Otherwise the stage fails and the previous export stays. The same input writes the same bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """Write and check `models/export`.
 
     Raises:
-        ExportError: a format predicts otherwise than the trained model, or can't be loaded.
+        ExportError: a format predicts differently from the trained model, or can't be loaded.
         IntegrityError: the evaluation or the trained model is missing or damaged.
     """
     evaluation = _evaluation(workspace.evaluation)
@@ -83,12 +84,12 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
 def _write_models(
     folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
 ) -> tuple[list[float], int]:
-    """Write and check every format: the largest difference of each, and how many images the SavedModel refused."""
+    """Write and check every format. Returns the largest difference of each, and how many images SavedModel refused."""
     content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
     write_bytes(folder / "model.onnx", content)
     differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
 
-    load_tensorflow()  # ten seconds: after all that can fail without it
+    load_tensorflow()  # takes ten seconds, so after all the steps that can fail without it
     from tasks.vgg.exports import serving
 
     served = serving.build_served(

@@ -1,12 +1,12 @@
-"""Stage `features`: prepared images in, outputs of the frozen VGG16 at the boundaries that training asks for out.
+"""Stage `features`: prepared images in, outputs of the frozen VGG16 at the boundaries that training needs out.
 
 Reads `data/prepared/`. Writes `data/features/`, shards in 16 bit with one row for each image or augmented view:
-- `block5_pool/`: the bottleneck features of all images, and `recipe.json`, what all rows depend on;
-- `for/<strategy>/`: what only that strategy reads, lower boundaries (`block4_pool/`) and views (`block4_pool.views/`),
-  and `recipe.json`, which names the boundaries that training starts from.
+- `block5_pool/`: the bottleneck features of all images, and `recipe.json`, everything that the rows depend on;
+- `for/<strategy>/`: features for this strategy alone, at lower boundaries (`block4_pool/`) and of augmented views
+  (`block4_pool.views/`), and `recipe.json` with the boundaries that training starts from.
 Rows of earlier runs stay as long as their image is accepted and nothing that they depend on has changed.
 
-An image passes the network once, for several boundaries together, and never again in training.
+An image goes through the network once, for all boundaries together, and never again in training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """Bring `data/features` in line with `data/prepared`.
 
     Raises:
-        WeightsError: the weights are missing or are not the published ones; before anything is computed.
+        WeightsError: the weights are missing or are not the published ones; raised before anything is computed.
         IntegrityError: a shard of images doesn't hold the bytes that were written.
     """
     check_preprocessing()
@@ -102,7 +102,7 @@ def _decide(
     settings: Settings, workspace: Workspace, examples: Sequence[Example], engines: Engines, weights: Weights,
     extraction: Extraction,
 ) -> list[Decision]:  # fmt: skip
-    """Which boundaries training is to start from; prints why. What is kept already stays."""
+    """Decide which boundaries training starts from, and print why. Boundaries that are there already stay."""
     asked = candidates(settings)
     if not asked:
         return []
@@ -126,7 +126,7 @@ def _decide(
 
 
 def _parts(engines: Engines, rows: RowsByFolder, examples: Sequence[Example]) -> list[tuple[Engine, RowsByFolder]]:
-    """Which engine computes which rows."""
+    """Each engine with the rows that it computes."""
     if engines.calibration is None:
         return [(engines.evaluated, rows)]
     train = {one.key for one in examples if one.split == "train"}
@@ -135,7 +135,7 @@ def _parts(engines: Engines, rows: RowsByFolder, examples: Sequence[Example]) ->
 
 
 def _drop_others(folder: Path, rows: Mapping[str, Sequence[str]], strategies: Sequence[str]) -> None:
-    """Remove the folders that nothing asks for any more."""
+    """Remove the folders that no strategy needs any more."""
     wanted = {folder / name for name in (*rows, *map(inputs_of, strategies))}
     wanted |= {parent for path in wanted for parent in path.parents}
     for path in sorted(folder.rglob("*")):

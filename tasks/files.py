@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, checksums, Parquet tables.
+"""Files that are never incomplete: atomic writes, checksums, Parquet tables.
 
 Every file gets its final name only after its bytes are on the disk (temporary name, fsync, rename,
-fsync of the folder), so a kill at any point leaves the old version or the new one, never a part.
+fsync of the folder). So a kill at any point leaves the old version or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from tasks.errors import IntegrityError
 
 TEMPORARY_SUFFIX = ".partial"
-_ROWS_AT_ONCE = 10_000  # as dicts, which take ten times their bytes
+_ROWS_AT_ONCE = 10_000  # rows as dicts take ten times the bytes of the table
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under `path` only when the block ends without an error."""
+    """Open a file for writing. It appears under `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
@@ -47,7 +47,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that replaces `path` only when the block ends without an error."""
+    """Create a folder to fill. It replaces `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +69,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep_temporaries(folder: Path) -> int:
-    """Remove what killed writers left in `folder` (not in its sub-folders); live writers are spared."""
+    """Remove temporary files of killed processes from `folder` (not from its sub-folders)."""
     swept = 0
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         writer = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 1)[-1]
@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as Parquet (zstd). The same rows give the same bytes."""
+    """Write rows as Parquet (zstd). The same rows write the same bytes."""
     left, batches = iter(rows), []
     while some := list(itertools.islice(left, _ROWS_AT_ONCE)):
         batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
@@ -109,7 +109,7 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -
 
 
 def stream_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, which is read and checked against its checksums at once.
+    """The rows of a Parquet file. The call itself reads the file and verifies its checksums.
 
     Raises:
         IntegrityError: the file is missing or damaged.
@@ -126,12 +126,12 @@ def stream_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """As `stream_table`, all rows in a list."""
+    """The rows of a Parquet file in a list; see `stream_table`."""
     return list(stream_table(path, columns))
 
 
 def _shared(value: Any) -> Any:
-    """Of a word that stands in many rows and tables, one is kept."""
+    """The value; equal strings become one object, because many rows and tables hold the same words."""
     return sys.intern(value) if type(value) is str else value
 
 
@@ -150,7 +150,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders' names: on Linux in one step; elsewhere a kill in between leaves `other` under no name."""
+    """Swap two folders' names: on Linux in one step; elsewhere a kill in between can leave no folder `other`."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28; Python doesn't offer it
     if swap and swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return
@@ -167,7 +167,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let names that were given in the folder survive a power failure."""
+    """Wait until new names in the folder are on the disk, so that they survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

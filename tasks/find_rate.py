@@ -1,9 +1,9 @@
-"""Program `find_rate`: which learning rates suit these images, as a plot and the values to try.
+"""Program `find_rate`: finds learning rates for these images, and draws the losses.
 
     python -m tasks.find_rate progressive [--steps 60]
 
-Reads what `features` left. Trains the strategy's first phase for some steps while all of its learning rates rise, and
-throws the weights away. Writes `reports/learning_rate.html`; prints the learning rates that it suggests. Changes no
+Reads the outputs of `features`. Trains the strategy's first phase for some steps while all of its learning rates rise,
+and throws the weights away. Writes `reports/learning_rate.html` and prints the suggested learning rates. Changes no
 setting.
 """
 
@@ -26,7 +26,7 @@ from tasks.workspace import LEARNING_RATE_PAGE, Workspace
 
 
 def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> dict[str, float]:
-    """Try learning rates; gives the suggested one of the head and of each unfrozen block.
+    """Try learning rates. Returns the suggested one for the head and for each unfrozen block.
 
     Raises:
         SettingsError: the strategy's recipe has no learning rate.
@@ -35,7 +35,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
     phases = plan_phases(strategy, settings.train, settings.augmentation)
     if not phases:
         raise SettingsError(
-            f"{strategy} with the recipe {settings.train.recipe} is solved exactly: it has no learning rate."
+            f"{strategy} with the recipe {settings.train.recipe} has no learning rate: its optimum is computed exactly."
         )
     from tasks.vgg.training.gradient_training import set_up
 
@@ -49,7 +49,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
             points.append((factor, loss))
             progress.advance(details={"factor": factor, "loss": loss})
     curve = suggest(points)
-    phase = phases[0]  # the learning rates as params.yaml means them
+    phase = phases[0]  # with the learning rates of params.yaml
     found = {name: rate * curve.suggested for name, rate in phase.learning_rates.items()}
     series = charts.Series("loss", curve.factors, curve.losses)
     chart = charts.line_chart([series], "factor on the learning rates", "loss", log_x=True, marked_x=curve.suggested)
@@ -60,9 +60,9 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.find_rate", description="Which learning rates suit.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.find_rate", description="Find learning rates.")
     parser.add_argument("strategy", choices=STRATEGIES)
-    parser.add_argument("--steps", type=int, default=60, help="of training, each at higher learning rates")
+    parser.add_argument("--steps", type=int, default=60, help="training steps, each at higher learning rates")
     options = parser.parse_args(arguments)
 
     def body() -> None:

@@ -1,10 +1,10 @@
 """Stage `ingest`: the source in, packs of original bytes out.
 
-Reads the source named by `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet`, one row
-for everything that was discovered, and `source.json`, what the source is. An image whose version the last run knew
-isn't read again; an image without a version is, since only its bytes show whether it changed. Bytes that are in no pack
-are packed. Packs with bytes that are no longer at the source are deleted; the rest of them is copied first. A killed
-run goes on after its last whole pack.
+Reads the source `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet` with one row for
+every entry of the source, and `source.json`, which describes the source. An image with the same version as in the last
+run isn't read again. An image without a version is read again, because only its bytes show whether it changed. Bytes
+that are in no pack are packed. Packs with bytes that are no longer at the source are deleted, after the other bytes in
+them are copied. A killed run continues after its last whole pack.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.settings import Settings
 from tasks.workspace import Workspace
 
 MAX_SMALL_PACKS = 16
-"""So many packs may be less than half full before they are joined."""
+"""When more packs than this are less than half full, they are joined."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         for _, count in write_packs(raw, new, pack_size):
             packed += count
             journal.add((image.path, image.version, keys[image.path]) for image in read if image.version is not None)
-            read.clear()  # a pack is written as soon as it is full, so it holds all that was read
+            read.clear()  # a pack is written as soon as it is full, so these images are in it
     _drop_unwanted(raw, packs, set(keys.values()), pack_size)
     write_json(raw / "source.json", {**listing.about, "uri": settings.source.uri})
     write_discovered(raw, _rows(listing, keys, beyond))
@@ -79,7 +79,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
 
 
 def is_listing_unchanged(listing: SourceListing, per_class: int | None, before: list[Discovered]) -> bool:
-    """Whether `run` would write the table `before` again, if all bytes are what they were."""
+    """Whether `run` would write the same table as `before`, assuming that no bytes changed."""
 
     def without_bytes(rows: list[Discovered]) -> list[Discovered]:
         return [replace(row, key="", version=None) for row in rows]
@@ -89,7 +89,7 @@ def is_listing_unchanged(listing: SourceListing, per_class: int | None, before: 
 
 
 def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
-    """The undamaged packs, and what is in them; damaged ones are deleted."""
+    """The undamaged packs and their entries. Damaged packs are deleted."""
     packs = {}
     found = sorted(raw.glob("*.tar"))
     for pack, whole in zip(found, on_all_cores(verify_pack, found), strict=True):
@@ -101,7 +101,7 @@ def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
 
 
 def _known(images: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
-    """Path -> key of the items whose bytes don't have to be read: packed before, and of the same version now."""
+    """Path -> key of the images that don't have to be read: they are packed, and their version is the same."""
     before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
     known = {}
     for image in images:
@@ -119,7 +119,7 @@ def _read_new(
     readers: int,
     progress: Progress,
 ) -> Iterator[tuple[str, bytes]]:
-    """Read what isn't known, note its key in `keys`, and give what is in no pack, in the order of the items."""
+    """Read the unknown images, note their keys in `keys`, and yield those that are in no pack, in order."""
     seen = set(have)
     unknown = [image for image in images if image.path not in keys]
     for image, data in read_ahead(unknown, readers):
@@ -132,11 +132,11 @@ def _read_new(
 
 
 def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: set[str], pack_size: int) -> None:
-    """Delete packs with bytes that are no longer at the source; copy what is still wanted of them first."""
+    """Delete packs with bytes that are no longer at the source; copy their wanted bytes first."""
     stale = [pack for pack, places in packs.items() if not places.keys() <= wanted]
     small = [pack for pack in packs if pack not in stale and 2 * pack.stat().st_size < pack_size]
     if len(small) > MAX_SMALL_PACKS:
-        stale += small  # many small additions: their packs are joined
+        stale += small  # many small packs: join them
     kept = {key for pack, places in packs.items() if pack not in stale for key in places}
     alive = {key: place for pack in stale for key, place in packs[pack].items() if key in wanted - kept}
     copies = write_packs(raw, ((key, read_image(place, key)) for key, place in alive.items()), pack_size)
@@ -147,7 +147,7 @@ def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: s
 
 
 def _limit(listing: SourceListing, per_class: int | None) -> tuple[list[SourceImage], set[str]]:
-    """The items within the limit, and the paths of those beyond; chosen by a hash of the path, so not by its order."""
+    """The images within the limit, and the paths of the others. The choice depends on hashes of paths, not on order."""
     if per_class is None:
         return list(listing.images), set()
     chosen: dict[str, int] = {}

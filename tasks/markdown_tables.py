@@ -1,4 +1,4 @@
-"""Tables in Markdown that also read well on a terminal, and how quantities are written in them."""
+"""Markdown tables that are also easy to read on a terminal, and the formats of durations and sizes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _WIDEST = 40
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """A table whose columns are padded to one width each; a cell beyond 40 characters sticks out.
+    """A Markdown table with padded columns; a cell of more than 40 characters sticks out.
 
     Args:
         heads: titles of the columns.
-        rows: cells, as many as there are heads; without `|`.
+        rows: one cell for each column; without `|`.
         right: titles of the columns that are aligned to the right.
     """
     longest = (max(len(row[number]) for row in [heads, *rows]) for number in range(len(heads)))

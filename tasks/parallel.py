@@ -1,4 +1,4 @@
-"""The cores of this machine, and work side by side in a known order."""
+"""The cores of this machine, and parallel work with results in order."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Found = TypeVar("Found")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_all_cores(work: Callable[[Given], Found], given: Iterable[Given]) -> list[Found]:
-    """The results, in order, of work that needs no lock of Python's, such as checksums of files."""
+    """The results of `work`, in order, computed by threads. Good for work that releases the GIL, such as checksums."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(work, given))
 
 
 def in_order(begun: Iterable[Found], ahead: int) -> Iterator[Found]:
-    """What `begun` gives, in order, while up to `ahead` of it are under way: so bounded is the memory.
+    """Yield what `begun` yields, in order, with at most `ahead` of them waiting, which bounds the memory.
 
     Args:
-        begun: begins another piece of work each time that it is asked, such as by submitting it to a pool, and gives
-            its future. It is asked again only when the caller is done with the oldest.
-        ahead: pieces of work that are begun and not yet given, 1 or more.
+        begun: each `next` begins another piece of work, for example submits it to a pool, and yields its future. The
+            next piece begins only when the caller is done with the oldest one.
+        ahead: pieces of work that are begun and not yet yielded, 1 or more.
     """
     source = iter(begun)
     waiting = deque(islice(source, ahead))

@@ -32,14 +32,14 @@ _RENAMED = {
     "export.parity_pictures": "export.parity_images",
     "run.placement": "run.work_pools",
 }
-"""Settings that had another name once -> their name now; for the error that tells it."""
+"""Old name of a setting -> its present name; the error about an old name uses it."""
 
 
 def load_settings(workspace: Path) -> Settings:
     """Read and check `workspace`/params.yaml.
 
     Raises:
-        SettingsError: the file is missing, is not YAML, or a value is not allowed; names every such value.
+        SettingsError: the file is missing, is not YAML, or values are not allowed; the message lists all of them.
     """
     path = workspace / PARAMS
     try:
@@ -54,7 +54,7 @@ def load_settings(workspace: Path) -> Settings:
 
 
 def check_settings(values: Any, where: str = PARAMS) -> Settings:
-    """Turn plain values into Settings, or raise SettingsError that lists all that is wrong."""
+    """Turn plain values into Settings, or raise a SettingsError that lists all problems."""
     if not isinstance(values, dict):
         raise SettingsError(f"{where} must hold blocks of settings. Received: {type(values).__name__}")
     try:
@@ -62,34 +62,34 @@ def check_settings(values: Any, where: str = PARAMS) -> Settings:
     except pydantic.ValidationError as error:
         renamed = {_RENAMED.get(".".join(map(str, problem["loc"]))) for problem in error.errors()}
         told = [problem for problem in error.errors() if ".".join(map(str, problem["loc"])) not in renamed]
-        problems = [_explain(problem) for problem in told]  # not the new name of an old setting as "missing"
+        problems = [_explain(problem) for problem in told]  # without the new name of an old setting as "missing"
         raise SettingsError(f"{where}:\n  " + "\n  ".join(problems)) from None
 
 
 def change_settings(
     workspace: Path, changes: Mapping[str, Any], check: Callable[[Settings], None] | None = None
 ) -> Settings:
-    """Write changes into params.yaml, comments kept, after checking the whole.
+    """Write changes into params.yaml and keep its comments. All settings are checked first.
 
     Args:
         workspace: folder with params.yaml.
         changes: the settings that should differ, nested as in params.yaml: {"train": {"recipe": "tutorial"}}.
-        check: called with the new settings before they are written; what it raises leaves the file as it was.
+        check: called with the new settings before they are written; if it raises, params.yaml is unchanged.
 
     Raises:
-        SettingsError: a name is not a setting, or a value is not allowed; params.yaml is then as it was.
+        SettingsError: a name is not a setting, or a value is not allowed; params.yaml is unchanged.
     """
-    from ruamel.yaml import YAML  # only a change needs it
+    from ruamel.yaml import YAML  # only changes need it
 
     load_settings(workspace)
     path = workspace / PARAMS
     editor = YAML()
     editor.width = 4096
-    # A class of its own, as it is the class that learns it: with ruamel's, DVC writes dvc.lock in this process.
+    # A subclass, because representers belong to a class, and DVC writes dvc.lock with ruamel's own in this process.
     editor.Representer = type("Representer", (editor.Representer,), {})
     editor.representer.add_representer(type(None), _write_null)
     document = editor.load(path.read_text(encoding="utf-8"))
-    changed = _merge(document, _plain(changes))  # a form gives tuples, which YAML has not
+    changed = _merge(document, _plain(changes))  # a form has tuples; YAML has lists only
     settings = check_settings(_plain(document), "SET")
     if check is not None:
         check(settings)
@@ -101,7 +101,7 @@ def change_settings(
 
 
 def parse_changes(assignments: Iterable[str]) -> dict[str, Any]:
-    """Assignments as people type them -> changes, as `change_settings` takes them.
+    """Assignments as people type them -> changes for `change_settings`.
 
     Args:
         assignments: such as `train.recipe=tutorial`, `strategies=[feature_extraction]`; values are YAML.
@@ -119,7 +119,7 @@ def parse_changes(assignments: Iterable[str]) -> dict[str, Any]:
         for one in blocks:
             block = block.setdefault(one, {}) if isinstance(block, dict) else None
         if not isinstance(block, dict) or isinstance(block.get(key), dict):
-            raise SettingsError(f"SET gives a whole block and a setting in it: {name.strip()} is in both.")
+            raise SettingsError(f"SET has a whole block and a setting of the same block: {name.strip()} is in both.")
         try:
             block[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -131,7 +131,7 @@ def parse_strategies(text: str) -> list[str]:
     """`all`, a name, or several with commas -> a list of known strategies.
 
     Raises:
-        SettingsError: a name is unknown; lists the known ones.
+        SettingsError: a name is unknown; the message lists the known ones.
     """
     if text.strip() == "all":
         return list(STRATEGIES)
@@ -146,13 +146,13 @@ def parse_strategies(text: str) -> list[str]:
 
 
 def format_assignment(name: str, value: Any) -> str:
-    """A setting as people type it in SET: `parse_changes` the other way round."""
+    """A setting as people type it in SET; the inverse of `parse_changes`."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
     return f"{name}={text.removesuffix(_YAML_END).strip()}"
 
 
 def _merge(block: Any, changes: Mapping[str, Any], above: str = "") -> bool:
-    """Write changes into a block of params.yaml; tells whether that changed it."""
+    """Write changes into a block of params.yaml. Returns whether that changed it."""
     changed = False
     for name, value in changes.items():
         known = name in block
@@ -176,7 +176,7 @@ def _unknown(name: str, value: Any, known: Iterable[str]) -> SettingsError:
 
 
 def _new_name(name: str) -> str | None:
-    """What a setting that was renamed, or whose block was, is called now."""
+    """The present name of a setting, if it or its block was renamed."""
     block, _, key = name.rpartition(".")
     if name in _RENAMED or not block:
         return _RENAMED.get(name)
@@ -195,7 +195,7 @@ def _in_one_line(value: Any) -> Any:
 
 
 def _write_null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # not as an empty place
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # not an empty value
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Program `plan`: what the next run would do, why, and what it would cost. Reads the workspace, changes nothing.
+"""Program `plan`: prints what the next run would do, why, and what it would cost. Changes nothing in the workspace.
 
-`python -m tasks.plan` prints it. The source is listed if that can be done without downloading and within seconds.
+Usage: python -m tasks.plan. The source is listed only if this needs no download and takes seconds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LISTING_LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the next run would do.
+    """The plan of the next run.
 
     Attributes:
         text: in Markdown.
-        source_is_known: the source was listed, and the stage `ingest` would leave everything as it is.
+        source_is_known: the source was listed, and the stage `ingest` would change nothing.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Plan:
 
 
 def run(settings: Settings, workspace: Workspace) -> Plan:
-    """The plan for the workspace as it is.
+    """The plan of the next run in a workspace.
 
     Args:
         settings: of the workspace.
@@ -61,7 +61,7 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
 
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
-    """What the source holds against what was packed; None if listing it takes long."""
+    """The differences between the source and the packed images; None if the listing takes long."""
     return _news(settings, workspace, _start_listing(settings.source, workspace)())
 
 
@@ -88,7 +88,7 @@ def _news(settings: Settings, workspace: Workspace, listing: SourceListing | Non
 
 
 def _packed(workspace: Workspace) -> list[Discovered]:
-    """What the last run discovered; a run's own folder has it in DVC's cache only."""
+    """The manifest of the last run. In the folder of a deployed run, it is only in DVC's cache."""
     raw = workspace.raw
     if raw.is_dir():
         return previous_discovered(raw)
@@ -98,15 +98,15 @@ def _packed(workspace: Workspace) -> list[Discovered]:
 
 
 def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceListing | None]:
-    """List the source in the background; the result waits for it, and is None if it takes long."""
+    """List the source in the background. The returned function waits for it; it returns None if that takes long."""
     if source.uri.startswith("tfds:"):
-        return lambda: None  # it may have to be downloaded to be listed
+        return lambda: None  # the listing may need a download
     found: list[SourceListing | BaseException] = []
 
     def look() -> None:
         try:
             found.append(discover(source.uri, SourcePolicy.of(source, workspace)))
-        except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asks
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             found.append(error)
 
     def answer() -> SourceListing | None:

@@ -2,9 +2,9 @@
 
     python -m tasks.predict --model models/export PATH...
 
-PATH is an image, a folder (walked in sorted order; hidden files are skipped, links that lead out are not followed) or
-`-` (paths on stdin, one a line). A line holds `path`, `label`, `probability` and `probabilities`, or `path` and `error`
-("code: detail"). Exit code 0 unless every image is bad. Decoding is that of training; no TensorFlow is needed.
+PATH is an image, a folder (its files in sorted order, without hidden files and links that lead out of it) or `-` (paths
+on stdin, one a line). A line holds `path`, `label`, `probability` and `probabilities`, or `path` and `error` ("code:
+detail"). The exit code is 0 unless every image is bad. Images are decoded as in training; TensorFlow isn't needed.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tasks.progress import Progress
 
 BATCH_SIZE = 8
 UNREADABLE = "unreadable"
-"""Code of a file that can't be opened; the other codes are those of `tasks.images.reason_codes.RefusalCode`."""
+"""Code of a file that can't be opened; the other codes are in `tasks.images.reason_codes.RefusalCode`."""
 
 
 class Model:
-    """An exported model, verified and ready.
+    """An exported model, verified and loaded.
 
     Raises:
         PredictError: the folder is not a complete export, or `model.onnx` is not the file that was exported.
@@ -74,7 +74,7 @@ class Model:
 
 @dataclass(frozen=True)
 class _Image:
-    """A given path, and where its bytes are, or why they can't be read."""
+    """A path with the place of its bytes, or with the reason why they can't be read."""
 
     path: str
     entry: PackEntry | None
@@ -88,23 +88,23 @@ def predict_files(
     """Score images; one row each, in the order of the input.
 
     Args:
-        model_dir: what the stage `export` wrote.
-        paths: images and folders; may be endless; rows come as soon as a batch is scored.
-        batch_size: images a step of the network.
+        model_dir: the output of the stage `export`.
+        paths: images and folders; may be endless, as rows are yielded after each batch.
+        batch_size: images in one step of the network.
 
     Yields:
         `path`, `label`, `probability`, `probabilities` {label: p}; or `path` and `error`, "code: detail".
 
     Raises:
-        PredictError: the model can't be loaded; before anything is read.
+        PredictError: the model can't be loaded; raised before any image is read.
     """
     model = Model(Path(model_dir))
     return _rows(model, (_look(path) for given in paths for path in find_images(os.fspath(given))), batch_size)
 
 
 def find_images(path: str) -> Iterator[str]:
-    """The path itself, or the files below a folder, sorted; a folder's links that lead out of it are skipped."""
-    if not os.path.isdir(path):  # noqa: PTH112 - a path that is not UTF-8, or has a trailing slash, stays as it is
+    """The path itself, or the files below a folder, sorted, without links that lead out of the folder."""
+    if not os.path.isdir(path):  # noqa: PTH112 - keeps paths that are not UTF-8, and trailing slashes
         yield path
         return
     root, pending = os.path.realpath(path), [path]
@@ -131,7 +131,7 @@ def _is_inside(entry: os.DirEntry[str], root: str) -> bool:
 
 
 def _look(path: str) -> _Image:
-    """Read a file's size and checksum; what is not a readable file becomes a problem, and is not opened."""
+    """Read a file's size and checksum. A path that is not a regular file gets a problem and isn't opened."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             return _Image(path, None, "", f"{UNREADABLE}: not a file")
@@ -152,7 +152,7 @@ def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[d
 
 
 def _decoded(images: Iterable[_Image], background_rgb: tuple[int, int, int]) -> Iterator[tuple[str, Pixels | str]]:
-    """(path, pixels or the error), in order. Decoding runs in worker processes, so that a crash costs one image."""
+    """(path, pixels or the error), in order. Worker processes decode, so that a crash loses one image only."""
     source, begun = iter(images), deque[_Image]()
     while True:
         work = _begin(chain(list(begun), source), begun)
@@ -172,7 +172,7 @@ def _decoded(images: Iterable[_Image], background_rgb: tuple[int, int, int]) -> 
 
 
 def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str, PackEntry]]:
-    """Hand out what can be decoded; remember everything in order."""
+    """Yield the images that can be decoded; add all images to `begun`, in order."""
     for image in images:
         begun.append(image)
         if image.entry:
@@ -180,7 +180,7 @@ def _begin(images: Iterable[_Image], begun: deque[_Image]) -> Iterator[tuple[str
 
 
 def _problems(begun: deque[_Image]) -> Iterator[tuple[str, str]]:
-    """The images at the front that never went to a worker."""
+    """Remove and yield the images with problems from the front; they never went to a worker."""
     while begun and begun[0].entry is None:
         image = begun.popleft()
         yield image.path, image.problem
@@ -204,7 +204,7 @@ def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator
 
 
 def _session(content: bytes, folder: Path) -> Any:
-    import onnxruntime  # workers, which start from this module, don't need it
+    import onnxruntime  # imported here, because worker processes import this module and don't need it
 
     onnxruntime.set_default_logger_severity(3)
     try:
@@ -217,7 +217,7 @@ def _session(content: bytes, folder: Path) -> Any:
 
 
 def to_line(row: dict[str, Any]) -> bytes:
-    """One row as one line of JSON, UTF-8; a path that is not UTF-8 is written in escapes."""
+    """One row as one line of JSON, in UTF-8; other bytes in a path are escaped."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -228,7 +228,7 @@ def _write(rows: Iterable[dict[str, Any]], out: BinaryIO, progress: Progress | N
     """Write rows as they come.
 
     Raises:
-        PredictError: nothing was found, or no image could be scored; the rows are written nevertheless.
+        PredictError: no image was found, or none could be scored; the rows are written before.
     """
     total, bad, first = 0, 0, ""
     for row in rows:
@@ -255,8 +255,8 @@ def _stdin_paths() -> Iterator[str]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.predict", description="Score images; JSON lines to stdout.")
     parser.add_argument("--model", type=Path, required=True, help="exported model, such as models/export")
-    parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="images a step of the network")
-    parser.add_argument("--output", type=Path, help="write to this file; it appears when all is done")
+    parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="images in one step of the network")
+    parser.add_argument("--output", type=Path, help="write to this file; it appears when all rows are written")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for paths on stdin, one a line")
     return parser.parse_args(arguments)
 
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = sys.stderr.isatty() and (given.output or not sys.stdout.isatty()) and "-" not in given.paths
         with ExitStack() as stack:
             progress: Progress | None = None
-            if shown:  # to show progress, all images are listed first
+            if shown:  # progress needs the total, so all images are listed first
                 paths = [found for path in paths for found in find_images(path)]
                 progress = stack.enter_context(Progress("predict", len(paths), "images"))
             rows = predict_files(given.model, paths, given.batch_size)
@@ -284,12 +284,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 _write(rows, out, progress)
             except PredictError as error:
-                failure.append(error)  # printed once the output file is in its place
+                failure.append(error)  # printed after the output file is in its place
 
     try:
         code = run_program(body)
     except BrokenPipeError:
-        return 0  # the reader stopped, as `| head` does
+        return 0  # the reader of the pipe stopped, such as `| head`
     for error in failure:
         print(f"PredictError: {error}", file=sys.stderr)
     return USER_ERROR if failure else code

@@ -1,13 +1,13 @@
 """Stage `prepare`: packs in, decoded images, splits and the quarantine out.
 
 Reads `data/raw/`. Writes `data/prepared/`: `shards/` (n, 224, 224, 3) uint8 RGB, `examples.parquet` (accepted images
-with label and split), `quarantine.parquet` (refused ones with a reason code), `duplicates.parquet` (images that another
-image repeats), `splits.parquet` (the memory of the splits) and `summary.json` (counts); and the data report,
-`reports/data.html` and `reports/data.json`.
+with label and split), `quarantine.parquet` (refused images with a reason code), `duplicates.parquet` (images that
+repeat another image), `splits.parquet` (the splits for the next run) and `summary.json` (counts). Also writes the data
+report, `reports/data.html` and `reports/data.json`.
 
-Always: discovered = accepted + quarantined + excluded. Only images that are in no shard are decoded. An image that
-has a split keeps it, and near duplicates and images of one group are in one split. Labels are not in the shards, so
-relabelling decodes nothing.
+Always: discovered = accepted + quarantined + excluded. Only images that are in no shard are decoded. An image keeps its
+split. Near duplicates and images of one group are in one split. Labels are not in the shards, so new labels don't
+decode anything again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     versions = {"facts": decoding.FACTS_VERSION, "likeness": perceptual_hash.VERSION, "quality": quality.VERSION}
     mark = fingerprint({**recipe, **versions})
     refusals = _refuse_known(usable_headers(workspace.shards, mark), rules)
-    wanted = [key for key in contents.chosen if key not in refusals]  # those in conflict too: the report shows them
+    wanted = [key for key in contents.chosen if key not in refusals]  # label conflicts too: the report shows them
     _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
     state = reconcile(workspace.shards, wanted, mark, rules.shard_size)
     new = _decode(workspace, state.missing, rules, mark, refusals)
@@ -105,8 +105,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         "split_rules": _fingerprint_of(split_rules),
         **_counts(selection, split_rules),
     }
-    # Before the tables, which are what it compares with: killed up to here, the next run finds the old ones and writes
-    # the same report; killed from here on, it finds a report on these very images, and keeps what that says changed.
+    # The report compares with the old tables, so it is written before the new ones. If the run is killed in between,
+    # the next run writes the same report. If it is killed later, the next run finds a report on the same images.
     earlier = read_previous(prepared, workspace.reports)
     write_data_report(workspace.reports, describe_data(summary, discovered, selection, earlier), shards)
     write_examples(prepared, selection.examples)
@@ -132,12 +132,12 @@ def _fingerprint_of(rules: Rules) -> str:
 
 
 def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
-    """The splits of the run before, if they were drawn by the same rules: an image that has one keeps it."""
+    """The splits of the previous run if they were drawn by the same rules, else none."""
     try:
         if read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules):
             return read_memory(prepared)
     except (FileNotFoundError, ValueError, IntegrityError):
-        pass  # there was none, or it is damaged: all are drawn by their content
+        pass  # missing or damaged: all images are drawn by their content
     return {}
 
 
@@ -146,7 +146,7 @@ def _policy(rules: Prepare) -> ImagePolicy:
 
 
 def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
-    """What a changed policy refuses among the images that were decoded before."""
+    """Images that were decoded before and that the present policy refuses."""
     refusals: Refusals = {}
     for row in (row for header in headers for row in header.rows):
         facts = ImageFacts(**{name: value for name, value in row.items() if name != "key"})
@@ -158,7 +158,7 @@ def _refuse_known(headers: Sequence[ShardHeader], rules: Prepare) -> Refusals:
 
 
 def _judge(facts: ImageFacts, rules: Prepare) -> None:
-    """Raise Refused if what is known of a decoded image breaks the policy."""
+    """Raise Refused if the facts about a decoded image break the policy."""
     decoding.judge(facts, _policy(rules))
     for issue in quality.issues(facts.scores or {}, rules, min(facts.width_px, facts.height_px)):
         if issue in rules.quarantine_issues:
@@ -166,7 +166,7 @@ def _judge(facts: ImageFacts, rules: Prepare) -> None:
 
 
 def _with_issues(row: ShardRow, rules: Prepare) -> ShardRow:
-    """The row with the flagged issues of quality among its notes."""
+    """The row with its quality issues added to its notes."""
     found = quality.issues(row["scores"], rules, min(row["width_px"], row["height_px"]))
     return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
 
@@ -174,7 +174,7 @@ def _with_issues(row: ShardRow, rules: Prepare) -> ShardRow:
 def _decode(
     workspace: Workspace, missing: Sequence[str], rules: Prepare, mark: str, refusals: Refusals
 ) -> list[ShardHeader]:
-    """Decode the missing images into new shards; what is refused is added to `refusals`."""
+    """Decode the missing images into new shards, and add the refused ones to `refusals`."""
     if not missing:
         return []
     places = index_packs(workspace.raw)
@@ -202,7 +202,7 @@ def _decode(
 
 
 def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
-    """Find problems that no decoding can fix before the long work."""
+    """Raise DataError before the long work if a class is too small anyway."""
     problems = _too_small(sorted(discovered), discovered, rules, "different images")
     if problems:
         raise DataError(_list(problems))
@@ -217,7 +217,7 @@ def _too_small(labels: Sequence[str], sizes: Counter[str], rules: Prepare, what:
 
 
 def _list(problems: Sequence[str]) -> str:
-    return "These images can't make a classifier:\n  " + "\n  ".join(problems)
+    return "No classifier can be trained on these images:\n  " + "\n  ".join(problems)
 
 
 def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare) -> None:

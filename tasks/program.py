@@ -1,4 +1,4 @@
-"""The one shape of all programs: settings in, a summary out, errors in words, costs written down."""
+"""The shell of all programs: it reads settings, prints the summary or the error, and records costs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _STORAGE_ERRNOS = {
 
 
 def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
-    """Run one stage in the current folder; print its summary; write its costs down. Gives the exit code.
+    """Run one stage in the current folder, print its summary and record its costs. Returns the exit code.
 
-    The costs (seconds, peak memory and so on, and the numbers of the summary) go to `.rootstock/costs`.
+    The costs (seconds, peak memory and so on, and the numbers of the summary) are written to `.rootstock/costs`.
     """
 
     def body() -> None:
@@ -45,9 +45,9 @@ def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
 
 
 def run_program(body: Callable[[], None]) -> int:
-    """Run a program's body and give its exit code; what the user can fix goes to stderr in words."""
+    """Run a program's body. Errors that the user can fix go to stderr without a traceback. Returns the exit code."""
     signal.signal(signal.SIGTERM, _stop)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings of TensorFlow's C++ side mean nothing to a user
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides warnings of TensorFlow's C++ code
     try:
         body()
     except RootstockError as error:
@@ -58,18 +58,18 @@ def run_program(body: Callable[[], None]) -> int:
         if reason is None:
             raise
         print(
-            f"StorageError: {reason}: {error.filename or Path.cwd()}. What was finished before is intact; "
-            "make room (or make it writable) and run the same command again.",
+            f"StorageError: {reason}: {error.filename or Path.cwd()}. Finished work is intact. "
+            "Make room (or make it writable) and run the same command again.",
             file=sys.stderr,
         )
         return USER_ERROR
     except KeyboardInterrupt:
-        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("Stopped. Finished work is kept; the same command continues from there.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave through the `finally` blocks, so that temporary files and workers go away."""
-    print("Stopped by SIGTERM. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+    """Exit through the `finally` blocks, which remove temporary files and stop workers."""
+    print("Stopped by SIGTERM. Finished work is kept; the same command continues from there.", file=sys.stderr)
     raise SystemExit(128 + number)

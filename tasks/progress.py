@@ -17,14 +17,14 @@ PROGRESS_VARIABLE = "ROOTSTOCK_PROGRESS"
 class Progress:
     """Counts units of work; shows units/s and the time left.
 
-    The JSON file, replaced at most twice a second, holds `stage`, `done`, `total`, `unit`, `rate`
-    (units/s of this run), `seconds_left` (null before the first unit) and `details` (live metrics).
+    The JSON file is replaced at most twice a second. It holds `stage`, `done`, `total`, `unit`, `rate` (units/s of
+    this run), `seconds_left` (null before the first unit) and `details` (live metrics).
 
     Args:
         stage: its name, such as `features`.
         total: all units, including those already done.
         unit: plural name of the units, such as `images`.
-        done: units that an earlier run had finished; they don't count for the rate.
+        done: units that an earlier run has finished; they don't count for the rate.
     """
 
     def __init__(self, stage: str, total: int, unit: str, done: int = 0) -> None:
@@ -96,7 +96,7 @@ class Progress:
 
 
 def describe(state: Mapping[str, Any]) -> str:
-    """A state of `Progress` in words: how far it is, how fast, for how long still, and the live metrics."""
+    """A state of `Progress` in words: units done, units/s, time left, and the live metrics."""
     rate, unit = state["rate"], state["unit"]
     parts = [f"{state['done']}/{state['total']} {unit}"]
     if rate:

@@ -1,7 +1,7 @@
-"""A stage's progress in Prefect's UI, while it runs: how far it is, and the course of its metrics.
+"""Shows the progress and the metrics of a running stage in Prefect's UI.
 
-Two artifacts a stage: `progress-<stage>`, a bar with one line, and `course-<stage>`, a table with one row for each new
-set of metrics (an epoch's loss and accuracy). A stage that has nothing to do has none.
+A stage has two artifacts: `progress-<stage>`, a bar with one line of text, and `course-<stage>`, a table with one row
+for each new set of metrics (an epoch's loss and accuracy). A stage that has nothing to do has no artifacts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tasks.progress import clock, describe
 _EVERY_S = 2.0
 _LONGEST_COURSE = 200
 SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
-"""What a call of the server raises when the server is away or refuses."""
+"""Errors of a call when Prefect's server is down or refuses the call."""
 
 
 class ProgressArtifacts:
-    """Shows the states that `tasks.progress.Progress` writes; new values every 2 s at most.
+    """Shows the states that `tasks.progress.Progress` writes, at most once in 2 s.
 
     Args:
         stage: its name in dvc.yaml.
@@ -59,9 +59,9 @@ class ProgressArtifacts:
         try:
             self._send_bar(state)
             self._send_course()
-        except SERVER_TROUBLE as error:  # not worth ending hours of work
+        except SERVER_TROUBLE as error:  # no reason to end hours of work
             get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
-        self._sent_at = time.monotonic()  # after the calls: a slow server is asked less often
+        self._sent_at = time.monotonic()  # after the calls, so that a slow server gets fewer of them
 
     def _send_bar(self, state: dict[str, Any]) -> None:
         percent = 100.0 * state["done"] / state["total"] if state["total"] else 100.0
@@ -77,7 +77,7 @@ class ProgressArtifacts:
         if len(self._course) == self._shown_rows and len(self._course) < _LONGEST_COURSE:
             return
         if self._table is None:
-            told = "What the stage reported while it ran, the latest last."
+            told = "Metrics that the stage reported while it ran, the latest last."
             created = create_table_artifact(self._course, key=f"course-{self._name}", description=told)
             assert isinstance(created, UUID)
             self._table = created
@@ -88,6 +88,6 @@ class ProgressArtifacts:
 
 
 def course_row(state: dict[str, Any], elapsed_s: float) -> dict[str, str]:
-    """A progress state with metrics as a row of the table."""
+    """The table's row for a progress state with metrics."""
     metrics = {name: f"{value:.4g}" for name, value in state["details"].items()}
     return {state["unit"]: f"{state['done']}/{state['total']}", "time": clock(elapsed_s), **metrics}

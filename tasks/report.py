@@ -1,4 +1,4 @@
-"""Program `report`: the report in brief, as Markdown with images in it. `python -m tasks.report > report.md`"""
+"""Program `report`: prints a short report in Markdown with images in it. `python -m tasks.report > report.md`"""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FILES = {
 
 
 def run(workspace: Workspace, links: Mapping[str, str] | None = None) -> str:
-    """The report of the last evaluation.
+    """The report of the last evaluation, in Markdown.
 
     Args:
-        workspace: folder with `reports/evaluation.json`, or with a dvc.lock that knows it, and `data/prepared` for the
+        workspace: folder with `reports/evaluation.json`, or with a dvc.lock that lists it, and `data/prepared` for the
             images.
-        links: what else to name at the end, name -> address.
+        links: links at the end, name -> address.
 
     Raises:
-        IntegrityError: nothing was evaluated here.
+        IntegrityError: no evaluation is in the workspace.
     """
     evaluation = _read_evaluation(workspace)
     keys = [mistake["key"] for mistake in evaluation["mistakes"]]
@@ -45,7 +45,7 @@ def _read_evaluation(workspace: Workspace) -> Any:
     file = workspace.evaluation
     if file.exists():
         return read_json(file)
-    with tempfile.TemporaryDirectory() as temporary:  # a run's own folder lacks what its stages found unchanged
+    with tempfile.TemporaryDirectory() as temporary:  # a deployed run's folder lacks outputs of unchanged stages
         if fetch_output(workspace, EVALUATION, Path(temporary)):
             return read_json(Path(temporary) / file.name)
     raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")

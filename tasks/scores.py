@@ -1,4 +1,4 @@
-"""The two metrics that choices are made by, for training, search and reports alike."""
+"""Log loss and accuracy: training, search and reports choose models by these two metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST_PROBABILITY = 1e-7
-"""Floor of the log loss: one float32 zero would make it infinite."""
+"""Smallest probability in the log loss: one float32 zero would make it infinite."""
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -26,7 +26,7 @@ def log_loss(probabilities: Floats, labels: Integers) -> float:
 
 
 def predict(probabilities: Floats) -> Integers:
-    """(n, classes) -> (n,) the most probable class; of equals the first."""
+    """(n, classes) -> (n,) the most probable class; the first one if several are equal."""
     predicted: Integers = np.argmax(probabilities, axis=1)
     return predicted
 

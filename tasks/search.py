@@ -1,11 +1,11 @@
-"""Program `search`: which linear probe suits these images best, by cross-validation within a time budget.
+"""Program `search`: finds the best linear probe for these images by cross-validation, within a time budget.
 
     python -m tasks.search [--minutes 2] [--trials 100] [--write]
 
-Reads what `prepare` and `features` left; no image goes through the network. Tries linear probes (pooling, inverse
-regularization C, class weights) with Optuna, each by stratified folds over train and validation; near duplicates and
-groups stay together. The test images are not read. Prints the best settings beside those of params.yaml; `--write` puts
-them there. Writes `reports/search.html`.
+Reads the outputs of `prepare` and `features`; no image goes through the network. Tries linear probes (pooling, inverse
+regularization C, class weights) with Optuna. Each is evaluated on stratified folds of train and validation; near
+duplicates and groups stay together. The test images are not read. Prints the best settings beside those of params.yaml;
+`--write` writes them into params.yaml. Writes `reports/search.html`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Candidate:
     class_weight: ClassWeight
 
     def assignments(self, rules: Settings) -> list[str]:
-        """What makes `train` fit this probe and no other."""
+        """The settings with which `train` fits this probe and no other."""
         up_to = rules.train.modern.bilinear_up_to if self.pooling == "bilinear" else 0
         return [
             f"train.modern.inverse_regularization=[{self.inverse_regularization:.3g}]",
@@ -77,7 +77,7 @@ class Folds:
         train, validation = (make_split(examples, split, self.classes, shards) for split in ("train", "validation"))
         self.labels = np.concatenate([train.labels, validation.labels])
         self.poolings = poolings_for(settings.train.modern, len(self.classes), len(self.labels))
-        # A basis is a rotation, so a fold learns nothing of another by sharing it.
+        # All folds share one basis: it is a rotation, so it carries no information from one fold to another.
         self.inputs = {pooling: take_feature_basis(pooling, [train, validation]).fitted for pooling in self.poolings}
         try:
             fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed)
@@ -94,17 +94,17 @@ class Folds:
 
 
 def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -> tuple[Found, list[Found]]:
-    """Search; gives the best of what params.yaml says now, and all candidates, the best first.
+    """Search. Returns the best candidate of the present params.yaml, and all candidates, the best first.
 
     Args:
         settings: of the workspace.
         workspace: with the outputs of `prepare` and `features`.
-        minutes: after which no further candidate is tried.
-        trials: candidates at most, beside those that params.yaml names.
+        minutes: time after which no further candidate is tried.
+        trials: the most candidates to try, besides those of params.yaml.
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
-        SettingsError: there are fewer images of a class than folds.
+        SettingsError: a class has fewer images than there are folds.
     """
     import optuna
 
@@ -155,9 +155,9 @@ def _page(now: Found, ranked: Sequence[Found]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Which linear probe suits.")
-    parser.add_argument("--minutes", type=float, default=2, help="after which no further candidate is tried")
-    parser.add_argument("--trials", type=int, default=100, help="candidates at most")
+    parser = argparse.ArgumentParser(prog="python -m tasks.search", description="Find the best linear probe.")
+    parser.add_argument("--minutes", type=float, default=2, help="time after which no candidate is tried")
+    parser.add_argument("--trials", type=int, default=100, help="the most candidates to try")
     parser.add_argument("--write", action="store_true", help="put the best settings into params.yaml")
     options = parser.parse_args(arguments)
 

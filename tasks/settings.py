@@ -33,9 +33,9 @@ class Source(Block):
     """Where the images come from."""
 
     uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
-    limit_per_class: int | None = Field(ge=1, description="at most so many images of each class; null for all")
+    limit_per_class: int | None = Field(ge=1, description="most images of each class; null for all")
     s3_buckets: tuple[Bucket, ...] = Field(description="buckets that a table may name besides its own")
-    s3_endpoints: tuple[Endpoint, ...] = Field(description="allowed values of AWS_ENDPOINT_URL; none listed: any")
+    s3_endpoints: tuple[Endpoint, ...] = Field(description="allowed values of AWS_ENDPOINT_URL; if empty, all")
 
 
 class Ingest(Block):
@@ -46,32 +46,30 @@ class Ingest(Block):
 
 
 class Prepare(Block):
-    """How images are split, and which are refused."""
+    """How images are split, and which images are refused."""
 
-    validation_fraction: Fraction = Field(description="share held out to make choices by")
-    test_fraction: Fraction = Field(description="share held out for the reported metrics")
-    split_seed: int = Field(ge=0, description="another seed gives other splits")
-    background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(
-        description="what shows through transparent pixels"
-    )
+    validation_fraction: Fraction = Field(description="share of images held out for choices")
+    test_fraction: Fraction = Field(description="share of images held out for the reported metrics")
+    split_seed: int = Field(ge=0, description="seed of the splits")
+    background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(description="colour behind transparent pixels")
     min_side_px: int = Field(ge=1, description="smaller images are quarantined, pixels")
     max_pixels: int = Field(ge=1, description="larger images are refused from the header")
     max_aspect_ratio: float = Field(ge=1, description="longer side / shorter side")
-    min_entropy_bits: float = Field(ge=0, le=8, description="of the grey histogram; 0 accepts all")
-    min_images_per_class: int = Field(ge=2, description="a class with fewer stops the run")
-    max_quarantined_fraction: float = Field(ge=0, le=1, description="more than that stops the run")
+    min_entropy_bits: float = Field(ge=0, le=8, description="least entropy of the grey histogram; 0 accepts all")
+    min_images_per_class: int = Field(ge=2, description="a class with fewer images stops the run")
+    max_quarantined_fraction: float = Field(ge=0, le=1, description="a larger share stops the run")
     near_duplicate_bits: int = Field(
-        ge=0, le=16, description="bits in which perceptual hashes of near duplicates may differ"
+        ge=0, le=16, description="most bits in which perceptual hashes of near duplicates differ"
     )
     quarantine_issues: tuple[Issue, ...] = Field(
         description="quality issues that refuse an image; the others add a note"
     )
-    dark_below: float = Field(ge=0, le=1, description="of the brightest 1 % of pixels")
-    overexposed_above: float = Field(ge=0, le=1, description="of the darkest 5 % of pixels")
-    low_contrast_below: float = Field(ge=0, le=1, description="standard deviation of the light")
-    blurred_below: float = Field(ge=0, description="of the variance of edges; small images are not judged")
-    single_colour_above: float = Field(ge=0, le=1, description="share of the pixels in one colour")
-    shard_size: int = Field(ge=1, le=4096, description="images a shard")
+    dark_below: float = Field(ge=0, le=1, description="limit on the brightest 1 % of pixels")
+    overexposed_above: float = Field(ge=0, le=1, description="limit on the darkest 5 % of pixels")
+    low_contrast_below: float = Field(ge=0, le=1, description="limit on the standard deviation of the luminance")
+    blurred_below: float = Field(ge=0, description="limit on the variance of edges; small images are not judged")
+    single_colour_above: float = Field(ge=0, le=1, description="limit on the share of pixels in one colour")
+    shard_size: int = Field(ge=1, le=4096, description="images in a shard")
 
 
 class Features(Block):
@@ -79,9 +77,9 @@ class Features(Block):
 
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        description="of the activations; int8: of training images only"
+        description="of the activations; int8 is for training images only"
     )
-    batch_size: int = Field(ge=1, le=1024, description="images a step of the network")
+    batch_size: int = Field(ge=1, le=1024, description="images in one step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")
     boundary_cache: Literal["auto", "always", "never"] = Field(
         description="cache the outputs of frozen blocks, so that training doesn't compute them in each epoch"
@@ -92,8 +90,8 @@ class Features(Block):
 class Augmentation(Block):
     """Augmented versions of the training images."""
 
-    count: int = Field(ge=0, le=64, description="augmented versions of each training image, beside itself")
-    seed: int = Field(ge=0, description="another seed gives other augmentations")
+    count: int = Field(ge=0, le=64, description="augmented versions of each training image")
+    seed: int = Field(ge=0, description="seed of the augmentations")
     min_area: float = Field(gt=0, le=1, description="smallest share of an image that a random crop shows")
     flip: bool = Field(description="mirror half of the augmented versions")
     colour: float = Field(ge=0, lt=1, description="brightness, contrast and saturation change by up to this share")
@@ -102,15 +100,15 @@ class Augmentation(Block):
 class TutorialRecipe(Block):
     """Used by the recipe `tutorial` only."""
 
-    hidden_units: int = Field(ge=1, description="of the dense layer below the last one")
+    hidden_units: int = Field(ge=1, description="units of the dense layer below the last one")
     learning_rate: float = Field(gt=0, description="of Adam")
-    unfrozen_learning_rate: float = Field(gt=0, description="of Adam, once progressive unfreezes everything")
-    epochs: int = Field(ge=1, description="of each phase; progressive has two")
-    batch_size: int = Field(ge=1, description="images a step")
+    unfrozen_learning_rate: float = Field(gt=0, description="of Adam, after progressive unfreezes all blocks")
+    epochs: int = Field(ge=1, description="epochs of each phase; progressive has two phases")
+    batch_size: int = Field(ge=1, description="images in a step")
 
 
 def with_strategy_blocks(recipe: type[ModernRecipe]) -> type[ModernRecipe]:
-    """Add a field for each strategy that has settings of its own: its block."""
+    """Add one field for each strategy with own settings: its block."""
     blocks: dict[str, Any] = {one.name: (one.settings, ...) for one in strategies.BY_NAME.values() if one.settings}
     return pydantic.create_model(recipe.__name__, __base__=recipe, __doc__=recipe.__doc__, **blocks)
 
@@ -120,41 +118,39 @@ class ModernRecipe(Block):
     """Used by the recipe `modern` only."""
 
     inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        min_length=1, description="of the linear probe (C); validation or folds choose"
+        min_length=1, description="values of C for the linear probe; validation or folds choose one"
     )
     bilinear_up_to: int = Field(
-        ge=0, le=5000, description="up to so many images of train + validation bilinear pooling is tried; 1 MB each"
+        ge=0, le=5000, description="most images of train + validation to try bilinear pooling with; 1 MB each"
     )
     folds_up_to: int = Field(
         ge=0,
         le=5000,
-        description="up to so many images of train + validation 5 folds choose, not the validation split",
+        description="most images of train + validation to choose by 5 folds, not by the validation split",
     )
     refit_with_validation: bool = Field(description="train the chosen linear probe again on train + validation")
-    batch_size: int = Field(ge=1, description="images a step")
+    batch_size: int = Field(ge=1, description="images in a step")
     label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")
     weight_decay: float = Field(ge=0, description="pull towards the weights that training began with (L2-SP)")
-    clip_norm: float = Field(gt=0, description="longest gradient of a step")
+    clip_norm: float = Field(gt=0, description="largest gradient norm of a step")
     warmup_fraction: Fraction = Field(
         description="share of the steps in which learning rates rise; then they fall (cosine)"
     )
-    patience: int = Field(ge=1, description="early stopping: epochs without a lower validation loss that end a phase")
+    patience: int = Field(ge=1, description="early stopping: most epochs of a phase without a lower validation loss")
 
 
 class Train(Block):
     """How a classifier is trained."""
 
-    recipe: Recipe = Field(description="modern, or tutorial (as tutorials print it)")
-    seed: int = Field(ge=0, description="of all that is random in training")
-    deterministic: bool = Field(description="one seed gives one model, bit for bit, on the same kind of machine")
+    recipe: Recipe = Field(description="modern, or tutorial (as in common tutorials)")
+    seed: int = Field(ge=0, description="seed of everything random in training")
+    deterministic: bool = Field(description="the same seed trains the same model, bit for bit, on equal machines")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the activations in training")
     class_weight: ClassWeight = Field(description="balanced: every class counts the same, however many images it has")
     test_time_augmentation: bool = Field(
         description="average the predictions for an image and its mirror image, also when served"
     )
-    checkpoint_interval_s: float = Field(
-        ge=0, description="longest stretch of training that is repeated after a kill, seconds"
-    )
+    checkpoint_interval_s: float = Field(ge=0, description="most seconds of training that are repeated after a kill")
     tutorial: TutorialRecipe
     modern: ModernRecipe
 
@@ -166,19 +162,19 @@ class Evaluate(Block):
 
 
 class Export(Block):
-    """In which formats the champion is written, and how it is checked."""
+    """The formats of the exported champion, and how they are checked."""
 
     formats: tuple[ExportFormat, ...] = Field(min_length=1, description="saved_model and onnx are always needed")
     parity_images: int = Field(ge=1, le=1000, description="held-out images on which all formats must agree")
-    probability_tolerance: float = Field(gt=0, lt=1, description="how far their probabilities may differ")
+    probability_tolerance: float = Field(gt=0, lt=1, description="largest difference of their probabilities")
 
 
 class WorkPools(Block):
-    """Where a deployed run's heavy stages run: a work pool's name, or `here`, beside the others."""
+    """Where the heavy stages of a deployed run work: on a work pool, or `here`, like the other stages."""
 
     prepare: str = Field(min_length=1, description="work pool, or `here`")
     features: str = Field(min_length=1, description="work pool, or `here`")
-    train: str = Field(min_length=1, description="work pool, or `here`; several strategies train side by side")
+    train: str = Field(min_length=1, description="work pool, or `here`; there, strategies train in parallel")
 
 
 class Run(Block):
@@ -187,7 +183,7 @@ class Run(Block):
     stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
     stage_retries: int = Field(ge=0, le=10, description="how often a crashed stage is retried")
     work_pools: WorkPools
-    lost_after_s: float = Field(ge=1, description="without a heartbeat for so long a worker is lost, seconds")
+    lost_after_s: float = Field(ge=1, description="a worker without a heartbeat for this long is lost, seconds")
 
 
 class Settings(Block):
@@ -213,7 +209,7 @@ class Settings(Block):
                 f"(be below 1). Received: {held_out:g}"
             )
         if len(set(self.strategies)) != len(self.strategies):
-            raise ValueError(f"strategies must name each once. Received: {list(self.strategies)}")
+            raise ValueError(f"strategies must name each strategy once. Received: {list(self.strategies)}")
         if self.features.engine == "ncnn" and self.features.precision == "bfloat16":
             raise ValueError("features.engine=ncnn computes in float32; bfloat16 needs tensorflow")
         if "saved_model" not in self.export.formats or "onnx" not in self.export.formats:

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Block(BaseModel):
-    """A frozen block of settings, which refuses unknown names and numbers that are not finite."""
+    """A frozen block of settings. It refuses unknown names, and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,6 +1,7 @@
-"""The Prefect tasks, one a stage; flows alone import this. Each supervises one `dvc repro --single-item` child.
+"""The Prefect tasks, one for each stage. Each task supervises one `dvc repro --single-item` child process.
 
-DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help.
+DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help. Only flows
+import this module.
 """
 
 from __future__ import annotations
@@ -28,32 +29,32 @@ _FIRST_RETRY_AFTER_S = 5.0
 _LEVELS = (
     (re.compile(r"ERROR: |CRITICAL: |[\w.]*(Error|Exception): "), logging.ERROR),
     (re.compile(r"WARNING: |[\w./:-]+ \w*Warning: "), logging.WARNING),
-    # DVC's advice to people at a prompt, after every stage.
+    # DVC prints this advice after every stage; it is meant for people at a prompt.
     (re.compile(r"To track the changes with git|To enable auto staging|Use `dvc push`|\tgit add|\tdvc config"), 10),
 )
 
 
 def run_here(stage_task: StageTask, settings: Run, context: RunContext, item: str | None = None) -> None:
-    """Run one stage's task on this machine, as params.yaml's block `run` says.
+    """Run one stage's task on this machine, with the retries and the time limit of the block `run`.
 
     Args:
-        stage_task: one of this module's tasks.
+        stage_task: a task of this module.
         settings: the block `run`.
         context: where the run works.
-        item: the strategy, of a stage that exists once for each.
+        item: the strategy, for a stage that exists once for each strategy.
 
     Raises:
         StageFailed: the stage failed, and no retry was left or could help.
     """
     stage = stage_task.name if item is None else f"{stage_task.name}@{item}"
     retries = settings.stage_retries
-    # A callable for the delays is called when the task is made, so it comes with the number of retries.
+    # Prefect calls a function for the delays when the task is defined, so both options are set here together.
     prepared = stage_task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(_FIRST_RETRY_AFTER_S))
     prepared(stage, context, settings.stage_time_limit_s)
 
 
 def is_finished(context: RunContext) -> bool:
-    """Whether no stage of a deployed run has to run any more, by one look for all. In a person's folder: no."""
+    """Whether all stages of a deployed run are up to date, checked at once. Always False in a person's folder."""
     return context.deployed is not None and is_up_to_date(context.workspace)
 
 
@@ -83,7 +84,7 @@ def _define(name: str) -> StageTask:
 
 
 def log(line: str) -> None:
-    """Send a line of a child's output to the log of the task or flow that runs, at its level."""
+    """Log a line of a child's output in the running task or flow, at the level that the line shows."""
     level = next((level for pattern, level in _LEVELS if pattern.match(line)), logging.INFO)
     get_run_logger().log(level, "%s", line)
 

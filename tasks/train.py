@@ -1,9 +1,9 @@
 """Stage `train@<strategy>`: features and labels in, a trained classifier out.
 
 Reads `data/prepared/` (labels, splits, images) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
-of the head and of the unfrozen blocks, what was chosen and why, and live metrics (`live/`, dvclive). Choices are made
-on the validation split, or on folds of train and validation; test is not read. A training that was stopped or killed
-continues from its last checkpoint (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
+of the head and of the unfrozen blocks, the choices with their reasons, and live metrics (`live/`, dvclive). Choices are
+made on the validation split, or on folds of train and validation; the test images are not read. After a stop or a kill,
+training continues from the last checkpoint (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Summary:
 
 
 def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0]) -> Summary:
-    """Train by one strategy.
+    """Train with one strategy.
 
     Raises:
         TrainingError: training diverged.
@@ -82,7 +82,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
 
 
 def read_material(settings: Settings, workspace: Workspace, strategy: str) -> Material:
-    """What earlier stages made for a strategy.
+    """Read the outputs of earlier stages that a strategy trains on.
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
@@ -102,8 +102,8 @@ def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path)
     Args:
         settings: recipe and rules.
         material: to train on.
-        checkpoints: the folder where the position is kept.
-        folder: gets live metrics.
+        checkpoints: the folder for checkpoints.
+        folder: the folder for live metrics.
 
     Raises:
         TrainingError: training diverged.
@@ -129,7 +129,7 @@ def _live(folder: Path) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.train", description="Train by one strategy.")
+    parser = argparse.ArgumentParser(prog="python -m tasks.train", description="Train with one strategy.")
     parser.add_argument("strategy", choices=STRATEGIES)
     strategy = parser.parse_args(arguments).strategy
     return run_stage(f"train@{strategy}", lambda settings, workspace: run(settings, workspace, strategy))

@@ -1,8 +1,8 @@
-"""Every path of the project, and what a machine decided once.
+"""Every path of the project, and decisions that a machine makes once.
 
-A workspace is a folder with params.yaml and dvc.yaml: a person's clone, or a deployed run's own folder. What a run
-leaves for its next attempt lies in the folder's `.rootstock`. What outlives a run (copies of sources, the history of
-costs, decisions) lies in the `.rootstock` of the clone that the folder belongs to.
+A workspace is a folder with params.yaml and dvc.yaml: a person's clone, or the own folder of a deployed run. Files for
+the next attempt of a run are in the folder's `.rootstock`. Files that outlive a run (copies of sources, the history of
+costs, decisions) are in the `.rootstock` of the clone that the folder belongs to.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Workspace:
 
     Attributes:
         folder: with params.yaml and dvc.yaml.
-        clone: the clone that the folder belongs to; the folder itself unless a deployed run works in it.
+        clone: the clone that the folder belongs to. It is the folder itself, unless a deployed run works there.
     """
 
     folder: Path
@@ -48,17 +48,17 @@ class Workspace:
 
     @classmethod
     def at(cls, folder: Path) -> Self:
-        """The workspace in a folder; a note in it names the clone, if that is another folder."""
+        """The workspace in a folder. If its clone is another folder, a note in the folder names it."""
         folder = folder.absolute()
         note = folder / _CLONE
         return cls(folder, Path(note.read_text(encoding="utf-8")) if note.exists() else folder)
 
     def belong_to(self, clone: Path) -> Self:
-        """Note that the folder is a deployed run's own, and which clone it belongs to."""
+        """Note in the folder that a deployed run of this clone works in it."""
         write_bytes(self.folder / _CLONE, str(clone.absolute()).encode())
         return type(self).at(self.folder)
 
-    # What DVC and git track.
+    # Tracked by DVC and git.
     @property
     def params(self) -> Path:
         return self.folder / PARAMS
@@ -103,7 +103,7 @@ class Workspace:
     def metrics(self) -> Path:
         return self.folder / METRICS
 
-    # What a run keeps for its next attempt.
+    # Kept for the next attempt of a run.
     @property
     def ingest_journal(self) -> Path:
         return self.folder / _STATE / "ingest.jsonl"
@@ -122,28 +122,28 @@ class Workspace:
 
     @property
     def attempts(self) -> Path:
-        """Tokens of the attempts at stages elsewhere."""
+        """Tokens of the attempts at stages on other machines."""
         return self.folder / _STATE / "attempts"
 
     @property
     def partial_outputs(self) -> Path:
-        """The list of outputs of which only a part was brought."""
+        """The list of outputs that were fetched only in part."""
         return self.folder / _STATE / "partial_outputs"
 
     @property
     def run_note(self) -> Path:
-        """Who works in a deployed run's folder, and how that ended."""
+        """The note in a deployed run's folder: which run works in it, and how that run ended."""
         return self.folder / _STATE / "run.json"
 
-    # What the clone shares with all runs.
+    # Shared by all runs of a clone.
     @property
     def shared_costs(self) -> Path:
-        """What all runs have cost: the experience of plans."""
+        """The costs of all runs; plans estimate from them."""
         return self.clone / _STATE / "costs"
 
     @property
     def source_cache(self) -> Path:
-        """Downloaded and unpacked sources, and digests of those that were read."""
+        """Downloaded and unpacked sources, and digests of local ones."""
         return self.clone / _STATE / "sources"
 
     @property
@@ -165,15 +165,15 @@ class Workspace:
         return self.clone / _STATE / "decisions.json"
 
     def decide_once(self, name: str, facts: Mapping[str, Any], decide: Callable[[], Any]) -> Any:
-        """What was decided for these facts before, on any earlier run; if nothing was, decide, and note it.
+        """The decision of an earlier run about the same facts; the first run decides and notes it.
 
-        A measurement differs from night to night, and what is computed by its outcome must not. Delete
-        `.rootstock/decisions.json` to have everything measured anew.
+        Measurements differ from run to run, but results must not depend on that. Delete `.rootstock/decisions.json` to
+        measure everything again.
 
         Args:
             name: of the question, such as `engine`.
-            facts: JSON; all that the answer may depend on, but for the measurement. The machine is among them.
-            decide: gives the answer, JSON.
+            facts: JSON; everything that the decision depends on, such as the machine, except the measurement.
+            decide: returns the decision, JSON.
         """
         key = f"{name} {fingerprint(facts)[:16]}"
         known = self._read_decisions()

@@ -263,7 +263,7 @@ def test_model_that_collapsed_is_explained_and_never_champion(tmp_path: Path) ->
 def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
     make_workspace(tmp_path, {"feature_extraction": {}})
     spoil(tmp_path, "feature_extraction")
-    with pytest.raises(TrainingError, match=r"No strategy gave a model.*\n  feature_extraction: Collapsed"):
+    with pytest.raises(TrainingError, match=r"No strategy produced a usable model.*\n  feature_extraction: Collapsed"):
         run(make_settings(), Workspace.at(tmp_path))
     assert not (tmp_path / "reports/metrics.json").exists()
 

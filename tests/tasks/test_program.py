@@ -128,7 +128,7 @@ def test_stage_leaves_through_its_finally_blocks_when_it_is_stopped(
         _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert (workspace / "cleaned").exists()
-    assert "the same command goes on from there" in err
+    assert "the same command continues from there" in err
     assert "Traceback" not in err
 
 

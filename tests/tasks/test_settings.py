@@ -110,7 +110,7 @@ def test_check_settings_refuses_fractions_that_leave_nothing_to_train_on(workspa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"strategies": [STRATEGIES[0], STRATEGIES[0]]}, "name each once"),
+        ({"strategies": [STRATEGIES[0], STRATEGIES[0]]}, "name each strategy once"),
         ({"features": {"engine": "ncnn", "precision": "bfloat16"}}, "computes in float32"),
     ],
 )
@@ -188,7 +188,7 @@ def test_change_settings_keeps_the_comments_of_lists(workspace: Path, assignment
         ("train=5", "train"),
         ("train.seed={}", "train.seed"),
         ("train={seed: {deeper: 1}}", "no setting 'train.seed.deeper'. Known here: recipe, seed"),
-        ("source={limit_per_class: 1}", "a whole block and a setting in it"),
+        ("source={limit_per_class: 1}", "a whole block and a setting of the same block"),
     ],
 )
 def test_change_settings_leaves_the_file_as_it_was_on_an_error(workspace: Path, assignment: str, said: str) -> None:
@@ -289,5 +289,5 @@ def test_block_given_as_a_value_changes_what_it_names(workspace: Path) -> None:
     "assignments", [["train=5", "train.seed=1"], ["train.seed=1", "train=5"], ["a.b=1", "a.b.c=1"], ["a=1", "a.b.c=1"]]
 )
 def test_block_and_a_setting_in_it_contradict_each_other(assignments: list[str]) -> None:
-    with pytest.raises(SettingsError, match="a whole block and a setting in it"):
+    with pytest.raises(SettingsError, match="a whole block and a setting of the same block"):
         parse_changes(assignments)
