@@ -101,14 +101,16 @@ def test_alert_is_kept_under_no_former_name(api: Api, told: list[str], chat: Rec
     assert sorted(one["name"] for one in api.post("/automations/filter")) == sorted(alert.name for alert in ALERTS)
 
 
-def test_address_of_the_webhook_is_told_nowhere(api: Api, told: list[str]) -> None:
+def test_address_of_the_webhook_is_never_shown(api: Api, told: list[str]) -> None:
     shown = [*told, str(api.post("/automations/filter")), str(api.post("/block_documents/filter"))]
     assert "rootstock-alerts" in shown[-1]
     assert not any(CANARY in text for text in shown)
 
 
 @pytest.mark.parametrize(("kind", "state"), [("FAILED", "Failed"), ("CRASHED", "Crashed")])
-def test_failed_run_is_told_with_its_reason(api: Api, told: list[str], chat: Receiver, kind: str, state: str) -> None:
+def test_failed_run_is_reported_with_its_reason(
+    api: Api, told: list[str], chat: Receiver, kind: str, state: str
+) -> None:
     run = start_run(api, f"run-{kind}")
     end(api, run, kind, message='the disk is "full"\nreally')
     text = wait_for(chat, f"run-{kind}")
@@ -116,25 +118,25 @@ def test_failed_run_is_told_with_its_reason(api: Api, told: list[str], chat: Rec
     assert run["id"] in text
 
 
-def test_run_of_another_flow_is_not_told(api: Api, told: list[str], chat: Receiver) -> None:
+def test_run_of_another_flow_is_not_reported(api: Api, told: list[str], chat: Receiver) -> None:
     end(api, start_run(api, "foreign", flow="something else"), "FAILED")
     end(api, start_run(api, "ours"), "FAILED")
     wait_for(chat, "ours")
     assert not any("foreign" in text for text in chat.texts())
 
 
-def test_late_run_is_told(api: Api, told: list[str], chat: Receiver) -> None:
+def test_late_run_is_reported(api: Api, told: list[str], chat: Receiver) -> None:
     end(api, start_run(api, "tardy"), "SCHEDULED", name="Late")
     assert "no worker has taken it" in wait_for(chat, "tardy")
 
 
-def test_dropped_accuracy_is_told(api: Api, told: list[str], chat: Receiver) -> None:
+def test_dropped_accuracy_is_reported(api: Api, told: list[str], chat: Receiver) -> None:
     """That a run emits this event: tests/flows/test_pipeline.py."""
     emit(api, ACCURACY_DROPPED, {"prefect.resource.id": "rootstock.champion"}, payload={"text": 'from "0.9" to 0.5'})
     assert wait_for(chat, "to 0.5") == 'from "0.9" to 0.5'
 
 
-def test_killed_run_sends_no_heartbeat_any_more_and_is_set_to_crashed_and_told(
+def test_killed_run_sends_no_heartbeat_any_more_and_is_set_to_crashed_and_reported(
     api: Api, told: list[str], chat: Receiver, project: Project
 ) -> None:
     deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["definitions"]["job"]["env"]
@@ -162,7 +164,7 @@ def test_wrong_address_is_refused_without_showing_it(api: Api, address: str) -> 
     assert CANARY not in refused.stderr
 
 
-def test_missing_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     command = [sys.executable, "-m", "flows.alerts"]
     run = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=120, check=False)

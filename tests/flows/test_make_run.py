@@ -36,7 +36,7 @@ QUICK_TESTS = (
     "tests/tasks/test_plan.py::test_limit_of_images_a_class_is_counted",
     "tests/tasks/images/sources/test_s3_refusals.py::test_s3_works_again_with_the_credentials_file_renewed",
     "tests/flows/test_form.py",
-    "tests/flows/test_pipeline.py::test_wrong_argument_is_told_in_words",
+    "tests/flows/test_pipeline.py::test_wrong_argument_is_reported_in_words",
 )
 OTHER_SETTINGS = (
     "source.limit_per_class=5",

@@ -220,7 +220,7 @@ def test_sigkill_leaves_no_process_and_the_next_run_goes_on(project: Project) ->
     assert (code, project.ran()) == (0, list(STAGES[1:])), text
 
 
-def test_wrong_setting_is_told_before_prefect_is_imported(project: Project) -> None:
+def test_wrong_setting_is_reported_before_prefect_is_imported(project: Project) -> None:
     code, text = project.run(
         "-c",
         "import sys; from flows.pipeline import main; code = main(['--set', 'train.seed=x']); "
@@ -231,7 +231,7 @@ def test_wrong_setting_is_told_before_prefect_is_imported(project: Project) -> N
     assert "Traceback" not in text
 
 
-def test_server_that_does_not_answer_is_told_in_words(project: Project) -> None:
+def test_server_that_does_not_answer_is_reported_in_words(project: Project) -> None:
     project.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
     code, text = project.run(*PIPELINE)
     assert code == 2
@@ -248,7 +248,7 @@ def test_server_that_does_not_answer_is_told_in_words(project: Project) -> None:
         (["--set", "a='"], "SettingsError: SET doesn't parse"),
     ],
 )
-def test_wrong_argument_is_told_in_words(project: Project, arguments: list[str], error: str) -> None:
+def test_wrong_argument_is_reported_in_words(project: Project, arguments: list[str], error: str) -> None:
     before = (project.folder / "params.yaml").read_text()
     code, text = project.run(*PIPELINE, *arguments)
     assert code == 2

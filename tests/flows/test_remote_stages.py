@@ -302,7 +302,7 @@ def test_cancelled_pipeline_cancels_its_stage_elsewhere_which_resumes_the_next_t
     estate.site.assert_nothing_to_do()
 
 
-def test_user_error_elsewhere_is_told_in_its_words_not_tried_again_and_costs_others_nothing(
+def test_user_error_elsewhere_is_reported_in_its_words_not_tried_again_and_costs_others_nothing(
     estate: Estate, both: list[Machine]
 ) -> None:
     for machine in both:
@@ -324,7 +324,7 @@ def test_user_error_elsewhere_is_told_in_its_words_not_tried_again_and_costs_oth
     estate.site.assert_nothing_to_do()
 
 
-def test_pool_without_deployment_is_told_in_words_before_any_stage(estate: Estate) -> None:
+def test_pool_without_deployment_is_reported_in_words_before_any_stage(estate: Estate) -> None:
     estate.project.ran()
     run_id = estate.api.start_run(run={"work_pools": {"train": "tpu"}}, ingest={"pack_size_mb": 65})
     estate.api.finish(run_id, "FAILED")

@@ -58,12 +58,12 @@ def ends(folder: Path, *command: str) -> list[int]:
 
 
 @pytest.mark.slow
-def test_who_reads_before_writing_waits_for_the_others_and_not_for_long(tmp_path: Path) -> None:
+def test_transactions_that_read_before_they_write_wait_for_seconds_only(tmp_path: Path) -> None:
     assert ends(tmp_path, *server_command("counting")) == [3, 0, BUSY_TIMEOUT_MS]
 
 
 @pytest.mark.slow
-def test_prefect_alone_fails_there(tmp_path: Path) -> None:
+def test_prefect_without_immediate_transactions_fails(tmp_path: Path) -> None:
     """When this one fails, `flows/sqlite.py` may have become needless."""
     counted, failed, wait_ms = ends(tmp_path, sys.executable, "-m", "counting")
     assert counted < 3
@@ -72,7 +72,9 @@ def test_prefect_alone_fails_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [temporary_server, lambda here: served(here, free_port())], ids=["one run", "ui"])
-def test_servers_are_started_so(start: Callable[[Workspace], AbstractContextManager[Server]], tmp_path: Path) -> None:
+def test_servers_are_started_with_immediate_transactions(
+    start: Callable[[Workspace], AbstractContextManager[Server]], tmp_path: Path
+) -> None:
     def begun() -> bool:
         return any(server_command("x")[1:3] == command[1:3] for command in commands())
 

@@ -25,7 +25,7 @@ RATE = 0.03
 pytestmark = pytest.mark.slow
 
 
-def test_collapse_is_told_with_its_cure_and_the_other_model_is_exported(
+def test_collapse_is_reported_with_its_fix_and_the_other_model_is_exported(
     workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_tiny_weights(monkeypatch.setattr)

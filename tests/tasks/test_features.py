@@ -302,7 +302,7 @@ def test_tampered_weights_are_refused_before_anything_is_computed(
 
 @pytest.mark.slow
 @pytest.mark.weights
-def test_killed_features_keep_their_shards_and_end_as_if_they_had_not_been(
+def test_killed_features_keep_their_shards_and_end_like_uninterrupted_ones(
     workspace: Path, source: Path, change: Change
 ) -> None:
     wanted = settings_for(change, source, "features.engine=ncnn", "features.batch_size=2")

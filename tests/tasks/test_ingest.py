@@ -263,7 +263,9 @@ def test_every_entry_is_an_image_or_excluded(
 
 
 @pytest.mark.slow
-def test_killed_ingest_goes_on_and_ends_as_if_it_had_not_been(workspace: Path, tmp_path: Path, change: Change) -> None:
+def test_killed_ingest_continues_and_ends_like_an_uninterrupted_one(
+    workspace: Path, tmp_path: Path, change: Change
+) -> None:
     source = fill_source(tmp_path / "big", a_class=2)
     for number in range(12):
         (source / "ant" / f"{number}.bin").write_bytes(os.urandom(400_000))

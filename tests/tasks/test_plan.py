@@ -82,7 +82,7 @@ def test_source_is_known_only_if_ingest_would_change_nothing(repository: Path, c
     assert not plan.run(change("source.limit_per_class=6"), Workspace.at(repository)).source_is_known
 
 
-def test_source_whose_bytes_alone_tell_is_not_known(repository: Path, source: Path, change: Change) -> None:
+def test_source_without_versions_is_not_known(repository: Path, source: Path, change: Change) -> None:
     settings = change(f"source.uri={source}")
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
     assert not plan.run(settings, Workspace.at(repository)).source_is_known
@@ -122,7 +122,7 @@ def test_source_that_would_be_downloaded_is_not_listed(repository: Path, change:
     assert plan.read_news(change("source.uri=tfds:mnist"), Workspace.at(repository)) is None
 
 
-def test_missing_source_is_told(repository: Path, change: Change) -> None:
+def test_missing_source_is_reported(repository: Path, change: Change) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
         plan.run(change("source.uri=/no/such/folder"), Workspace.at(repository))
 

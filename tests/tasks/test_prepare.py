@@ -184,7 +184,7 @@ def test_refused_images_are_quarantined_with_their_code(workspace: Path, source:
     assert counts(workspace)["quarantined_by_code"] == {"truncated": 1, "empty_file": 1, "not_an_image": 1}
 
 
-def test_same_bytes_under_two_labels_are_quarantined_both(workspace: Path, source: Path, change: Change) -> None:
+def test_same_bytes_under_two_labels_are_both_quarantined(workspace: Path, source: Path, change: Change) -> None:
     shutil.copy(source / "ant" / "000.jpg", source / "bee" / "twin.jpg")
     run_prepare(settings_for(change, source), workspace)
     assert codes(workspace) == {"ant/000.jpg": "label_conflict", "bee/twin.jpg": "label_conflict"}
@@ -436,7 +436,7 @@ def test_counts_always_balance(workspace: Path, tmp_path: Path, change: Change, 
 
 
 @pytest.mark.slow
-def test_killed_prepare_keeps_its_shards_and_ends_as_if_it_had_not_been(
+def test_killed_prepare_keeps_its_shards_and_ends_like_an_uninterrupted_one(
     workspace: Path, tmp_path: Path, change: Change
 ) -> None:
     source = fill_source(tmp_path / "source", a_class=60)

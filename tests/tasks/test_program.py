@@ -70,7 +70,7 @@ def test_costs_of_a_stage_that_never_ran_are_empty(workspace: Path) -> None:
     assert read_costs(Workspace.at(workspace), "stage") == {}
 
 
-def test_stage_tells_a_user_error_without_a_traceback(workspace: Path) -> None:
+def test_stage_reports_a_user_error_without_a_traceback(workspace: Path) -> None:
     code, out, err = finish(workspace, "raise DataError('two classes are needed')")
     assert (code, out, err) == (USER_ERROR, "", "DataError: two classes are needed\n")
 
@@ -160,7 +160,7 @@ def test_stage_on_a_full_disk_says_so_and_keeps_what_it_had(
     assert contents(workspace / "data") == before
 
 
-def test_python_without_the_packages_names_the_cure_and_no_traceback() -> None:
+def test_python_without_the_packages_names_the_fix_without_a_traceback() -> None:
     code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import runpy; runpy.run_module('tasks.ingest')"
     ended = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1

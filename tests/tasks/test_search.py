@@ -70,7 +70,7 @@ def test_what_is_written_is_what_training_then_takes(
     assert written.train.class_weight == best.class_weight
 
 
-def test_too_few_images_are_told(
+def test_too_few_images_are_reported(
     workspace: Path, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_extractor(monkeypatch)

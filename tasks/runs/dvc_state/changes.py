@@ -48,7 +48,7 @@ def read_changes(workspace: Workspace) -> list[StageChanges]:
 def is_up_to_date(workspace: Workspace) -> bool:
     """Whether no stage has to run. Stages with a source outside of the workspace don't count: only a run can tell."""
     if workspace.attempts.exists():
-        return False  # from another machine: the stage that gathers it hasn't read it
+        return False  # outputs from another machine may not be gathered yet
     with open_repository(workspace) as repository:
         stages = [stage for stage in repository.index.stages if not _is_always_run(stage)]
         return not any(has_to_run(repository, stage) for stage in stages)

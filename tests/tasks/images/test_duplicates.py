@@ -181,7 +181,7 @@ def thumbnails() -> Iterator[np.ndarray]:
         yield RNG.integers(0, 256, (16, 16), dtype=np.uint8)
 
 
-def test_plain_and_unconfirmed_images_are_no_duplicates() -> None:
+def test_plain_and_unconfirmed_images_are_not_duplicates() -> None:
     one, other = itertools.islice(thumbnails(), 2)
     plain = np.full((16, 16), 200, np.uint8)
     hashes = np.zeros(6, np.uint64)

@@ -128,7 +128,7 @@ def test_an_image_looks_like_itself(seed: int) -> None:
 
 @given(st.lists(st.integers(0, 255), min_size=512, max_size=512))
 @settings(max_examples=50)
-def test_alikeness_is_symmetric(levels: list[int]) -> None:
+def test_check_for_near_duplicates_is_symmetric(levels: list[int]) -> None:
     one, other = np.array(levels, np.uint8).reshape(2, 1, 16, 16)
     assert are_near_duplicates(one, other)[0] == are_near_duplicates(other, one)[0]
 

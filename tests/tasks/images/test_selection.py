@@ -105,7 +105,7 @@ def test_near_duplicates_over_given_splits_stay_in_test_only() -> None:
     ]
 
 
-def test_likes_under_two_labels_are_quarantined_both() -> None:
+def test_near_duplicates_under_two_labels_are_both_quarantined() -> None:
     entries = some(5)
     entries["b/0.jpg"] = (encoded(photograph(0), "JPEG", quality=80), "b", None, None)
     found = chosen(entries)

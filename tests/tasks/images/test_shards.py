@@ -232,7 +232,7 @@ def test_header_that_does_not_fit_the_file_is_refused(tmp_path: Path, edit: Any)
         read_header(made.path)
 
 
-def test_reading_a_key_that_is_in_no_shard_names_the_cure(tmp_path: Path) -> None:
+def test_reading_a_key_that_is_in_no_shard_names_the_fix(tmp_path: Path) -> None:
     bring_in_line(tmp_path, [key(1)])
     for shards in (open_shards(tmp_path), open_shards(tmp_path / "nowhere")):
         with pytest.raises(IntegrityError, match="dvc repro"):

@@ -76,7 +76,7 @@ def test_folder_may_have_a_class_called_train(tmp_path: Path) -> None:
     assert splits(listing) == {"train/1": None, "bus/2": None}
 
 
-def test_folder_excludes_and_lists_what_is_no_image_of_a_class(tmp_path: Path) -> None:
+def test_folder_excludes_and_lists_entries_that_are_not_images_of_a_class(tmp_path: Path) -> None:
     put(tmp_path, "a/1", "b/2", "readme.txt", "a/.DS_Store", "a/._1", "b/Thumbs.db", "__MACOSX/a/1", ".git/config")
     (tmp_path / "c" / "empty").mkdir(parents=True)
     listing = discover(str(tmp_path), policy())
@@ -130,7 +130,7 @@ def test_folder_does_not_enter_split_folders_that_are_links(tmp_path: Path) -> N
     assert reasons(listing) == {"train": "link_out_of_source"}
 
 
-def test_folder_does_not_open_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_does_not_open_entries_that_are_not_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put(tmp_path, "a/1", "b/2")
     os.mkfifo(root / "a" / "fifo")
     monkeypatch.chdir(root / "a")  # the path of a socket may not be long

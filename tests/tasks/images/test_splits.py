@@ -122,7 +122,7 @@ def splits_by_name(members: Sequence[ImageToSplit], assignment: Assignment) -> d
 
 
 @given(many_members(), some_previous, rules)
-def test_no_group_and_no_look_is_in_two_splits(
+def test_no_group_and_no_set_of_near_duplicates_is_in_two_splits(
     members: list[ImageToSplit], previous: dict[str, str], by: Rules
 ) -> None:
     assignment = assign(members, previous, by)
@@ -138,7 +138,7 @@ def test_every_image_is_assigned_or_left_out(members: list[ImageToSplit], previo
 
 
 @given(many_members(), some_previous, rules)
-def test_what_is_left_out_names_a_held_out_image_that_stays(
+def test_image_that_is_left_out_names_a_held_out_image_that_stays(
     members: list[ImageToSplit], previous: dict[str, str], by: Rules
 ) -> None:
     assignment = assign(members, previous, by)
@@ -176,7 +176,7 @@ def test_members_never_move_when_images_come_and_go(
 
 
 @given(many_members(given_too=False), some_previous, many_members(given_too=False), rules)
-def test_newcomers_push_nobody_out(
+def test_new_images_move_no_others(
     members: list[ImageToSplit], previous: dict[str, str], more: list[ImageToSplit], by: Rules
 ) -> None:
     first = assign(members, previous, by)
@@ -203,7 +203,7 @@ def test_the_next_run_changes_nothing(members: list[ImageToSplit], previous: dic
 
 
 @given(st.lists(st.integers(0, 999), unique=True), st.sampled_from([None, *ORDER]), rules)
-def test_images_on_their_own_are_drawn_as_ever(numbers: list[int], given_split: str | None, by: Rules) -> None:
+def test_single_images_are_drawn_by_assign_split(numbers: list[int], given_split: str | None, by: Rules) -> None:
     members = [ImageToSplit(key_of(number), given_split) for number in numbers]
     shares = (by.validation_fraction, by.test_fraction, by.seed)
     by = dataclasses.replace(by, given_splits=by.given_splits | ({given_split} - {None}))
@@ -222,7 +222,7 @@ def test_group_of_the_source_is_drawn_by_its_name() -> None:
     assert counts["test"] / 500 == pytest.approx(0.3, abs=0.06)
 
 
-def test_look_is_drawn_by_its_smallest_key() -> None:
+def test_near_duplicates_are_drawn_by_their_smallest_key() -> None:
     for number in range(0, 100, 4):
         members = [ImageToSplit(key_of(number + more), near_duplicates="same") for more in range(4)]
         smallest = min(member.key for member in members)
@@ -230,7 +230,7 @@ def test_look_is_drawn_by_its_smallest_key() -> None:
         assert set(assign(members, {}, RULES).splits.values()) == {expected}
 
 
-def test_newcomer_joins_its_likes_and_its_group() -> None:
+def test_new_image_joins_its_near_duplicates_and_its_group() -> None:
     for split in ORDER:
         members = [
             ImageToSplit("old", near_duplicates="x"),
@@ -241,7 +241,7 @@ def test_newcomer_joins_its_likes_and_its_group() -> None:
 
 
 @pytest.mark.parametrize(("group_split", "look_split"), [("train", "test"), ("test", "train")])
-def test_newcomer_between_two_splits_is_left_out_and_pushes_nobody_out(group_split: str, look_split: str) -> None:
+def test_new_image_between_two_splits_is_left_out_and_moves_no_others(group_split: str, look_split: str) -> None:
     members = [
         *(ImageToSplit(f"patient's {number}", group="patient") for number in range(3)),
         ImageToSplit("like", near_duplicates="x"),
@@ -253,7 +253,7 @@ def test_newcomer_between_two_splits_is_left_out_and_pushes_nobody_out(group_spl
     assert assignment.leaks == {"newcomer": "like" if look_split == "test" else "patient's 0"}
 
 
-def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_kept() -> None:
+def test_new_near_duplicates_with_groups_in_two_splits_are_not_both_kept() -> None:
     members = [
         ImageToSplit("train", group="p"),
         ImageToSplit("test", group="q"),
@@ -266,7 +266,7 @@ def test_newcomers_that_look_alike_but_join_groups_of_two_splits_are_not_both_ke
     assert assignment.leaks == {"one": "other"}
 
 
-def test_who_keeps_an_image_out_does_not_depend_on_who_was_met_first() -> None:
+def test_relative_that_is_named_for_a_leak_does_not_depend_on_the_order() -> None:
     members = [
         ImageToSplit("a", near_duplicates="x"),
         ImageToSplit("b", group="p", near_duplicates="x"),
@@ -280,7 +280,7 @@ def test_who_keeps_an_image_out_does_not_depend_on_who_was_met_first() -> None:
     assert assign(members, second.memory, RULES).leaks == second.leaks
 
 
-def test_newcomer_that_the_source_keeps_from_its_likes_is_left_out() -> None:
+def test_new_image_that_may_not_join_its_near_duplicates_is_left_out() -> None:
     by = dataclasses.replace(RULES, given_splits=frozenset({"train", "test"}))
     members = [
         ImageToSplit("t", "test", near_duplicates="x"),
@@ -292,7 +292,7 @@ def test_newcomer_that_the_source_keeps_from_its_likes_is_left_out() -> None:
     assert assignment.splits.keys() == {"t", "mate"}
 
 
-def test_of_looks_that_merged_the_held_out_side_stays() -> None:
+def test_when_near_duplicates_merge_the_held_out_images_stay() -> None:
     members = [
         ImageToSplit("a", near_duplicates="x"),
         ImageToSplit("b", near_duplicates="x"),
@@ -333,7 +333,7 @@ def test_split_that_the_source_gives_now_counts_more_than_the_previous_one() -> 
     assert assign([ImageToSplit("a", "train")], {"a": "test"}, by).splits["a"] != "test"
 
 
-def test_anchor_connects_over_groups_and_looks() -> None:
+def test_anchor_connects_over_groups_and_near_duplicates() -> None:
     members = [
         ImageToSplit("d", group="q"),
         ImageToSplit("c", group="q", near_duplicates="1"),

@@ -18,7 +18,7 @@ def metrics(low: float, high: float, champion: str = "fine_tuning") -> dict[str,
     return {"champion": champion, "strategies": {champion: {"test": test}, "other": {"test": other}}}
 
 
-def test_accuracy_that_is_clearly_lower_is_told_with_both_figures() -> None:
+def test_accuracy_that_is_clearly_lower_is_reported_with_both_values() -> None:
     text = describe_regression(metrics(0.9, 0.96), metrics(0.7, 0.8, "progressive"))
     assert text is not None
     assert "from 0.9300 (95 % interval 0.9000 to 0.9600, 100 images) (fine_tuning)" in text
@@ -35,7 +35,7 @@ def test_accuracy_that_is_clearly_lower_is_told_with_both_figures() -> None:
         (metrics(0.1, 0.2), None),
     ],
 )
-def test_what_may_be_chance_or_has_nothing_to_compare_with_is_no_drop(before: Any, now: Any) -> None:
+def test_drop_within_chance_or_without_earlier_metrics_is_not_reported(before: Any, now: Any) -> None:
     assert describe_regression(before, now) is None
 
 

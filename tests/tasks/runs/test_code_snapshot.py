@@ -37,7 +37,7 @@ def test_unpack_fetches_a_commit_that_was_pushed_since(tmp_path: Path) -> None:
     assert (unpack(tmp_path / "clone", commit) / "new.py").read_text() == "1\n"
 
 
-def test_unpack_refuses_a_commit_that_is_nowhere(tmp_path: Path) -> None:
+def test_unpack_refuses_a_commit_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="git push"):
         unpack(make_repository(tmp_path / "clone"), "1" * 40)
 

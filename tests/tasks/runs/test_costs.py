@@ -94,5 +94,5 @@ def test_what_no_stage_measured_has_no_column() -> None:
     assert "GPU" in costs_table([entry(), entry(gpu_seconds=1.0)]).splitlines()[0]
 
 
-def test_table_of_nothing_says_so() -> None:
+def test_table_without_stages_says_that_nothing_ran() -> None:
     assert costs_table([]) == "No stage had anything to compute."

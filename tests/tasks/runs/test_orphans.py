@@ -29,7 +29,7 @@ def sleeper(folder: Path, **environment: str) -> Iterator[subprocess.Popen[bytes
             process.kill()
 
 
-def test_orphans_are_stopped_and_nobody_else(tmp_path: Path) -> None:
+def test_only_orphans_are_stopped(tmp_path: Path) -> None:
     inside = tmp_path / "run/inside"
     inside.mkdir(parents=True)
     (tmp_path / "run.2").mkdir()
@@ -43,5 +43,5 @@ def test_orphans_are_stopped_and_nobody_else(tmp_path: Path) -> None:
         assert (shell.poll(), other.poll()) == (None, None)
 
 
-def test_no_orphans_are_no_trouble(tmp_path: Path) -> None:
+def test_nothing_happens_without_orphans(tmp_path: Path) -> None:
     assert stop_orphans(tmp_path / "nowhere") == 0

@@ -75,7 +75,7 @@ def test_changed_code_may_concern_every_image() -> None:
     assert (steps[2].verdict, steps[2].new) == ("runs", 0)
 
 
-def test_source_whose_bytes_alone_tell_makes_no_promise() -> None:
+def test_plan_for_a_source_without_versions_is_uncertain() -> None:
     steps = make_plan(graph(), SourceNews("here", 100, 0, 0, False, unversioned=100), history())
     assert verdicts(steps) == ["checks", "may run", "may run", "may run", "may run"]
     text = plan_text(steps, SourceNews("here", 100, 0, 0, False, 100), Workspace.at(Path("/"))).replace("\u00a0", " ")

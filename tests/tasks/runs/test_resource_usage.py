@@ -62,7 +62,7 @@ def test_processor_time_of_a_child_that_still_lives_counts(tmp_path: Path) -> No
     assert measured.readings["cpu_seconds"] >= 0.3
 
 
-def test_what_the_machine_does_not_tell_is_none(tmp_path: Path) -> None:
+def test_values_that_the_machine_does_not_report_are_none(tmp_path: Path) -> None:
     with ResourceUsage(tmp_path, "no-such-tool") as measured:
         pass
     unknown = {"gpu_seconds": None, "peak_gpu_memory_mb": None, "energy_j": None, "energy_of": []}

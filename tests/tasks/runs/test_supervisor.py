@@ -162,7 +162,7 @@ def test_supervise_tells_the_exit_code(tmp_path: Path, code: str, expected: Endi
     assert run(tmp_path, code)[0] == expected
 
 
-def test_supervise_tells_a_command_that_is_not_there(tmp_path: Path) -> None:
+def test_supervise_reports_a_command_that_does_not_exist(tmp_path: Path) -> None:
     lines: list[str] = []
     ending = supervise(["nosuchprogram"], tmp_path, os.environ, lines.append, print, limit_s=60.0)
     assert ending == Ending("exit", 127)
@@ -212,7 +212,7 @@ supervise(command, Path.cwd(), os.environ, print, print, limit_s=600, grace_s=0.
     wait_until(lambda: not any(is_running(member) for member in members), "the family to end")
 
 
-def test_death_of_the_guard_kills_the_group_and_is_told(tmp_path: Path) -> None:
+def test_death_of_the_guard_kills_the_group_and_is_reported(tmp_path: Path) -> None:
     code = "import os, time; open(f'alive-{os.getpid()}', 'w'); os.kill(os.getppid(), 9); time.sleep(600)"
     ending, _, _ = run(tmp_path, code)
     assert ending == Ending("lost", None)
@@ -297,7 +297,7 @@ def test_stage_is_stopped_at_its_time_limit_and_runs_again(tmp_path: Path) -> No
     assert "trouble.py" in (folder / "dvc.lock").read_text()
 
 
-def test_failure_of_dvc_itself_is_told_in_its_words(tmp_path: Path) -> None:
+def test_failure_of_dvc_itself_is_reported_in_its_words(tmp_path: Path) -> None:
     make_repository(tmp_path, fine="pass")
     with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
         run_dvc(

@@ -34,7 +34,7 @@ def test_part_is_brought_for_its_reader_and_goes_before_the_next_run(root: Path,
     assert not (folder / "out/both").exists()
 
 
-def test_what_its_own_stage_made_in_the_folder_stays(root: Path, tmp_path: Path) -> None:
+def test_output_of_a_stage_that_ran_in_the_folder_stays(root: Path, tmp_path: Path) -> None:
     folder, code = tmp_path / "run", git(root, "rev-parse", "HEAD")
     run = Workspace(folder, root)
     check_out(run, code, print)

@@ -188,7 +188,7 @@ def test_error_in_a_claimed_folder_is_not_taken_for_a_claim(tmp_path: Path) -> N
         assert workspace.folder.name == "a-b-c"
 
 
-def test_commit_that_is_nowhere_is_told_in_words(root: Path) -> None:
+def test_commit_that_does_not_exist_is_reported_in_words(root: Path) -> None:
     run = deployed(root)
     missing = DeployedRun(root, run.name, "1" * 40, run.title, run.say)
     with pytest.raises(RunError, match=r"neither in .* nor on its remotes.*git push"), run_folder(missing):

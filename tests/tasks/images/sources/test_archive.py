@@ -297,7 +297,7 @@ def test_case_19_a_disk_that_is_nearly_full_stops_the_unpacking(
     assert not any(file.endswith(".tar") for file in contents(Path()))
 
 
-def test_blank_bitmaps_are_no_bomb() -> None:
+def test_blank_bitmaps_are_not_a_bomb() -> None:
     policy().check_unpacked("f.zip", 1 << 30, 100 << 30)
     with pytest.raises(SourceError, match="is refused"):
         policy().check_unpacked("f.zip", 1 << 30, 101 << 30)
@@ -392,7 +392,7 @@ def test_case_44_names_are_printable_and_never_the_same(tmp_path: Path) -> None:
         assert all(item.path.isprintable() and item.label.isprintable() for item in listing.images)
 
 
-def test_case_46_names_that_are_no_utf8_are_escaped_in_a_tar(tmp_path: Path) -> None:
+def test_case_46_names_that_are_not_utf8_are_escaped_in_a_tar(tmp_path: Path) -> None:
     data = tar_bytes([("rose/XX", b"1"), ("tulip/1", b"2")])
     block = bytearray(data[:512].replace(b"rose/XX", b"rose/\xff\xe9"))
     block[148:156] = b" " * 8
@@ -495,7 +495,7 @@ def test_archive_is_read_by_many_threads(tmp_path: Path, name: str) -> None:
         (tar_bytes([(special("a/b", tarfile.SYMTYPE, "x"), b"")]), "1 link"),
     ],
 )
-def test_file_that_is_no_archive_of_images_is_explained(tmp_path: Path, data: bytes, said: str) -> None:
+def test_file_that_is_not_an_archive_of_images_is_explained(tmp_path: Path, data: bytes, said: str) -> None:
     path = tmp_path / "f.tar.gz"
     path.write_bytes(data)
     with pytest.raises(SourceError) as caught:
@@ -532,7 +532,7 @@ def test_archive_in_s3_that_changed_is_fetched_again_and_the_old_one_swept(
     assert {item.path: item.read() for item in second.images}["rose/1.jpg"] == b"RED"
 
 
-def test_archive_in_s3_that_is_missing_is_told(bucket: Bucket) -> None:
+def test_archive_in_s3_that_is_missing_is_reported(bucket: Bucket) -> None:
     for act in (archive.check, archive.discover):
         with pytest.raises(SourceError, match="there is no such object"):
             act(bucket.uri("f.zip"), policy())

@@ -107,6 +107,6 @@ def test_choosing_a_source_asks_no_endpoint_that_is_not_listed(workspace: Path, 
 @pytest.mark.parametrize(
     "wrong", ["s3_buckets=[s3://b/x]", "s3_buckets=[x/y]", "s3_endpoints=[me:pw@host]", 's3_endpoints=["http://a@b"]']
 )
-def test_what_is_no_bucket_or_no_endpoint_is_refused(change: Change, wrong: str) -> None:
+def test_malformed_bucket_or_endpoint_is_refused(change: Change, wrong: str) -> None:
     with pytest.raises(SettingsError, match=r"source\.s3_"):
         change(f"source.{wrong}")

@@ -55,7 +55,7 @@ def test_s3_lists_the_same_images_as_the_folder_that_was_uploaded(bucket: Bucket
     assert [item.read() for item in remote.images] == [item.read() for item in local.images]
 
 
-def test_s3_excludes_and_counts_what_is_no_image_of_a_class(bucket: Bucket) -> None:
+def test_s3_excludes_and_counts_entries_that_are_not_images_of_a_class(bucket: Bucket) -> None:
     bucket.put("p/a/1", "p/b/2", "p/readme.txt", "p/a/._1", "p/.git/config", "p/__MACOSX/a/1")
     bucket.put("p/", "p/a/", "p/c/", "p/d_$folder$", "p/b/nothing", body=b"")
     listing = s3.discover(bucket.uri("p"), policy())

@@ -200,13 +200,13 @@ def test_s3_etag_is_taken_for_an_md5_only_where_it_is_one(
 
 
 @pytest.mark.parametrize(("bucket_name", "is_md5"), [("bucket", True), ("bucket--use1-az5--x-s3", False)])
-def test_s3_etag_of_a_directory_bucket_is_no_md5(bucket_name: str, is_md5: bool) -> None:
+def test_s3_etag_of_a_directory_bucket_is_not_an_md5(bucket_name: str, is_md5: bool) -> None:
     stored = objects.StoredObject(client.Address(bucket_name, "a/1"), f'"{"0" * 32}"', 3)
     assert objects.is_whole(objects.ObjectReader(None, stored), hashlib.md5(b"one").hexdigest()) is not is_md5
 
 
 @pytest.mark.parametrize("sent", [2 * PART, PART])
-def test_s3_store_that_gives_no_ranges_is_told_for_large_objects(bucket: Bucket, sent: int) -> None:
+def test_s3_store_that_gives_no_ranges_is_reported_for_large_objects(bucket: Bucket, sent: int) -> None:
     """It sends all, or its beginning, whatever was asked for."""
     data = noise(2 * PART)
     bucket.put("p/a/1", body=data)
@@ -244,7 +244,7 @@ def test_fetch_object_shares_a_client_between_threads(bucket: Bucket, account: p
     assert len(made) == 1
 
 
-def test_fetch_object_knows_that_the_etag_is_no_md5(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
+def test_fetch_object_knows_that_the_etag_is_not_an_md5(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"one", headers={"ETag": f'"{"0" * 32}"', "x-amz-server-side-encryption": "aws:kms"})
     assert s3.fetch_object("s3://bucket/k", policy()) == b"one"

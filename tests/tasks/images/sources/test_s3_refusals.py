@@ -92,7 +92,7 @@ def test_case_16_s3_refusal_is_clear_quick_and_tells_no_secret(
         ("AWS_ENDPOINT_URL", "canary-secret-4f9d2c7e@store", "AWS_ENDPOINT_URL is not an address"),
     ],
 )
-def test_case_16_s3_environment_that_is_wrong_is_told_by_the_real_server(
+def test_case_16_s3_environment_that_is_wrong_is_reported_by_the_real_server(
     bucket: Bucket, account: pytest.MonkeyPatch, name: str, value: str | None, said: str
 ) -> None:
     bucket.put("p/a/1")
@@ -106,7 +106,7 @@ def test_case_16_s3_environment_that_is_wrong_is_told_by_the_real_server(
         assert "canary" not in message
 
 
-def test_s3_works_again_once_the_credentials_are_mended(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
+def test_s3_works_again_once_the_credentials_are_fixed(bucket: Bucket, account: pytest.MonkeyPatch) -> None:
     bucket.put("p/a/1")
     account.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     refused(s3.check, bucket.uri("p"), policy())
@@ -114,7 +114,7 @@ def test_s3_works_again_once_the_credentials_are_mended(bucket: Bucket, account:
     s3.check(bucket.uri("p"), policy())
 
 
-def test_s3_endpoint_that_is_not_there_is_told_soon(account: pytest.MonkeyPatch) -> None:
+def test_s3_endpoint_that_does_not_exist_is_reported_soon(account: pytest.MonkeyPatch) -> None:
     pauses: list[int] = []
     account.setattr(ExponentialBackoff, "delay_amount", lambda *_: pauses.append(1) or 0.001)
     (port,) = free_ports(1)
@@ -158,7 +158,7 @@ def test_s3_works_again_with_the_credentials_file_renewed(
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_s3_endpoint_that_is_no_s3_is_told(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
+def test_s3_endpoint_that_is_not_s3_is_reported(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"<html><body>Welcome to nginx!<br></body>")
     assert "is out of order, or is not an S3 store. Check AWS_" in refused(s3.check, "s3://bucket/p", policy())
@@ -179,7 +179,7 @@ def test_s3_credentials_in_the_address_are_refused_and_not_shown(account: pytest
         assert "may not hold credentials" in refused(act, uri, policy())
 
 
-def test_s3_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
+def test_s3_bucket_that_does_not_exist_is_named(bucket: Bucket) -> None:
     for act in (s3.check, s3.discover):
         message = refused(act, "s3://no-such-bucket/p", policy())
         assert "s3://no-such-bucket/p" in message

@@ -90,7 +90,7 @@ def test_case_45_paths_may_lead_anywhere_inside_of_the_folder(root: Path) -> Non
     }
 
 
-def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_path: Path) -> None:
+def test_case_45_all_errors_are_reported_at_once_with_their_rows(root: Path, tmp_path: Path) -> None:
     (root / "link").symlink_to(tmp_path / "outside")
     os.mkfifo(root / "fifo")
     (tmp_path / "root-beside").write_text("secret")
@@ -134,7 +134,7 @@ def test_case_45_all_errors_are_told_at_once_with_their_rows(root: Path, tmp_pat
     ]
 
 
-def test_case_45_the_first_twenty_errors_are_told_and_the_others_counted(root: Path) -> None:
+def test_case_45_the_first_twenty_errors_are_reported_and_the_others_counted(root: Path) -> None:
     lines = [HEADER, *([f"gone{number}", "ant"] for number in range(50))]
     with pytest.raises(SourceError, match="has 50 errors in its rows") as caught:
         table.discover(str(make_csv(root / "t.csv", lines)), policy())
@@ -180,13 +180,13 @@ def test_case_45_rows_are_numbered_by_lines_even_where_a_field_has_several(root:
     assert problems(root / "t.csv") == ["row 6: 'gone' can't be read (No such file or directory)"]
 
 
-def test_case_45_an_open_quote_is_told_with_the_row_where_it_opens(root: Path) -> None:
+def test_case_45_an_open_quote_is_reported_with_the_row_where_it_opens(root: Path) -> None:
     (root / "t.csv").write_text('path,label\nant/1,ant\n"bee/1,bee\nant/2,ant\n')
     [problem] = problems(root / "t.csv")
     assert problem.startswith("row 3: not CSV from here on")
 
 
-def test_case_45_bytes_that_are_no_utf8_are_told_with_their_row(root: Path) -> None:
+def test_case_45_bytes_that_are_not_utf8_are_reported_with_their_row(root: Path) -> None:
     (root / "t.csv").write_bytes(b"path,label\nant/1,ant\nbee/1,B\xe4r\n")
     with pytest.raises(SourceError, match="is not UTF-8: byte 0xe4 in row 3"):
         table.discover(str(root / "t.csv"), policy())
@@ -313,7 +313,7 @@ def test_table_in_s3_names_keys_below_its_prefix(bucket: Bucket) -> None:
     assert {item.read() for item in items} == {b"p/a/1", b"p/b/2", b"other/3"}
 
 
-def test_case_45_objects_that_are_missing_or_none_are_told_with_their_rows(root: Path, bucket: Bucket) -> None:
+def test_case_45_missing_objects_and_malformed_keys_are_reported_with_their_rows(root: Path, bucket: Bucket) -> None:
     bucket.put("p/a/1")
     wrong = ["p/a/2", "p/"]
     lines = [HEADER, *([bucket.uri(key), "a"] for key in ["p/a/1", *wrong]), ["s3://-/x", "a"], ["s3://me:pw@b/x", "a"]]

@@ -295,7 +295,7 @@ def test_tfds_of_an_unknown_name_names_near_ones(here: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "name", ["", "Mnist", "../x", "a/../b", "a/..", "huggingface:x", "a:1", "a/b=1,c=2", "a b", "a:1.0.0/b"]
 )
-def test_tfds_name_that_is_none_is_explained(name: str) -> None:
+def test_malformed_tfds_name_is_explained(name: str) -> None:
     with pytest.raises(SourceError, match="is written as tfds:name"):
         tfds.check(f"tfds:{name}", policy())
 
@@ -319,7 +319,7 @@ def test_tfds_features_are_the_supervised_ones_else_the_only_ones() -> None:
     assert tfds._fields(info({"a": image, "c": label, "d": text}, ("d", "c")), "x") == records.Fields("a", "c")
 
 
-def test_tfds_that_is_no_image_classification_lists_its_features() -> None:
+def test_tfds_that_is_not_image_classification_lists_its_features() -> None:
     import numpy as np
     import tensorflow_datasets as library
 

@@ -41,7 +41,7 @@ def remove_cache(folder: Path) -> None:
     shutil.rmtree(folder / ".dvc/cache")
 
 
-def test_nothing_is_to_do_though_no_output_is_there(folder: Path) -> None:
+def test_stage_is_up_to_date_although_its_outputs_are_missing(folder: Path) -> None:
     assert is_up_to_date(Workspace.at(folder))
     assert not any(read_needs(Workspace.at(folder), stage).has_to_run for stage in ALL[1:])
 
@@ -158,7 +158,7 @@ def test_old_output_in_the_folder_does_not_contradict_the_merged_entry(folder: P
     assert not (folder / "out/double").exists()
 
 
-def test_what_gathers_is_asked_again_after_a_part_was_made_elsewhere(folder: Path) -> None:
+def test_stage_that_gathers_is_checked_again_after_a_part_was_made_elsewhere(folder: Path) -> None:
     begin_attempt(Workspace.at(folder), "fit@a", "1")
     merge_lock_entry(Workspace.at(folder), "fit@a", read_lock_entry(Workspace.at(folder), "fit@a"), "1")
     assert not is_up_to_date(Workspace.at(folder))
