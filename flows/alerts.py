@@ -25,7 +25,7 @@ BLOCK = "rootstock-alerts"
 FLOWS = ("pipeline", "stage")
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
 """The event that a run emits when the new champion is clearly worse than the previous one."""
-_HEARTBEAT_S = 30  # as prefect.yaml asks of deployed runs
+_HEARTBEAT_S = 30  # the same as in prefect.yaml
 _MISSED = 3
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 _ADDRESS = "{{ flow_run | ui_url or '' }}"

@@ -69,7 +69,7 @@ class AttemptChannel:
             finish()
 
     def send_result(self, entry: LockEntry, costs: list[Costs]) -> None:
-        """Send the stage's entry of dvc.lock, and what the stage cost.
+        """Send the stage's entry of dvc.lock and its costs.
 
         Raises:
             RunError: the attempt was given up.

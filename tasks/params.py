@@ -184,7 +184,7 @@ def _new_name(name: str) -> str | None:
 
 
 def _in_one_line(value: Any) -> Any:
-    """A list as it stands in params.yaml: [a, b]."""
+    """A list in the style of params.yaml: [a, b]."""
     from ruamel.yaml.comments import CommentedSeq
 
     if not isinstance(value, list):

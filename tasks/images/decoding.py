@@ -223,7 +223,7 @@ def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
     shares = shares[shares > 0]
-    entropy = float((shares * np.log2(1 / shares)).sum())  # one colour gives 0, not -0
+    entropy = float((shares * np.log2(1 / shares)).sum())  # 0 for one colour, not -0
     notes = []
     if turned or _orientation(image) != 1:
         notes.append("exif_oriented")

@@ -34,7 +34,7 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
         examples: one for each key; their splits don't matter.
         duplicates: of the same run; see `manifest.read_duplicates`. Without them, near duplicates may be separated.
         folds: 2 or more.
-        seed: another seed gives other folds.
+        seed: seed of the folds.
 
     Raises:
         ValueError: a class has fewer images that don't belong together than there are folds.

@@ -14,7 +14,7 @@ from tasks.workspace import Workspace
 
 Verdict = Literal["runs", "may run", "checks", "-"]
 BY_IMAGE = ("ingest", "prepare", "features")
-"""Stages that compute new images only; the others compute everything anew."""
+"""Stages that compute new images only; the other stages compute everything again."""
 
 
 @dataclass(frozen=True)

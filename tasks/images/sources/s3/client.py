@@ -100,7 +100,7 @@ def _make() -> Any:
         max_pool_connections=CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
     )
-    with explained("S3 can't be asked", None):
+    with explained("S3 can't be used", None):
         try:
             client = boto3.session.Session().client("s3", config=settings)
         except BotoCoreError:
