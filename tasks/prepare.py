@@ -12,6 +12,7 @@ decode anything again.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports.data_page import describe_data, read_previous, write_data_report
 from tasks.settings import Prepare, Settings
-from tasks.workspace import RAW, Workspace
+from tasks.workspace import PREPARED, RAW, Workspace
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,21 @@ def _fingerprint_of(rules: Rules) -> str:
 
 
 def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
-    """The splits of the previous run if they were drawn by the same rules, else none."""
+    """The splits of the previous run if they were drawn by the same rules, else none; reports it if they are lost."""
+    if not (prepared / "examples.parquet").exists():
+        return {}  # the first run
     try:
-        if read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules):
-            return read_memory(prepared)
-    except (FileNotFoundError, ValueError, IntegrityError):
-        pass  # missing or damaged: all images are drawn by their content
-    return {}
+        same_rules = read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules)
+        return read_memory(prepared) if same_rules else {}
+    except (OSError, ValueError, IntegrityError) as error:
+        print(
+            f"prepare: {PREPARED} doesn't say any more which split an image was in ({error}). All images are drawn by "
+            "their content again. Images that near duplicates or groups had moved may change their split: to keep it, "
+            "restore the folder (dvc checkout --force prepare) and run again.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return {}
 
 
 def _policy(rules: Prepare) -> ImagePolicy:

@@ -509,3 +509,18 @@ def test_data_report_converges_after_a_kill(
     run_prepare(wanted, workspace)
     for folder in (REPORTS, PREPARED):
         assert contents(workspace / folder) == contents(workspace.with_name("uninterrupted") / folder)
+
+
+@pytest.mark.parametrize("name", ["splits.parquet", "summary.json"])
+@pytest.mark.parametrize("harm", ["cut", "removed"])
+def test_lost_memory_of_the_splits_is_reported_and_drawn_again(
+    workspace: Path, source: Path, change: Change, capsys: pytest.CaptureFixture[str], name: str, harm: str
+) -> None:
+    settings = settings_for(change, source)
+    run_prepare(settings, workspace)
+    assert "splits" not in capsys.readouterr().err  # a first run has lost nothing
+    before, file = splits(workspace), workspace / PREPARED / name
+    file.write_bytes(file.read_bytes()[:-20]) if harm == "cut" else file.unlink()
+    run_prepare(settings, workspace)
+    assert f"{PREPARED} doesn't say any more which split an image was in" in capsys.readouterr().err
+    assert splits(workspace) == before  # as the contents draw them
