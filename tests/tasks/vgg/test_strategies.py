@@ -79,6 +79,7 @@ def test_description_says_what_happens_to_the_convolutions(change: Change, strat
     text = strategies.BY_NAME[strategy].describe(recipe, {})
     unfreezes = any(phase.unfrozen for name, _, phase in phases(settings) if name == strategy)
     assert ("stay as they are" in text) != unfreezes
+    assert ("trained together with" in text) == unfreezes
     assert text.endswith(".")
 
 
