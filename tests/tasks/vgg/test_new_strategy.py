@@ -46,7 +46,7 @@ STRATEGY = Strategy(
     modern=modern,
     tutorial=lambda recipe: (tutorial_phase("head", (), recipe),),
     descriptions={
-        "modern": "From a regularized linear model on, the topmost block is trained in rounds.",
+        "modern": "A regularized linear model is trained together with the topmost block, in rounds.",
         "tutorial": f"{FROZEN} A head is trained.",
     },
 )
