@@ -24,13 +24,14 @@ import numpy.typing as npt
 from tasks.errors import WeightsError
 from tasks.parallel import in_order, usable_cores
 from tasks.vgg.backbone import build_keras_backbone, preprocess
+from tasks.vgg.head import Floats
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
 
 Pixels = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
-Extract = Callable[[Pixels], tuple[Halves, ...]]
-"""Images (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c) float16."""
+Extract = Callable[[Pixels], tuple[npt.NDArray[Any], ...]]
+"""Images (n, 224, 224, 3) uint8 RGB, n up to the batch size -> for each boundary features (n, h, w, c)."""
 
 Name = Literal["ncnn", "tensorflow", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -57,19 +58,31 @@ class Engine:
 
 
 def build_extractor(
-    engine: Engine, weights: Weights, boundaries: Sequence[str], batch_size: int, cores: int | None = None
+    engine: Engine,
+    weights: Weights,
+    boundaries: Sequence[str],
+    batch_size: int,
+    cores: int | None = None,
+    dtype: type[np.floating[Any]] = np.float16,
 ) -> Extract:
     """The network as a function of batches that returns the outputs at `boundaries` (from the input to the output).
 
-    `cores` defaults to all usable cores; TensorFlow ignores it.
+    Args:
+        engine: runs the network.
+        weights: of the network.
+        boundaries: whose outputs are returned.
+        batch_size: most images in a batch.
+        cores: all usable ones if None; TensorFlow ignores it.
+        dtype: of the outputs. 16 bits are enough to store what the published weights give; a backbone that was trained
+            further may exceed their largest number, 65,504.
     """
     if engine.name == "ncnn":
-        return _one_a_core(_ncnn_network(weights, boundaries), cores or usable_cores())
+        return _one_a_core(_ncnn_network(weights, boundaries), cores or usable_cores(), dtype)
     if engine.name == "onnxruntime":
         from tasks.vgg.quantized import QuantizedNetwork
 
-        return _one_a_core(QuantizedNetwork(weights, engine.ranges, boundaries), cores or usable_cores())
-    return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision)
+        return _one_a_core(QuantizedNetwork(weights, engine.ranges, boundaries), cores or usable_cores(), dtype)
+    return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision, dtype)
 
 
 def in_batches(images: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
@@ -110,17 +123,20 @@ def by_image(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple
     return zip(keys, zip(*outputs, strict=True), strict=True)
 
 
-def _one_a_core(extract_one: Callable[[Pixels], list[Halves]], cores: int) -> Extract:
+def _one_a_core(extract_one: Callable[[Pixels], list[Floats]], cores: int, dtype: type[np.floating[Any]]) -> Extract:
     """Compute images in parallel, each on one core: faster than all cores on one image."""
     pool = ThreadPoolExecutor(cores, thread_name_prefix="image")
 
-    def extract(batch: Pixels) -> tuple[Halves, ...]:
-        return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_one, batch), strict=True))
+    def extract_typed(pixels: Pixels) -> list[npt.NDArray[Any]]:
+        return [output.astype(dtype) for output in extract_one(pixels)]
+
+    def extract(batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
+        return tuple(np.stack(outputs) for outputs in zip(*pool.map(extract_typed, batch), strict=True))
 
     return extract
 
 
-def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixels], list[Halves]]:
+def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixels], list[Floats]]:
     import ncnn
 
     network = ncnn.Net()
@@ -131,7 +147,7 @@ def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixe
     if network.load_param_mem(layers) != 0 or not _load_ncnn_weights(network, blob):
         raise WeightsError("ncnn could not load the network. Use features.engine=tensorflow.")
 
-    def extract_one(pixels: Pixels) -> list[Halves]:
+    def extract_one(pixels: Pixels) -> list[Floats]:
         planes = np.ascontiguousarray(preprocess(pixels.astype(np.float32)).transpose(2, 0, 1))
         run = network.create_extractor()
         run.input("images", ncnn.Mat(planes))
@@ -140,7 +156,7 @@ def _ncnn_network(weights: Weights, boundaries: Sequence[str]) -> Callable[[Pixe
             status, output = run.extract(boundary)
             if status != 0:
                 raise WeightsError(f"ncnn stopped with status {status} at {boundary}.")
-            outputs.append(np.array(output).transpose(1, 2, 0).astype(np.float16))
+            outputs.append(np.array(output).transpose(1, 2, 0))
         return outputs
 
     return extract_one
@@ -181,7 +197,7 @@ def _load_ncnn_weights(network: Any, blob: bytes) -> bool:
 
 
 def _tensorflow_extractor(
-    weights: Weights, boundaries: Sequence[str], batch_size: int, precision: Precision
+    weights: Weights, boundaries: Sequence[str], batch_size: int, precision: Precision, dtype: type[np.floating[Any]]
 ) -> Extract:
     load_tensorflow()
     import tensorflow as tf
@@ -193,11 +209,11 @@ def _tensorflow_extractor(
     def run(images: Any) -> Any:
         outputs = backbone(preprocess(tf.cast(images, tf.float32)), training=False)
         # `flatten` because Keras returns a single output without a list
-        return [tf.cast(output, tf.float16) for output in tf.nest.flatten(outputs)]
+        return [tf.cast(output, dtype) for output in tf.nest.flatten(outputs)]
 
     graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
 
-    def extract(batch: Pixels) -> tuple[Halves, ...]:
+    def extract(batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
         padding = batch_size - len(batch)  # TensorFlow would trace and plan another shape again
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
         return tuple(output.numpy()[: len(batch)] for output in graph(padded))

@@ -7,20 +7,25 @@ outputs from the images, with the engine that computes features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.errors import IntegrityError
 from tasks.files import read_json
 from tasks.images.augmentation import MIRRORED, PLAIN, view_id
 from tasks.images.shards import open_shards
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
-from tasks.vgg.engines import Engine, Halves, Pixels, build_extractor
+from tasks.vgg.engines import Engine, Pixels, build_extractor
 from tasks.vgg.head import Floats, Head
 from tasks.vgg.weights import Weights, load_weights
 from tasks.workspace import Workspace
 
 BATCH = 32
+
+_Read = Callable[[Sequence[str], int], npt.NDArray[Any]]
+"""Keys, and which view of the examples -> the backbone's outputs (n, h, w, c)."""
 
 
 def features_engine(workspace: Workspace) -> Engine:
@@ -42,7 +47,7 @@ def predict_probabilities(
         keys: of the examples.
 
     Raises:
-        IntegrityError: an example is in no shard.
+        IntegrityError: an example is in no shard, or the backbone's outputs are NaN or infinite.
     """
     views = (PLAIN, MIRRORED) if test_time_augmentation else (PLAIN,)
     read = _tuned(backbone, workspace) if backbone else _kept(workspace)
@@ -52,24 +57,25 @@ def predict_probabilities(
         yield np.mean(predicted, axis=0, dtype=np.float32)
 
 
-def _kept(workspace: Workspace) -> Callable[[Sequence[str], int], Halves]:
+def _kept(workspace: Workspace) -> _Read:
     shards = open_shards(workspace.features / BOTTLENECK)
 
-    def read(keys: Sequence[str], view: int) -> Halves:
+    def read(keys: Sequence[str], view: int) -> npt.NDArray[Any]:
         return shards.read([view_id(key, view) for key in keys])
 
     return read
 
 
-def _tuned(backbone: Weights, workspace: Workspace) -> Callable[[Sequence[str], int], Halves]:
+def _tuned(backbone: Weights, workspace: Workspace) -> _Read:
     images = open_shards(workspace.shards)
-    extract = build_extractor(features_engine(workspace), {**load_weights(), **backbone}, (BOTTLENECK,), BATCH)
+    weights = {**load_weights(), **backbone}
+    extract = build_extractor(features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)
 
-    def read(keys: Sequence[str], view: int) -> Halves:
+    def read(keys: Sequence[str], view: int) -> Floats:
         pixels: Pixels = images.read(keys)
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))
         if not np.isfinite(features).all():
-            raise IntegrityError("Outputs of the trained backbone are too large for 16 bits: its training diverged.")
+            raise IntegrityError("Outputs of the trained backbone are NaN or infinite: its training diverged.")
         return features
 
     return read

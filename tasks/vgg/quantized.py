@@ -49,10 +49,10 @@ class QuantizedNetwork:
     def __init__(self, weights: Weights, ranges: Sequence[float], boundaries: Sequence[str]) -> None:
         self._session = _session(quantize(backbone_model(weights, boundaries), ranges), threads=1)
 
-    def __call__(self, pixels: Pixels) -> list[npt.NDArray[np.float16]]:
-        """An image (224, 224, 3) uint8 RGB -> for each boundary (h, w, c) float16."""
+    def __call__(self, pixels: Pixels) -> list[Floats]:
+        """An image (224, 224, 3) uint8 RGB -> for each boundary (h, w, c) float32."""
         outputs = self._session.run(None, {PLANES: _planes(pixels[np.newaxis])})
-        return [output[0].transpose(1, 2, 0).astype(np.float16) for output in outputs]
+        return [output[0].transpose(1, 2, 0) for output in outputs]
 
 
 def quantize(model: Any, ranges: Sequence[float]) -> Any:

@@ -88,7 +88,8 @@ def check_images(
     images = [(example.path, read_image(_place(packed, raw, example), example.key)) for example in chosen]
     images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
     pixels = np.stack([_decode(name, content, background_rgb) for name, content in images])
-    extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH)
+    engine = Engine("ncnn", "float32")
+    extract = build_extractor(engine, weights, ("block5_pool",), _BATCH, dtype=np.float32)
 
     def predict(images: Pixels) -> Floats:
         parts = [extract(images[at : at + _BATCH])[0] for at in range(0, len(images), _BATCH)]

@@ -17,9 +17,12 @@ from tasks.images.decoding import decode
 from tasks.images.manifest import Example
 from tasks.images.packs import write_packs
 from tasks.vgg.exports import parity
+from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, variants
+from tasks.vgg.head import Dense, Head
 from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
+from tests.tasks.vgg.small_weights import tiny_weights
 
 CLASSES = ("ant", "bee")
 
@@ -50,7 +53,7 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     calls: list[Path] = []
     index = parity.index_packs
     monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
-    monkeypatch.setattr(parity, "build_extractor", lambda *_: lambda images: (np.zeros((len(images), 1)),))
+    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
     head = SimpleNamespace(probabilities=lambda features: np.tile(np.array([[0.8, 0.2]]), (len(features), 1)))
     trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
 
@@ -61,6 +64,23 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     assert calls == [tmp_path]
     with pytest.raises(IntegrityError, match="ant/1 is in no pack"):
         checked([*examples, example("ant", 1)])
+
+
+def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
+    content = encode(draw_image("ant", 0), "PNG")
+    key = sha256_hex(content)
+    list(write_packs(tmp_path, [(key, content)], 1))
+    large = {
+        name: value * np.float32(1e4 if name.startswith("block5_conv3") else 1)
+        for name, value in tiny_weights().items()
+    }
+    kernel = np.random.default_rng(0).normal(0, 3, (16, 2)).astype(np.float32)
+    head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
+    held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
+    found = parity.check_images(held_out, tmp_path, trained, large, 1, (255, 255, 255), 0.01)
+    answered = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
+    np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
 
 
 def test_variants_are_the_image_in_both_formats_and_turned() -> None:

@@ -1,0 +1,63 @@
+"""Predictions by the backbone that is exported, in its precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.errors import IntegrityError
+from tasks.files import write_json
+from tasks.images.shards import Writer
+from tasks.vgg import inference
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE
+from tasks.vgg.exports.onnx_graph import build_onnx
+from tasks.vgg.exports.parity import run_onnx
+from tasks.vgg.head import Dense, Head
+from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.weights import Weights
+from tasks.workspace import SHARDS, Workspace
+from tests.tasks.vgg.small_weights import tiny_weights
+
+KEYS = ("a", "b", "c")
+
+
+@pytest.fixture
+def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with three prepared images, whose features ncnn computed."""
+    monkeypatch.setattr(inference, "load_weights", tiny_weights)
+    writer = Writer(workspace / SHARDS, "images", 8)
+    for key, image in zip(KEYS, images(), strict=True):
+        writer.add({"key": key}, image)
+    writer.close()
+    place = Workspace.at(workspace)
+    write_json(place.features / BOTTLENECK / RECIPE, {"engine": "ncnn", "precision": "float32"})
+    return place
+
+
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (len(KEYS), 224, 224, 3)).astype(np.uint8)
+
+
+def tuned(factor: float) -> Weights:
+    """The last block of a backbone whose outputs grew in training."""
+    scale = np.float32(factor)
+    return {name: value * scale for name, value in tiny_weights().items() if name.startswith("block5_conv3")}
+
+
+def some_head() -> Head:
+    kernel = np.random.default_rng(0).normal(0, 3, (16, 2)).astype(np.float32)
+    return Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+
+
+def test_outputs_beyond_16_bits_are_predicted_as_the_exported_model_predicts_them(place: Workspace) -> None:
+    head, backbone = some_head(), tuned(1e4)
+    found = np.concatenate(list(predict_probabilities(head, backbone, False, place, KEYS)))
+    exported = build_onnx(head, ("ant", "bee"), {**tiny_weights(), **backbone})
+    np.testing.assert_allclose(found, run_onnx(exported, images().astype(np.float32)), atol=1e-4)
+
+
+def test_outputs_that_are_no_numbers_are_refused(place: Workspace) -> None:
+    with pytest.raises(IntegrityError, match="its training diverged"):
+        list(predict_probabilities(some_head(), tuned(np.inf), False, place, KEYS))
