@@ -62,14 +62,14 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     with FreshProcess() as fresh:  # loads TensorFlow meanwhile
         weights = trained.weights(load_weights())
         examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
-        background = settings.prepare.background_rgb
         checks = check_images(
             examples,
             workspace.raw,
             trained,
             weights,
             wanted.parity_images,
-            background,
+            settings.prepare.background_rgb,
+            settings.prepare.max_pixels,
             wanted.probability_tolerance,
         )
         folder = workspace.export
@@ -93,7 +93,12 @@ def _write_models(
     from tasks.vgg.exports import serving
 
     served = serving.build_served(
-        trained.head, trained.classes, weights, settings.prepare.background_rgb, trained.test_time_augmentation
+        trained.head,
+        trained.classes,
+        weights,
+        settings.prepare.background_rgb,
+        settings.prepare.max_pixels,
+        trained.test_time_augmentation,
     )
     serving.save_served(served, folder / "saved_model")
     fresh.ask(folder / "saved_model", checks)
@@ -120,7 +125,10 @@ def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], set
             "formats": formats,
             "backbone": {"weights_sha256": SHA256, **evaluation["strategies"][trained.strategy]["backbone"]},
             "test_time_augmentation": trained.test_time_augmentation,
-            "decoder": decoding.recipe(settings.prepare.background_rgb),
+            "decoder": {
+                **decoding.recipe(settings.prepare.background_rgb),
+                "max_pixels": settings.prepare.max_pixels,
+            },
             "probability_tolerance": settings.export.probability_tolerance,
             "sha256": dict(_checksums(folder)),
         },

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,7 +51,9 @@ class Model:
             about = read_json(folder / "export.json")
             content = (folder / "model.onnx").read_bytes()
             self.classes = tuple(str(name) for name in about["classes"])
-            self.background_rgb: tuple[int, int, int] = tuple(about["decoder"]["background_rgb"])
+            decoder = {"max_pixels": PERMISSIVE.max_pixels, **about["decoder"]}  # old exports name no limit
+            self.background_rgb: tuple[int, int, int] = tuple(decoder["background_rgb"])
+            self.policy = replace(PERMISSIVE, max_pixels=decoder["max_pixels"])
             expected = about["sha256"]["model.onnx"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PredictError(
@@ -143,7 +145,7 @@ def _look(path: str) -> _Image:
 
 def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:
     waiting: list[tuple[str, Pixels | str]] = []
-    for path, result in _decoded(images, model.background_rgb):
+    for path, result in _decoded(images, model):
         waiting.append((path, result))
         if len(waiting) == batch_size:
             yield from _scored(model, waiting)
@@ -151,14 +153,14 @@ def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[d
     yield from _scored(model, waiting)
 
 
-def _decoded(images: Iterable[_Image], background_rgb: tuple[int, int, int]) -> Iterator[tuple[str, Pixels | str]]:
+def _decoded(images: Iterable[_Image], model: Model) -> Iterator[tuple[str, Pixels | str]]:
     """(path, pixels or the error), in order. Worker processes decode, so that a crash loses one image only."""
     source, begun = iter(images), deque[_Image]()
     while True:
         work = _begin(chain(list(begun), source), begun)
         begun.clear()
         try:
-            for _, result in decode_all(work, PERMISSIVE, background_rgb):
+            for _, result in decode_all(work, model.policy, model.background_rgb):
                 yield from _problems(begun)
                 yield begun.popleft().path, str(result) if isinstance(result, Refused) else result[0]
         except (IntegrityError, FileNotFoundError, PermissionError) as error:

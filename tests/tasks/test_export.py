@@ -24,7 +24,7 @@ from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained
 from tasks.workspace import EVALUATION, EXPORT, PREPARED, SHARDS, TRAINED, Workspace
-from tests.conftest import contents
+from tests.conftest import contents, save_image
 from tests.tasks.steps import run_afresh, twins
 from tests.tasks.vgg.small_weights import tiny_weights
 
@@ -44,7 +44,9 @@ FILES = {
 @pytest.fixture
 def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Path:
     """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its metrics."""
-    settings = change(f"source.uri={source}", "prepare.min_entropy_bits=0", "export.parity_images=2")
+    settings = change(
+        f"source.uri={source}", "prepare.min_entropy_bits=0", "prepare.max_pixels=1024", "export.parity_images=2"
+    )
     ingest.run(settings, Workspace.at(workspace))
     prepare.run(settings, Workspace.at(workspace))
     save_trained(workspace / TRAINED / "feature_extraction", trained_on(1024))
@@ -133,6 +135,10 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
     rows = list(predict_files(ready / EXPORT, [str(source)]))
     assert len(rows) == 24
     assert {row["label"] for row in rows} <= set(CLASSES)
+    large = save_image(ready / "large.png", "ant", 0, side_px=33)
+    [row] = predict_files(ready / EXPORT, [str(large)])
+    assert row["error"].startswith("too_many_pixels: 33x33 pixels, more than 1024"), "as prepare.max_pixels says"
+    assert b"more than 1024 pixels" in made["saved_model/saved_model.pb"]
 
 
 def test_export_fails_and_keeps_the_former_one_when_a_format_differs(

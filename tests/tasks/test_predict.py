@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from tasks import predict
 from tasks.errors import PredictError
 from tasks.files import sha256_hex, write_bytes, write_json
-from tasks.images.decoding import decode
+from tasks.images.decoding import PERMISSIVE, decode
 from tasks.predict import find_images, main, predict_files, to_line
 
 CLASSES = ("red", "grün")
@@ -88,6 +89,21 @@ def test_predict_decodes_as_training_on_the_exported_background(model: Path, tmp
     expected = predict.Model(model).probabilities([pixels])[0]
     assert row["label"] == "grün"
     assert list(row["probabilities"].values()) == expected
+
+
+def test_predict_accepts_as_many_pixels_as_training_did(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = paint(tmp_path / "image.png", (200, 0, 0))  # 600 pixels
+    monkeypatch.setattr(predict, "PERMISSIVE", replace(PERMISSIVE, max_pixels=599))
+    assert "more than 599" in scored(model, image)[0]["error"], "an old export has no limit of its own"
+    about = json.loads((model / "export.json").read_text(encoding="utf-8"))
+    about["decoder"]["max_pixels"] = 600
+    write_json(model / "export.json", about)
+    assert scored(model, image)[0]["label"] == "red"
+    about["decoder"]["max_pixels"] = 598
+    write_json(model / "export.json", about)
+    assert scored(model, image)[0]["error"].startswith("too_many_pixels: 30x20 pixels, more than 598")
 
 
 def test_predict_walks_folders_in_order_and_stays_inside(tmp_path: Path) -> None:

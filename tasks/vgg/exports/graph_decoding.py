@@ -23,7 +23,7 @@ _AT_ONCE = 4
 """Images decoded at the same time; a PNG of 12 million pixels takes 150 MB."""
 
 
-def decode_batch(images: Any, background_rgb: tuple[int, int, int]) -> Any:
+def decode_batch(images: Any, background_rgb: tuple[int, int, int], max_pixels: int) -> Any:
     """Encoded images (n,), string -> pixels (n, 224, 224, 3), uint8, RGB, upright.
 
     Raises:
@@ -31,14 +31,14 @@ def decode_batch(images: Any, background_rgb: tuple[int, int, int]) -> Any:
     """
     indexed = (tf.range(tf.size(images)), images)
     signature = tf.TensorSpec((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), tf.uint8)
-    decode: Any = lambda entry: decode_one(entry[1], background_rgb, entry[0])  # noqa: E731
+    decode: Any = lambda entry: decode_one(entry[1], background_rgb, max_pixels, entry[0])  # noqa: E731
     return tf.map_fn(decode, indexed, fn_output_signature=signature, parallel_iterations=_AT_ONCE)
 
 
-def decode_one(contents: Any, background_rgb: tuple[int, int, int], index: Any = 0) -> Any:
+def decode_one(contents: Any, background_rgb: tuple[int, int, int], max_pixels: int, index: Any = 0) -> Any:
     """One encoded image (string scalar) -> pixels (224, 224, 3), uint8; see `decode_batch`."""
     data = to_bytes(contents)
-    header = read_header(data)
+    header = read_header(data, max_pixels)
     with tf.control_dependencies([_refuse(header, index)]):
         contents = tf.identity(contents)
     is_jpeg = starts_with(data, b"\xff\xd8\xff")

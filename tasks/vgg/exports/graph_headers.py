@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tasks.images.decoding import PERMISSIVE
-
 PADDING = 64
 """Zero bytes that `to_bytes` appends, so that reading past the end of a truncated file returns zeros."""
 
@@ -47,20 +45,21 @@ def starts_with(data: Any, prefix: bytes, at: Any = 0) -> Any:
     return tf.reduce_all(data[at : at + len(prefix)] == tf.constant(list(prefix), tf.uint8))
 
 
-def read_header(data: Any) -> ImageHeader:
+def read_header(data: Any, max_pixels: int) -> ImageHeader:
     """What the graph needs to know before it decodes.
 
     Args:
         data: from `to_bytes`.
+        max_pixels: an image with more is refused.
     """
     is_jpeg, is_png = starts_with(data, b"\xff\xd8\xff"), starts_with(data, b"\x89PNG\r\n\x1a\n")
-    header = tf.cond(is_jpeg, lambda: _read_jpeg(data), lambda: _read_png(data))
+    header = tf.cond(is_jpeg, lambda: _read_jpeg(data, max_pixels), lambda: _read_png(data, max_pixels))
     known = tf.logical_or(is_jpeg, is_png)
     refusal = _first((tf.logical_not(known), "it is neither JPEG nor PNG"), otherwise=header.refusal)
     return ImageHeader(refusal, tf.where(known, header.orientation, 1))
 
 
-def _read_jpeg(data: Any) -> ImageHeader:
+def _read_jpeg(data: Any, max_pixels: int) -> ImageHeader:
     """Walk the marker segments up to the scan."""
     size, zero = _size(data), tf.constant(0, tf.int64)
 
@@ -96,12 +95,12 @@ def _read_jpeg(data: Any) -> ImageHeader:
     refusal = _first(
         ((components != 1) & (components != 3), "it is a JPEG in CMYK or YCCK colours, or has no frame header"),
         (exif_count > 1, "it has several EXIF segments"),
-        *_common(pixels, orientation),
+        *_common(pixels, max_pixels, orientation),
     )
     return ImageHeader(refusal, orientation.value)
 
 
-def _read_png(data: Any) -> ImageHeader:
+def _read_png(data: Any, max_pixels: int) -> ImageHeader:
     """Walk the chunks to the end: EXIF and texts may follow the pixels."""
     size, start = _size(data), tf.constant(8, tf.int64)
 
@@ -131,15 +130,14 @@ def _read_png(data: Any) -> ImageHeader:
     refusal = _first(
         (odd_transparency, "it is a PNG with a transparent colour that isn't written in 8 bits"),
         (awkward, "it is a PNG whose orientation may stand in a text chunk"),
-        *_common(_number(data, 16, 4) * _number(data, 20, 4), orientation),
+        *_common(_number(data, 16, 4) * _number(data, 20, 4), max_pixels, orientation),
     )
     return ImageHeader(refusal, orientation.value)
 
 
-def _common(pixels: Any, orientation: _Orientation) -> tuple[tuple[Any, str], ...]:
-    limit = PERMISSIVE.max_pixels
+def _common(pixels: Any, max_pixels: int, orientation: _Orientation) -> tuple[tuple[Any, str], ...]:
     return (
-        (pixels > limit, f"it has more than {limit} pixels"),
+        (pixels > max_pixels, f"it has more than {max_pixels} pixels"),
         (orientation.unsure, "its EXIF orientation is damaged, or written in an unusual way"),
     )
 

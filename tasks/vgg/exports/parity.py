@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tasks.errors import ExportError, IntegrityError
-from tasks.images.decoding import PERMISSIVE, Pixels, decode
+from tasks.images.decoding import PERMISSIVE, ImagePolicy, Pixels, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import PackEntry, index_packs, read_image
 from tasks.images.reason_codes import Refused
@@ -65,6 +65,7 @@ def check_images(
     weights: Weights,
     count: int,
     background_rgb: tuple[int, int, int],
+    max_pixels: int,
     tolerance: float,
 ) -> Checks:
     """Choose held-out images, add variants of the first, and predict them by the trained model.
@@ -76,6 +77,7 @@ def check_images(
         weights: of the backbone.
         count: how many real images; the same images are chosen every time, each class in turn.
         background_rgb: what shows through transparent pixels.
+        max_pixels: of an image that training accepts.
         tolerance: see `Checks`.
 
     Raises:
@@ -87,7 +89,8 @@ def check_images(
     packed = index_packs(raw)
     images = [(example.path, read_image(_place(packed, raw, example), example.key)) for example in chosen]
     images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
-    pixels = np.stack([_decode(name, content, background_rgb) for name, content in images])
+    policy = replace(PERMISSIVE, max_pixels=max_pixels)
+    pixels = np.stack([_decode(name, content, policy, background_rgb) for name, content in images])
     engine = Engine("ncnn", "float32")
     extract = build_extractor(engine, weights, ("block5_pool",), _BATCH, dtype=np.float32)
 
@@ -259,9 +262,9 @@ def _check_label(prediction: dict[str, Any], name: str, classes: Sequence[str]) 
         raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {prediction}. {_CURE}")
 
 
-def _decode(name: str, content: bytes, background_rgb: tuple[int, int, int]) -> Pixels:
+def _decode(name: str, content: bytes, policy: ImagePolicy, background_rgb: tuple[int, int, int]) -> Pixels:
     try:
-        return decode(content, PERMISSIVE, background_rgb)[0]
+        return decode(content, policy, background_rgb)[0]
     except Refused as refused:
         raise IntegrityError(f"{name} was accepted before and is refused now ({refused}). Run: dvc repro") from None
 

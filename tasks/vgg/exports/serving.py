@@ -40,12 +40,14 @@ class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         labels: the classes (classes,), string, UTF-8.
     """
 
-    def __init__(self, network: keras.Model, classes: Sequence[str], background_rgb: tuple[int, int, int]) -> None:
+    def __init__(
+        self, network: keras.Model, classes: Sequence[str], background_rgb: tuple[int, int, int], max_pixels: int
+    ) -> None:
         super().__init__(name="rootstock")
         self.tensors = [weight.value for weight in network.weights]  # what is saved; the Keras model itself isn't
         self.labels = tf.constant([name.encode("utf-8", "surrogateescape") for name in classes])
         self.pixels = _pixels(network)
-        self.serving_default = _serving(network, self.labels, background_rgb)
+        self.serving_default = _serving(network, self.labels, background_rgb, max_pixels)
 
 
 def build_served(
@@ -53,6 +55,7 @@ def build_served(
     classes: Sequence[str],
     weights: Weights,
     background_rgb: tuple[int, int, int],
+    max_pixels: int,
     test_time_augmentation: bool = False,
 ) -> Served:
     """The whole graph.
@@ -62,6 +65,7 @@ def build_served(
         classes: their names, in the order of the head's probabilities.
         weights: of the backbone.
         background_rgb: what shows through transparent pixels.
+        max_pixels: an encoded image with more is refused.
         test_time_augmentation: predict the mean over an image and its mirror image.
     """
     import keras
@@ -71,7 +75,7 @@ def build_served(
     if test_time_augmentation:
         images = keras.Input(backbone.input.shape[1:], name="images")
         network = keras.Model(images, keras.layers.Average(name="mean")([network(images), network(images[:, :, ::-1])]))
-    return Served(network, classes, background_rgb)
+    return Served(network, classes, background_rgb, max_pixels)
 
 
 def save_served(served: Served, folder: Path) -> None:
@@ -93,10 +97,10 @@ def _pixels(network: keras.Model) -> Any:
     return pixels
 
 
-def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, int]) -> Any:
+def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, int], max_pixels: int) -> Any:
     @tf.function(input_signature=[IMAGES], autograph=False)  # type: ignore[untyped-decorator]
     def serving_default(images: Any) -> dict[str, Any]:
-        pixels = decode_batch(images, background_rgb)
+        pixels = decode_batch(images, background_rgb, max_pixels)
         probabilities = _classify(network, tf.cast(pixels, tf.float32))
         return {
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import sha256_hex
-from tasks.images.decoding import decode
+from tasks.images.decoding import PERMISSIVE, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import write_packs
 from tasks.vgg.exports import parity
@@ -58,7 +59,7 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
 
     def checked(chosen: list[Example]) -> Checks:
-        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 0.01)
+        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 2000, 0.01)
 
     assert set(contents) <= set(checked(examples).contents)
     assert calls == [tmp_path]
@@ -78,9 +79,24 @@ def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
     head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
     trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
-    found = parity.check_images(held_out, tmp_path, trained, large, 1, (255, 255, 255), 0.01)
+    found = parity.check_images(held_out, tmp_path, trained, large, 1, (255, 255, 255), 2000, 0.01)
     answered = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
     np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
+
+
+def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "PERMISSIVE", replace(PERMISSIVE, max_pixels=1023))
+    content = encode(draw_image("ant", 0), "PNG")  # 32x32
+    key = sha256_hex(content)
+    list(write_packs(tmp_path, [(key, content)], 1))
+    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
+    head = SimpleNamespace(probabilities=lambda features: np.zeros((len(features), 2)))
+    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
+    held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
+    found = parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1024, 0.01)
+    assert key in found.names
+    with pytest.raises(IntegrityError, match="more than 1022"):
+        parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1022, 0.01)
 
 
 def test_variants_are_the_image_in_both_formats_and_turned() -> None:
@@ -143,7 +159,7 @@ def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path)
     dense = keras.layers.Dense(2, activation="softmax")
     network = keras.Model(given, dense(average))
     dense.set_weights([np.zeros((3, 2), np.float32), np.log([0.8, 0.2]).astype(np.float32)])
-    save_served(Served(network, CLASSES, (255, 255, 255)), tmp_path / "model")
+    save_served(Served(network, CLASSES, (255, 255, 255), 2000), tmp_path / "model")
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
     base = checks(count=3)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.images.decoding import Pixels, decode
+from tasks.images.decoding import PERMISSIVE, Pixels, decode
 from tasks.images.reason_codes import Refused
 
 LARGEST_DIFFERENCE = 2
@@ -34,7 +34,11 @@ def graph() -> Callable[[bytes], Pixels]:
     from tasks.vgg.exports.graph_decoding import decode_one
 
     signature = [tf.TensorSpec((), tf.string)]
-    run = tf.function(lambda contents: decode_one(contents, BACKGROUND), input_signature=signature, autograph=False)
+    run = tf.function(
+        lambda contents: decode_one(contents, BACKGROUND, PERMISSIVE.max_pixels),
+        input_signature=signature,
+        autograph=False,
+    )
     return lambda content: run(tf.constant(content)).numpy()
 
 
@@ -168,7 +172,7 @@ def test_graph_composites_on_the_given_background() -> None:
 
     content = encode(image(channels=4), "PNG")
     expected = decode(content, background_rgb=(10, 200, 90))[0].astype(int)
-    actual = decode_one(tf.constant(content), (10, 200, 90)).numpy().astype(int)
+    actual = decode_one(tf.constant(content), (10, 200, 90), PERMISSIVE.max_pixels).numpy().astype(int)
     assert np.abs(actual - expected).max() <= LARGEST_DIFFERENCE
 
 
@@ -278,6 +282,18 @@ def test_graph_refuses_what_it_cannot_follow(name: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_graph_accepts_as_many_pixels_as_it_was_built_for(form: str) -> None:
+    import tensorflow as tf
+
+    from tasks.vgg.exports.graph_decoding import decode_one
+
+    content = tf.constant(encode(image(30, 20), form))
+    assert decode_one(content, BACKGROUND, 600).shape == (224, 224, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 599 pixels"):
+        decode_one(content, BACKGROUND, 599)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
 def test_graph_refuses_a_cut_image_or_reads_it_as_training_does(form: str, share: float) -> None:
     import tensorflow as tf
@@ -322,9 +338,9 @@ def test_batch_names_the_refused_image() -> None:
     from tasks.vgg.exports.graph_decoding import decode_batch
 
     good = encode(image(), "PNG")
-    assert decode_batch(tf.constant([good, good, good]), BACKGROUND).shape == (3, 224, 224, 3)
+    assert decode_batch(tf.constant([good, good, good]), BACKGROUND, 10_000).shape == (3, 224, 224, 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Image 1 of the batch is refused"):
-        decode_batch(tf.constant([good, b"GIF89a", good]), BACKGROUND)
+        decode_batch(tf.constant([good, b"GIF89a", good]), BACKGROUND, 10_000)
 
 
 def tiny_served(classes: tuple[str, ...] = ("ant", "bee")) -> Any:
@@ -338,7 +354,7 @@ def tiny_served(classes: tuple[str, ...] = ("ant", "bee")) -> Any:
     dense = keras.layers.Dense(len(classes), activation="softmax")
     network = keras.Model(given_, dense(average))
     dense.set_weights([np.array([[0.02, 0], [0, 0.02], [0, 0]], np.float32), np.zeros(2, np.float32)])
-    return Served(network, classes, BACKGROUND)
+    return Served(network, classes, BACKGROUND, PERMISSIVE.max_pixels)
 
 
 def test_served_labels_images_through_the_one_preprocessing() -> None:
