@@ -1,36 +1,44 @@
 """Stage `export`: the champion in, a model that can be served out.
 
 Reads `reports/evaluation.json` (which model is the champion), `models/trained/<champion>/`, `data/prepared/` and
-`data/raw/` (held-out images for the check). Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx`
-and `model.tflite` (pixels in), `labels.txt`, `MODEL_CARD.md` and `export.json` (a description of the model, and the
-SHA-256 of every file).
+`data/raw/` (held-out images for the check), and `data/features/block5_pool/` (what was evaluated). Writes
+`models/export/`: `saved_model/` (encoded images in), `model.onnx` and `model.tflite` (pixels in), `labels.txt`,
+`MODEL_CARD.md` and `export.json` (a description of the model, and the SHA-256 of every file).
 
-Always: each format predicts the same as the trained model on real held-out images (the SavedModel is checked in a fresh
-process). Otherwise the stage fails and the previous export stays. The same input writes the same bytes.
+Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
+is checked in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
+bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tasks.errors import IntegrityError
 from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images import decoding
-from tasks.images.manifest import read_examples
+from tasks.images.manifest import Example, read_examples
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, compare, run_onnx
+from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, run_onnx
+from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.trained_model import Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
 from tasks.workspace import EXPORT, Workspace
 
 _VERSION = 1
+_NOT_THIS_MODEL = (
+    "Nothing was exported, because the reported metrics are not those of this model. "
+    "Compute the features and all that follows again: rm -r data/features && dvc repro"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """Write and check `models/export`.
 
     Raises:
-        ExportError: a format predicts differently from the trained model, or can't be loaded.
+        ExportError: a format, or the evaluation, predicts differently from the trained model; or it can't be loaded.
         IntegrityError: the evaluation or the trained model is missing or damaged.
     """
     evaluation = _evaluation(workspace.evaluation)
@@ -72,6 +80,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
             settings.prepare.max_pixels,
             wanted.probability_tolerance,
         )
+        _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
         folder = workspace.export
         folder.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(folder.parent)
@@ -79,6 +88,13 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
             differences, refused = _write_models(new, trained, weights, settings, checks, fresh)
             _write_texts(new, trained, evaluation, settings)
     return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, float(f"{max(differences):.2g}"))
+
+
+def _check_evaluation(trained: Trained, workspace: Workspace, chosen: Sequence[Example], checks: Checks) -> None:
+    """Compare what `evaluate` predicts for the held-out images, which come first in the checks."""
+    keys = [example.key for example in chosen]
+    batches = predict_probabilities(trained.head, trained.backbone, trained.test_time_augmentation, workspace, keys)
+    compare("The evaluation", np.concatenate(list(batches)), checks, range(len(keys)), _NOT_THIS_MODEL)
 
 
 def _write_models(

@@ -85,7 +85,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     extraction.bring(_parts(engines, rows, examples))
 
     recipe = extraction.recipe(engines.evaluated)
-    if engines.calibration:
+    if engines.training != engines.evaluated:
         recipe |= {f"training_{name}": value for name, value in engine_recipe(engines.training).items()}
     write_json(workspace.features / BOTTLENECK / RECIPE, recipe)
     for strategy in settings.strategies:
@@ -127,7 +127,7 @@ def _decide(
 
 def _parts(engines: Engines, rows: RowsByFolder, examples: Sequence[Example]) -> list[tuple[Engine, RowsByFolder]]:
     """Each engine with the rows that it computes."""
-    if engines.calibration is None:
+    if engines.training == engines.evaluated:
         return [(engines.evaluated, rows)]
     train = {one.key for one in examples if one.split == "train"}
     others = {one.key for one in examples} - train

@@ -77,7 +77,7 @@ class Features(Block):
 
     engine: Literal["auto", "ncnn", "tensorflow"] = Field(description="what runs the network")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        description="of the activations; int8 is for training images only"
+        description="of the activations; bfloat16 and int8 are for training images only"
     )
     batch_size: int = Field(ge=1, le=1024, description="images in one step of the network")
     distribute: Literal["none", "ray"] = Field(description="over this machine, or over a Ray cluster")

@@ -1,7 +1,7 @@
 """Chooses the engine that computes features: measured once and then kept, so a busy machine can't change the choice.
 
-One engine computes the validation and test images. Training images may use int8 instead, if it is faster and the
-validation images show no loss of accuracy.
+Validation and test images always pass the network in float32, as the exported model does: so the reported metrics are
+those of the exported model. Training images may use bfloat16, or int8 if validation images show no loss of accuracy.
 """
 
 from __future__ import annotations
@@ -37,23 +37,22 @@ class Engines:
     """The engines that compute features.
 
     Attributes:
-        evaluated: for images of the validation and the test split; in float32 or bfloat16.
-        calibration: of int8 for training images; None: `evaluated` computes them, too.
+        evaluated: for images of the validation and the test split; in float32.
+        training: for training images; in any precision.
+        calibration: of `training` in int8, else None.
     """
 
     evaluated: Engine
-    calibration: Calibration | None
-
-    @property
-    def training(self) -> Engine:
-        return self.calibration.engine if self.calibration else self.evaluated
+    training: Engine
+    calibration: Calibration | None = None
 
     def __str__(self) -> str:
-        return f"{self.evaluated}, training images by {self.training}" if self.calibration else str(self.evaluated)
+        same = self.training == self.evaluated
+        return str(self.evaluated) if same else f"{self.evaluated}, training images by {self.training}"
 
 
 def choose_engine(wanted: Features, weights: Weights, workspace: Workspace) -> Engine:
-    """The engine for validation and test images; never int8.
+    """The fastest engine for training images; never int8.
 
     Without a GPU or matrix units (AMX) nothing is measured: ncnn in float32 is as fast as bfloat16, and exact. With
     them, each engine computes one batch, and the faster one is kept for this workspace and this kind of machine.
@@ -90,12 +89,20 @@ def choose_engines(
         extraction: reads the images.
     """
     engine = choose_engine(wanted, weights, workspace)
+    evaluated = _in_float32(engine, wanted)
     if wanted.precision not in ("auto", "int8"):
-        return Engines(engine, None)
-    before = load_calibration(workspace.features / BOTTLENECK, fingerprint(base))
-    if before or wanted.precision == "auto":
-        return Engines(engine, before)
-    return Engines(engine, calibrate(weights, _keys(examples, "train"), extraction.read_images))
+        return Engines(evaluated, engine)
+    calibration = load_calibration(workspace.features / BOTTLENECK, fingerprint(base))
+    if calibration is None and wanted.precision == "int8":
+        calibration = calibrate(weights, _keys(examples, "train"), extraction.read_images)
+    return Engines(evaluated, calibration.engine if calibration else engine, calibration)
+
+
+def _in_float32(engine: Engine, wanted: Features) -> Engine:
+    """An engine in float32, on the same hardware."""
+    if engine.precision == "float32":
+        return engine
+    return Engine("tensorflow" if has_gpu() or wanted.engine == "tensorflow" else "ncnn", "float32")
 
 
 def check_int8(
@@ -107,7 +114,7 @@ def check_int8(
     The check runs if int8 is fast here, many rows are missing, and no training image has features yet. It first
     computes the features of the validation and test images, which are needed anyway.
     """
-    if wanted.precision != "auto" or engines.calibration or engines.evaluated.name != "ncnn" or not has_fast_int8():
+    if wanted.precision != "auto" or engines.calibration or engines.training.name != "ncnn" or not has_fast_int8():
         return engines
     train = set(_keys(examples, "train"))
     if extraction.has_rows(engines.evaluated, BOTTLENECK, train):
@@ -123,7 +130,7 @@ def check_int8(
     pooled = (pool(exact, "average_maximum"), pool(quantized, "average_maximum"))
     verdict = check(*pooled, chosen, duplicates)
     print(f"features: int8 for training images: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
-    return Engines(engines.evaluated, calibration if verdict.passed else None)
+    return Engines(engines.evaluated, calibration.engine, calibration) if verdict.passed else engines
 
 
 def keep_calibration(engines: Engines, workspace: Workspace, base: Mapping[str, Any]) -> None:

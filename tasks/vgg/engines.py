@@ -204,6 +204,8 @@ def _tensorflow_extractor(
 
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
+    if precision == "float32":  # else GPUs multiply with 10 bits of 23, unlike the exported model
+        tf.config.experimental.enable_tensor_float_32_execution(False)
     backbone = build_keras_backbone(weights, boundaries, precision)
 
     def run(images: Any) -> Any:

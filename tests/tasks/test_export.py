@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from tasks import export, ingest, prepare
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import read_json, write_json
 from tasks.images.manifest import read_examples, write_examples
-from tasks.images.shards import open_shards
+from tasks.images.shards import Writer, open_shards
 from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained
-from tasks.workspace import EVALUATION, EXPORT, PREPARED, SHARDS, TRAINED, Workspace
+from tasks.vgg.weights import Weights, load_weights
+from tasks.workspace import EVALUATION, EXPORT, FEATURES, PREPARED, SHARDS, TRAINED, Workspace
 from tests.conftest import contents, save_image
 from tests.tasks.steps import run_afresh, twins
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -81,7 +84,21 @@ def tiny(ready: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workspace with a model on a miniature of VGG16."""
     monkeypatch.setattr(export, "load_weights", tiny_weights)
     save_trained(ready / TRAINED / "feature_extraction", trained_on(16))
+    store_features(ready, tiny_weights())
     return ready
+
+
+def store_features(workspace: Path, weights: Weights, factor: float = 1) -> None:
+    """The held-out images' bottleneck features, times a factor."""
+    keys = [one.key for one in read_examples(workspace / PREPARED) if one.split == "test"]
+    extract = build_extractor(Engine("ncnn", "float32"), weights, (BOTTLENECK,), len(keys))
+    folder = workspace / FEATURES / BOTTLENECK
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = Writer(folder, "features", 64)
+    for key, features in zip(keys, extract(open_shards(workspace / SHARDS).read(keys))[0], strict=True):
+        writer.add({"key": key}, features * np.float16(factor))
+    writer.close()
+    write_json(folder / RECIPE, {"engine": "ncnn", "precision": "float32"})
 
 
 @pytest.mark.slow
@@ -122,6 +139,7 @@ def undecided_on(features: np.ndarray) -> Head:
 @pytest.mark.slow
 @pytest.mark.weights
 def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, source: Path) -> None:
+    store_features(ready, load_weights())
     one, two = twins(ready)
     assert run_afresh((one, two), "tasks.export") == ["", ""], "the terminal shows only what matters"
     made = contents(one / EXPORT)
@@ -153,6 +171,15 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
         export.run(change(), Workspace.at(tiny))
     assert former.read_text(encoding="utf-8") == "former"
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
+
+
+def test_export_fails_when_another_network_was_evaluated(tiny: Path, change: Callable[..., Settings]) -> None:
+    kernel = np.random.default_rng(0).normal(0, 1, (8 * 49, 2)).astype(np.float32)
+    head = Head("flatten", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+    save_trained(tiny / TRAINED / "feature_extraction", replace(trained_on(16), head=head))
+    store_features(tiny, tiny_weights(), factor=-1)
+    with pytest.raises(ExportError, match=r"The evaluation doesn't predict what the trained model does on .*(ant|bee)"):
+        export.run(change(), Workspace.at(tiny))
 
 
 @pytest.mark.parametrize("damage", [None, "[]", '{"champion": "x", "strategies": {}}', "{"])

@@ -138,13 +138,16 @@ def test_another_engine_or_decoder_computes_everything_anew(
     run_prepare(wanted, workspace)
     features.run(wanted, Workspace.at(workspace))
     monkeypatch.setattr(engine_choice, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
-    assert features.run(wanted, Workspace.at(workspace)).extracted == 24
-    assert read_json(workspace / FOLDER / RECIPE)["precision"] == "bfloat16"
+    train = sum(one.split == "train" for one in read_examples(workspace / PREPARED))
+    assert features.run(wanted, Workspace.at(workspace)).extracted == train
+    recipe = read_json(workspace / FOLDER / RECIPE)
+    assert (recipe["precision"], recipe["training_precision"]) == ("float32", "bfloat16")
+    assert computed_otherwise(workspace) == {"train"}
     other = settings_for(change, source, "prepare.background_rgb=[0, 0, 0]")
     run_prepare(other, workspace)
     summary = features.run(other, Workspace.at(workspace))
     assert (summary.extracted, summary.reused) == (24, 0)
-    assert len({header.fingerprint for header in open_shards(workspace / FOLDER).headers}) == 1
+    assert len({header.fingerprint for header in open_shards(workspace / FOLDER).headers}) == 2
 
 
 def test_recipe_says_what_features_were_made_of(
@@ -170,8 +173,8 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return looked
 
 
-def computed_in_int8(workspace: Path) -> set[str]:
-    """Splits of the images whose features the tiny extractor has made in int8."""
+def computed_otherwise(workspace: Path) -> set[str]:
+    """Splits of the images whose features the tiny extractor has made in another precision than float32."""
     images, found = open_shards(workspace / SHARDS), open_shards(workspace / FOLDER)
     splits: dict[bool, set[str]] = {True: set(), False: set()}
     for example in read_examples(workspace / PREPARED):
@@ -187,7 +190,7 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
     wanted = settings_for(change, source, "features.precision=int8")
     run_prepare(wanted, workspace)
     assert str(features.run(wanted, Workspace.at(workspace))).count("training images by onnxruntime in int8") == 1
-    assert computed_in_int8(workspace) == {"train"}
+    assert computed_otherwise(workspace) == {"train"}
     recipe = read_json(workspace / FOLDER / RECIPE)
     assert (recipe["precision"], recipe["training_precision"]) == ("float32", "int8")
     kept = read_json(workspace / FOLDER / calibration.FILE)
@@ -198,7 +201,7 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
         save_image(source / "ant" / f"{number}.png", "ant", number)
     run_prepare(wanted, workspace)
     assert features.run(wanted, Workspace.at(workspace)).extracted == 6
-    assert computed_in_int8(workspace) == {"train"}
+    assert computed_otherwise(workspace) == {"train"}
     assert len(calibrations) == 1
     assert read_json(workspace / FOLDER / calibration.FILE) == kept
 
@@ -212,7 +215,7 @@ def test_int8_switched_off_computes_training_images_anew_and_nothing_else(
     train = sum(one.split == "train" for one in read_examples(workspace / PREPARED))
     assert features.run(change("features.precision=int8"), Workspace.at(workspace)).extracted == train
     assert features.run(change("features.precision=float32"), Workspace.at(workspace)).extracted == train
-    assert computed_in_int8(workspace) == set()
+    assert computed_otherwise(workspace) == set()
     assert not (workspace / FOLDER / calibration.FILE).exists()
     assert contents(workspace / FEATURES).keys() >= {f"block5_pool/{RECIPE}"}
     assert {name: value for name, value in before.items() if name.endswith(".json")} == {
@@ -244,11 +247,11 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
     validation = sum(one.split == "validation" for one in read_examples(workspace / PREPARED))
     assert checked == [validation]
     assert f"int8 for training images: {'yes' if passed else 'no'}, because" in capsys.readouterr().out
-    assert computed_in_int8(workspace) == splits
+    assert computed_otherwise(workspace) == splits
     save_image(source / "ant" / "new.png", "ant", 99)
     run_prepare(wanted, workspace)
     assert features.run(wanted, Workspace.at(workspace)).extracted == 1
-    assert computed_in_int8(workspace) == splits
+    assert computed_otherwise(workspace) == splits
     assert len(checked) == 1
 
 

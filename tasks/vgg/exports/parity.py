@@ -150,7 +150,15 @@ def run_onnx(model: bytes, pixels: Floats) -> Floats:
     return np.concatenate(parts)
 
 
-def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None) -> float:
+_CURE = (
+    "Nothing was exported. Run `dvc repro --force --single-item export` again; if it fails again, the installed "
+    "versions of tensorflow, keras, onnx or pillow don't fit together: install the locked ones with `make setup`."
+)
+
+
+def compare(
+    form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None, cure: str = _CURE
+) -> float:
     """The largest difference of a probability.
 
     Args:
@@ -158,6 +166,7 @@ def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequ
         predicted: probabilities (n, classes).
         checks: what they should be.
         chosen: which of the checks were predicted; None for all.
+        cure: the end of the error, in words.
 
     Raises:
         ExportError: one differs by more than the tolerance; names the format, the image and both predictions.
@@ -165,7 +174,7 @@ def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequ
     places = list(range(len(checks.names)) if chosen is None else chosen)
     expected = checks.probabilities[places]
     if predicted.shape != expected.shape:
-        raise ExportError(f"{form} returned the shape {predicted.shape}, expected {expected.shape}. {_CURE}")
+        raise ExportError(f"{form} returned the shape {predicted.shape}, expected {expected.shape}. {cure}")
     differences = np.abs(predicted - expected).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     if not differences[worst] <= checks.tolerance:
@@ -173,15 +182,9 @@ def compare(form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequ
             f"{form} doesn't predict what the trained model does on {checks.names[places[worst]]}: "
             f"{_words(predicted[worst], checks.classes)} instead of {_words(expected[worst], checks.classes)}; "
             f"a probability differs by {differences[worst]:.3g}, more than export.probability_tolerance="
-            f"{checks.tolerance:g}. {_CURE}"
+            f"{checks.tolerance:g}. {cure}"
         )
     return float(differences[worst])
-
-
-_CURE = (
-    "Nothing was exported. Run `dvc repro --force --single-item export` again; if it fails again, the installed "
-    "versions of tensorflow, keras, onnx or pillow don't fit together: install the locked ones with `make setup`."
-)
 
 
 class FreshProcess:

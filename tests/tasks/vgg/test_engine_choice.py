@@ -11,7 +11,7 @@ import yaml
 
 from tasks.settings import Features
 from tasks.vgg import engine_choice
-from tasks.vgg.engine_choice import choose_engine, measure_rates
+from tasks.vgg.engine_choice import choose_engine, choose_engines, measure_rates
 from tasks.vgg.engines import Engine
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
@@ -116,6 +116,25 @@ def test_another_kind_of_machine_on_the_same_clone_is_measured_itself(machine: M
     assert choose() == NCNN
     machine(gpu=True, tensorflow_speed=0.5)
     assert choose() == Engine("tensorflow", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted", "evaluated", "training"),
+    [
+        ({"gpu": True}, "auto", "tensorflow in float32", "tensorflow in bfloat16"),
+        ({"flags": ("amx_bf16",)}, "auto", "ncnn in float32", "tensorflow in bfloat16"),
+        ({}, "tensorflow", "tensorflow in float32", "tensorflow in float32"),
+        ({"flags": ("avx512_bf16",)}, "tensorflow", "tensorflow in float32", "tensorflow in bfloat16"),
+        ({}, "auto", "ncnn in float32", "ncnn in float32"),
+    ],
+)
+def test_what_is_reported_passes_the_network_in_the_precision_of_the_exported_model(
+    machine: Machine, workspace: Path, has: dict[str, Any], wanted: str, evaluated: str, training: str
+) -> None:
+    machine(**has, tensorflow_speed=2.0)
+    rules = Features(**{**yaml.safe_load(PARAMS.read_text())["features"], "engine": wanted})
+    engines = choose_engines(rules, {}, Workspace.at(workspace), {}, [], extraction=None)  # type: ignore[arg-type]
+    assert (str(engines.evaluated), str(engines.training)) == (evaluated, training)
 
 
 def test_deployed_run_uses_what_the_clone_measured(machine: Machine, choose: Choose, workspace: Path) -> None:

@@ -73,6 +73,15 @@ def test_several_boundaries_in_one_pass_are_those_of_single_passes(engine: Engin
         assert relative_error(found, alone) < 1e-3
 
 
+@pytest.mark.slow
+def test_float32_is_not_rounded_to_10_bits_on_gpus() -> None:
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    build_extractor(Engine("tensorflow", "float32"), random_weights(), ("block1_pool",), 1)
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 @pytest.fixture(scope="module")
 def ranges() -> tuple[float, ...]:
     """Calibrated on one image."""
