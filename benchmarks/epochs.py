@@ -19,10 +19,10 @@ import numpy as np
 from benchmarks.workspaces import PROJECT
 from tasks.params import load_settings
 from tasks.vgg.backbone import boundary_shape
+from tasks.vgg.engine_choice import training_precision
 from tasks.vgg.head import new_head
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.strategies.base import Phase
-from tasks.vgg.training.gradient_training import training_precision
 from tasks.vgg.weights import load_weights
 
 

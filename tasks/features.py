@@ -29,12 +29,11 @@ from tasks.vgg.boundaries import (
     Decision,
     RowsByFolder,
     candidates,
-    decide,
     folder_of,
     inputs_of,
     wanted_rows,
 )
-from tasks.vgg.engine_choice import Engines, check_int8, choose_engines, keep_calibration, measure_rates
+from tasks.vgg.engine_choice import Engines, check_int8, choose_engines, decide_boundary, keep_calibration
 from tasks.vgg.engines import Engine
 from tasks.vgg.extraction import Extraction, engine_recipe, keep_images
 from tasks.vgg.weights import SHA256, Weights, load_weights
@@ -112,13 +111,12 @@ def _decide(
     room = min(settings.features.boundary_cache_gb * 1e9, 0.9 * free_bytes)
     decisions = []
     for (strategy, boundary), phases in asked.items():
-        wish = settings.features.boundary_cache
         name = folder_of(strategy, boundary, views=any(phase.views for phase in phases))
-        if wish == "auto" and extraction.has_rows(engines.training, name):
+        if settings.features.boundary_cache == "auto" and extraction.has_rows(engines.training, name):
             decisions.append(Decision(strategy, boundary, True, "it is there already"))
             continue
-        rates = measure_rates(engines.training, weights, settings.features, workspace)
-        decisions.append(decide(strategy, boundary, phases, train, validation, rates, room, wish))
+        named = (strategy, boundary, phases, train, validation, room)
+        decisions.append(decide_boundary(settings, workspace, engines.training, weights, *named))
     for decision in decisions:
         verb = "starts" if decision.kept else "doesn't start"
         print(f"features: {decision.strategy} {verb} from kept {decision.boundary}: {decision.reason}", flush=True)

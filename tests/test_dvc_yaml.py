@@ -18,7 +18,9 @@ import yaml
 from tasks.images.manifest import Example
 from tasks.params import check_settings
 from tasks.settings import STRATEGIES, Settings
+from tasks.vgg import engine_choice
 from tasks.vgg.boundaries import Rates, candidates, decide, wanted_rows
+from tasks.vgg.engine_choice import training_precision
 from tests.conftest import PROJECT
 from tests.tasks.steps import start_program
 
@@ -160,12 +162,19 @@ OTHER_CHOICES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` be another precision than float32, whatever this machine has."""
+    monkeypatch.setattr(engine_choice, "cpu_has", lambda *_: True)
+
+
 def planned(values: dict[str, Any]) -> Any:
     """All that `features` is asked for: decisions with their reasons, and rows."""
     settings = check_settings(values)
     examples = [Example(split, f"{split}.png", "ant", split, 9, 9, "PNG", "") for split in ("train", "validation")]
     asked = candidates(settings)
-    decisions = [decide(*name, phases, 900, 300, Rates(15.0, 5e8), 1e13, "auto") for name, phases in asked.items()]
+    rates = Rates(15.0, 5e8, 15.0 if training_precision(settings.train) == "float32" else 60.0)
+    decisions = [decide(*name, phases, 900, 300, rates, 1e13, "auto") for name, phases in asked.items()]
     return decisions, wanted_rows(examples, settings, asked)
 
 

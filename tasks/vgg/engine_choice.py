@@ -11,22 +11,29 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.files import fingerprint, sync_file
 from tasks.images.manifest import Duplicate, Example
-from tasks.settings import Features
-from tasks.vgg.boundaries import BOTTLENECK, Rates, RowsByFolder
+from tasks.settings import Features, Settings, Train
+from tasks.vgg.boundaries import BOTTLENECK, Decision, Rates, RowsByFolder, decide
 from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_calibration, save_calibration
 from tasks.vgg.engines import Engine, cpu_has, has_fast_int8, has_gpu, measure_rate
 from tasks.vgg.extraction import Extraction, keep_images
 from tasks.vgg.head import pool
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.weights import Weights
 from tasks.workspace import Workspace
 
 _FASTER_BY = 1.2
 """TensorFlow is chosen if it is more than this many times as fast as ncnn, whose float32 is exact."""
+_SLOWER_BY = 10
+"""Training is assumed to be at most this many times slower than the engine that computes features."""
+_WORTH_MEASURING_S = 60.0
+"""The rate of training is measured if a cache saves at least so much where training is slowest."""
+_CPU_BATCH = 8
 _DISK_BYTES = 32 << 20
 _WORTH_CHECKING = 2_000
 """`auto` checks int8 if at least this many training rows are missing: it saves 30 ms a row, the check takes 30 s."""
@@ -62,7 +69,7 @@ def choose_engine(wanted: Features, weights: Weights, workspace: Workspace) -> E
     if wanted.precision == "float32" or wanted.precision == "bfloat16":
         return Engine("tensorflow", wanted.precision)
     if wanted.engine == "tensorflow":
-        return Engine("tensorflow", "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32")
+        return Engine("tensorflow", "bfloat16" if _has_bfloat16() else "float32")
     if not has_gpu() and not cpu_has("amx_bf16"):
         return Engine("ncnn", "float32")
     exact, fast = Engine("ncnn", "float32"), Engine("tensorflow", "bfloat16")
@@ -138,13 +145,59 @@ def keep_calibration(engines: Engines, workspace: Workspace, base: Mapping[str, 
     save_calibration(workspace.features / BOTTLENECK, engines.calibration, fingerprint(base))
 
 
-def measure_rates(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> Rates:
-    """How fast the network and the disk are, measured once for this workspace and this kind of machine."""
+def decide_boundary(
+    settings: Settings, workspace: Workspace, engine: Engine, weights: Weights, strategy: str, boundary: str,
+    phases: Sequence[Phase], train: int, validation: int, room_bytes: float,
+) -> Decision:  # fmt: skip
+    """`boundaries.decide` with this machine's rates.
+
+    TensorFlow trains, with another rate than that of the engine that computes features (a third of ncnn's with AVX2).
+    To measure its rate takes ten seconds, so that is done only where the rate decides and the decision matters.
+    """
+    images_per_s, disk = measure_rates(engine, weights, settings.features, workspace)
+
+    def at(training_images_per_s: float) -> Decision:
+        rates = Rates(images_per_s, disk, training_images_per_s)
+        wish = settings.features.boundary_cache
+        return decide(strategy, boundary, phases, train, validation, rates, room_bytes, wish)
+
+    training = Engine("tensorflow", training_precision(settings.train))
+    if engine == training:
+        return at(images_per_s)
+    slowest, fastest = at(images_per_s / _SLOWER_BY), at(inf if has_gpu() else _FASTER_BY * images_per_s)
+    if slowest.kept == fastest.kept or slowest.saved_s < _WORTH_MEASURING_S:
+        return at(images_per_s)
+    return at(_measure_training(training, weights, settings.features, workspace))
+
+
+def training_precision(rules: Train) -> Literal["float32", "bfloat16"]:
+    """The precision in which TensorFlow trains: `bfloat16` if the hardware computes in it (twice as fast)."""
+    if rules.precision != "auto":
+        return rules.precision
+    return "bfloat16" if _has_bfloat16() else "float32"
+
+
+def measure_rates(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> tuple[float, float]:
+    """Images/s of the engine and bytes/s of the disk, measured once for this workspace and this kind of machine."""
 
     def measure() -> list[float]:
         return [measure_rate(engine, weights, wanted.batch_size), _disk_rate(workspace.features)]
 
-    return Rates(*workspace.decide_once("rates", {**_machine(), "engine": str(engine)}, measure))
+    images_per_s, disk_bytes_per_s = workspace.decide_once("rates", {**_machine(), "engine": str(engine)}, measure)
+    return images_per_s, disk_bytes_per_s
+
+
+def _measure_training(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> float:
+    """Images/s of the engine that trains, measured once as the other rates."""
+    batch_size = wanted.batch_size if has_gpu() else min(wanted.batch_size, _CPU_BATCH)
+    facts = {**_machine(), "engine": str(engine)}
+    rate: float = workspace.decide_once("training rate", facts, lambda: measure_rate(engine, weights, batch_size))
+    return rate
+
+
+def _has_bfloat16() -> bool:
+    """Whether the hardware computes in bfloat16."""
+    return has_gpu() or cpu_has("avx512_bf16", "amx_bf16")
 
 
 def _machine() -> dict[str, Any]:

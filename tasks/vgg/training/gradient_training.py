@@ -17,7 +17,7 @@ from dvclive import Live
 
 from tasks.files import fingerprint
 from tasks.settings import Settings, Train
-from tasks.vgg.engines import cpu_has, has_gpu
+from tasks.vgg.engine_choice import training_precision
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
@@ -107,13 +107,6 @@ def set_up(
     saved = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
     run = TrainingRun(phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch)
     return probe, run, Classifier(load_weights(), head)
-
-
-def training_precision(rules: Train) -> str:
-    """`bfloat16` if the hardware computes in it (twice as fast), else `float32`."""
-    if rules.precision != "auto":
-        return rules.precision
-    return "bfloat16" if has_gpu() or cpu_has("avx512_bf16", "amx_bf16") else "float32"
 
 
 def scale_head_learning_rate(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.settings import Features
+from tasks.settings import Features, Settings
 from tasks.vgg import engine_choice
-from tasks.vgg.engine_choice import choose_engine, choose_engines, measure_rates
+from tasks.vgg.boundaries import Decision, candidates, share_below
+from tasks.vgg.engine_choice import choose_engine, choose_engines, decide_boundary, measure_rates
 from tasks.vgg.engines import Engine
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
@@ -26,12 +27,14 @@ NCNN = Engine("ncnn", "float32")
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Sets what the machine has; gives the list of the engines that were probed."""
 
-    def build(gpu: bool = False, flags: tuple[str, ...] = (), tensorflow_speed: float = 1.0) -> list[Engine]:
+    def build(
+        gpu: bool = False, flags: tuple[str, ...] = (), tensorflow_speed: float = 1.0, speed: float = 1.0
+    ) -> list[Engine]:
         probed: list[Engine] = []
 
         def probe(engine: Engine, *_: Any) -> float:
             probed.append(engine)
-            return tensorflow_speed if engine.name == "tensorflow" else 1.0
+            return tensorflow_speed if engine.name == "tensorflow" else speed
 
         monkeypatch.setattr(engine_choice, "has_gpu", lambda: gpu)
         monkeypatch.setattr(engine_choice, "cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
@@ -154,3 +157,51 @@ def test_busy_disk_does_not_change_the_rates(
     quiet = measure_rates(NCNN, {}, wanted, Workspace.at(workspace))
     monkeypatch.setattr(engine_choice, "_disk_rate", lambda _: 1.0)
     assert measure_rates(NCNN, {}, wanted, Workspace.at(workspace)) == quiet
+
+
+def decided(
+    workspace: Path, change: Callable[..., Settings], seconds: float, *changes: str, extracting: Engine = NCNN
+) -> Decision:
+    """Whether fine-tuning starts from block2_pool if the outputs below it cost ncnn so many seconds an epoch."""
+    settings = change("strategies=[fine_tuning]", "features.engine=ncnn", *changes)
+    [((strategy, boundary), phases)] = candidates(settings).items()
+    images = int(seconds * 15 / share_below(boundary))
+    place = Workspace.at(workspace)
+    return decide_boundary(settings, place, extracting, {}, strategy, boundary, phases, images, 0, 1e15)
+
+
+def test_rate_of_training_is_measured_once_and_only_where_it_decides(
+    machine: Machine, workspace: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorflow = Engine("tensorflow", "float32")
+    probed = machine(speed=15.0, tensorflow_speed=5.0)
+    monkeypatch.setattr(engine_choice, "_disk_rate", lambda _: 1e12)
+    assert not decided(workspace, change, 2).kept
+    assert probed == [NCNN], "a minute would be lost at most: not worth the start of TensorFlow"
+    assert decided(workspace, change, 200, "train.modern.fine_tuning.epochs=30").kept
+    assert not decided(workspace, change, 200, "train.modern.fine_tuning.epochs=3", "augmentation.count=30").kept
+    assert probed == [NCNN], "it pays, or doesn't, however slow training is"
+    assert decided(workspace, change, 200, "augmentation.count=4").kept
+    assert probed == [NCNN, tensorflow]
+    machine(speed=15.0, tensorflow_speed=50.0)
+    assert decided(workspace, change, 200, "augmentation.count=4").kept
+    assert probed == [NCNN, tensorflow], "a busy hour doesn't change the decision"
+
+
+def test_rate_of_training_is_that_of_the_features_where_one_engine_computes_both(
+    machine: Machine, workspace: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine("tensorflow", "bfloat16")
+    probed = machine(flags=("amx_bf16",), tensorflow_speed=15.0)
+    monkeypatch.setattr(engine_choice, "_disk_rate", lambda _: 1e12)
+    assert not decided(workspace, change, 200, extracting=engine).kept
+    assert probed == [engine]
+
+
+def test_gpu_that_trains_is_measured_however_fast_it_may_be(
+    machine: Machine, workspace: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = machine(gpu=True, speed=15.0, tensorflow_speed=1000.0)
+    monkeypatch.setattr(engine_choice, "_disk_rate", lambda _: 1e12)
+    assert not decided(workspace, change, 200, "train.modern.fine_tuning.epochs=30").kept
+    assert probed == [NCNN, Engine("tensorflow", "bfloat16")]
