@@ -79,7 +79,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     rows = wanted_rows(examples, settings, kept)
     _drop_others(workspace.features, rows, settings.strategies)
     duplicates = read_duplicates(workspace.prepared)
-    engines = check_int8(engines, settings.features, weights, examples, duplicates, rows, extraction)
+    engines = check_int8(engines, settings, workspace, weights, examples, duplicates, rows, extraction)
     keep_calibration(engines, workspace, base)
     extraction.bring(_parts(engines, rows, examples))
 

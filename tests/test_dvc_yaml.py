@@ -20,7 +20,7 @@ from tasks.params import check_settings
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg import engine_choice
 from tasks.vgg.boundaries import Rates, candidates, decide, wanted_rows
-from tasks.vgg.engine_choice import training_precision
+from tasks.vgg.engine_choice import training_poolings, training_precision
 from tests.conftest import PROJECT
 from tests.tasks.steps import start_program
 
@@ -169,13 +169,14 @@ def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(values: dict[str, Any]) -> Any:
-    """All that `features` is asked for: decisions with their reasons, and rows."""
+    """All that `features` is asked for: decisions with their reasons, rows, and poolings that int8 must not harm."""
     settings = check_settings(values)
     examples = [Example(split, f"{split}.png", "ant", split, 9, 9, "PNG", "") for split in ("train", "validation")]
     asked = candidates(settings)
     rates = Rates(15.0, 5e8, 15.0 if training_precision(settings.train) == "float32" else 60.0)
     decisions = [decide(*name, phases, 900, 300, rates, 1e13, "auto") for name, phases in asked.items()]
-    return decisions, wanted_rows(examples, settings, asked)
+    poolings = training_poolings(settings.train, [examples[0]] * 1000)
+    return decisions, wanted_rows(examples, settings, asked), poolings
 
 
 @pytest.mark.parametrize("recipe", ["modern", "tutorial"])

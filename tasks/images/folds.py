@@ -22,6 +22,18 @@ def assign_fold(key: str, folds: int, seed: int) -> int:
     return int(draw(f"fold:{key}", seed) * folds)
 
 
+def groups_of(examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> dict[str, str]:
+    """Key -> a name that images share if they belong together: by the source's group, or as near duplicates.
+
+    Args:
+        examples: one for each key.
+        duplicates: of the same run; see `manifest.read_duplicates`. Without them, near duplicates are apart.
+    """
+    looks = {row.path: row.of_path for row in duplicates if row.outcome == "kept_together"}
+    looks |= {path: path for path in looks.values()}
+    return anchors([ImageToSplit(one.key, None, one.group, looks.get(one.path)) for one in examples])
+
+
 def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], folds: int, seed: int) -> dict[str, int]:
     """Key -> the fold 0...folds-1 in which an image is held out, for cross-validation over these examples.
 
@@ -39,9 +51,7 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
     Raises:
         ValueError: a class has fewer images that don't belong together than there are folds.
     """
-    looks = {row.path: row.of_path for row in duplicates if row.outcome == "kept_together"}
-    looks |= {path: path for path in looks.values()}
-    anchor_of = anchors([ImageToSplit(one.key, None, one.group, looks.get(one.path)) for one in examples])
+    anchor_of = groups_of(examples, duplicates)
     clusters: dict[str, Counter[str]] = defaultdict(Counter)
     for one in examples:
         clusters[anchor_of[one.key]][one.label] += 1

@@ -7,22 +7,27 @@ those of the exported model. Training images may use bfloat16, or int8 if valida
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from tasks.errors import SettingsError
 from tasks.files import fingerprint, sync_file
 from tasks.images.manifest import Duplicate, Example
 from tasks.settings import Features, Settings, Train
 from tasks.vgg.boundaries import BOTTLENECK, Decision, Rates, RowsByFolder, decide
-from tasks.vgg.calibration import CHECKED, Calibration, calibrate, check, load_calibration, save_calibration
+from tasks.vgg.calibration import Calibration, calibrate, check, choose_checked, load_calibration, save_calibration
 from tasks.vgg.engines import Engine, cpu_has, has_fast_int8, has_gpu, measure_rate
 from tasks.vgg.extraction import Extraction, keep_images
-from tasks.vgg.head import pool
+from tasks.vgg.head import Pooling
 from tasks.vgg.strategies.base import Phase
 from tasks.vgg.weights import Weights
 from tasks.workspace import Workspace
@@ -37,6 +42,12 @@ _CPU_BATCH = 8
 _DISK_BYTES = 32 << 20
 _WORTH_CHECKING = 2_000
 """`auto` checks int8 if at least this many training rows are missing: it saves 30 ms a row, the check takes 30 s."""
+_ROWS_A_CHECKED_IMAGE = 8
+"""The check must save its own time: it takes as long for one image as int8 saves on about two rows."""
+_SIMILAR = 0.99
+"""Smallest mean cosine of int8 features to float32 features; it is 0.998 where int8 is computed as it should be."""
+_COMPARED = 8
+"""Images of that mean; a single image may have 0.988."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,9 @@ def choose_engines(
         base: what all features depend on.
         examples: all of them.
         extraction: reads the images.
+
+    Raises:
+        SettingsError: the settings ask for int8, which this machine computes wrongly.
     """
     engine = choose_engine(wanted, weights, workspace)
     evaluated = _in_float32(engine, wanted)
@@ -102,7 +116,48 @@ def choose_engines(
     calibration = load_calibration(workspace.features / BOTTLENECK, fingerprint(base))
     if calibration is None and wanted.precision == "int8":
         calibration = calibrate(weights, _keys(examples, "train"), extraction.read_images)
+    wrong = _find_wrong_products(evaluated, calibration, workspace, extraction) if calibration else ""
+    if wrong and wanted.precision == "int8":
+        raise SettingsError(f"features.precision=int8 can't be used: {wrong}. Use features.precision=float32")
+    if wrong:
+        print(f"features: int8 for training images: no, {wrong}", flush=True)
+        calibration = None
     return Engines(evaluated, calibration.engine if calibration else engine, calibration)
+
+
+def training_poolings(rules: Train, examples: Sequence[Example]) -> tuple[Pooling, ...]:
+    """The poolings that training chooses from."""
+    if rules.recipe == "tutorial":
+        return ("flatten",)
+    from tasks.vgg.training.linear_probe import poolings_for  # imports dvclive, which only the check of int8 needs here
+
+    used = [one for one in examples if one.split != "test"]
+    return poolings_for(rules.modern, len({one.label for one in used}), len(used))
+
+
+def _find_wrong_products(
+    evaluated: Engine, calibration: Calibration, workspace: Workspace, extraction: Extraction
+) -> str:
+    """What is wrong with int8 on this machine, in words, or nothing; measured once for a kind of CPU."""
+    keys = calibration.images[:_COMPARED]
+
+    def measure() -> float:
+        exact, rounded = (
+            extraction.compute(engine, keys).reshape(len(keys), -1).astype(np.float64)
+            for engine in (evaluated, calibration.engine)
+        )
+        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
+        return float(((exact * rounded).sum(axis=1) / lengths).mean())
+
+    facts = {
+        "machine": platform.machine(),
+        "flags": [flag for flag in ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8") if cpu_has(flag)],
+        "onnxruntime": version("onnxruntime"),
+        "ranges": list(calibration.ranges),
+    }
+    cosine: float = workspace.decide_once("int8 cosine", facts, measure)
+    differ = "on this machine int8 features differ from float32 features"
+    return "" if cosine >= _SIMILAR else f"{differ} (mean cosine {cosine:.3f}, at least {_SIMILAR} is needed)"
 
 
 def _in_float32(engine: Engine, wanted: Features) -> Engine:
@@ -113,29 +168,38 @@ def _in_float32(engine: Engine, wanted: Features) -> Engine:
 
 
 def check_int8(
-    engines: Engines, wanted: Features, weights: Weights, examples: Sequence[Example], duplicates: Sequence[Duplicate],
-    rows: RowsByFolder, extraction: Extraction,
+    engines: Engines, settings: Settings, workspace: Workspace, weights: Weights, examples: Sequence[Example],
+    duplicates: Sequence[Duplicate], rows: RowsByFolder, extraction: Extraction,
 ) -> Engines:  # fmt: skip
     """Let `auto` use int8 for training images if validation shows no loss of accuracy; prints the result.
 
     The check runs if int8 is fast here, many rows are missing, and no training image has features yet. It first
     computes the features of the validation and test images, which are needed anyway.
     """
-    if wanted.precision != "auto" or engines.calibration or engines.training.name != "ncnn" or not has_fast_int8():
+    if (
+        settings.features.precision != "auto"
+        or engines.calibration
+        or engines.training.name != "ncnn"
+        or not has_fast_int8()
+    ):
         return engines
     train = set(_keys(examples, "train"))
     if extraction.has_rows(engines.evaluated, BOTTLENECK, train):
         return engines
-    if len({row for some in keep_images(rows, train).values() for row in some}) < _WORTH_CHECKING:
+    chosen = choose_checked([one for one in examples if one.split == "validation"])
+    missing = len({row for some in keep_images(rows, train).values() for row in some})
+    if missing < max(_WORTH_CHECKING, _ROWS_A_CHECKED_IMAGE * len(chosen)):
         return engines
     evaluated = {one.key for one in examples if one.split != "train"}
     extraction.bring([(engines.evaluated, keep_images(rows, evaluated))])
     calibration = calibrate(weights, sorted(train), extraction.read_images)
-    chosen = sorted((one for one in examples if one.split == "validation"), key=lambda one: one.key)[:CHECKED]
+    if wrong := _find_wrong_products(engines.evaluated, calibration, workspace, extraction):
+        print(f"features: int8 for training images: no, {wrong}", flush=True)
+        return engines
     keys = [one.key for one in chosen]
     exact, quantized = extraction.stored(BOTTLENECK, keys), extraction.compute(calibration.engine, keys)
-    pooled = (pool(exact, "average_maximum"), pool(quantized, "average_maximum"))
-    verdict = check(*pooled, chosen, duplicates)
+    poolings = training_poolings(settings.train, examples)
+    verdict = check(exact, quantized, chosen, duplicates, poolings)
     print(f"features: int8 for training images: {'yes' if verdict.passed else 'no'}, {verdict.reason}", flush=True)
     return Engines(engines.evaluated, calibration.engine, calibration) if verdict.passed else engines
 

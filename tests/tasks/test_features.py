@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from tasks import features
-from tasks.errors import IntegrityError, WeightsError
+from tasks.errors import IntegrityError, SettingsError, WeightsError
 from tasks.files import read_json
 from tasks.images.manifest import Example, read_examples
 from tasks.images.shards import open_shards, read_header
-from tasks.vgg import backbone, calibration, engine_choice, quantized
+from tasks.vgg import backbone, calibration, engine_choice, engines, quantized
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine
 from tasks.vgg.weights import SHA256, VARIABLE, load_weights
@@ -230,8 +231,11 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
 ) -> None:  # fmt: skip
     checked: list[int] = []
 
-    def check(plain: np.ndarray, quantized: np.ndarray, examples: list[Example], _: object) -> calibration.Verdict:
+    def check(
+        plain: np.ndarray, quantized: np.ndarray, examples: list[Example], _: object, poolings: tuple[str, ...]
+    ) -> calibration.Verdict:
         checked.append(len(examples))
+        assert poolings == ("average_maximum", "bilinear")
         assert not np.array_equal(plain, quantized)
         return calibration.Verdict(passed, "because")
 
@@ -243,6 +247,7 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
     assert checked == []  # too little to compute
     shutil.rmtree(workspace / FEATURES)
     monkeypatch.setattr(engine_choice, "_WORTH_CHECKING", 5)
+    monkeypatch.setattr(engine_choice, "_ROWS_A_CHECKED_IMAGE", 1)
     features.run(wanted, Workspace.at(workspace))
     validation = sum(one.split == "validation" for one in read_examples(workspace / PREPARED))
     assert checked == [validation]
@@ -253,6 +258,37 @@ def test_auto_takes_int8_only_where_a_check_finds_no_loss_and_stays_with_it(
     assert features.run(wanted, Workspace.at(workspace)).extracted == 1
     assert computed_otherwise(workspace) == splits
     assert len(checked) == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_int8_that_a_machine_computes_wrongly_is_not_used(
+    workspace: Path, source: Path, change: Change, batches: list[int], calibrations: list[int],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str,
+) -> None:  # fmt: skip
+    """Without VNNI, products of 8-bit kernels overflowed in 16 bits; here int8 features are zeros but for one place."""
+    build = engines.build_extractor
+
+    def wrong(engine: Engine, *rest: Any) -> Any:
+        extract = build(engine, *rest)
+        first = np.eye(1, 12).reshape(2, 2, 3).astype(np.float16)
+        return extract if engine.precision != "int8" else lambda batch: tuple(one * first for one in extract(batch))
+
+    monkeypatch.setattr(engines, "build_extractor", wrong)
+    monkeypatch.setattr(engine_choice, "has_fast_int8", lambda: True)
+    monkeypatch.setattr(engine_choice, "_WORTH_CHECKING", 5)
+    monkeypatch.setattr(engine_choice, "_ROWS_A_CHECKED_IMAGE", 1)
+    monkeypatch.setattr(engine_choice, "check", lambda *_: calibration.Verdict(True, "because"))
+    wanted = settings_for(change, source, f"features.precision={precision}")
+    run_prepare(wanted, workspace)
+    if precision == "int8":
+        with pytest.raises(
+            SettingsError, match=r"features.precision=int8 can't be used: .*mean cosine 0\.\d+, at least 0.99"
+        ):
+            features.run(wanted, Workspace.at(workspace))
+        return
+    features.run(wanted, Workspace.at(workspace))
+    assert computed_otherwise(workspace) == set()
+    assert "int8 for training images: no, on this machine int8 features differ" in capsys.readouterr().out
 
 
 def test_damaged_images_are_refused(workspace: Path, source: Path, change: Change, batches: list[int]) -> None:
