@@ -29,6 +29,19 @@ STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n);
 # Up to four processes; the tests of a module run in one process, the longest modules first.
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
+# What each target reads. Make itself would ignore another variable: `make run SORUCE=images` would train on the digits.
+READS_run := SOURCE STRATEGY SET
+READS_worker := POOL
+READS_bench := DATA
+READS_test := TESTS
+READS_quick := TESTS
+READS_portable := TESTS
+READ := $(strip $(foreach goal,$(MAKECMDGOALS),$(READS_$(goal))) FLAVOUR PYTHON)
+# A name with `_` belongs to another program, such as AWS_PROFILE; make passes it on.
+TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring _,$(name))$(filter-out command,$(firstword $(origin $(name)))),,$(name)))
+UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
+$(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run plan repro test quick portable lint format typecheck bench ui worker alerts lock clean
 

@@ -16,6 +16,8 @@ RootstockError
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 USER_ERROR = 2
 """Exit code of a program that stopped because of something that only the user can fix; a retry can't help."""
 
@@ -66,3 +68,22 @@ class RunError(RootstockError):
 
 class StageError(RootstockError):
     """A stage's child process failed."""
+
+
+def did_you_mean(received: str, known: Iterable[str]) -> str:
+    """The sentence " Did you mean ...?" with the known name that is most similar; empty if none is similar."""
+    return ask(closest(received, known))
+
+
+def closest(received: str, known: Iterable[str]) -> list[str]:
+    """The known name that is most similar, whatever its case; none if none is similar."""
+    import difflib  # only errors need it
+
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[name] for name in difflib.get_close_matches(received.lower(), by_lower, 1, 0.75)]
+
+
+def ask(names: Sequence[str]) -> str:
+    """The sentence " Did you mean ...?"; empty without names."""
+    *others, last = names or [""]
+    return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import yaml
 
-from tasks.errors import SettingsError
+from tasks.errors import SettingsError, ask, closest, did_you_mean
 from tasks.files import write_bytes
 from tasks.settings import STRATEGIES, Settings
 from tasks.workspace import PARAMS
@@ -140,7 +141,8 @@ def parse_strategies(text: str) -> list[str]:
     if unknown or not names:
         raise SettingsError(
             f"STRATEGY must be one of {', '.join(STRATEGIES)}, several with commas, or all. "
-            f"Received: {', '.join(unknown) or repr(text)}"
+            f"Received: {', '.join(unknown) or repr(text)}."
+            + "".join(did_you_mean(name, [*STRATEGIES, "all"]) for name in unknown)
         )
     return list(dict.fromkeys(names))
 
@@ -172,7 +174,26 @@ def _unknown(name: str, value: Any, known: Iterable[str]) -> SettingsError:
         name = f"{name}.{key}"
     if new := _new_name(name):
         return SettingsError(f"{name} is called {new} now.")
-    return SettingsError(f"There is no setting {name!r}. Known here: {', '.join(known)}")
+    return SettingsError(f"There is no setting {name!r}.{ask(_meant(name))} Known here: {', '.join(known)}")
+
+
+def _meant(name: str) -> list[str]:
+    """The setting with the most similar name, or else all settings whose last part is the most similar."""
+    known = list(_names(Settings))
+    if found := closest(name, known):
+        return found
+    keys = closest(name.rpartition(".")[2], [one.rpartition(".")[2] for one in known])
+    return sorted(one for one in known if one.rpartition(".")[2] in keys)
+
+
+def _names(model: type[pydantic.BaseModel], above: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+            yield from _names(kind, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 def _new_name(name: str) -> str | None:
@@ -214,6 +235,15 @@ def _explain(problem: Any) -> str:
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{where}: is missing. Restore it: git checkout {PARAMS}"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: There is no such setting.{ask(_meant(where))}"
     if isinstance(received, dict) or not where:
         return f"{where}: {text}" if where else text
-    return f"{where}: {text}. Received: {received!r}"
+    return f"{where}: {text}. Received: {received!r}.{did_you_mean(str(received), _allowed(problem))}"
+
+
+def _allowed(problem: Any) -> list[str]:
+    """The words that a setting may be, as far as they can be listed."""
+    if problem["type"] == "bool_parsing":
+        return ["true", "false"]
+    return re.findall(r"'([^']*)'", problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []

@@ -164,6 +164,31 @@ def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "given", "said"),
+    [
+        ("run", "SORUCE=images", "make run doesn't know SORUCE: it takes SOURCE STRATEGY SET FLAVOUR PYTHON"),
+        ("run", "STRATEGIES=all", "make run doesn't know STRATEGIES"),
+        ("run", "sources=a b$(error executed)'", "make run doesn't know sources"),
+        ("run", "POOL=gpu", "make run doesn't know POOL"),
+        ("plan", "SOURCE=images", "make plan doesn't know SOURCE: it takes FLAVOUR PYTHON"),
+        ("setup", "FLAVOR=gpu", "make setup doesn't know FLAVOR: it takes FLAVOUR"),
+        ("worker", "SOURCE=images", "make worker doesn't know SOURCE: it takes POOL"),
+        ("test", "TEST=tests/a.py", "make test doesn't know TEST: it takes TESTS"),
+    ],
+)
+def test_variable_that_a_target_does_not_read_is_refused(made: Copy, target: str, given: str, said: str) -> None:
+    ended = made.make(target, given)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert not made.record.exists()
+
+
+def test_variables_of_all_named_targets_and_of_other_programs_are_taken(made: Copy) -> None:
+    started = made.succeed("setup", "run", "worker", "SOURCE=images", "POOL=gpu", "FLAVOUR=cpu", "AWS_PROFILE=me")
+    assert ["python", "-m", "flows.pipeline", "--source", "images"] in started
+
+
+@pytest.mark.parametrize(
     ("arguments", "lock"),
     [([], "requirements.txt"), (["FLAVOUR=cpu"], "requirements.txt"), (["FLAVOUR=gpu"], "requirements-gpu.txt")],
 )

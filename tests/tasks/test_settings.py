@@ -180,14 +180,20 @@ def test_change_settings_keeps_the_comments_of_lists(workspace: Path, assignment
     ("assignment", "said"),
     [
         ("prepare.shard_size", "SET takes block.key=value"),
-        ("prepare.shardsize=3", "no setting 'prepare.shardsize'. Known here: validation_fraction"),
+        (
+            "prepare.shardsize=3",
+            "no setting 'prepare.shardsize'. Did you mean prepare.shard_size? Known here: validation",
+        ),
         ("nowhere.at_all=3", "no setting 'nowhere.at_all'. Known here: source, ingest"),
         ("strategies.0=fine_tuning", "There is no setting"),
         ("prepare.shard_size=many", "prepare.shard_size"),
         ("prepare.shard_size=[", "is not YAML"),
         ("train=5", "train"),
         ("train.seed={}", "train.seed"),
-        ("train={seed: {deeper: 1}}", "no setting 'train.seed.deeper'. Known here: recipe, seed"),
+        (
+            "train={seed: {deeper: 1}}",
+            "no setting 'train.seed.deeper'. Known here: recipe, seed",
+        ),
         ("source={limit_per_class: 1}", "a whole block and a setting of the same block"),
     ],
 )
@@ -197,6 +203,60 @@ def test_change_settings_leaves_the_file_as_it_was_on_an_error(workspace: Path, 
         change_settings(workspace, parse_changes(["source.uri=elsewhere", assignment]))
     assert said in str(caught.value)
     assert (workspace / PARAMS).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("trian.sed=1", "Did you mean train.seed?"),
+        ("limit_per_clas=50", "Did you mean source.limit_per_class?"),
+        ("train.clip_nrom=1", "Did you mean train.modern.clip_norm?"),
+        ("train.modern.fine_tunning.blocks=1", "Did you mean train.modern.fine_tuning.blocks?"),
+        ("train.patience=1", "Did you mean train.modern.patience?"),
+        ("hidden_units=1", "Did you mean train.tutorial.hidden_units?"),
+        ("train.epochs=3", "train.modern.head_replacement.epochs, train.modern.progressive.epochs or train.tutorial."),
+        ("export={formts: [onnx]}", "Did you mean export.formats?"),
+        ("train.recipe=tutoral", "Did you mean tutorial?"),
+        ("train.recipe=Tutorial", "Did you mean tutorial?"),
+        ("strategies=[fine_tunning]", "strategies.0: Input should be 'feature_extraction'"),
+        ("strategies=[fine_tunning]", "Did you mean fine_tuning?"),
+        ("export.formats=[onnx,savedmodel]", "Did you mean saved_model?"),
+        ("train.deterministic=ture", "Did you mean true?"),
+    ],
+)
+def test_misspelt_setting_or_value_gets_the_one_that_was_meant(workspace: Path, assignment: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        change_settings(workspace, parse_changes([assignment]))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["nowhere.at_all=3", "train.recipe=magic", "train.recipe=7", "train.seed=x"])
+def test_nothing_is_guessed_if_nothing_is_similar(workspace: Path, assignment: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        change_settings(workspace, parse_changes([assignment]))
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_misspelt_setting_in_the_file_gets_the_one_that_was_meant(workspace: Path) -> None:
+    wrong = values(workspace)
+    wrong["train"]["modern"]["patiens"] = wrong["train"]["modern"].pop("patience")
+    with pytest.raises(SettingsError) as caught:
+        check_settings(wrong)
+    assert "train.modern.patiens: There is no such setting. Did you mean train.modern.patience?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("progresive", "progressive"),
+        ("al", "all"),
+        ("ALL", "all"),
+        ("progressiv,fine-tuning", r"progressive\? Did you mean fine_tuning"),
+    ],
+)
+def test_misspelt_strategy_gets_the_one_that_was_meant(text: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"Did you mean {meant}\?"):
+        parse_strategies(text)
 
 
 def test_change_leaves_the_yaml_of_others_alone(workspace: Path) -> None:
