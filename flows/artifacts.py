@@ -1,6 +1,6 @@
 """The artifacts of a run in Prefect's UI: the plan before the work, the report and the costs after it.
 
-If an artifact can't be made, the log says so, and the run continues.
+If an artifact can't be made, the log says so, and the run continues, unless the plan shows that it can't succeed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from prefect.events import emit_event
 
 from flows.alerts import ACCURACY_DROPPED
 from tasks import plan, report
+from tasks.errors import DataError, RootstockError, SourceError
 from tasks.runs.accuracy_regression import describe_regression, read_metrics
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
@@ -25,6 +26,10 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
 
     Returns:
         Whether the source was listed and didn't change, so that the stage `ingest` would change nothing.
+
+    Raises:
+        SourceError: the listing shows that the source is not usable.
+        DataError: the listing shows that a class has too few images.
     """
     known = False
 
@@ -34,7 +39,7 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
         known = found.source_is_known
         return found.text
 
-    _show("plan", "The plan of this run, made before it began.", make)
+    _show("plan", "The plan of this run, made before it began.", make, fatal=(SourceError, DataError))
     return known
 
 
@@ -66,8 +71,10 @@ def watch_accuracy(context: RunContext) -> Iterator[None]:
         emit_event(ACCURACY_DROPPED, resource, payload={"text": drop})
 
 
-def _show(key: str, description: str, make: Callable[[], str]) -> None:
+def _show(key: str, description: str, make: Callable[[], str], fatal: tuple[type[RootstockError], ...] = ()) -> None:
     try:
         create_markdown_artifact(make(), key=key, description=description)
-    except Exception as error:  # noqa: BLE001 - no error here may end the run
+    except fatal:
+        raise
+    except Exception as error:  # noqa: BLE001 - no other error may end the run
         get_run_logger().warning("The artifact %s could not be made: %s: %s", key, type(error).__name__, error)

@@ -9,6 +9,8 @@ from tasks.runs.stage_failure import StageFailed
 
 _FLOWS, _TASKS = "prefect.flow_runs", "prefect.task_runs"
 _FAILED = "Finished in state Failed"
+_AGAIN = "Engine execution exited with unexpected exception"
+"""A worker's process logs the error of its flow a second time, after the flow has ended."""
 
 
 def shorten_errors() -> None:
@@ -36,6 +38,8 @@ def _shorten(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, StageFailed) and record.name == _TASKS:
         return False  # the flow ends with the same error and logs it
+    if isinstance(error, RootstockError) and str(record.msg) == _AGAIN:
+        return False
     if isinstance(error, RootstockError):
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (type(error).__name__, error)

@@ -67,7 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
     changes = _changes(chosen)
-    apply_changes(RunContext(workspace), changes)  # the flow does this again; here it doesn't need Prefect
+    apply_changes(RunContext(workspace), changes, list_source=True)  # the flow checks again; here without Prefect
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline_flow import pipeline

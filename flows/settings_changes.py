@@ -10,21 +10,26 @@ from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 
 
-def apply_changes(context: RunContext, changes: Mapping[str, Any]) -> Settings:
+def apply_changes(context: RunContext, changes: Mapping[str, Any], *, list_source: bool = False) -> Settings:
     """Write changes into params.yaml, if the source of images in it is usable. Returns all settings.
 
     Args:
         context: where the run works.
         changes: the settings that should differ, nested as in params.yaml.
+        list_source: also check what a listing can tell, if it takes seconds. The plan of a run does so, too.
 
     Raises:
         SettingsError: a setting is not allowed; params.yaml is unchanged.
         SourceError: the source is not usable; params.yaml is unchanged.
+        DataError: a class of the source has too few images; params.yaml is unchanged.
     """
     from tasks.images.sources import SourcePolicy, check_source
+    from tasks.plan import check_listing
 
     def check(settings: Settings) -> None:
         context.link_source(settings.source.uri)
         check_source(settings.source.uri, SourcePolicy.of(settings.source, context.workspace))
+        if list_source:
+            check_listing(settings, context.workspace)
 
     return change_settings(context.workspace.folder, changes, check)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import ingest
+from tasks import ingest, prepare
 from tasks.images.manifest import Discovered, previous_discovered
 from tasks.images.sources import SourceListing, SourcePolicy, discover
 from tasks.params import load_settings
@@ -23,7 +23,7 @@ from tasks.runs.costs import read_experience
 from tasks.runs.dvc_state.changes import read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.runs.planning import SourceNews, make_plan, plan_text
-from tasks.settings import Settings, Source
+from tasks.settings import Settings
 from tasks.workspace import RAW, Workspace
 
 LISTING_LIMIT_S = 10.0
@@ -50,9 +50,10 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
         workspace: folder with dvc.yaml.
 
     Raises:
-        SourceError: the source is missing, empty or not understood.
+        SourceError: the source is missing, empty, not understood, or holds fewer than two classes.
+        DataError: a class has too few images.
     """
-    listing = _start_listing(settings.source, workspace)
+    listing = _start_listing(settings, workspace)
     changes = read_changes(workspace)
     source = _news(settings, workspace, listing())
     steps = make_plan(changes, source, read_experience(workspace))
@@ -62,7 +63,17 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
     """The differences between the source and the packed images; None if the listing takes long."""
-    return _news(settings, workspace, _start_listing(settings.source, workspace)())
+    return _news(settings, workspace, _start_listing(settings, workspace)())
+
+
+def check_listing(settings: Settings, workspace: Workspace) -> None:
+    """Check what a listing of the source can tell. If the listing takes long, the source passes.
+
+    Raises:
+        SourceError: see `run`.
+        DataError: see `run`.
+    """
+    _start_listing(settings, workspace)()
 
 
 def _news(settings: Settings, workspace: Workspace, listing: SourceListing | None) -> SourceNews | None:
@@ -76,7 +87,7 @@ def _news(settings: Settings, workspace: Workspace, listing: SourceListing | Non
         image.path in known and image.version is not None and image.version != before[image.path]
         for image in listing.images
     )
-    total = _within_limit(listing, settings.source.limit_per_class)
+    total = sum(_class_sizes(listing, settings.source.limit_per_class).values())
     return SourceNews(
         name=visible(without_credentials(settings.source.uri), 120),
         total=total,
@@ -97,8 +108,9 @@ def _packed(workspace: Workspace) -> list[Discovered]:
         return previous_discovered(Path(temporary))
 
 
-def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceListing | None]:
+def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], SourceListing | None]:
     """List the source in the background. The returned function waits for it; it returns None if that takes long."""
+    source = settings.source
     if source.uri.startswith("tfds:"):
         return lambda: None  # the listing may need a download
     found: list[SourceListing | BaseException] = []
@@ -114,6 +126,8 @@ def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceL
         outcome = found[0] if found else None
         if isinstance(outcome, BaseException):
             raise outcome
+        if outcome is not None:
+            prepare.check_sizes(_class_sizes(outcome, source.limit_per_class), settings.prepare, "images")
         return outcome
 
     deadline = time.monotonic() + LISTING_LIMIT_S
@@ -122,9 +136,10 @@ def _start_listing(source: Source, workspace: Workspace) -> Callable[[], SourceL
     return answer
 
 
-def _within_limit(listing: SourceListing, per_class: int | None) -> int:
+def _class_sizes(listing: SourceListing, limit: int | None) -> Counter[str]:
+    """Images of each class within the limit."""
     counts = Counter(image.label for image in listing.images)
-    return sum(count if per_class is None else min(count, per_class) for count in counts.values())
+    return counts if limit is None else Counter({label: min(count, limit) for label, count in counts.items()})
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     mark = fingerprint({**recipe, **versions})
     refusals = _refuse_known(usable_headers(workspace.shards, mark), rules)
     wanted = [key for key in contents.chosen if key not in refusals]  # label conflicts too: the report shows them
-    _check_sizes(Counter(row.label for row in contents.chosen.values()), rules)
+    check_sizes(Counter(row.label for row in contents.chosen.values()), rules, "different images")
     state = reconcile(workspace.shards, wanted, mark, rules.shard_size)
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
@@ -210,9 +210,9 @@ def _decode(
         return list(append(workspace.shards, missing, rules.shard_size, mark, rows))
 
 
-def _check_sizes(discovered: Counter[str], rules: Prepare) -> None:
-    """Raise DataError before the long work if a class is too small anyway."""
-    problems = _too_small(sorted(discovered), discovered, rules, "different images")
+def check_sizes(discovered: Counter[str], rules: Prepare, what: str) -> None:
+    """Raise DataError before the long work if a class is too small anyway. `what` was counted for each class."""
+    problems = _too_small(sorted(discovered), discovered, rules, what)
     if problems:
         raise DataError(_list(problems))
 

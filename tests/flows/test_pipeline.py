@@ -13,10 +13,12 @@ import pytest
 
 from flows.alerts import ACCURACY_DROPPED
 from tasks.workspace import Workspace
+from tests.conftest import fill_source
 from tests.flows.conftest import serve
 from tests.flows.project import STAGES, Api, Project, copy_project
 from tests.waiting import is_running, wait_until
 
+ONE_CLASS = "A classifier needs at least two classes"
 PIPELINE = ("-m", "flows.pipeline")
 pytestmark = pytest.mark.slow
 
@@ -155,6 +157,18 @@ def test_choices_that_do_not_go_together_fail_before_any_stage_with_the_reason(
     assert (project.ran(), (project.folder / "params.yaml").read_text()) == ([], before)
 
 
+def test_deployed_run_on_one_class_tells_it_once_before_any_stage(
+    served_project: tuple[Project, Api], tmp_path: Path
+) -> None:
+    project, api = served_project
+    project.ran()
+    run_id = api.start_run(source={"uri": str(fill_source(tmp_path / "source", classes=("ant",)))})
+    api.finish(run_id, "FAILED")
+    api.wait_for_log(run_id, ONE_CLASS, "Finished in state Failed")
+    assert api.log(run_id).count(ONE_CLASS) == 1, api.log(run_id)
+    assert project.ran() == []
+
+
 @pytest.mark.parametrize("changes", [{"train": {"tutorial": {"epochs": 0}}}, {"train": {"recipe": "magic"}}])
 def test_value_out_of_bounds_makes_no_run(served_project: tuple[Project, Api], changes: dict[str, Any]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -237,6 +251,28 @@ def test_server_that_does_not_answer_is_reported_in_words(project: Project) -> N
     assert code == 2
     assert "http://127.0.0.1:9/api" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("a_class", "classes", "error"),
+    [
+        (12, ("ant",), f"SourceError: {ONE_CLASS}"),
+        (0, ("ant", "bee"), f"SourceError: {ONE_CLASS}"),
+        (3, ("ant", "bee"), "DataError: No classifier can be trained on these images:\n  class 'ant': 3 images"),
+    ],
+)
+def test_what_a_listing_tells_against_a_source_is_told_once_before_a_run_is_begun(
+    project: Project, tmp_path: Path, a_class: int, classes: tuple[str, ...], error: str
+) -> None:
+    before = (project.folder / "params.yaml").read_text()
+    source = fill_source(tmp_path / "source", a_class, classes)
+    for label in classes:
+        (source / label).mkdir(parents=True, exist_ok=True)
+    code, text = project.run(*PIPELINE, "--source", str(source))
+    assert code == 2
+    assert text.count(error) == 1
+    assert "flow run" not in text
+    assert (project.folder / "params.yaml").read_text() == before
 
 
 @pytest.mark.parametrize(

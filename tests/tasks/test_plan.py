@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks import ingest, plan
-from tasks.errors import SourceError
+from tasks.errors import DataError, SourceError
 from tasks.images.sources.listing import SourceListing
 from tasks.params import load_settings
 from tasks.settings import Settings
@@ -125,6 +125,12 @@ def test_source_that_would_be_downloaded_is_not_listed(repository: Path, change:
 def test_missing_source_is_reported(repository: Path, change: Change) -> None:
     with pytest.raises(SourceError, match="doesn't exist"):
         plan.run(change("source.uri=/no/such/folder"), Workspace.at(repository))
+
+
+@pytest.mark.parametrize("limit", ["source.limit_per_class=3", "prepare.min_images_per_class=13"])
+def test_class_that_is_too_small_anyway_is_reported(repository: Path, source: Path, change: Change, limit: str) -> None:
+    with pytest.raises(DataError, match=r"class 'ant': (3|12) images, prepare\.min_images_per_class is"):
+        plan.run(change(f"source.uri={source}", limit), Workspace.at(repository))
 
 
 def test_plan_changes_nothing(repository: Path, source: Path, change: Change) -> None:
