@@ -18,9 +18,9 @@ LOCK_gpu := requirements-gpu.txt
 LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
 quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
-ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET)
+ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET POOL DATA
+unexport SOURCE STRATEGY SET RESET POOL DATA
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -30,7 +30,7 @@ STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n);
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 # What each target reads. Make itself would ignore another variable: `make run SORUCE=images` would train on the digits.
-READS_run := SOURCE STRATEGY SET
+READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
 READS_bench := DATA
 READS_test := TESTS
@@ -52,7 +52,7 @@ help: ## list the targets
 
 setup: .venv/ready ## make the environment; FLAVOUR=gpu for NVIDIA GPUs
 
-run: .venv/ready ## train a classifier and report on it; SOURCE= STRATEGY= SET=
+run: .venv/ready ## train a classifier and report on it; SOURCE= STRATEGY= SET= RESET=1
 	@python -m flows.pipeline $(ARGUMENTS)
 
 plan: .venv/ready ## show what the next run would do, why, and what it would cost; run nothing

@@ -11,20 +11,18 @@ import argparse
 import atexit
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flows.logs import hide_links
 from flows.server import check_answers, prefect_environment, temporary_server
-from flows.settings_changes import apply_changes
-from tasks.errors import USER_ERROR, RootstockError, SettingsError
+from flows.typed_settings import TypedSettings
+from tasks.errors import USER_ERROR, RootstockError
 from tasks.files import read_json
-from tasks.params import parse_changes, parse_strategies
 from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
@@ -62,17 +60,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", default="", help="a folder, archive, table, s3://..., tfds:name, or `digits`")
     parser.add_argument("--strategy", default="", help="a name, several with commas, or all")
     parser.add_argument("--set", default="", dest="settings", help='such as "train.recipe=tutorial train.seed=1"')
+    parser.add_argument("--reset", choices=("0", "1"), default="0", help="1: restore the committed params.yaml first")
     return parser.parse_args(arguments)
 
 
 def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
-    changes = _changes(chosen)
-    apply_changes(RunContext(workspace), changes, list_source=True)  # the flow checks again; here without Prefect
+    typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
+    if said := typed.apply(RunContext(workspace)):  # the flow checks again; here it doesn't need Prefect
+        print(said, flush=True)
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline_flow import pipeline
 
-    pipeline(**changes)
+    pipeline(**typed.changes)
 
 
 def _use_server(workspace: Workspace) -> None:
@@ -90,20 +90,6 @@ def _use_server(workspace: Workspace) -> None:
 
     hide_links()
     server.wait_until_ready()
-
-
-def _changes(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The settings on the command line, nested as in a form."""
-    try:
-        assignments = shlex.split(chosen.settings)
-    except ValueError as error:
-        raise SettingsError(f"SET doesn't parse: {error}. Received: {chosen.settings!r}") from None
-    changes = parse_changes(assignments)
-    if chosen.source and isinstance(changes.setdefault("source", {}), dict):
-        changes["source"]["uri"] = chosen.source
-    if chosen.strategy:
-        changes["strategies"] = parse_strategies(chosen.strategy)
-    return changes
 
 
 def _tell(workspace: Workspace) -> None:

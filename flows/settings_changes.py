@@ -10,13 +10,16 @@ from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 
 
-def apply_changes(context: RunContext, changes: Mapping[str, Any], *, list_source: bool = False) -> Settings:
+def apply_changes(
+    context: RunContext, changes: Mapping[str, Any], *, list_source: bool = False, base: str | None = None
+) -> Settings:
     """Write changes into params.yaml, if the source of images in it is usable. Returns all settings.
 
     Args:
         context: where the run works.
         changes: the settings that should differ, nested as in params.yaml.
         list_source: also check what a listing can tell, if it takes seconds. The plan of a run does so, too.
+        base: text of params.yaml to change; None: the file's own.
 
     Raises:
         SettingsError: a setting is not allowed; params.yaml is unchanged.
@@ -32,4 +35,4 @@ def apply_changes(context: RunContext, changes: Mapping[str, Any], *, list_sourc
         if list_source:
             check_listing(settings, context.workspace)
 
-    return change_settings(context.workspace.folder, changes, check)
+    return change_settings(context.workspace.folder, changes, check, base)

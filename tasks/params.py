@@ -44,14 +44,27 @@ def load_settings(workspace: Path) -> Settings:
     """
     path = workspace / PARAMS
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(
             f"{path} doesn't exist. Run from the project's root, or restore it: git checkout {PARAMS}"
         ) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable YAML: {error}. Restore it: git checkout {PARAMS}") from None
-    return check_settings(values, str(path))
+    except UnicodeDecodeError as error:
+        raise _unreadable(str(path), error) from None
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: str, where: str) -> Settings:
+    """Check the text of a params.yaml; `where` names it in errors. Raises SettingsError as `load_settings` does."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _unreadable(where, error) from None
+    return check_settings(values, where)
+
+
+def _unreadable(where: str, error: Exception) -> SettingsError:
+    return SettingsError(f"{where} is not readable YAML: {error}. Restore it: git checkout {PARAMS}")
 
 
 def check_settings(values: Any, where: str = PARAMS) -> Settings:
@@ -68,7 +81,10 @@ def check_settings(values: Any, where: str = PARAMS) -> Settings:
 
 
 def change_settings(
-    workspace: Path, changes: Mapping[str, Any], check: Callable[[Settings], None] | None = None
+    workspace: Path,
+    changes: Mapping[str, Any],
+    check: Callable[[Settings], None] | None = None,
+    base: str | None = None,
 ) -> Settings:
     """Write changes into params.yaml and keep its comments. All settings are checked first.
 
@@ -76,20 +92,24 @@ def change_settings(
         workspace: folder with params.yaml.
         changes: the settings that should differ, nested as in params.yaml: {"train": {"recipe": "tutorial"}}.
         check: called with the new settings before they are written; if it raises, params.yaml is unchanged.
+        base: text of params.yaml to change and write; None: the file's own.
 
     Raises:
         SettingsError: a name is not a setting, or a value is not allowed; params.yaml is unchanged.
     """
     from ruamel.yaml import YAML  # only changes need it
 
-    load_settings(workspace)
     path = workspace / PARAMS
+    if base is None:
+        load_settings(workspace)
+    else:
+        parse_settings(base, f"{PARAMS} of the last commit")
     editor = YAML()
     editor.width = 4096
     # A subclass, because representers belong to a class, and DVC writes dvc.lock with ruamel's own in this process.
     editor.Representer = type("Representer", (editor.Representer,), {})
     editor.representer.add_representer(type(None), _write_null)
-    document = editor.load(path.read_text(encoding="utf-8"))
+    document = editor.load(path.read_text(encoding="utf-8") if base is None else base)
     changed = _merge(document, _plain(changes))  # a form has tuples; YAML has lists only
     settings = check_settings(_plain(document), "SET")
     if check is not None:
@@ -98,6 +118,8 @@ def change_settings(
         text = io.BytesIO()
         editor.dump(document, text)
         write_bytes(path, text.getvalue())
+    elif base is not None and path.read_bytes() != base.encode():
+        write_bytes(path, base.encode())
     return settings
 
 
@@ -145,6 +167,14 @@ def parse_strategies(text: str) -> list[str]:
             + "".join(did_you_mean(name, [*STRATEGIES, "all"]) for name in unknown)
         )
     return list(dict.fromkeys(names))
+
+
+def flatten(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted name -> value."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flatten(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found
 
 
 def format_assignment(name: str, value: Any) -> str:

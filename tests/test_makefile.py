@@ -160,13 +160,17 @@ def test_variable_reaches_the_program_as_it_is_and_nothing_in_it_is_executed(
 def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
     assert made.succeed("run") == [["python", "-m", "flows.pipeline"]]
     assert made.succeed("run", "SET=a=1 b=2") == [["python", "-m", "flows.pipeline", "--set", "a=1 b=2"]]
+    assert made.succeed("run", "RESET=1") == [["python", "-m", "flows.pipeline", "--reset", "1"]]
+    assert made.succeed("run", RESET="\033[0m") == [
+        ["python", "-m", "flows.pipeline"]
+    ]  # a shell's colours drop nothing
     assert made.succeed("worker")[0][5:7] == ["--pool", "local"]
 
 
 @pytest.mark.parametrize(
     ("target", "given", "said"),
     [
-        ("run", "SORUCE=images", "make run doesn't know SORUCE: it takes SOURCE STRATEGY SET FLAVOUR PYTHON"),
+        ("run", "SORUCE=images", "make run doesn't know SORUCE: it takes SOURCE STRATEGY SET RESET FLAVOUR PYTHON"),
         ("run", "STRATEGIES=all", "make run doesn't know STRATEGIES"),
         ("run", "sources=a b$(error executed)'", "make run doesn't know sources"),
         ("run", "POOL=gpu", "make run doesn't know POOL"),

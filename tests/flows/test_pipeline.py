@@ -70,6 +70,21 @@ def test_pipeline_runs_the_stages_in_order_and_nothing_when_nothing_changed(fini
     assert (code, project.ran()) == (0, []), text
 
 
+def test_first_line_says_which_settings_an_earlier_run_left(finished: tuple[Project, str]) -> None:
+    project, text = finished
+    assert text.startswith(
+        "Changed in params.yaml, also for later runs: train.seed=7. Back to the committed settings: "
+    )
+    project.behave("ingest", "user error")
+    code, text = project.run(*PIPELINE, "--strategy", "feature_extraction")
+    project.behave("ingest", "")
+    assert code == 2
+    assert text.startswith(
+        "Settings from before, not as committed: train.seed=7. "
+        "Without them: make run RESET=1 STRATEGY=feature_extraction\n"
+    )
+
+
 def test_pipeline_shows_each_line_of_a_stage_once(finished: tuple[Project, str]) -> None:
     assert finished[1].count("> python stand_in.py prepare out/prepare out/ingest") == 1
 
