@@ -43,7 +43,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test quick portable lint format typecheck bench ui worker alerts lock clean
+.PHONY: help setup run plan repro test quick portable lint format typecheck docs bench ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ format: .venv/ready-dev ## fix style and format with ruff
 
 typecheck: .venv/ready-dev ## check types with mypy, strict
 	@mypy flows tasks
+
+docs: .venv/ready-dev ## write the table in docs/settings.md again, from dvc.yaml
+	@python -m tests.what_runs_again
 
 bench: .venv/ready-dev ## measure the speed against a tutorial's script; DATA=folder with train/ and val/
 	@python -m benchmarks $(call option,--data,DATA)

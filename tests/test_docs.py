@@ -1,4 +1,4 @@
-"""Everything that README and docs name exists: links, files, targets of the Makefile, settings."""
+"""Everything that README and docs name exists: links, files, targets of the Makefile, settings. Tables are true."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import what_runs_again
 from tests.conftest import PROJECT
 
 PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -56,3 +57,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
         for key in name.split("."):
             assert key in value, name
             value = value[key]
+
+
+def test_table_of_what_runs_again_is_that_of_dvc_yaml() -> None:
+    assert what_runs_again.TABLE.findall(what_runs_again.PAGE.read_text()) == [what_runs_again.table()], "make docs"
