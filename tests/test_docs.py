@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tasks.settings import Settings
 from tests import what_runs_again
 from tests.conftest import PROJECT
+from tests.tasks.steps import run_prepare
 
 PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
@@ -57,6 +62,40 @@ def test_settings_that_are_named_exist(page: Path) -> None:
         for key in name.split("."):
             assert key in value, name
             value = value[key]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_that_are_named_exist_and_take_the_options(page: Path) -> None:
+    for module, rest in re.findall(r"python -m ((?:flows|tasks|benchmarks)(?:\.\w+)*)([^`\n#]*)", page.read_text()):
+        found = importlib.util.find_spec(module)
+        assert found is not None, module
+        assert found.origin is not None
+        main = importlib.util.find_spec(f"{module}.__main__") if found.submodule_search_locations else None
+        code = Path(main.origin if main and main.origin else found.origin).read_text()
+        assert [option for option in re.findall(r"--[a-z-]+", rest) if f'"{option}"' not in code] == [], module
+
+
+def test_command_that_lists_packs_lists_all_of_them(tmp_path: Path) -> None:
+    (command,) = re.findall(r"`([^`]*tar tf [^`]*)`", (PROJECT / "docs/versions.md").read_text())
+    for name in ("one", "two"):
+        folder = tmp_path / "data/raw"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+        subprocess.run(["tar", "cf", f"{name}.tar", name], cwd=folder, check=True)
+    listed = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert listed.split() == ["one", "two"]
+
+
+def test_files_that_the_readme_of_data_names_are_those_that_are_written(
+    workspace: Path, source: Path, change: Callable[..., Settings]
+) -> None:
+    run_prepare(change(f"source.uri={source}", "prepare.min_entropy_bits=0", "prepare.test_fraction=0.3"), workspace)
+    text = (PROJECT / "data/README.md").read_text()
+    for folder in ("raw", "prepared"):
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{folder}/`"))
+        named = set(re.findall(r"`([\w.*]+/?)`", row.split("|")[3]))
+        written = {f"{path.name}/" if path.is_dir() else path.name for path in (workspace / "data" / folder).iterdir()}
+        assert {"*.tar" if name.endswith(".tar") else name for name in written} == named
 
 
 def test_table_of_what_runs_again_is_that_of_dvc_yaml() -> None:
