@@ -20,9 +20,9 @@ def log_losses(probabilities: Floats, labels: Integers) -> Floats:
     return -np.log(np.maximum(truth, SMALLEST_PROBABILITY))
 
 
-def log_loss(probabilities: Floats, labels: Integers) -> float:
-    """Mean of `log_losses`."""
-    return float(log_losses(probabilities, labels).mean())
+def log_loss(probabilities: Floats, labels: Integers, weights: Floats | None = None) -> float:
+    """Mean of `log_losses`, in which an example (n,) counts as much as its weight; None: all the same."""
+    return float(np.average(log_losses(probabilities, labels), weights=weights))
 
 
 def predict(probabilities: Floats) -> Integers:
