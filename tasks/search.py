@@ -32,7 +32,8 @@ from tasks.settings import ClassWeight, Settings
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.head import Pooling
 from tasks.vgg.training.feature_basis import take_feature_basis
-from tasks.vgg.training.linear_probe import cross_validate, fold_masks, new_model, poolings_for
+from tasks.vgg.training.linear_probe import poolings_for
+from tasks.vgg.training.logistic_regression import cross_validate, fold_masks, new_model
 from tasks.vgg.training_data import FOLDS, make_split
 from tasks.workspace import SEARCH_PAGE, Workspace
 
@@ -88,8 +89,8 @@ class Folds:
     def measure(self, candidate: Candidate) -> Found:
         """Fit to all folds but one and predict that one, for each."""
         models = [new_model(candidate.class_weight) for _ in self.held_out]
-        inputs, classes = self.inputs[candidate.pooling], len(self.classes)
-        metrics = cross_validate(models, candidate.inverse_regularization, inputs, self.labels, self.held_out, classes)
+        data = (self.inputs[candidate.pooling], self.labels, self.held_out, len(self.classes))
+        metrics = cross_validate(models, candidate.inverse_regularization, *data)
         return Found(candidate, **metrics)
 
 

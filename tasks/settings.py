@@ -118,7 +118,9 @@ class ModernRecipe(Block):
     """Used by the recipe `modern` only."""
 
     inverse_regularization: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        min_length=1, description="values of C for the linear probe; validation or folds choose one"
+        min_length=1,
+        description="values of C for the linear probe; validation or folds choose one. While the best lies at an end, "
+        "further ones are tried, from 0.01 to 10,000; a single value is taken as it is",
     )
     bilinear_up_to: int = Field(
         ge=0, le=5000, description="most images of train + validation to try bilinear pooling with; 1 MB each"

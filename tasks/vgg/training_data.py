@@ -17,8 +17,8 @@ from tasks.vgg.head import Floats, Pooling, pool
 from tasks.workspace import Workspace
 
 FOLDS = 5
-_ROWS = 256
-"""Examples read at once; 256 x 50 KB of features."""
+_ROWS = 32
+"""Examples that are pooled at once; bilinear pooling needs some MB for each meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,39 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def pooled(self, pooling: Pooling) -> Floats:
-        """All examples pooled (n, inputs), float32; the features themselves are never all in memory."""
-        return np.concatenate([pool(self.features.read(keys), pooling) for keys in self.chunks()])
+    def sample(self, most: int) -> Split:
+        """At most so many examples, each class by its share, but at least one of each.
+
+        Takes the smallest keys: they are content hashes, so this is random, and the same on every machine.
+        """
+        order = np.array(sorted(range(len(self)), key=lambda row: (self.labels[row], self.keys[row])))
+        labels = self.labels[order]
+        places = (np.arange(len(self)) - np.searchsorted(labels, labels)) / np.bincount(self.labels)[labels]
+        rows = np.sort(order[np.argsort(places, kind="stable")[:most]])
+        return Split(self.features, tuple(self.keys[row] for row in rows), self.labels[rows])
 
     def chunks(self) -> Iterator[tuple[str, ...]]:
         for start in range(0, len(self.keys), _ROWS):
             yield self.keys[start : start + _ROWS]
+
+
+def sample_splits(splits: Sequence[Split], most: int) -> list[Split]:
+    """The splits, or a sample of each if they have more examples together; no example moves to another split."""
+    total = sum(len(split) for split in splits)
+    return list(splits) if total <= most else [split.sample(most * len(split) // total) for split in splits]
+
+
+def read_pooled(splits: Sequence[Split], pooling: Pooling) -> Floats:
+    """All examples pooled (n, inputs), float32, one split after the other; the features are never all in memory."""
+    chunks = [(split.features, keys) for split in splits for keys in split.chunks()]
+    row, pooled = 0, np.empty((0, 0), np.float32)
+    for features, keys in chunks:
+        part = pool(features.read(keys), pooling)
+        if not row:  # allocated once: joining arrays would need the memory twice
+            pooled = np.empty((sum(len(split) for split in splits), part.shape[1]), np.float32)
+        pooled[row : row + len(part)] = part
+        row += len(part)
+    return pooled
 
 
 @dataclass(frozen=True)

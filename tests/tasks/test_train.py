@@ -23,7 +23,7 @@ from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training.linear_probe import fit_linear_probe
 from tasks.vgg.training.outcome import example_weights
-from tasks.vgg.training_data import Split, draw_folds, make_split
+from tasks.vgg.training_data import Split, draw_folds, make_split, read_pooled
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.steps import Change, run_afresh, start_program, twins
@@ -119,7 +119,7 @@ def test_modern_chooses_the_smallest_held_out_loss(workspace: Path, change: Chan
     train.run(change(f"train.modern.folds_up_to={up_to}"), Workspace.at(fill(workspace)), STRATEGY)
     trained = load_trained(workspace / TRAINED / STRATEGY)
     losses = {one["inverse_regularization"]: one["log_loss"] for one in trained.summary["candidates"]}
-    assert set(losses) == {0.3, 1, 3, 10, 30, 100, 300}
+    assert {0.3, 1, 3, 10, 30, 100, 300} <= set(losses)
     assert losses[trained.summary["chosen"]["inverse_regularization"]] == min(losses.values())
     assert trained.summary["chosen_on"] == chosen_on
 
@@ -232,7 +232,7 @@ def test_split_is_in_the_order_of_the_disk_and_pools_all(workspace: Path) -> Non
     assert list(split.keys) == shards.order(split.keys)
     labels = {example.key: example.label for example in read_examples(workspace / PREPARED)}
     assert [CLASSES[label] for label in split.labels] == [labels[key] for key in split.keys]
-    assert split.pooled("flatten").shape == (18, 32)
+    assert read_pooled([split], "flatten").shape == (18, 32)
 
 
 def run_program(workspace: Path) -> tuple[int, str]:
@@ -312,8 +312,8 @@ def test_bilinear_probe_in_few_coordinates_is_the_one_on_all_inputs(workspace: P
     one, two = (make_split(examples, split, CLASSES, feature_shards(workspace)) for split in ("train", "validation"))
     rules = change("train.modern.inverse_regularization=[10.0]").train.modern
     probe = fit_linear_probe(rules, "none", 3, one, two, poolings=["bilinear"])
-    plain = LogisticRegression(C=10.0, max_iter=2000).fit(one.pooled("bilinear"), one.labels)
-    expected = plain.predict_proba(two.pooled("bilinear"))
+    plain = LogisticRegression(C=10.0, max_iter=2000).fit(read_pooled([one], "bilinear"), one.labels)
+    expected = plain.predict_proba(read_pooled([two], "bilinear"))
     np.testing.assert_allclose(probe.validation_probabilities, expected, atol=2e-3)
     given = probe.head.probabilities(two.features.read(two.keys))
     np.testing.assert_allclose(given, probe.validation_probabilities, atol=1e-5)

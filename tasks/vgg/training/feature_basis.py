@@ -1,7 +1,8 @@
-"""Pooled features of few examples in a small basis: exact for a linear classifier, with no more columns than examples.
+"""Pooled features as a linear classifier learns from them: centred, and with no more columns than examples.
 
-Bilinear pooling has 262,144 numbers an example, but n examples span n dimensions at most. A rotation into these changes
-no product of two examples, so a regularized linear classifier is the same there; its kernel is rotated back.
+Both changes are exact. The classifier's intercept isn't regularized, so it takes up any shift of the inputs; without
+the mean that all images share, a fit needs fewer steps. n examples span n dimensions at most, and a rotation into these
+changes no product of two examples (bilinear pooling has 262,144 numbers an example). The fitted layer is turned back.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.vgg.head import Floats, Pooling
-from tasks.vgg.training_data import Split
+from tasks.errors import TrainingError
+from tasks.vgg.head import Dense, Floats, Pooling
+from tasks.vgg.training_data import Split, read_pooled
 
 _SMALLEST = 1e-7
 """Directions shorter than this share of the longest one hold only rounding errors."""
@@ -24,27 +26,53 @@ class FeatureBasis:
     """Examples in a space of few dimensions.
 
     Attributes:
-        fitted: the examples (n, r) float32.
-        basis: (inputs, r), whose columns span the space; None: the pooled features are small as they are.
+        fitted: the examples (n, r) float32, with the mean 0.
+        pooled: the pooled features (n, inputs); None: `fitted` has their columns.
+        directions: (n, r); `pooled.T @ directions` spans the space. None: `fitted` has the columns of the features.
+        mean: of the pooled features (inputs,).
     """
 
     fitted: Floats
-    basis: npt.NDArray[np.float32] | None
+    pooled: Floats | None
+    directions: Floats | None
+    mean: Floats
 
-    def kernel(self, kernel: Floats) -> Floats:
-        """A kernel (r, classes) in this basis -> the same one for the pooled features (inputs, classes)."""
-        return kernel if self.basis is None else self.basis @ kernel
+    def layer(self, fitted: Dense) -> Dense:
+        """A layer for `fitted` -> the same one for pooled features."""
+        kernel = fitted.kernel
+        if self.pooled is not None and self.directions is not None:
+            kernel = self.pooled.T @ (self.directions @ kernel)
+        return Dense(kernel, fitted.bias - self.mean @ kernel, fitted.activation)
 
 
 def take_feature_basis(pooling: Pooling, splits: Sequence[Split]) -> FeatureBasis:
-    """Read and pool the splits, one after the other, in a basis that they span.
+    """Read and pool the splits, one after the other; all pooled features are in memory (`bilinear`: 1 MB an image).
 
-    `average_maximum` is small as it is. For `bilinear` all of the examples are in memory, 1 MB each.
+    Raises:
+        TrainingError: a feature is not a finite number.
     """
-    inputs = np.concatenate([split.pooled(pooling) for split in splits])
-    if pooling != "bilinear":
-        return FeatureBasis(inputs, None)
-    lengths, directions = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
-    kept = lengths > _SMALLEST * lengths[-1]
-    basis = inputs.T @ (directions[:, kept] / np.sqrt(lengths[kept])).astype(np.float32)
-    return FeatureBasis(inputs @ basis, basis)
+    pooled = read_pooled(splits, pooling)
+    _require_finite(pooled)
+    mean = pooled.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if len(pooled) >= pooled.shape[1]:
+        pooled -= mean
+        return FeatureBasis(pooled, None, None, mean)
+    products = pooled @ pooled.T  # of all pairs; centred without a copy of the features:
+    squares, vectors = np.linalg.eigh(_centred(_centred(products.astype(np.float64)).T))
+    kept = squares > _SMALLEST * squares[-1]
+    lengths, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    return FeatureBasis((vectors * lengths).astype(np.float32), pooled, (vectors / lengths).astype(np.float32), mean)
+
+
+def _require_finite(pooled: Floats) -> None:
+    broken = int((~np.isfinite(pooled.sum(axis=1))).sum())  # a mask of all values would take a quarter of their memory
+    if broken:
+        raise TrainingError(
+            f"The features of {broken} images are NaN or infinite. Compute them again: "
+            "rm -r data/features && dvc repro --force --single-item features"
+        )
+
+
+def _centred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    centred: npt.NDArray[np.float64] = values - values.mean(axis=0)
+    return centred

@@ -10,32 +10,30 @@ With `refit_with_validation` the chosen head is then trained again on train + va
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from dvclive import Live
-from sklearn.linear_model import LogisticRegression
 
-from tasks.errors import TrainingError
 from tasks.progress import Progress
-from tasks.scores import accuracy, log_loss
 from tasks.settings import ClassWeight, ModernRecipe, Train
 from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
+from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, fold_masks, new_model
 from tasks.vgg.training.outcome import Outcome, log_step
-from tasks.vgg.training_data import FOLDS, Material, Split
+from tasks.vgg.training_data import FOLDS, Material, Split, sample_splits
 
 POOLING: Final = "average_maximum"
-_MAX_ITERATIONS = 2000
+FURTHER = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
+"""Values of C beyond those of the settings; see `try_values`."""
 _MAX_BILINEAR_CLASSES = 50
+_CHOICE_IMAGES = 20_000
+"""More images would choose the same, but each of the many fits would take as long as the last one."""
 
-Labels = npt.NDArray[np.int32]
-Masks = Sequence[npt.NDArray[np.bool_]]
-"""For each round: which examples (n,) are held out."""
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,46 +63,95 @@ def fit_linear_probe(
         classes: how many.
         train: to fit.
         validation: to choose by, alone or together with train.
-        fold_of: see `examples.draw_folds`.
+        fold_of: see `training_data.draw_folds`.
         live: live metrics.
         poolings: to choose from; None: those that the numbers of examples and classes allow.
 
     Raises:
         TrainingError: a feature is not a finite number.
     """
-    tried: list[tuple[dict[str, float], Pooling]] = []
+    splits = [train, validation]
+    used = sample_splits(splits, _CHOICE_IMAGES)
     wanted = poolings_for(rules, classes, len(train) + len(validation)) if poolings is None else poolings
+    tried: dict[Pooling, list[Metrics]] = {}
+    bases: dict[Pooling, FeatureBasis] = {}
+    with Progress("train", len(rules.inverse_regularization) * len(wanted), "candidates") as progress:
+        for pooling in wanted:
+            bases[pooling] = take_feature_basis(pooling, used)
+            measure = _measure(bases[pooling], weight, classes, used, fold_of)
+            tried[pooling] = try_values(rules.inverse_regularization, _shown(measure, progress, live))
+    best = {name: min(candidates, key=_log_loss) for name, candidates in tried.items()}
+    pooling = min(best, key=lambda name: _log_loss(best[name]))
+    chosen = best[pooling]["inverse_regularization"]
+    basis = bases[pooling] if used[0] is train else take_feature_basis(pooling, splits)
+    layer = fit_layer(new_model(weight), chosen, basis.fitted[: len(train)], train.labels, classes)
+    summary = {
+        "candidates": tried[pooling],
+        "chosen": {"inverse_regularization": chosen},
+        "chosen_on": _chosen_on(fold_of, validation, used[1]),
+        "pooling": pooling,
+        "log_loss_by_pooling": {name: _log_loss(metrics) for name, metrics in best.items()},
+    }
+    probabilities = softmax(basis.fitted[len(train) :] @ layer.kernel + layer.bias)
+    return LinearProbe(_head(pooling, basis, layer), probabilities, summary)
+
+
+def try_values(values: Iterable[float], measure: Callable[[float], Metrics]) -> list[Metrics]:
+    """Measure values of C, then further ones as long as the best lies at an end; a single value stands alone.
+
+    Returns:
+        the metrics of each, by rising C.
+    """
+    tried = {value: measure(value) for value in sorted(values)}
+
+    def best() -> float:
+        return min(tried, key=lambda value: _log_loss(tried[value]))
+
+    if len(tried) > 1:
+        for value in FURTHER:
+            if value > max(tried) == best():
+                tried[value] = measure(value)
+        for value in reversed(FURTHER):
+            if value < min(tried) == best():
+                tried[value] = measure(value)
+    return [tried[value] for value in sorted(tried)]
+
+
+def _measure(
+    basis: FeatureBasis, weight: ClassWeight, classes: int, splits: Sequence[Split], fold_of: Mapping[str, int] | None
+) -> Callable[[float], Metrics]:
+    """The metrics of one C; each fit starts from the weights of the candidate before."""
+    train, validation = splits
     labels = np.concatenate([train.labels, validation.labels])
     by_validation = [np.arange(len(labels)) >= len(train)]
     held_out = fold_masks(fold_of, (*train.keys, *validation.keys)) if fold_of else by_validation
-    bases = {}
-    with Progress("train", len(rules.inverse_regularization) * len(wanted), "candidates") as progress:
-        for pooling in wanted:
-            basis = bases[pooling] = take_feature_basis(pooling, [train, validation])
-            _require_finite(basis)
-            models = [new_model(weight) for _ in held_out]  # each fit starts from the weights of the candidate before
-            for inverse_regularization in sorted(rules.inverse_regularization):
-                metrics = cross_validate(models, inverse_regularization, basis.fitted, labels, held_out, classes)
-                rounded = {name: round(value, 6) for name, value in metrics.items()}
-                tried.append(({"inverse_regularization": inverse_regularization, **rounded}, pooling))
-                if live is not None:
-                    log_step(live, tried[-1][0])
-                progress.advance(details=rounded)
-    best, pooling = min(tried, key=lambda candidate: candidate[0]["log_loss"])
-    basis = bases[pooling]
-    fitted, measured = basis.fitted[: len(train)], basis.fitted[len(train) :]
-    layer = fit_layer(new_model(weight), best["inverse_regularization"], fitted, train.labels, classes)
-    probabilities = softmax(measured @ layer.kernel + layer.bias)
-    summary = {
-        "candidates": [metrics for metrics, other in tried if other == pooling],
-        "chosen": {"inverse_regularization": best["inverse_regularization"]},
-        "chosen_on": f"{FOLDS} folds of train and validation" if fold_of else "validation",
-        "pooling": pooling,
-        "log_loss_by_pooling": {
-            name: min(metrics["log_loss"] for metrics, other in tried if other == name) for name in wanted
-        },
-    }
-    return LinearProbe(_head(pooling, basis, layer), probabilities, summary)
+    models = [new_model(weight) for _ in held_out]
+    return lambda value: cross_validate(models, value, basis.fitted, labels, held_out, classes)
+
+
+def _shown(measure: Callable[[float], Metrics], progress: Progress, live: Live | None) -> Callable[[float], Metrics]:
+    """Measure as `measure`, rounded, with the candidate's C, and show the result."""
+
+    def show(value: float) -> Metrics:
+        metrics = {name: round(metric, 6) for name, metric in measure(value).items()}
+        progress.total = max(progress.total, progress.done + 1)
+        progress.advance(details=metrics)
+        metrics = {"inverse_regularization": value, **metrics}
+        if live is not None:
+            log_step(live, metrics)
+        return metrics
+
+    return show
+
+
+def _log_loss(metrics: Metrics) -> float:
+    return metrics["log_loss"]
+
+
+def _chosen_on(fold_of: Mapping[str, int] | None, validation: Split, used: Split) -> str:
+    if fold_of:
+        return f"{FOLDS} folds of train and validation"
+    return "validation" if len(used) == len(validation) else f"{len(used):,} of the validation images"
 
 
 def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
@@ -134,68 +181,6 @@ def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pool
     return (POOLING, "bilinear") if few else (POOLING,)
 
 
-def fold_masks(fold_of: Mapping[str, int], keys: Sequence[str]) -> Masks:
-    """Which of the keys each fold holds out."""
-    fold = np.array([fold_of[key] for key in keys])
-    return [fold == number for number in range(FOLDS)]
-
-
-def new_model(weight: ClassWeight) -> LogisticRegression:
-    """An unfitted regression; a second fit starts from the first one's weights."""
-    return LogisticRegression(
-        max_iter=_MAX_ITERATIONS, class_weight=None if weight == "none" else weight, warm_start=True
-    )
-
-
-def fit_layer(
-    model: LogisticRegression, inverse_regularization: float, inputs: Floats, labels: Labels, classes: int
-) -> Dense:
-    """Logistic regression on inputs (n, c) as a dense layer with one unit a class.
-
-    Args:
-        model: see `new_model`.
-        inverse_regularization: scikit-learn's C.
-        inputs: of the examples.
-        labels: class indices (n,).
-        classes: how many.
-    """
-    model.set_params(C=inverse_regularization).fit(inputs, labels)
-    kernel = np.zeros((inputs.shape[1], classes), np.float32)
-    bias = np.zeros(classes, np.float32)
-    if classes == 2:  # scikit-learn keeps one unit: a sigmoid is a softmax whose first input is 0
-        kernel[:, 1], bias[1] = model.coef_[0], model.intercept_[0]
-    else:
-        kernel[:], bias[:] = model.coef_.T, model.intercept_
-    return Dense(kernel, bias, "softmax")
-
-
-def cross_validate(
-    models: Sequence[LogisticRegression],
-    inverse_regularization: float,
-    inputs: Floats,
-    labels: Labels,
-    held_out: Masks,
-    classes: int,
-) -> dict[str, float]:
-    """Log loss (nats) and accuracy of one candidate over all held-out examples; each round fits its own model."""
-    probabilities = np.empty((len(labels), classes), np.float32)
-    for model, outside in zip(models, held_out, strict=True):
-        layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
-        probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
-    measured = np.logical_or.reduce(held_out)
-    probabilities, labels = probabilities[measured], labels[measured]
-    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
-
-
 def _head(pooling: Pooling, basis: FeatureBasis, layer: Dense) -> Head:
     """The head for pooled features, from a layer that was fitted in the basis."""
-    return Head(pooling, (Dense(basis.kernel(layer.kernel), layer.bias, "softmax"),))
-
-
-def _require_finite(basis: FeatureBasis) -> None:
-    broken = int((~np.isfinite(basis.fitted).all(axis=1)).sum())
-    if broken:
-        raise TrainingError(
-            f"The features of {broken} images are NaN or infinite. Compute them again: "
-            "rm -r data/features && dvc repro --force --single-item features"
-        )
+    return Head(pooling, (basis.layer(layer),))

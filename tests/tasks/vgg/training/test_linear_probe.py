@@ -1,0 +1,122 @@
+"""The linear probe: its fits converge, and the choice of C finds the lowest log loss at little cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.vgg.training import linear_probe, logistic_regression
+from tasks.vgg.training.feature_basis import take_feature_basis
+from tasks.vgg.training.linear_probe import fit_linear_probe, try_values
+from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, new_model
+from tasks.vgg.training_data import Split, sample_splits
+from tests.tasks.steps import Change
+from tests.tasks.vgg.training.made_splits import make_splits, write_splits
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+
+
+def by_validation(splits: list[Split]) -> tuple[np.ndarray, list[np.ndarray]]:
+    labels = np.concatenate([split.labels for split in splits])
+    return labels, [np.arange(len(labels)) >= len(splits[0])]
+
+
+@pytest.fixture
+def many_classes(tmp_path: Path) -> list[Split]:
+    return make_splits(tmp_path, (800, 200), classes=40, channels=64, noise=1.5)
+
+
+def test_every_strength_is_fitted_to_the_end(many_classes: list[Split]) -> None:
+    """With many classes the gradient is small everywhere: a loose tolerance is met before a fit has begun."""
+    labels, held_out = by_validation(many_classes)
+    inputs = take_feature_basis("average_maximum", many_classes).fitted
+    warm = [new_model("none")]
+    losses = [cross_validate(warm, value, inputs, labels, held_out, 40)["log_loss"] for value in STRENGTHS]
+    assert all(abs(one - other) > 1e-3 for one, other in pairwise(losses))
+    for value, measured in zip(STRENGTHS, losses, strict=True):
+        cold = cross_validate([new_model("none")], value, inputs, labels, held_out, 40)["log_loss"]
+        assert cold == pytest.approx(measured, abs=3e-3)
+
+
+def test_fit_that_is_not_finished_is_reported(
+    many_classes: list[Split], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, labels = take_feature_basis("average_maximum", many_classes[:1]).fitted, many_classes[0].labels
+    fit_layer(new_model("none"), 30.0, inputs, labels, 40)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(logistic_regression, "_MAX_ITERATIONS", 3)
+    for _ in range(2):
+        fit_layer(new_model("none"), 30.0, inputs, labels, 40)
+        assert "C=30 stopped after 3 iterations, before it converged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "lowest", "tried"),
+    [
+        ([1.0, 3.0, 10.0], 3.0, [1.0, 3.0, 10.0]),
+        ([3.0, 1.0], 200.0, [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]),
+        ([2.0, 5.0], 1e9, [2.0, 5.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]),
+        ([1.0, 3.0], 0.1, [0.03, 0.1, 0.3, 1.0, 3.0]),
+        ([1.0, 3.0], 0.0, [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+        ([3.0], 200.0, [3.0]),
+    ],
+)
+def test_values_go_on_while_the_best_lies_at_an_end(values: list[float], lowest: float, tried: list[float]) -> None:
+    def measure(value: float) -> dict[str, float]:
+        return {"inverse_regularization": value, "log_loss": abs(np.log(value) - np.log(max(lowest, 1e-9)))}
+
+    assert [one["inverse_regularization"] for one in try_values(values, measure)] == tried
+
+
+def test_probe_finds_a_strength_beyond_the_settings(tmp_path: Path, change: Change) -> None:
+    train, validation = make_splits(tmp_path, (200, 100), classes=5, channels=32, noise=0.5)
+    rules = change("train.modern.inverse_regularization=[0.3, 1.0]").train.modern
+    summary = fit_linear_probe(rules, "none", 5, train, validation, poolings=["average_maximum"]).summary
+    losses = {one["inverse_regularization"]: one["log_loss"] for one in summary["candidates"]}
+    best = summary["chosen"]["inverse_regularization"]
+    assert best > 1.0
+    assert losses[best] == min(losses.values())
+    assert list(losses) == sorted(losses)
+
+
+def test_sample_takes_every_class_by_its_share(tmp_path: Path) -> None:
+    labels = np.array([0] * 100 + [1] * 50 + [2] * 2 + [0, 1] * 24, np.int32)
+    arrays = np.ones((len(labels), 1, 1, 2))
+    splits = write_splits(tmp_path, arrays, labels, 152)
+    assert sample_splits(splits, 200) == splits
+    train, validation = sample_splits(splits, 50)
+    assert Counter(train.labels.tolist()) == {0: 25, 1: 12, 2: 1}
+    assert Counter(validation.labels.tolist()) == {0: 6, 1: 6}
+    for whole, part in zip(splits, (train, validation), strict=True):
+        assert list(part.keys) == [key for key in whole.keys if key in set(part.keys)]
+        assert [dict(zip(whole.keys, whole.labels, strict=True))[key] for key in part.keys] == part.labels.tolist()
+    turned = [Split(one.features, one.keys[::-1], one.labels[::-1]) for one in splits]
+    assert [set(one.keys) for one in sample_splits(turned, 50)] == [set(train.keys), set(validation.keys)]
+
+
+def test_strength_is_chosen_on_a_sample_and_fitted_to_all(
+    many_classes: list[Split], change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(models, value, inputs, *rest):  # type: ignore[no-untyped-def]
+        measured.append(len(inputs))
+        return cross_validate(models, value, inputs, *rest)
+
+    monkeypatch.setattr(linear_probe, "cross_validate", measure)
+    monkeypatch.setattr(linear_probe, "_CHOICE_IMAGES", 500)
+    rules = change("train.modern.inverse_regularization=[1.0, 10.0]").train.modern
+    probe = fit_linear_probe(rules, "none", 40, *many_classes)
+    assert set(measured) == {500}
+    assert probe.summary["chosen_on"] == "100 of the validation images"
+    chosen = probe.summary["chosen"]["inverse_regularization"]
+    monkeypatch.setattr(linear_probe, "_CHOICE_IMAGES", 1000)
+    one_value = change(f"train.modern.inverse_regularization=[{chosen}]").train.modern
+    whole = fit_linear_probe(one_value, "none", 40, *many_classes)
+    assert set(measured) == {500, 1000}
+    assert whole.summary["chosen_on"] == "validation"
+    np.testing.assert_array_equal(probe.validation_probabilities, whole.validation_probabilities)
