@@ -3,9 +3,10 @@
     python -m tasks.search [--minutes 2] [--trials 100] [--write]
 
 Reads the outputs of `prepare` and `features`; no image goes through the network. Tries linear probes (pooling, inverse
-regularization C, class weights) with Optuna. Each is evaluated on stratified folds of train and validation; near
-duplicates and groups stay together. The test images are not read. Prints the best settings beside those of params.yaml;
-`--write` writes them into params.yaml. Writes `reports/search.html`.
+regularization C) with Optuna. Each is evaluated on stratified folds of train and validation; near duplicates and groups
+stay together. The test images are not read. Classes count as `train.class_weight` says, in the fits and in the log
+loss; it isn't searched, because log losses of different weights can't be compared. Prints the best settings beside
+those of params.yaml; `--write` writes them into params.yaml. Writes `reports/search.html`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,14 @@ from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.reports.html import render
-from tasks.settings import ClassWeight, Settings
+from tasks.settings import Settings
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.head import Pooling
 from tasks.vgg.training.feature_basis import take_feature_basis
-from tasks.vgg.training.linear_probe import poolings_for
+from tasks.vgg.training.linear_probe import CHOICE_IMAGES, FURTHER, poolings_for, try_values
 from tasks.vgg.training.logistic_regression import cross_validate, fold_masks, new_model
-from tasks.vgg.training_data import FOLDS, make_split
+from tasks.vgg.training_data import FOLDS, make_split, sample_splits
 from tasks.workspace import SEARCH_PAGE, Workspace
-
-_INVERSE_REGULARIZATION = (1e-2, 1e4)
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,13 @@ class Candidate:
 
     pooling: Pooling
     inverse_regularization: float
-    class_weight: ClassWeight
 
     def assignments(self, rules: Settings) -> list[str]:
-        """The settings with which `train` fits this probe and no other."""
+        """The settings with which `train` tries this C only; and this pooling only, unless it is bilinear."""
         up_to = rules.train.modern.bilinear_up_to if self.pooling == "bilinear" else 0
         return [
             f"train.modern.inverse_regularization=[{self.inverse_regularization:.3g}]",
             f"train.modern.bilinear_up_to={up_to}",
-            f"train.class_weight={self.class_weight}",
         ]
 
 
@@ -68,16 +66,18 @@ class Found:
 
 
 class Folds:
-    """The examples of train and validation, pooled once, and the fold in which each is held out."""
+    """The examples of train and validation (many: a sample), pooled once, and the fold in which each is held out."""
 
     def __init__(self, settings: Settings, workspace: Workspace) -> None:
         prepared = workspace.prepared
         examples = [one for one in read_examples(prepared) if one.split != "test"]
         self.classes = class_names(examples)
         shards = open_shards(workspace.features / BOTTLENECK)
-        train, validation = (make_split(examples, split, self.classes, shards) for split in ("train", "validation"))
+        splits = [make_split(examples, split, self.classes, shards) for split in ("train", "validation")]
+        self.poolings = poolings_for(settings.train.modern, len(self.classes), sum(len(split) for split in splits))
+        train, validation = sample_splits(splits, CHOICE_IMAGES)
         self.labels = np.concatenate([train.labels, validation.labels])
-        self.poolings = poolings_for(settings.train.modern, len(self.classes), len(self.labels))
+        self._weight = settings.train.class_weight
         # All folds share one basis: it is a rotation, so it carries no information from one fold to another.
         self.inputs = {pooling: take_feature_basis(pooling, [train, validation]).fitted for pooling in self.poolings}
         try:
@@ -88,9 +88,9 @@ class Folds:
 
     def measure(self, candidate: Candidate) -> Found:
         """Fit to all folds but one and predict that one, for each."""
-        models = [new_model(candidate.class_weight) for _ in self.held_out]
+        models = [new_model(self._weight) for _ in self.held_out]
         data = (self.inputs[candidate.pooling], self.labels, self.held_out, len(self.classes))
-        metrics = cross_validate(models, candidate.inverse_regularization, *data)
+        metrics = cross_validate(models, self._weight, candidate.inverse_regularization, *data)
         return Found(candidate, **metrics)
 
 
@@ -101,7 +101,7 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
         settings: of the workspace.
         workspace: with the outputs of `prepare` and `features`.
         minutes: time after which no further candidate is tried.
-        trials: the most candidates to try, besides those of params.yaml.
+        trials: the most candidates to try, besides those that `train` tries with the present params.yaml.
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
@@ -111,30 +111,30 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
 
     folds = Folds(settings, workspace)
     rules = settings.train
-    now = [
-        Candidate(pooling, inverse_regularization, rules.class_weight)
-        for pooling in folds.poolings
-        for inverse_regularization in rules.modern.inverse_regularization
-    ]
-    known = {candidate: folds.measure(candidate) for candidate in now}
+    known: dict[Candidate, Found] = {}
+
+    def measure(pooling: Pooling, value: float) -> dict[str, float]:
+        candidate = Candidate(pooling, value)
+        if candidate not in known:
+            known[candidate] = folds.measure(candidate)
+        return {"log_loss": known[candidate].log_loss}
+
+    for pooling in folds.poolings:
+        try_values(rules.modern.inverse_regularization, partial(measure, pooling))
+    best_now = min(known.values(), key=lambda found: found.log_loss)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=rules.seed))
     with Progress("search", trials, "candidates") as progress:
 
         def objective(trial: Any) -> float:
-            candidate = Candidate(
-                trial.suggest_categorical("pooling", list(folds.poolings)),
-                float(f"{trial.suggest_float('inverse_regularization', *_INVERSE_REGULARIZATION, log=True):.3g}"),
-                trial.suggest_categorical("class_weight", ["none", "balanced"]),
-            )
-            if candidate not in known:
-                known[candidate] = folds.measure(candidate)
-            progress.advance(details={"log_loss": known[candidate].log_loss})
-            return known[candidate].log_loss
+            pooling = trial.suggest_categorical("pooling", list(folds.poolings))
+            value = trial.suggest_float("inverse_regularization", FURTHER[0], FURTHER[-1], log=True)
+            metrics = measure(pooling, float(f"{value:.3g}"))
+            progress.advance(details=metrics)
+            return metrics["log_loss"]
 
         study.optimize(objective, n_trials=trials, timeout=60 * minutes)
     ranked = sorted(known.values(), key=lambda found: found.log_loss)
-    best_now = min((known[candidate] for candidate in now), key=lambda found: found.log_loss)
     write_bytes(workspace.folder / SEARCH_PAGE, _page(best_now, ranked).encode())
     return best_now, ranked
 
@@ -143,8 +143,7 @@ def _page(now: Found, ranked: Sequence[Found]) -> str:
     best = ranked[0].candidate
     lines: dict[str, list[tuple[float, float]]] = {}
     for one in ranked:
-        if one.candidate.class_weight == best.class_weight:
-            lines.setdefault(one.candidate.pooling, []).append((one.candidate.inverse_regularization, one.log_loss))
+        lines.setdefault(one.candidate.pooling, []).append((one.candidate.inverse_regularization, one.log_loss))
     series = []
     for name, points in sorted(lines.items()):
         values, losses = zip(*sorted(points), strict=True)
@@ -172,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assignments = best.candidate.assignments(settings)
         for assignment in assignments:
             print(f"  {assignment}")
+        if best.candidate.pooling == "bilinear":
+            print("With them, train also tries average_maximum at this C; the lower log loss decides.")
         if options.write:
             change_settings(workspace.folder, parse_changes(assignments))
         print(f"See {SEARCH_PAGE}")

@@ -11,6 +11,7 @@ import pytest
 from tasks import features, search, train
 from tasks.errors import SettingsError
 from tasks.files import read_json
+from tasks.images.manifest import read_examples, write_examples
 from tasks.params import load_settings
 from tasks.settings import Settings
 from tasks.workspace import SEARCH_PAGE, Workspace
@@ -53,9 +54,16 @@ def test_search_stops_when_time_is_up(workspace: Path, settings: Settings) -> No
     assert 0 < len(ranked) <= 3  # what params.yaml names, and the one that was under way
 
 
+@pytest.mark.parametrize("bilinear_up_to", [1000, 0])
 def test_what_is_written_is_what_training_then_takes(
-    workspace: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path,
+    settings: Settings,
+    change: Change,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bilinear_up_to: int,
 ) -> None:
+    settings = change(f"train.modern.bilinear_up_to={bilinear_up_to}")
     monkeypatch.chdir(workspace)
     assert search.main(["--trials", "12", "--write"]) == 0
     printed = capsys.readouterr().out
@@ -66,8 +74,25 @@ def test_what_is_written_is_what_training_then_takes(
     train.run(written, Workspace.at(workspace))
     summary = read_json(workspace / "models/trained/feature_extraction/model.json")["summary"]
     assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.inverse_regularization, rel=1e-2)
-    assert best.pooling in summary["log_loss_by_pooling"]
-    assert written.train.class_weight == best.class_weight
+    assert summary["log_loss_by_pooling"].keys() == {"average_maximum", best.pooling}
+    assert ("train also tries average_maximum" in printed) == (best.pooling == "bilinear")
+
+
+def test_candidates_are_measured_as_training_weighs_the_classes(
+    workspace: Path, settings: Settings, change: Change
+) -> None:
+    """One log loss for all: the one that training chooses by."""
+    prepared = Workspace.at(workspace).prepared
+    examples = read_examples(prepared)
+    rare = [one for one in examples if one.label == "bee"][::2]
+    write_examples(prepared, [one for one in examples if one not in rare])
+    changed = change("train.modern.inverse_regularization=[0.3, 3.0]", "train.class_weight=balanced")
+    now, ranked = search.run(changed, Workspace.at(workspace), minutes=5, trials=1)
+    assert not any("class_weight" in assignment for assignment in ranked[0].candidate.assignments(changed))
+    train.run(changed, Workspace.at(workspace))
+    summary = read_json(workspace / "models/trained/feature_extraction/model.json")["summary"]
+    assert summary["chosen"]["inverse_regularization"] == now.candidate.inverse_regularization
+    assert summary["log_loss_by_pooling"][now.candidate.pooling] == pytest.approx(now.log_loss, abs=1e-3)
 
 
 def test_too_few_images_are_reported(

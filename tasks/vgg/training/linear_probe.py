@@ -30,7 +30,7 @@ POOLING: Final = "average_maximum"
 FURTHER = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 """Values of C beyond those of the settings; see `try_values`."""
 _MAX_BILINEAR_CLASSES = 50
-_CHOICE_IMAGES = 20_000
+CHOICE_IMAGES = 20_000
 """More images would choose the same, but each of the many fits would take as long as the last one."""
 
 Metrics = dict[str, float]
@@ -71,7 +71,7 @@ def fit_linear_probe(
         TrainingError: a feature is not a finite number.
     """
     splits = [train, validation]
-    used = sample_splits(splits, _CHOICE_IMAGES)
+    used = sample_splits(splits, CHOICE_IMAGES)
     wanted = poolings_for(rules, classes, len(train) + len(validation)) if poolings is None else poolings
     tried: dict[Pooling, list[Metrics]] = {}
     bases: dict[Pooling, FeatureBasis] = {}
@@ -126,7 +126,7 @@ def _measure(
     by_validation = [np.arange(len(labels)) >= len(train)]
     held_out = fold_masks(fold_of, (*train.keys, *validation.keys)) if fold_of else by_validation
     models = [new_model(weight) for _ in held_out]
-    return lambda value: cross_validate(models, value, basis.fitted, labels, held_out, classes)
+    return lambda value: cross_validate(models, weight, value, basis.fitted, labels, held_out, classes)
 
 
 def _shown(measure: Callable[[float], Metrics], progress: Progress, live: Live | None) -> Callable[[float], Metrics]:

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from tasks.scores import accuracy, log_loss
 from tasks.settings import ClassWeight
 from tasks.vgg.head import Dense, Floats, softmax
+from tasks.vgg.training.outcome import example_weights
 from tasks.vgg.training_data import FOLDS
 
 _TOLERANCE = 1e-7
@@ -75,17 +76,24 @@ def fold_masks(fold_of: Mapping[str, int], keys: Sequence[str]) -> Masks:
 
 def cross_validate(
     models: Sequence[LogisticRegression],
+    weight: ClassWeight,
     inverse_regularization: float,
     inputs: Floats,
     labels: Labels,
     held_out: Masks,
     classes: int,
 ) -> dict[str, float]:
-    """Log loss (nats) and accuracy of one candidate over all held-out examples; each round fits its own model."""
+    """Log loss (nats) and accuracy of one candidate over all held-out examples; each round fits its own model.
+
+    With `balanced` every class counts the same in the log loss, as it does in the fits; accuracy is never weighted.
+    """
     probabilities = np.empty((len(labels), classes), np.float32)
     for model, outside in zip(models, held_out, strict=True):
         layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
         probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
     measured = np.logical_or.reduce(held_out)
     probabilities, labels = probabilities[measured], labels[measured]
-    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
+    return {
+        "log_loss": log_loss(probabilities, labels, example_weights(labels, weight)),
+        "accuracy": accuracy(probabilities, labels),
+    }

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.scores import log_losses
 from tasks.vgg.training import linear_probe, logistic_regression
 from tasks.vgg.training.feature_basis import take_feature_basis
 from tasks.vgg.training.linear_probe import fit_linear_probe, try_values
 from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, new_model
+from tasks.vgg.training.outcome import example_weights
 from tasks.vgg.training_data import Split, sample_splits
 from tests.tasks.steps import Change
 from tests.tasks.vgg.training.made_splits import make_splits, write_splits
@@ -35,10 +37,10 @@ def test_every_strength_is_fitted_to_the_end(many_classes: list[Split]) -> None:
     labels, held_out = by_validation(many_classes)
     inputs = take_feature_basis("average_maximum", many_classes).fitted
     warm = [new_model("none")]
-    losses = [cross_validate(warm, value, inputs, labels, held_out, 40)["log_loss"] for value in STRENGTHS]
+    losses = [cross_validate(warm, "none", value, inputs, labels, held_out, 40)["log_loss"] for value in STRENGTHS]
     assert all(abs(one - other) > 1e-3 for one, other in pairwise(losses))
     for value, measured in zip(STRENGTHS, losses, strict=True):
-        cold = cross_validate([new_model("none")], value, inputs, labels, held_out, 40)["log_loss"]
+        cold = cross_validate([new_model("none")], "none", value, inputs, labels, held_out, 40)["log_loss"]
         assert cold == pytest.approx(measured, abs=3e-3)
 
 
@@ -103,20 +105,39 @@ def test_strength_is_chosen_on_a_sample_and_fitted_to_all(
 ) -> None:
     measured = []
 
-    def measure(models, value, inputs, *rest):  # type: ignore[no-untyped-def]
+    def measure(models, weight, value, inputs, *rest):  # type: ignore[no-untyped-def]
         measured.append(len(inputs))
-        return cross_validate(models, value, inputs, *rest)
+        return cross_validate(models, weight, value, inputs, *rest)
 
     monkeypatch.setattr(linear_probe, "cross_validate", measure)
-    monkeypatch.setattr(linear_probe, "_CHOICE_IMAGES", 500)
+    monkeypatch.setattr(linear_probe, "CHOICE_IMAGES", 500)
     rules = change("train.modern.inverse_regularization=[1.0, 10.0]").train.modern
     probe = fit_linear_probe(rules, "none", 40, *many_classes)
     assert set(measured) == {500}
     assert probe.summary["chosen_on"] == "100 of the validation images"
     chosen = probe.summary["chosen"]["inverse_regularization"]
-    monkeypatch.setattr(linear_probe, "_CHOICE_IMAGES", 1000)
+    monkeypatch.setattr(linear_probe, "CHOICE_IMAGES", 1000)
     one_value = change(f"train.modern.inverse_regularization=[{chosen}]").train.modern
     whole = fit_linear_probe(one_value, "none", 40, *many_classes)
     assert set(measured) == {500, 1000}
     assert whole.summary["chosen_on"] == "validation"
     np.testing.assert_array_equal(probe.validation_probabilities, whole.validation_probabilities)
+
+
+def unequal(folder: Path) -> list[Split]:
+    """280 easy examples of two classes, and 20 of a third one that need strong regularization."""
+    random = np.random.default_rng(0)
+    labels = np.array(([0, 1] * 7 + [2]) * 20, np.int32)
+    means = np.array([[4.0, 0, 1, 1], [0, 4.0, 1, 1], [1.5, 1.5, 1.5, 1]])
+    arrays = means[labels][:, None, None] + random.normal(scale=1.0, size=(300, 1, 1, 4))
+    return write_splits(folder, np.maximum(0, arrays), labels, 200)
+
+
+def test_balanced_weights_hold_for_the_choice_too(tmp_path: Path, change: Change) -> None:
+    train, validation = unequal(tmp_path)
+    rules = change("train.modern.inverse_regularization=[10.0]").train.modern
+    for weight, weights in (("none", None), ("balanced", example_weights(validation.labels, "balanced"))):
+        probe = fit_linear_probe(rules, weight, 3, train, validation)  # type: ignore[arg-type]
+        [candidate] = probe.summary["candidates"]
+        losses = log_losses(probe.validation_probabilities, validation.labels)
+        assert candidate["log_loss"] == pytest.approx(np.average(losses, weights=weights), abs=1e-3)
