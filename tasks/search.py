@@ -81,7 +81,7 @@ class Folds:
         # All folds share one basis: it is a rotation, so it carries no information from one fold to another.
         self.inputs = {pooling: take_feature_basis(pooling, [train, validation]).fitted for pooling in self.poolings}
         try:
-            fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed)
+            fold_of = assign_folds(examples, read_duplicates(prepared), FOLDS, settings.train.seed, partial=True)
         except ValueError as error:
             raise SettingsError(f"There are too few images for {FOLDS} folds. {error}") from None
         self.held_out = fold_masks(fold_of, (*train.keys, *validation.keys))
@@ -105,7 +105,7 @@ def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -
 
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
-        SettingsError: a class has fewer images than there are folds.
+        SettingsError: every class has fewer images than there are folds.
     """
     import optuna
 

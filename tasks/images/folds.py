@@ -34,7 +34,9 @@ def groups_of(examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> d
     return anchors([ImageToSplit(one.key, None, one.group, looks.get(one.path)) for one in examples])
 
 
-def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], folds: int, seed: int) -> dict[str, int]:
+def assign_folds(
+    examples: Sequence[Example], duplicates: Sequence[Duplicate], folds: int, seed: int, partial: bool = False
+) -> dict[str, int]:
     """Key -> the fold 0...folds-1 in which an image is held out, for cross-validation over these examples.
 
     Images that belong together (by the source's group, or because `duplicates` keeps them together) are in one fold.
@@ -47,16 +49,18 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
         duplicates: of the same run; see `manifest.read_duplicates`. Without them, near duplicates may be separated.
         folds: 2 or more.
         seed: seed of the folds.
+        partial: a class of too few images is held out in some folds only. If its images would all be in one fold, no
+            other images of it were left to learn from: they get no fold, nor do those that belong to them.
 
     Raises:
-        ValueError: a class has fewer images that don't belong together than there are folds.
+        ValueError: a class has fewer images that don't belong together than there are folds (`partial`: all have).
     """
     anchor_of = groups_of(examples, duplicates)
     clusters: dict[str, Counter[str]] = defaultdict(Counter)
     for one in examples:
         clusters[anchor_of[one.key]][one.label] += 1
     sizes = Counter(one.label for one in examples)
-    _check_folds(clusters.values(), sizes, folds)
+    _check_folds(clusters.values(), sizes, folds, partial)
     filled = [Counter[str]() for _ in range(folds)]
     fold_of = {}
     for anchor in sorted(clusters, key=lambda name: (-clusters[name].total(), draw(name, seed))):
@@ -68,13 +72,15 @@ def assign_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], f
 
         fold_of[anchor] = min(range(folds), key=cost)
         filled[fold_of[anchor]] += labels
-    return {key: fold_of[anchor] for key, anchor in anchor_of.items()}
+    in_one_fold = {label for label in sizes if sum(label in labels for labels in filled) == 1} if partial else set()
+    fold_of = {anchor: fold for anchor, fold in fold_of.items() if not in_one_fold & clusters[anchor].keys()}
+    return {key: fold_of[anchor] for key, anchor in anchor_of.items() if anchor in fold_of}
 
 
-def _check_folds(clusters: Collection[Counter[str]], sizes: Mapping[str, int], folds: int) -> None:
+def _check_folds(clusters: Collection[Counter[str]], sizes: Mapping[str, int], folds: int, partial: bool) -> None:
     apart = Counter(label for labels in clusters for label in labels)
     few = [f"{label!r} ({apart[label]})" for label in sorted(sizes) if apart[label] < folds]
-    if few:
+    if few and not (partial and len(few) < len(sizes)):
         raise ValueError(
             f"Every fold needs an image of every class. Received: folds={folds}, and classes with fewer images "
             f"that don't belong together: {', '.join(few)}"

@@ -100,12 +100,13 @@ def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], 
 def draw_folds(examples: Sequence[Example], duplicates: Sequence[Duplicate], rules: Train) -> dict[str, int] | None:
     """Key -> the fold in which an example of train or validation is held out; those of test are left out.
 
-    None if there are many examples, or too few of a class for so many folds: then the validation split chooses.
+    A class of very few images is held out in some folds or in none (see `assign_folds`, `partial`). None if there are
+    many examples, or too few of every class for so many folds: then the validation split chooses.
     """
     used = [one for one in examples if one.split != "test"]
     if len(used) > rules.modern.folds_up_to:
         return None
     try:
-        return assign_folds(used, duplicates, FOLDS, rules.seed)
+        return assign_folds(used, duplicates, FOLDS, rules.seed, partial=True)
     except ValueError:
         return None

@@ -162,6 +162,22 @@ def test_folds_keep_near_duplicates_together_and_leave_test_out(workspace: Path,
     assert len({together[one.key] for one in ants}) == 1
 
 
+def test_one_class_of_few_images_does_not_take_the_folds_from_the_others(workspace: Path, change: Change) -> None:
+    examples = read_examples(fill(workspace, a_split=30) / PREPARED)
+    cats = [one for one in examples if one.label == "cat" and one.split != "test"]
+    some = [one for one in examples if one not in cats]
+    for left, held_out in ((cats[:1] + cats[-1:], True), (cats[:1], False)):
+        write_examples(workspace / PREPARED, [*some, *left])
+        fold_of = draw_folds([*some, *left], [], change().train)
+        assert fold_of is not None
+        assert all((one.key in fold_of) == held_out for one in left)
+        train.run(change(), Workspace.at(workspace), STRATEGY)
+        trained = load_trained(workspace / TRAINED / STRATEGY)
+        assert trained.classes == CLASSES
+        assert trained.summary["chosen_on"] == "5 folds of train and validation"
+        assert min(one["log_loss"] for one in trained.summary["candidates"]) < 0.5
+
+
 def test_classes_of_fewer_images_than_folds_are_chosen_for_by_validation(workspace: Path, change: Change) -> None:
     train.run(change(), Workspace.at(fill(workspace, a_split=6)), STRATEGY)
     assert load_trained(workspace / TRAINED / STRATEGY).summary["chosen_on"] == "validation"

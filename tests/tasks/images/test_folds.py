@@ -89,3 +89,29 @@ def test_class_with_fewer_images_than_folds_is_refused_by_name() -> None:
     examples = [*(example(number) for number in range(9)), *(example(n, "bee", group="one") for n in range(9, 20))]
     with pytest.raises(ValueError, match=r"Received: folds=3.*'bee' \(1\)"):
         assign_folds(examples, [], 3, 0)
+
+
+def test_class_of_few_images_is_held_out_in_some_folds_if_wanted() -> None:
+    """As scikit-learn's StratifiedKFold does it; and every round learns every class."""
+    examples = [*(example(n) for n in range(20)), *(example(n, "bee") for n in range(20, 23)), example(23, "cat")]
+    together = [example(n, "dog", group="one") for n in range(24, 28)]
+    with pytest.raises(ValueError, match=r"'bee' \(3\), 'cat' \(1\), 'dog' \(1\)"):
+        assign_folds([*examples, *together], [], 5, 0)
+    fold_of = assign_folds([*examples, *together], [], 5, 0, partial=True)
+    assert fold_of.keys() == {one.key for one in examples if one.label in ("ant", "bee")}
+    assert Counter(Counter(fold_of[one.key] for one in examples[:20]).values()) == {4: 5}
+    assert len({fold_of[one.key] for one in examples if one.label == "bee"}) == 3
+
+
+def test_folds_need_one_class_with_an_image_for_each() -> None:
+    examples = [example(n, ("ant", "bee")[n % 2]) for n in range(8)]
+    with pytest.raises(ValueError, match=r"folds=5.*'ant' \(4\), 'bee' \(4\)"):
+        assign_folds(examples, [], 5, 0, partial=True)
+
+
+def test_no_fold_gets_the_remainders_of_all_classes() -> None:
+    """50 classes of 6 images: one image of each class is left over when every fold has one."""
+    examples = [example(6 * number + one, f"class {number}") for number in range(50) for one in range(6)]
+    for seed in range(5):
+        sizes = Counter(assign_folds(examples, [], 5, seed).values())
+        assert max(sizes.values()) - min(sizes.values()) <= 3
