@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
-from tasks.images.manifest import Example, read_examples
+from tasks.images.folds import groups_of
+from tasks.images.manifest import Example, read_duplicates, read_examples
 from tasks.images.shards import open_shards
 from tasks.program import run_stage
 from tasks.progress import Progress
@@ -34,6 +35,7 @@ from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
+from tasks.reports.uncertainty import compare_paired
 from tasks.runs.costs import read_costs
 from tasks.scores import Floats, Integers, log_losses, predict
 from tasks.settings import Settings
@@ -101,14 +103,16 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     remove_stale(workspace.trained, settings.strategies)
     examples = read_examples(workspace.prepared)
     test = [example for example in examples if example.split == "test"]
+    group_of = _number_groups(groups_of(examples, read_duplicates(workspace.prepared)))
     models = load_all(workspace.trained, settings.strategies)
-    evaluated = _evaluate(models, examples, test, workspace)
+    evaluated = _evaluate(models, examples, test, group_of, workspace)
     losses = {name: one.validation_losses for name, one in evaluated.items()}
     champion = metrics.choose_champion(_usable(evaluated), losses)
     best = evaluated[champion]
     limit = settings.evaluate.worst_mistakes
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
-    evaluation = _evaluation(champion, evaluated, mistakes, summarise_images(workspace.prepared))
+    groups = _groups([example.key for example in test], group_of)
+    evaluation = _evaluation(champion, evaluated, groups, mistakes, summarise_images(workspace.prepared))
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
@@ -140,18 +144,33 @@ def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
     return stale
 
 
+def _number_groups(names: Mapping[str, str]) -> dict[str, int]:
+    """Key -> the number of the image's group."""
+    numbers = {name: number for number, name in enumerate(sorted(set(names.values())))}
+    return {key: numbers[name] for key, name in names.items()}
+
+
+def _groups(keys: Sequence[str], group_of: Mapping[str, int]) -> Integers:
+    return np.array([group_of[key] for key in keys], dtype=np.int64)
+
+
 def _evaluate(
-    models: Mapping[str, Trained], examples: Sequence[Example], test: Sequence[Example], workspace: Workspace
+    models: Mapping[str, Trained],
+    examples: Sequence[Example],
+    test: Sequence[Example],
+    group_of: Mapping[str, int],
+    workspace: Workspace,
 ) -> dict[str, Evaluated]:
     """Evaluate every model on its validation images and on the test images."""
     _require("test", test)
     known = {example.key: example.label for example in examples if example.split == "validation"}
-    validation = {name: _evaluate_validation(model, known) for name, model in models.items()}
+    validation = {name: _evaluate_validation(model, known, group_of) for name, model in models.items()}
     evaluated = {}
+    keys = [example.key for example in test]
+    groups = _groups(keys, group_of)
     with Progress("evaluate", len(test) * len(models), "images") as progress:
         for name, model in models.items():
             batches = []
-            keys = [example.key for example in test]
             for batch in predict_probabilities(
                 model.head, model.backbone, model.test_time_augmentation, workspace, keys
             ):
@@ -159,12 +178,14 @@ def _evaluate(
                 progress.advance(len(batch))
             probabilities = np.concatenate(batches)
             labels = _indices(model, [example.label for example in test])
-            measured = metrics.rounded(metrics.measure(probabilities, labels, model.classes))
+            measured = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
             evaluated[name] = Evaluated(model, probabilities, labels, *validation[name], measured)
     return evaluated
 
 
-def _evaluate_validation(model: Trained, known: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, float]]:
+def _evaluate_validation(
+    model: Trained, known: Mapping[str, str], group_of: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Metrics, and the log loss of each image."""
     _require("validation", model.validation_keys)
     unknown = [key for key in model.validation_keys if key not in known]
@@ -175,8 +196,9 @@ def _evaluate_validation(model: Trained, known: Mapping[str, str]) -> tuple[dict
             f"Run: dvc repro train@{model.strategy}"
         )
     labels = _indices(model, [known[key] for key in model.validation_keys])
-    measured: dict[str, Any] = metrics.rounded(metrics.measure(model.validation_probabilities, labels, model.classes))
-    losses = log_losses(model.validation_probabilities, labels)
+    probabilities, groups = model.validation_probabilities, _groups(model.validation_keys, group_of)
+    measured: dict[str, Any] = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
+    losses = log_losses(probabilities, labels)
     return measured, dict(zip(model.validation_keys, losses.tolist(), strict=True))
 
 
@@ -200,11 +222,15 @@ def _indices(model: Trained, labels: Sequence[str]) -> Integers:
 
 
 def _evaluation(
-    champion: str, evaluated: Mapping[str, Evaluated], mistakes: list[dict[str, Any]], data: dict[str, Any]
+    champion: str,
+    evaluated: Mapping[str, Evaluated],
+    groups: Integers,
+    mistakes: list[dict[str, Any]],
+    data: dict[str, Any],
 ) -> dict[str, Any]:
     best = evaluated[champion]
     comparisons = [
-        {"first": champion, "second": name, **metrics.compare_paired(best.correct, one.correct)}
+        {"first": champion, "second": name, **compare_paired(best.correct, one.correct, groups)}
         for name, one in evaluated.items()
         if name != champion
     ]
@@ -214,7 +240,7 @@ def _evaluation(
         "classes": list(best.model.classes),
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},
         "comparisons": comparisons,
-        "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels)),
+        "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels, groups)),
         "selective_prediction": metrics.rounded(metrics.selective_prediction(best.probabilities, best.labels)),
         "mistakes": mistakes,
         "data": data,

@@ -1,7 +1,6 @@
 """Metrics of a classifier on images that it was not trained on: pure functions of arrays.
 
 A metric that is undefined (the recall of a class that has no image here) is None, so JSON gets null and never NaN.
-SciPy's statistics take a second to import, so they are imported where they are used.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.errors import DataError, TrainingError
+from tasks.reports.uncertainty import accuracy_interval, effective_groups
 from tasks.scores import Floats, Integers, log_loss, predict
 
 CALIBRATION_BINS = 10
@@ -25,16 +24,20 @@ CHAMPION_RULE = (
 CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 
-def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> dict[str, Any]:
+def measure(
+    probabilities: Floats, labels: Integers, classes: Sequence[str], groups: Integers | None = None
+) -> dict[str, Any]:
     """All metrics of one model on one split.
 
     Args:
         probabilities: (n, c), rows that sum to 1, columns in the order of `classes`.
         labels: (n,) integers, the true classes as indices into `classes`.
         classes: the c names.
+        groups: (n,) numbers of the images' groups, see `uncertainty`; None: every image is alone.
 
     Returns:
-        JSON-ready: `n`, `correct`, `accuracy`, `accuracy_ci95` (Wilson), `log_loss` (natural logarithm), `macro_f1` and
+        JSON-ready: `n`, `n_groups`, `effective_groups`, `correct`, `accuracy`, `accuracy_ci95` (see
+        `uncertainty.accuracy_interval`), `log_loss` (natural logarithm), `macro_f1` and
         `balanced_accuracy` (means over the classes where F1, recall are defined), `expected_calibration_error`
         (10 equal bins of the confidence, the highest probability), `majority_accuracy` (baseline: always predicting
         the most frequent class of these images), `per_class` {name: {precision, recall, f1, support}}, `confusion`
@@ -46,14 +49,18 @@ def measure(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> 
     """
     _check(probabilities, labels, classes)
     n = len(labels)
-    matrix = confusion_matrix(labels, predict(probabilities), len(classes))
+    groups = np.arange(n) if groups is None else groups
+    predicted = predict(probabilities)
+    matrix = confusion_matrix(labels, predicted, len(classes))
     correct = int(np.trace(matrix))
     per_class = {name: _class_metrics(matrix, index) for index, name in enumerate(classes)}
     return {
         "n": n,
+        "n_groups": len(np.unique(groups)),
+        "effective_groups": effective_groups(groups),
         "correct": correct,
         "accuracy": correct / n,
-        "accuracy_ci95": list(wilson_interval(correct, n)),
+        "accuracy_ci95": list(accuracy_interval(predicted == labels, groups)),
         "log_loss": max(0.0, log_loss(probabilities, labels)),
         "macro_f1": _mean([one["f1"] for one in per_class.values()]),
         "balanced_accuracy": _mean([one["recall"] for one in per_class.values()]),
@@ -70,45 +77,14 @@ def confusion_matrix(labels: Integers, predicted: Integers, n_classes: int) -> I
     return flat.reshape(n_classes, n_classes)
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson 1927), without continuity correction.
-
-    Unlike the textbook +-1.96 standard errors it keeps its coverage near 0 and 1 and for small n
-    (Brown, Cai and DasGupta 2001, Interval Estimation for a Binomial Proportion, Statistical Science 16).
-    """
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def compare_paired(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Exact McNemar test of two models on the same images (McNemar 1947; exact binomial, two-sided).
-
-    Images that both models classify correctly, or both wrongly, don't show which is better. If the models were equally
-    good, each of the other images would be a coin toss: `p_value` is the probability of a result at least this uneven.
-    """
-    from scipy.stats import binomtest
-
-    if first_correct.shape != second_correct.shape:
-        raise ValueError(f"Pairs need equal shapes. Received: {first_correct.shape}, {second_correct.shape}")
-    first_only = int(np.sum(first_correct & ~second_correct))
-    second_only = int(np.sum(second_correct & ~first_correct))
-    different = first_only + second_only
-    return {
-        "n": len(first_correct),
-        "both_correct": int(np.sum(first_correct & second_correct)),
-        "first_only": first_only,
-        "second_only": second_only,
-        "p_value": float(binomtest(first_only, different).pvalue) if different else 1.0,
-    }
-
-
-def calibration(probabilities: Floats, labels: Integers, bins: int = CALIBRATION_BINS) -> list[dict[str, Any]]:
+def calibration(probabilities: Floats, labels: Integers, groups: Integers | None = None) -> list[dict[str, Any]]:
     """Accuracy by confidence, for a reliability diagram.
 
-    Confidence is the highest probability. Its bins are (0, 1/bins], (1/bins, 2/bins], ...; empty ones are left out.
+    Confidence is the highest probability. Its `CALIBRATION_BINS` bins are (0, 0.1], (0.1, 0.2], ...; empty ones are
+    left out. For `groups` see `measure`.
     """
+    bins = CALIBRATION_BINS
+    groups = np.arange(len(labels)) if groups is None else groups
     confidence = probabilities.max(axis=1).astype(np.float64)
     hits = predict(probabilities) == labels
     numbers = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -124,7 +100,7 @@ def calibration(probabilities: Floats, labels: Integers, bins: int = CALIBRATION
                     "n": n,
                     "confidence": float(confidence[inside].mean()),
                     "accuracy": correct / n,
-                    "accuracy_ci95": list(wilson_interval(correct, n)),
+                    "accuracy_ci95": list(accuracy_interval(hits[inside], groups[inside])),
                 }
             )
     return rows

@@ -126,6 +126,7 @@ model-index:
 def _summary(evaluation: Mapping[str, Any], champion: Mapping[str, Any]) -> str:
     classes, test = evaluation["classes"], champion["test"]
     task = " or ".join(markdown_cell(name, 40) for name in classes) if len(classes) <= 3 else f"{len(classes)} classes"
+    sentence = wording.groups_sentence(test)
     return f"""\
 # Image classifier: {task}
 
@@ -133,7 +134,7 @@ VGG16, pretrained on ImageNet, and trained by the strategy `{evaluation["champio
 {champion["description"]}
 
 Test accuracy: **{percent(test["accuracy"])}** of {test["n"]} images ({wording.interval(test)}; majority-class baseline
-{percent(test["majority_accuracy"])}).
+{percent(test["majority_accuracy"])}).{" " if sentence else ""}{sentence}
 """
 
 
@@ -181,9 +182,8 @@ def _about(about: Mapping[str, str]) -> str:
 
 
 def _metrics(test: Mapping[str, Any]) -> str:
-    low, high = map(percent, test["accuracy_ci95"])
     rows = [
-        ("accuracy", f"{percent(test['accuracy'])} (95 % confidence interval {low} to {high}, Wilson)"),
+        ("accuracy", f"{percent(test['accuracy'])} ({wording.interval(test)}; {wording.interval_method(test)})"),
         ("balanced accuracy", percent(test["balanced_accuracy"])),
         ("macro F1", percent(test["macro_f1"])),
         ("log loss", f"{test['log_loss']:.4f}"),

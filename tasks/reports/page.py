@@ -51,6 +51,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "title": wording.title(classes),
         "majority_class": max(per_class, key=lambda name: per_class[name]["support"]),
         "baseline_verdict": wording.baseline_verdict(test),
+        "interval_method": wording.interval_method(test),
         "scale": charts.accuracy_scale(test["accuracy"], test["accuracy_ci95"], test["majority_accuracy"]),
         "mistakes": [
             {**mistake, "image": thumbnail(image, THUMBNAIL_PX)}

@@ -7,7 +7,10 @@ from typing import Any
 
 from tasks.reports.text import percent, visible
 
+FEW_GROUPS = 10
 FEW_IMAGES = 300
+SMALL_GAP = 0.05
+"""A model is called well calibrated if the gap between confidence and accuracy is certainly not larger."""
 SIGNIFICANT = 0.05
 """Below this p-value a difference is called clear."""
 
@@ -24,8 +27,12 @@ def interval(test: Mapping[str, Any]) -> str:
     return f"95 % confidence interval {percent(low)} to {percent(high)}"
 
 
+def interval_method(test: Mapping[str, Any]) -> str:
+    return "Wilson" if test["n_groups"] == test["n"] else "Wilson, for the effective number of independent images"
+
+
 def baseline_verdict(test: Mapping[str, Any]) -> str:
-    """Whether the model beats the majority-class baseline, and how coarse the accuracy is."""
+    """Whether the model beats the majority-class baseline, and what the test images are too few to tell."""
     baseline, (low, high) = test["majority_accuracy"], test["accuracy_ci95"]
     named = f"the majority-class baseline of {percent(baseline)}, which always predicts the most frequent class"
     if low > baseline:
@@ -37,20 +44,49 @@ def baseline_verdict(test: Mapping[str, Any]) -> str:
     if test["n"] < FEW_IMAGES:
         points = 100 / test["n"]
         text += f" The test set is small: each of its {test['n']} images counts for {points:.1f} percentage points."
+    return f"{text} {groups_sentence(test)}".rstrip()
+
+
+def groups_sentence(test: Mapping[str, Any]) -> str:
+    """Which images are not independent, and whether their groups are too few; empty if all are independent."""
+    if test["n_groups"] == test["n"]:
+        return ""
+    groups = f"{test['n_groups']:,} {'group' if test['n_groups'] == 1 else 'groups'}"
+    text = (
+        f"The {test['n']:,} test images belong to {groups}; images of one group (a patient, a video, near duplicates) "
+        "are alike, so the confidence interval is wider than for as many independent images."
+    )
+    if test["effective_groups"] < FEW_GROUPS:
+        text += " So few groups are too few to tell how accurate the model is on images of other groups."
     return text
 
 
 def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Whether the model is overconfident, underconfident or neither: on average over all images."""
     confidence = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
-    accuracy, (low, high) = test["accuracy"], test["accuracy_ci95"]
-    if low <= confidence <= high:
-        verdict = "on average, the model is well calibrated"
-    elif confidence > accuracy:
-        verdict = "the model is overconfident"
+    low, high = (confidence - limit for limit in reversed(test["accuracy_ci95"]))
+    if low > 0:
+        verdict = f"the model is overconfident: its confidence is {_points(low, high)} too high"
+    elif high < 0:
+        verdict = f"the model is underconfident: its confidence is {_points(-high, -low)} too low"
+    elif max(-low, high) <= SMALL_GAP:
+        most = _points(max(-low, high))
+        verdict = f"the model is well calibrated: on average, confidence and accuracy differ by at most {most}"
     else:
-        verdict = "the model is underconfident"
-    return f"The mean confidence is {percent(confidence)} and the accuracy {percent(accuracy)}: {verdict}."
+        alone = test["n_groups"] == test["n"]
+        images = f"{test['n']:,} images" if alone else f"{test['n']:,} images of {test['n_groups']:,} groups"
+        verdict = (
+            f"its confidence may be up to {_points(high)} too high or up to {_points(-low)} too low, and {images} are "
+            "too few to tell whether it is well calibrated"
+        )
+    return (
+        f"The mean confidence is {percent(confidence)} and the accuracy {percent(test['accuracy'])} "
+        f"({interval(test)}): {verdict}."
+    )
+
+
+def _points(*shares: float) -> str:
+    return f"{' to '.join(f'{100 * share:.1f}' for share in shares)} percentage points"
 
 
 def comparison_verdict(pair: Mapping[str, Any]) -> str:

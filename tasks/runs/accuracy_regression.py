@@ -22,7 +22,8 @@ def describe_regression(before: Mapping[str, Any] | None, now: Mapping[str, Any]
     """A sentence about the drop; None unless the 95 % intervals of the champions' test accuracies are disjoint.
 
     Disjoint intervals mean a clear difference, even if the held-out images changed in between. Overlapping intervals
-    prove nothing: a small drop may be real.
+    prove nothing: a small drop may be real. The intervals allow for images of one group being alike, see
+    `tasks.reports.uncertainty`; so a drop on few groups is only reported if it is large.
     """
     if before is None or now is None:
         return None

@@ -17,7 +17,15 @@ import pytest
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.evaluate import Evaluated, Summary, remove_stale, run, summarise_strategy
 from tasks.files import read_json, write_json
-from tasks.images.manifest import Example, Quarantined, read_examples, write_examples, write_quarantine
+from tasks.images.manifest import (
+    Duplicate,
+    Example,
+    Quarantined,
+    read_examples,
+    write_duplicates,
+    write_examples,
+    write_quarantine,
+)
 from tasks.images.shards import write_shard
 from tasks.params import load_settings
 from tasks.settings import Settings
@@ -62,6 +70,7 @@ def make_workspace(
         folder.mkdir(parents=True)
         write_shard(folder, rows, array, "test")
     write_examples(prepared, examples)
+    write_duplicates(prepared, [])
     write_quarantine(prepared, [Quarantined("x.jpg", "00", classes[0], "truncated", "ends early")])
     source = {"uri": "s3://key:SECRET@host/images"}
     counts = {"discovered": 32, "accepted": 30, "quarantined": 1, "excluded": {"hidden": 1}, "source": source}
@@ -111,6 +120,32 @@ def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
     assert (test["accuracy"], test["n"], test["accuracy_ci95"]) == (0.8, 10, [0.490162, 0.943318])
     assert metrics["strategies"]["feature_extraction"]["validation"]["accuracy"] == 1.0
     assert metrics["strategies"]["feature_extraction"]["recipe"] == "modern"
+
+
+def test_interval_and_test_count_images_that_belong_together_as_less_than_as_many_alone(tmp_path: Path) -> None:
+    def measure() -> tuple[float, float, float]:
+        run(make_settings(STRATEGIES), Workspace.at(tmp_path))
+        low, high = read(tmp_path, "metrics.json")["strategies"][STRATEGIES[0]]["test"]["accuracy_ci95"]
+        evaluation = read(tmp_path, "evaluation.json")
+        bins = [row["accuracy_ci95"] for row in evaluation["calibration"]]
+        return high - low, max(high - low for low, high in bins), evaluation["comparisons"][0]["p_value"]
+
+    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.75}, STRATEGIES[1]: {"test": 0.25}}, a_split=40)
+    alone = measure()
+    examples = read_examples(tmp_path / PREPARED)
+    pairs = [
+        Duplicate(two.path, two.label, "", one.path, "", "near", "kept_together")
+        for one, two in zip(examples[::2], examples[1::2], strict=True)
+        if one.split == two.split
+    ]
+    write_duplicates(tmp_path / PREPARED, pairs)
+    together = measure()
+    write_duplicates(tmp_path / PREPARED, [])
+    by_first_digit = [replace(one, group=f"{one.split} {Path(one.path).stem[0]}") for one in examples]
+    write_examples(tmp_path / PREPARED, by_first_digit)
+    grouped = measure()
+    for belonging in (together, grouped):
+        assert all(lower < higher for lower, higher in zip(alone, belonging, strict=True))
 
 
 def test_evaluation_carries_the_summary_of_the_data(tmp_path: Path) -> None:

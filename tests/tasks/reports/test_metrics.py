@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,11 @@ from tasks.errors import DataError, TrainingError
 from tasks.reports.metrics import (
     calibration,
     choose_champion,
-    compare_paired,
     confused_pairs,
     expected_calibration_error,
     measure,
     rounded,
     selective_prediction,
-    wilson_interval,
 )
 from tasks.scores import predict
 
@@ -104,47 +101,6 @@ def test_measure_refuses_nan() -> None:
 def test_measure_refuses_what_is_not_a_distribution(probabilities: Any) -> None:
     with pytest.raises(ValueError):
         measure(np.array(probabilities), np.array([0]), ("a", "b"))
-
-
-@given(st.integers(1, 3000), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
-def test_wilson_interval_by_its_formula(n: int, share: float) -> None:
-    successes, z2 = round(n * share), 1.959963984540054**2
-    p = successes / n
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    assert wilson_interval(successes, n) == pytest.approx((centre - half, centre + half), abs=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 153, 10**6])
-def test_wilson_interval_ends_exactly_at_0_and_1(n: int) -> None:
-    assert wilson_interval(0, n)[0] == 0.0
-    assert wilson_interval(n, n)[1] == 1.0
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (2, 1), (-1, 3)])
-def test_wilson_interval_refuses_impossible_counts(successes: int, n: int) -> None:
-    with pytest.raises(ValueError):
-        wilson_interval(successes, n)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
-@settings(max_examples=60, deadline=None)
-def test_compare_paired_is_the_exact_binomial_test(pairs: list[tuple[bool, bool]]) -> None:
-    first, second = (np.array(column) for column in zip(*pairs, strict=True))
-    result = compare_paired(first, second)
-    b, c = result["first_only"], result["second_only"]
-    assert b == sum(x and not y for x, y in pairs)
-    assert c == sum(y and not x for x, y in pairs)
-    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
-    assert result["p_value"] == pytest.approx(min(1.0, 2 * tail), abs=1e-9)
-    assert compare_paired(second, first)["p_value"] == result["p_value"]
-
-
-def test_compare_paired_survives_many_images() -> None:
-    first = np.zeros(20_000, bool)
-    first[:11_000] = True
-    assert 0 <= compare_paired(first, ~first)["p_value"] < 1e-40
 
 
 @given(predictions())

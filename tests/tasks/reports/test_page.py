@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.metrics import calibration, compare_paired, measure, selective_prediction
+from tasks.reports.metrics import calibration, measure, selective_prediction
 from tasks.reports.page import render_page
+from tasks.reports.uncertainty import compare_paired
 from tasks.scores import predict
 
 HOSTILE = [
@@ -69,7 +70,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data: Any) -> dict[str, Any]:
+def make_evaluation(
+    classes: list[str], strategies: int = 1, n: int = 60, groups: np.ndarray | None = None, **data: Any
+) -> dict[str, Any]:
     """An evaluation as `tasks.evaluate` writes it, with made-up predictions; the last class has no test image."""
     random = np.random.default_rng(0)
     labels = random.integers(0, max(1, len(classes) - 1), n)
@@ -79,7 +82,7 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         logits = random.normal(size=(n, len(classes)))
         logits[np.arange(n), labels] += 2 - number
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        metrics = measure(probabilities, labels, classes)
+        metrics = measure(probabilities, labels, classes, groups)
         training = {"candidates": [{"inverse_regularization": 0.1, "log_loss": 0.3}], "chosen": {"C": 0.1}}
         training["chosen_on"] = "validation"
         named[f"strategy_{number}"] = {
@@ -112,10 +115,10 @@ def make_evaluation(classes: list[str], strategies: int = 1, n: int = 60, **data
         "classes": classes,
         "strategies": named,
         "comparisons": [
-            {"first": "strategy_0", "second": f"strategy_{number}", **compare_paired(right[0], right[number])}
+            {"first": "strategy_0", "second": f"strategy_{number}", **compare_paired(right[0], right[number], groups)}
             for number in range(1, strategies)
         ],
-        "calibration": calibration(probabilities, labels),
+        "calibration": calibration(probabilities, labels, groups),
         "selective_prediction": selective_prediction(probabilities, labels),
         "mistakes": mistakes,
         "data": {**known, "classes": counts, "quarantine": [], **data},

@@ -1,0 +1,70 @@
+"""The report's sentences claim no more than so many images can tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.reports import wording
+from tasks.reports.metrics import calibration, measure
+
+
+def predictions(confidence: float, correct: int, n: int, groups: np.ndarray | None = None) -> tuple[Any, Any]:
+    """Metrics and calibration of a model with one confidence for all images, of which the first are right."""
+    probabilities = np.tile([confidence, 1 - confidence], (n, 1))
+    labels = (np.arange(n) >= correct).astype(int)
+    return measure(probabilities, labels, ["ants", "bees"], groups), calibration(probabilities, labels, groups)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "n", "expected"),
+    [
+        (0.926, 18, 22, "22 images are too few to tell whether it is well calibrated"),
+        (0.93, 930, 1000, "the model is well calibrated: on average, confidence and accuracy differ by at most 1.8"),
+        (0.99, 930, 1000, "the model is overconfident: its confidence is 4.6 to 7.8 percentage points too high"),
+        (0.7, 930, 1000, "the model is underconfident: its confidence is 21.2 to 24.4 percentage points too low"),
+    ],
+)
+def test_calibration_is_called_good_only_if_the_images_can_tell(
+    confidence: float, correct: int, n: int, expected: str
+) -> None:
+    text = wording.calibration_verdict(*predictions(confidence, correct, n))
+    assert expected in text
+    assert ("well calibrated:" in text) == (n == 1000 and confidence == 0.93)
+
+
+def test_calibration_on_few_images_tells_how_wrong_the_confidence_may_be() -> None:
+    text = wording.calibration_verdict(*predictions(0.926, 18, 22))
+    assert "may be up to 31.1 percentage points too high or up to 0.1 percentage points too low" in text
+
+
+@pytest.mark.parametrize(("n_groups", "few"), [(5, True), (20, False)])
+def test_groups_are_told_and_whether_they_are_too_few(n_groups: int, few: bool) -> None:
+    test, _ = predictions(0.9, 900, 1000, np.arange(1000) % n_groups)
+    text = wording.baseline_verdict(test)
+    assert f"The 1,000 test images belong to {n_groups} groups" in text
+    assert ("too few" in text) == few
+
+
+def test_groups_are_not_mentioned_if_every_image_is_alone() -> None:
+    test, _ = predictions(0.9, 900, 1000)
+    assert "group" not in wording.baseline_verdict(test)
+    assert wording.interval_method(test) == "Wilson"
+
+
+def test_largest_group_decides_whether_groups_are_too_few() -> None:
+    test, _ = predictions(0.9, 90, 100, np.maximum(np.arange(100) - 60, 0))
+    assert test["n_groups"] == 40
+    assert "too few" in wording.baseline_verdict(test)
+
+
+def test_card_page_and_report_tell_the_groups() -> None:
+    from tasks.reports.markdown_report import render_markdown
+    from tasks.reports.model_card import render_model_card
+    from tests.tasks.reports.test_page import make_evaluation, render
+
+    evaluation = make_evaluation(["ants", "bees"], strategies=2, groups=np.arange(60) % 6)
+    for text in (render(evaluation), render_markdown(evaluation, [], {}), render_model_card(evaluation)):
+        assert "60 test images belong to 6 groups" in text
