@@ -31,13 +31,14 @@ from tasks.images.shards import open_shards
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
+from tasks.reports.champion import Validated, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
 from tasks.reports.uncertainty import compare_paired
 from tasks.runs.costs import read_costs
-from tasks.scores import Floats, Integers, log_losses, predict
+from tasks.scores import Floats, Integers, predict
 from tasks.settings import Settings
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.strategies import BY_NAME
@@ -83,8 +84,8 @@ class Evaluated:
     model: Trained
     probabilities: Floats
     labels: Integers
+    validated: Validated
     validation: dict[str, Any]
-    validation_losses: dict[str, float]
     test: dict[str, Any]
 
     @property
@@ -106,21 +107,22 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     group_of = _number_groups(groups_of(examples, read_duplicates(workspace.prepared)))
     models = load_all(workspace.trained, settings.strategies)
     evaluated = _evaluate(models, examples, test, group_of, workspace)
-    losses = {name: one.validation_losses for name, one in evaluated.items()}
-    champion = metrics.choose_champion(_usable(evaluated), losses)
+    balanced = settings.train.class_weight == "balanced"
+    champion = choose_champion(_usable(evaluated), balanced)
     best = evaluated[champion]
     limit = settings.evaluate.worst_mistakes
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
     groups = _groups([example.key for example in test], group_of)
-    evaluation = _evaluation(champion, evaluated, groups, mistakes, summarise_images(workspace.prepared))
+    data = summarise_images(workspace.prepared)
+    evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, data)
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
 
 
-def _usable(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, Any]]:
-    """Validation metrics of the models that have no problem."""
-    usable = {name: one.validation for name, one in evaluated.items() if not one.model.problem}
+def _usable(evaluated: Mapping[str, Evaluated]) -> dict[str, Validated]:
+    """What the models that have no problem predict for the validation images."""
+    usable = {name: one.validated for name, one in evaluated.items() if not one.model.problem}
     if not usable:
         problems = "\n".join(f"  {name}: {one.model.problem}" for name, one in evaluated.items())
         raise TrainingError(f"No strategy produced a usable model, so no champion is chosen:\n{problems}")
@@ -185,8 +187,8 @@ def _evaluate(
 
 def _evaluate_validation(
     model: Trained, known: Mapping[str, str], group_of: Mapping[str, int]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Metrics, and the log loss of each image."""
+) -> tuple[Validated, dict[str, Any]]:
+    """The predictions for the validation images, and their metrics."""
     _require("validation", model.validation_keys)
     unknown = [key for key in model.validation_keys if key not in known]
     if unknown:
@@ -198,8 +200,7 @@ def _evaluate_validation(
     labels = _indices(model, [known[key] for key in model.validation_keys])
     probabilities, groups = model.validation_probabilities, _groups(model.validation_keys, group_of)
     measured: dict[str, Any] = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
-    losses = log_losses(probabilities, labels)
-    return measured, dict(zip(model.validation_keys, losses.tolist(), strict=True))
+    return Validated(model.validation_keys, probabilities, labels, groups), measured
 
 
 def _require(split: str, images: Sequence[object]) -> None:
@@ -223,6 +224,7 @@ def _indices(model: Trained, labels: Sequence[str]) -> Integers:
 
 def _evaluation(
     champion: str,
+    balanced: bool,
     evaluated: Mapping[str, Evaluated],
     groups: Integers,
     mistakes: list[dict[str, Any]],
@@ -236,7 +238,8 @@ def _evaluation(
     ]
     return {
         "champion": champion,
-        "champion_rule": metrics.CHAMPION_RULE,
+        "champion_rule": champion_rule(balanced),
+        "balanced": balanced,
         "classes": list(best.model.classes),
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},
         "comparisons": comparisons,

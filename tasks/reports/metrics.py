@@ -5,7 +5,7 @@ A metric that is undefined (the recall of a class that has no image here) is Non
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,6 @@ from tasks.scores import Floats, Integers, log_loss, predict
 CALIBRATION_BINS = 10
 DECIMALS = 6
 """Metrics are stored rounded, because their last bits differ between processors."""
-CHAMPION_RULE = (
-    "the highest validation accuracy; if several are equal, the first in params.yaml whose validation log loss is at "
-    "most one standard error of the difference above the lowest"
-)
 CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -37,11 +33,11 @@ def measure(
 
     Returns:
         JSON-ready: `n`, `n_groups`, `effective_groups`, `correct`, `accuracy`, `accuracy_ci95` (see
-        `uncertainty.accuracy_interval`), `log_loss` (natural logarithm), `macro_f1` and
-        `balanced_accuracy` (means over the classes where F1, recall are defined), `expected_calibration_error`
-        (10 equal bins of the confidence, the highest probability), `majority_accuracy` (baseline: always predicting
-        the most frequent class of these images), `per_class` {name: {precision, recall, f1, support}}, `confusion`
-        (row = actual, column = predicted).
+        `uncertainty.accuracy_interval`), `log_loss` (natural logarithm) and `balanced_log_loss` (every class counts the
+        same), `macro_f1` and `balanced_accuracy` (means over the classes where F1, recall are defined),
+        `expected_calibration_error` (10 equal bins of the confidence, the highest probability), `majority_accuracy`
+        (baseline: always predicting the most frequent class of these images), `per_class` {name: {precision, recall,
+        f1, support}}, `confusion` (row = actual, column = predicted).
 
     Raises:
         DataError: there are no images.
@@ -62,6 +58,7 @@ def measure(
         "accuracy": correct / n,
         "accuracy_ci95": list(accuracy_interval(predicted == labels, groups)),
         "log_loss": max(0.0, log_loss(probabilities, labels)),
+        "balanced_log_loss": max(0.0, log_loss(probabilities, labels, 1 / np.bincount(labels)[labels])),
         "macro_f1": _mean([one["f1"] for one in per_class.values()]),
         "balanced_accuracy": _mean([one["recall"] for one in per_class.values()]),
         "expected_calibration_error": expected_calibration_error(calibration(probabilities, labels)),
@@ -138,26 +135,6 @@ def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
         if n and row != column
     ]
     return sorted(pairs, key=lambda pair: -pair["n"])
-
-
-def choose_champion(validation: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, float]]) -> str:
-    """The champion's name by `CHAMPION_RULE` (one-standard-error rule: L. Breiman et al., 1984).
-
-    Early stopping has already chosen an epoch by the same log loss, so a slightly lower one means nothing.
-
-    Args:
-        validation: metrics by name, in the order of params.yaml.
-        losses: the log loss of each validation image, nats, by name and key.
-    """
-    best = max(one["accuracy"] for one in validation.values())
-    equals = [name for name, one in validation.items() if one["accuracy"] == best]
-    lowest = min(equals, key=lambda name: validation[name]["log_loss"])
-    return next(name for name in equals if _is_as_low(losses[name], losses[lowest]))
-
-
-def _is_as_low(one: Mapping[str, float], lowest: Mapping[str, float]) -> bool:
-    differences = np.array([one[key] - lowest[key] for key in sorted(one.keys() & lowest.keys())])
-    return bool(differences.mean() <= differences.std() / np.sqrt(len(differences)))
 
 
 def rounded(value: Any) -> Any:

@@ -28,6 +28,7 @@ from tasks.images.manifest import (
 )
 from tasks.images.shards import write_shard
 from tasks.params import load_settings
+from tasks.reports.champion import Validated
 from tasks.settings import Settings
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, load_trained, save_trained
@@ -42,10 +43,13 @@ Right = dict[str, float]
 """Split -> share of its images that a strategy predicts rightly."""
 
 
-def make_settings(strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3) -> Settings:
+def make_settings(
+    strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3, class_weight: str = "none"
+) -> Settings:
     settings = load_settings(ROOT)
     evaluate = settings.evaluate.model_copy(update={"worst_mistakes": worst_mistakes})
-    return settings.model_copy(update={"strategies": strategies, "evaluate": evaluate})
+    train = settings.train.model_copy(update={"class_weight": class_weight})
+    return settings.model_copy(update={"strategies": strategies, "evaluate": evaluate, "train": train})
 
 
 def make_workspace(
@@ -167,6 +171,38 @@ def test_evaluate_chooses_the_champion_on_validation_not_on_test(tmp_path: Path)
     assert run(make_settings(STRATEGIES), Workspace.at(make_workspace(tmp_path, right))).champion == "head_replacement"
     comparison = read(tmp_path, "evaluation.json")["comparisons"][0]
     assert (comparison["first_only"], comparison["second_only"]) == (0, 8)
+
+
+def test_one_more_right_validation_image_does_not_decide_the_champion(tmp_path: Path) -> None:
+    right = {STRATEGIES[0]: {"validation": 0.9}, STRATEGIES[1]: {"validation": 1.0}}
+    assert run(make_settings(STRATEGIES), Workspace.at(make_workspace(tmp_path, right))).champion == STRATEGIES[0]
+
+
+def test_images_of_one_group_do_not_decide_the_champion(tmp_path: Path) -> None:
+    right = {STRATEGIES[0]: {"validation": 0.75}, STRATEGIES[1]: {"validation": 1.0}}
+    make_workspace(tmp_path, right, a_split=40)
+    assert run(make_settings(STRATEGIES), Workspace.at(tmp_path)).champion == STRATEGIES[1]
+    examples = read_examples(tmp_path / PREPARED)
+    numbers = [int(Path(one.path).stem) for one in examples]
+    of_ten = [replace(one, group=f"{one.split} {number // 10}") for one, number in zip(examples, numbers, strict=True)]
+    write_examples(tmp_path / PREPARED, of_ten)
+    assert run(make_settings(STRATEGIES), Workspace.at(tmp_path)).champion == STRATEGIES[0]
+
+
+def test_with_balanced_weights_the_champion_is_chosen_as_if_each_class_had_as_many_images(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {key: {} for key in STRATEGIES}, a_split=40)
+    examples = read_examples(tmp_path / PREPARED)
+    rare = [replace(one, label="bees" if int(Path(one.path).stem) >= 36 else "ants") for one in examples]
+    write_examples(tmp_path / PREPARED, rare)
+    for strategy, ants in zip(STRATEGIES, (40, 20), strict=True):  # how many are predicted to be ants
+        predicted = np.where(np.arange(40) < ants, 0.9, 0.1)
+        trained = load_trained(tmp_path / TRAINED / strategy)
+        probabilities = np.stack([predicted, 1 - predicted], axis=1).astype(np.float32)
+        save_trained(tmp_path / TRAINED / strategy, replace(trained, validation_probabilities=probabilities))
+    for class_weight, expected in zip(("none", "balanced"), STRATEGIES, strict=True):
+        assert run(make_settings(STRATEGIES, class_weight=class_weight), Workspace.at(tmp_path)).champion == expected
+        html = (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+        assert ("every class counts the same" in html.split('id="strategies"')[1]) == (class_weight == "balanced")
 
 
 def test_evaluate_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
@@ -306,7 +342,7 @@ def test_no_usable_model_is_an_error_that_tells_why(tmp_path: Path) -> None:
 def summarise(workspace: Path, **changes: Any) -> dict[str, Any]:
     model = replace(load_trained(workspace / TRAINED / STRATEGIES[0]), **changes)
     nothing = np.empty((0, 2))
-    return summarise_strategy(Evaluated(model, nothing, nothing, {}, {}, {}))
+    return summarise_strategy(Evaluated(model, nothing, nothing, Validated((), nothing, nothing, nothing), {}, {}))
 
 
 def test_evaluation_names_the_blocks_that_were_trained_further(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from sklearn.metrics import precision_recall_fscore_support as class_metrics
 from tasks.errors import DataError, TrainingError
 from tasks.reports.metrics import (
     calibration,
-    choose_champion,
     confused_pairs,
     expected_calibration_error,
     measure,
@@ -132,28 +131,6 @@ def test_confused_pairs_names_the_most_frequent_first() -> None:
         ("b", "a", 3, 5),
         ("a", "b", 1, 6),
     ]
-
-
-def champion(accuracies: dict[str, float], losses: dict[str, list[float]]) -> str:
-    validation = {
-        name: {"accuracy": accuracy, "log_loss": float(np.mean(losses[name]))} for name, accuracy in accuracies.items()
-    }
-    return choose_champion(validation, {name: dict(zip("pqrs", found, strict=True)) for name, found in losses.items()})
-
-
-def test_champion_is_the_most_accurate() -> None:
-    assert champion({"a": 0.8, "b": 0.9}, {"a": [0.0] * 4, "b": [1.0] * 4}) == "b"
-
-
-@pytest.mark.parametrize(
-    ("first", "expected"),
-    [([0.2, 0.3, 0.2, 0.3], "a"), ([0.5, 0.1, 0.5, 0.1], "a"), ([0.4, 0.3, 0.4, 0.5], "b")],
-    ids=["equal", "higher by chance", "clearly higher"],
-)
-def test_of_equally_accurate_ones_the_champion_is_the_first_unless_its_loss_is_clearly_higher(
-    first: list[float], expected: str
-) -> None:
-    assert champion({"a": 0.9, "b": 0.9}, {"a": first, "b": [0.2, 0.3, 0.2, 0.3]}) == expected
 
 
 def test_rounded_reaches_nested_floats() -> None:

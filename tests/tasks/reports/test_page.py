@@ -112,6 +112,7 @@ def make_evaluation(
     return {
         "champion": "strategy_0",
         "champion_rule": "rule",
+        "balanced": False,
         "classes": classes,
         "strategies": named,
         "comparisons": [
@@ -223,6 +224,22 @@ def test_page_anchors_exist() -> None:
 def test_page_compares_strategies_only_if_there_are_several() -> None:
     assert "Strategies compared" not in render(make_evaluation(["a", "b"]))
     assert "Strategies compared" in render(make_evaluation(["a", "b"], 3))
+
+
+def test_page_compares_by_the_metrics_that_chose_the_champion() -> None:
+    evaluation = make_evaluation(["a", "b"], strategies=2, n=40)
+    labels = np.repeat([0, 1], [36, 4])
+    probabilities = np.tile([0.8, 0.2], (40, 1))
+    evaluation["strategies"]["strategy_1"]["validation"] = measure(probabilities, labels, ["a", "b"])
+    for balanced, shown, hidden in (
+        (False, ("90.0", "0.362"), ("50.0", "0.916")),
+        (True, ("50.0", "0.916"), ("0.362",)),
+    ):
+        text = render({**evaluation, "balanced": balanced}).split('id="strategies"')[1].split("</table>")[0]
+        row = text.split("strategy_1")[1]
+        assert ("balanced accuracy" in text) == balanced
+        assert all(value in row for value in shown)
+        assert not any(value in row for value in hidden)
 
 
 def test_page_without_mistakes_says_so() -> None:

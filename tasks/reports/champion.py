@@ -1,0 +1,94 @@
+"""Chooses the champion among the strategies, by their predictions for validation images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.errors import IntegrityError
+from tasks.reports.uncertainty import standard_error
+from tasks.scores import Floats, Integers, log_losses, predict
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A model's predictions for validation images.
+
+    Attributes:
+        keys: n keys.
+        probabilities: (n, classes).
+        labels: (n,) class indices.
+        groups: (n,) numbers of the images' groups, see `uncertainty`.
+    """
+
+    keys: Sequence[str]
+    probabilities: Floats
+    labels: Integers
+    groups: Integers
+
+
+def champion_rule(balanced: bool) -> str:
+    """How `choose_champion` chooses, to complete "The champion is ..."."""
+    counted = ", and every class counts the same (train.class_weight)" if balanced else ""
+    return (
+        "the first strategy in params.yaml that is not clearly worse than the best one on the validation images. Not "
+        "clearly worse: its error rate is at most one standard error of the paired difference above the lowest; of "
+        "these strategies, the log loss likewise. The standard error counts images that belong together as one"
+        f"{counted}. STRATEGY=all begins with the cheapest strategy"
+    )
+
+
+def choose_champion(candidates: Mapping[str, Validated], balanced: bool) -> str:
+    """The champion's name (one-standard-error rule: L. Breiman et al., 1984; of paired differences).
+
+    A validation split of a few dozen images can't tell strategies apart that differ by an image or two, and early
+    stopping has chosen the epoch of some by the same images. So small differences don't count, and the order decides.
+
+    Args:
+        candidates: predictions by name, in the order of params.yaml. Images that not all have are not compared.
+        balanced: whether each class counts the same, as with train.class_weight=balanced.
+
+    Raises:
+        IntegrityError: there is no image that all candidates have predicted.
+    """
+    shared = sorted(set.intersection(*(set(one.keys) for one in candidates.values())))
+    if not shared:
+        raise IntegrityError(
+            f"No validation image was predicted by all of {', '.join(candidates)}: they were trained on different data."
+            " Run: dvc repro evaluate"
+        )
+    rows = {name: _rows(one, shared) for name, one in candidates.items()}
+    first, known = next(iter(candidates.values())), next(iter(rows.values()))
+    labels, groups = first.labels[known], first.groups[known]
+    weights = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
+    errors, losses = {}, {}
+    for name, one in candidates.items():
+        probabilities, actual = one.probabilities[rows[name]], one.labels[rows[name]]
+        errors[name] = np.not_equal(predict(probabilities), actual).astype(np.float64)
+        losses[name] = log_losses(probabilities, actual)
+    left = list(candidates)
+    for values in (errors, losses):
+        left = _not_clearly_above_the_lowest({name: values[name] for name in left}, groups, weights)
+    return left[0]
+
+
+def _rows(one: Validated, keys: Sequence[str]) -> Integers:
+    row_of = {key: row for row, key in enumerate(one.keys)}
+    return np.array([row_of[key] for key in keys])
+
+
+def _not_clearly_above_the_lowest(values: Mapping[str, Floats], groups: Integers, weights: Floats) -> list[str]:
+    """The names whose weighted mean is at most one standard error of the difference above the lowest."""
+    lowest = min(values, key=lambda name: float(np.average(values[name], weights=weights)))
+    left = []
+    for name, own in values.items():
+        above = own - values[lowest]
+        # With one image more, both sides are equal up to rounding.
+        limit = (1 + _ROUNDING) * standard_error(above, groups, weights)
+        if np.average(above, weights=weights) <= limit:
+            left.append(name)
+    return left
