@@ -5,7 +5,8 @@ bytes:
 - `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`.
-It also writes `reports/metrics.json`. This file holds durations, so it is in git and not in dvc.lock.
+It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
+dvc.lock.
 
 Always: the champion is chosen on the validation images alone. The test images are used for the reported metrics alone,
 all of them. A model that collapsed is shown and never chosen. Trained models of strategies that are no longer in the
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
-from tasks.images.folds import groups_of
+from tasks.images.folds import number_groups
 from tasks.images.manifest import Example, read_duplicates, read_examples
 from tasks.images.shards import open_shards
 from tasks.program import run_stage
@@ -33,6 +34,7 @@ from tasks.progress import Progress
 from tasks.reports import metrics
 from tasks.reports.champion import Validated, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
+from tasks.reports.headline import headline_metrics
 from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
@@ -104,7 +106,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     remove_stale(workspace.trained, settings.strategies)
     examples = read_examples(workspace.prepared)
     test = [example for example in examples if example.split == "test"]
-    group_of = _number_groups(groups_of(examples, read_duplicates(workspace.prepared)))
+    group_of = number_groups(examples, read_duplicates(workspace.prepared))
     models = load_all(workspace.trained, settings.strategies)
     evaluated = _evaluate(models, examples, test, group_of, workspace)
     balanced = settings.train.class_weight == "balanced"
@@ -144,12 +146,6 @@ def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
         else:
             entry.unlink()
     return stale
-
-
-def _number_groups(names: Mapping[str, str]) -> dict[str, int]:
-    """Key -> the number of the image's group."""
-    numbers = {name: number for number, name in enumerate(sorted(set(names.values())))}
-    return {key: numbers[name] for key, name in names.items()}
 
 
 def _groups(keys: Sequence[str], group_of: Mapping[str, int]) -> Integers:
@@ -277,26 +273,18 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], best: Evaluated)
     write_plots(reports / "plots", best.labels, predicted, best.test["per_class"], evaluation["calibration"])
     write_bytes(workspace.folder / REPORT_PAGE, page.encode())
     write_json(workspace.evaluation, evaluation)
-    write_json(workspace.metrics, _metrics(workspace, evaluation))
+    seconds = _train_seconds(workspace, evaluation["strategies"])
+    write_json(workspace.metrics, headline_metrics(evaluation, seconds))
 
 
-def _metrics(workspace: Workspace, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _train_seconds(workspace: Workspace, strategies: Iterable[str]) -> dict[str, float | None]:
+    """How long the trainings took; None if that is not known."""
     earlier = _earlier_strategies(workspace.metrics)
-    strategies = {}
-    for name, one in evaluation["strategies"].items():
-        # A model from another machine has no costs here, but its seconds may be in metrics.json, which is in git.
-        seconds = read_costs(workspace, f"train@{name}").get("seconds", earlier.get(name, {}).get("train_seconds"))
-        strategies[name] = {
-            "recipe": one["recipe"],
-            "train_seconds": seconds,
-            **{split: _without_confusion(one[split]) for split in ("validation", "test")},
-        }
-    return {"champion": evaluation["champion"], "strategies": strategies}
-
-
-def _without_confusion(measured: Mapping[str, Any]) -> dict[str, Any]:
-    # With 100 classes it would add 10,000 lines to git in every run. It is in evaluation.json and confusion.csv.
-    return {name: value for name, value in measured.items() if name != "confusion"}
+    # A model from another machine has no costs here, but its seconds may be in metrics.json, which is in git.
+    return {
+        name: read_costs(workspace, f"train@{name}").get("seconds", earlier.get(name, {}).get("train_seconds"))
+        for name in strategies
+    }
 
 
 def _earlier_strategies(path: Path) -> dict[str, Any]:

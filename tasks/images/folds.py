@@ -34,6 +34,13 @@ def groups_of(examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> d
     return anchors([ImageToSplit(one.key, None, one.group, looks.get(one.path)) for one in examples])
 
 
+def number_groups(examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> dict[str, int]:
+    """Key -> the number of the image's group; see `groups_of`."""
+    names = groups_of(examples, duplicates)
+    numbers = {name: number for number, name in enumerate(sorted(set(names.values())))}
+    return {key: numbers[name] for key, name in names.items()}
+
+
 def assign_folds(
     examples: Sequence[Example], duplicates: Sequence[Duplicate], folds: int, seed: int, partial: bool = False
 ) -> dict[str, int]:

@@ -229,6 +229,23 @@ def test_evaluate_writes_the_same_bytes_in_every_process_whatever_training_took(
     assert first.keys() == {"evaluation.json", "report.html", *(f"plots/{name}.csv" for name in PLOTS)}
 
 
+def leaves(values: Any, name: str = "") -> set[str]:
+    """The dotted names of all values: the columns of `dvc metrics show`."""
+    if not isinstance(values, dict):
+        return {name}
+    return set().union(*(leaves(value, f"{name}.{key}") for key, value in values.items()))
+
+
+def test_metrics_file_has_the_headline_metrics_however_many_classes_there_are(tmp_path: Path) -> None:
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}}, tuple("abcdef"), a_split=12)))
+    test = {"accuracy", "accuracy_ci95", "n", "balanced_accuracy", "log_loss", "expected_calibration_error"}
+    validation = {"accuracy", "accuracy_ci95", "n", "log_loss"}
+    columns = {f"test.{name}" for name in test} | {f"validation.{name}" for name in validation}
+    expected = {f".strategies.{STRATEGIES[0]}.{name}" for name in columns | {"recipe", "train_seconds"}}
+    assert leaves(read(tmp_path, "metrics.json")) == {".champion", *expected}
+    assert set(read(tmp_path, "evaluation.json")["strategies"][STRATEGIES[0]]["test"]["per_class"]) == set("abcdef")
+
+
 def test_evaluate_takes_seconds_from_costs_then_from_the_last_metrics(tmp_path: Path) -> None:
     make_workspace(tmp_path, {STRATEGIES[0]: {}})
     seen = []

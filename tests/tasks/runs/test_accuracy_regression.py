@@ -25,6 +25,13 @@ def test_accuracy_that_is_clearly_lower_is_reported_with_both_values() -> None:
     assert "to 0.7500 (95 % interval 0.7000 to 0.8000, 100 images) (progressive)" in text
 
 
+def test_drop_from_metrics_of_an_earlier_version_is_reported() -> None:
+    before = metrics(0.9, 0.96)
+    for one in before["strategies"].values():
+        one["test"] |= {"correct": 93, "macro_f1": 0.93, "per_class": {"ants": {"recall": 0.9}}}
+    assert describe_regression(before, metrics(0.7, 0.8)) is not None
+
+
 @pytest.mark.parametrize(
     ("before", "now"),
     [
