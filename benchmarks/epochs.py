@@ -68,7 +68,8 @@ def step_s(phase: Phase, start: str | None, precision: str, steps: int) -> float
     compiled = Steps(network, phase, choose_devices())
     pixels = np.random.default_rng(0).uniform(0, 255, (phase.batch_size, *shape))
     inputs = pixels.astype(np.float16 if start else np.uint8)
-    batch = (inputs, np.arange(phase.batch_size, dtype=np.int32) % 2, np.ones(phase.batch_size, np.float32))
+    labels = np.arange(phase.batch_size, dtype=np.int32) % 2
+    batch = (inputs, labels, np.full(phase.batch_size, 1 / phase.batch_size, np.float32))
     compiled.train(batch, 1.0)
     begun = time.perf_counter()
     for _ in range(steps):

@@ -29,7 +29,7 @@ def epoch_order(size: int, seed: int | None, epoch: int) -> Indices:
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Batches in an epoch, the last partial one included."""
+    """Batches in an epoch; none has more than `batch_size` examples."""
     return -(-size // batch_size)
 
 
@@ -58,15 +58,16 @@ def batches(
 ) -> tf.data.Dataset:
     """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
 
-    No example is dropped: the last batch is filled with zeros of weight 0, because TensorFlow would trace a batch of
-    another size again.
+    No example is dropped. The batches have the same number of examples, or one less: a last batch of one example would
+    be a step as large as the others. What is missing to `batch_size` is filled with zeros of weight 0, because
+    TensorFlow would trace a batch of another size again.
 
     Args:
         reader: reads the arrays (images uint8, or features float16).
         names: the reader's names of the examples, or of views of them.
         labels: class indices (n,).
         weights: weights of the examples in the loss (n,), above 0.
-        batch_size: examples in a batch.
+        batch_size: most examples in a batch.
         seed: seed of the shuffle, which differs between epochs; None keeps the order (evaluation).
         epoch: counted from 0.
         start_step: the first step; batches before it are not read.
@@ -74,11 +75,12 @@ def batches(
     import tensorflow as tf
 
     order = epoch_order(len(names), seed, epoch)
-    steps = range(start_step, steps_per_epoch(len(names), batch_size))
+    count = steps_per_epoch(len(names), batch_size)
+    steps = range(start_step, count)
 
     def read() -> Iterator[tuple[Array, ...]]:
         for step in steps:
-            chosen = order[step * batch_size : (step + 1) * batch_size]
+            chosen = order[step * len(order) // count : (step + 1) * len(order) // count]
             arrays = reader.read([names[index] for index in chosen])
             yield tuple(_filled(part, batch_size) for part in (arrays, labels[chosen], weights[chosen]))
 

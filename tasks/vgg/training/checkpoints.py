@@ -33,7 +33,7 @@ class State:
         phase: number of the phase.
         epoch: of the phase, counted from 0; epochs before it are done.
         step: of the epoch; steps before it are done.
-        sums: of the epoch so far: `loss` and `correct`, over all its images.
+        sums: of the epoch so far: `loss`, the mean over its steps, and `correct`, the images predicted correctly.
         parts: pieces that a batch is cut into.
         history: a record for each finished epoch.
         best_loss: lowest validation loss of the phase; None: not measured yet.

@@ -17,7 +17,7 @@ from tasks.settings import Augmentation
 from tasks.vgg.boundaries import folder_of
 
 Batch = tuple[Array, Array, Array]
-"""Inputs (b, ...), class indices (b,) int32, weights (b,) float32; weight 0 is padding."""
+"""Inputs (b, ...), class indices (b,) int32, weights (b,) float32 in the sum that is the loss; weight 0 is padding."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Feed:
         reader: reads the inputs of examples and views.
         keys: of the examples.
         labels: class indices (n,).
-        weights: in the loss (n,), above 0.
+        weights: of the examples relative to each other (n,), above 0.
     """
 
     reader: Reader
@@ -44,11 +44,16 @@ class Feed:
         return steps_per_epoch(len(self), size)
 
     def shuffled(self, size: int, views: int, seed: int, epoch: int, start_step: int) -> Iterator[Batch]:
-        """An epoch of training; the order and the views depend only on the seed and the epoch."""
+        """An epoch of training; the order and the views depend only on the seed and the epoch.
+
+        The weights are divided by those of a mean batch, not by the batch's own: so the mean gradient of the steps is
+        the gradient of the whole split, whatever is in a batch.
+        """
+        weights = self.weights * np.float32(self.steps(size) / self.weights.sum(dtype=np.float64))
         drawn = draw_views(len(self), views, seed, epoch)
         names = [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
         yield from _arrays(
-            batches(self.reader, names, self.labels, self.weights, size, seed=seed, epoch=epoch, start_step=start_step)
+            batches(self.reader, names, self.labels, weights, size, seed=seed, epoch=epoch, start_step=start_step)
         )
 
     def in_order(self, size: int) -> Iterator[Batch]:

@@ -94,13 +94,13 @@ def set_up(
         scale_head_learning_rate(phase, head, train.features.shape)
         for phase in strategy.phases(rules, settings.augmentation)
     )
-    weights, ones = example_weights(train.labels, rules.class_weight), np.ones(len(validation), np.float32)
+    weights, chosen_by = (example_weights(split.labels, rules.class_weight) for split in (train, validation))
     feeds = []
     for phase in phases:
         start = phase.boundary if phase.boundary in material.kept["kept"] else None
         reader = open_reader(strategy.name, start, workspace.features, workspace.shards, settings.augmentation)
         learned = Feed(reader, train.keys, train.labels, weights)
-        measured = Feed(reader, validation.keys, validation.labels, ones)
+        measured = Feed(reader, validation.keys, validation.labels, chosen_by)
         feeds.append((start, learned, measured))
     precision = training_precision(rules)
     identity = _identity(settings, material, phases, precision)

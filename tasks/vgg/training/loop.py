@@ -6,6 +6,7 @@ that was killed and resumed ends with the same weights as an uninterrupted one.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -151,8 +152,7 @@ class _PhaseTraining:
             share = schedule_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
             loss, correct = self._steps.train(batch, share)
             require_finite(loss, phase, state.epoch, state.step)
-            images = float((batch[2] > 0).sum())
-            state.sums = {"loss": state.sums["loss"] + loss * images, "correct": state.sums["correct"] + correct}
+            state.sums = {"loss": state.sums["loss"] + loss / steps, "correct": state.sums["correct"] + correct}
             state.step += 1
             state.parts = self._steps.parts
             self._progress.advance(details={"loss": loss})
@@ -164,7 +164,7 @@ class _PhaseTraining:
     def _finish_epoch(self) -> str | None:
         """Evaluate and record an epoch; returns what is wrong with the training, or None."""
         state, phase = self._state, self._phase
-        loss = state.sums["loss"] / len(self._train)
+        loss = state.sums["loss"]
         validation_loss, probabilities = self._measure()
         metrics = {
             "loss": round(loss, 6),
@@ -190,7 +190,7 @@ class _PhaseTraining:
 
     def _measure(self) -> tuple[float, Floats]:
         probabilities = self._steps.predict(self._validation.in_order(self._size))
-        return log_loss(probabilities, self._validation.labels), probabilities
+        return log_loss(probabilities, self._validation.labels, self._validation.weights), probabilities
 
     def _save(self) -> None:
         self._state.keep("now", self._network.tensors())
@@ -205,8 +205,8 @@ class _PhaseTraining:
 
 
 def batch_size(phase: Phase, train: Feed) -> int:
-    """Images in a step: no more than there are, because the rest of a batch would be padding."""
-    return min(phase.batch_size, len(train))
+    """Most images in a step: as few as leave the number of steps as it is, because the rest would be padding."""
+    return math.ceil(len(train) / train.steps(phase.batch_size))
 
 
 class _StopRequest:

@@ -1,6 +1,6 @@
 """One step of training, on one device or on several, and predictions for images.
 
-Every batch has the same shape, because TensorFlow would trace and plan another one again: the last batch is filled up
+Every batch has the same shape, because TensorFlow would trace and plan another one again: a smaller batch is filled up
 with padding of weight 0. With several devices, a batch is cut into equal parts and gradients are summed before they are
 clipped, so the step is the same as on a single device (TensorFlow, MirroredStrategy).
 """
@@ -45,7 +45,7 @@ class Steps:
         self._update = tf.function(self._replica_update, autograph=False)
 
     def train(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
-        """One update; returns the batch's mean loss, nats, and how many of its images were predicted correctly.
+        """One update; returns the batch's loss, nats, and how many of its images were predicted correctly.
 
         The loss is also NaN when a gradient is not finite: a relu can hide NaN from the loss.
 
@@ -57,10 +57,9 @@ class Steps:
             TrainingError: not even single images fit into the memory.
         """
         inputs, labels, weights = batch
-        scale = np.float32(1 / max(float(weights.sum()), 1e-12))
         while True:
             try:
-                loss, correct, gradients = self._accumulate(inputs, labels, weights, scale)
+                loss, correct, gradients = self._accumulate(inputs, labels, weights)
                 break
             except tf.errors.ResourceExhaustedError:
                 self.parts *= 2
@@ -86,18 +85,18 @@ class Steps:
             found.append(softmax(logits[: int((weights > 0).sum())]))
         return np.concatenate(found)
 
-    def _accumulate(self, inputs: Array, labels: Array, weights: Array, scale: np.float32) -> tuple[float, float, Any]:
+    def _accumulate(self, inputs: Array, labels: Array, weights: Array) -> tuple[float, float, Any]:
         total_loss, total_correct, gradients = 0.0, 0.0, None
         pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, labels, weights)), strict=True)
         for piece in pieces:
             shared = [self._share(array) for array in piece]
-            loss, correct, found = self._strategy.run(self._gradients, args=(*shared, tf.constant(scale)))
+            loss, correct, found = self._strategy.run(self._gradients, args=tuple(shared))
             total_loss += float(self._local(loss)[0])
             total_correct += float(self._local(correct)[0])
             gradients = found if gradients is None else self._strategy.run(_add, args=(gradients, found))
         return total_loss, total_correct, gradients
 
-    def _replica_gradients(self, inputs: Any, labels: Any, weights: Any, scale: Any) -> tuple[Any, Any, list[Any]]:
+    def _replica_gradients(self, inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
         classes = self.network.model.output_shape[-1]
         targets = tf.one_hot(labels, classes)
         targets = targets * (1 - self.phase.label_smoothing) + self.phase.label_smoothing / classes
@@ -106,7 +105,7 @@ class Steps:
                 tape.watch(variable.value)
             logits = self.network.model(tf.cast(inputs, tf.float32), training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_sum(losses * weights) * scale
+            loss = tf.reduce_sum(losses * weights)
             hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
             correct = tf.reduce_sum(tf.cast(hits, tf.float32))
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tasks import features, train
+from tasks.images.manifest import read_examples, write_examples
 from tasks.params import load_settings
+from tasks.scores import log_loss
 from tasks.settings import Settings
 from tasks.vgg import strategies
 from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training import loop
-from tasks.workspace import TRAINED, Workspace
+from tasks.workspace import PREPARED, TRAINED, Workspace
 from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
 from tests.tasks.steps import Change, run_prepare, settings_for
@@ -158,6 +160,23 @@ def test_training_from_kept_features_equals_training_from_images(
         kept.summary["history"]["loss"], computed.summary["history"]["loss"], rtol=5e-3, atol=5e-3
     )
     np.testing.assert_allclose(kept.validation_probabilities, computed.validation_probabilities, atol=0.02)
+
+
+def test_class_weight_counts_in_the_choice_of_the_epoch(tiny: Settings, workspace: Path, change: Change) -> None:
+    folder = workspace / PREPARED
+    examples = read_examples(folder)
+    bees = [one.key for one in examples if (one.split, one.label) == ("validation", "bee")]
+    write_examples(folder, [one for one in examples if one.key not in bees[1:]])
+    longer = ("train.modern.head_replacement.epochs=6", "train.modern.head_replacement.head_learning_rate=0.1")
+    settings = change("train.precision=float32", "train.class_weight=balanced", *longer)
+    train.run(settings, Workspace.at(workspace), "head_replacement")
+    trained = load_trained(workspace / TRAINED / "head_replacement")
+    labels = np.array([int(key == bees[0]) for key in trained.validation_keys])
+    weights = np.where(labels, 0.5 / labels.sum(), 0.5 / (1 - labels).sum())
+    [note] = trained.summary["phases"]
+    expected = log_loss(trained.validation_probabilities, labels, weights)
+    assert trained.summary["history"]["val_loss"][note["best_epoch"] - 1] == pytest.approx(expected, abs=2e-3)
+    assert expected != pytest.approx(log_loss(trained.validation_probabilities, labels), abs=0.02)
 
 
 def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(

@@ -1,0 +1,46 @@
+"""A step goes where the whole set's gradient points, on any number of devices and in any number of parts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.settings import ClassWeight
+from tasks.vgg.training.feeds import Feed
+from tasks.vgg.training.outcome import example_weights
+from tests.conftest import PROJECT
+from tests.tasks.vgg.training.one_step import DEVICES, PARTS, Numbers, draw, gradients
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("weight", ["none", "balanced"])
+def test_steps_of_an_epoch_add_up_to_the_gradient_of_the_whole_set(weight: ClassWeight) -> None:
+    """Each image counts by its weight alone, whatever else is in its batch, and however small the batch is."""
+    inputs, labels = draw(25)
+    feed = Feed(Numbers(inputs), tuple(map(str, range(25))), labels, example_weights(labels, weight))
+    [whole] = feed.shuffled(25, 0, 0, 0, 0)
+    batches = list(feed.shuffled(8, 0, 0, 0, 0))
+    assert [(len(one[0]), int((one[2] > 0).sum())) for one in batches] == [(8, 6), (8, 6), (8, 6), (8, 7)]
+    [expected] = gradients([whole])
+    found = gradients(batches)
+    for name, value in expected.items():
+        mean = sum(one[name] for one in found) / len(found)
+        np.testing.assert_allclose(mean, value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_gradient_is_the_same_on_two_devices_and_in_parts(tmp_path: Path) -> None:
+    file = tmp_path / "gradients.npz"
+    command = [sys.executable, "-m", "tests.tasks.vgg.training.one_step", str(file)]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=300)
+    found = np.load(file)
+    names = {key.split("/", 2)[2] for key in found.files}
+    assert len(found.files) == len(names) * len(DEVICES) * len(PARTS)
+    for key in found.files:
+        alone = found[f"1/1/{key.split('/', 2)[2]}"]
+        assert np.abs(alone).max() > 1e-5
+        np.testing.assert_allclose(found[key], alone, rtol=1e-3, atol=1e-6, err_msg=key)
