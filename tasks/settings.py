@@ -132,8 +132,6 @@ class ModernRecipe(Block):
     )
     refit_with_validation: bool = Field(description="train the chosen linear probe again on train + validation")
     batch_size: int = Field(ge=1, description="images in a step")
-    label_smoothing: Fraction = Field(description="share of the target that is spread over all classes")
-    weight_decay: float = Field(ge=0, description="pull towards the weights that training began with (L2-SP)")
     clip_norm: float = Field(gt=0, description="largest gradient norm of a step")
     warmup_fraction: Fraction = Field(
         description="share of the steps in which learning rates rise; then they fall (cosine)"

@@ -71,8 +71,6 @@ class Phase:
         views: augmented versions of an image to draw from, besides the image itself.
         schedule: `constant`, or `cosine` (rise over `warmup_fraction` of the steps, then a half cosine to 0).
         warmup_fraction: see `schedule`.
-        label_smoothing: share of the target that is spread over all classes.
-        weight_decay: pull towards the weights that the strategy began with, times the learning rate.
         clip_norm: largest norm of the gradient over all weights; None: no limit.
         patience: after this many epochs without a lower validation loss the phase ends, with its best weights; None:
             all epochs are run and the last weights are kept.
@@ -87,8 +85,6 @@ class Phase:
     views: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_fraction: float = 0.0
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
 
@@ -191,8 +187,6 @@ def modern_phase(
         augmentation.count,
         "cosine",
         recipe.warmup_fraction,
-        recipe.label_smoothing,
-        recipe.weight_decay,
         recipe.clip_norm,
         recipe.patience,
     )

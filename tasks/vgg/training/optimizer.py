@@ -1,7 +1,8 @@
-"""AdamW with a learning rate for each layer, and a pull towards the weights that training began with.
+"""Adam with a learning rate for each layer.
 
-I. Loshchilov, F. Hutter: Decoupled Weight Decay Regularization, 2019; X. Li et al.: Explicit Inductive Bias for
-Transfer Learning (L2-SP), 2018: with few images, a pull towards the pretrained weights is better than one towards zero.
+Nothing pulls the weights to where they began: early stopping keeps them near. Such a pull (L2-SP: X. Li et al., Explicit
+Inductive Bias for Transfer Learning, 2018) changed the lowest validation loss of block5 on flowers by 0.001 at most at
+its authors' highest strength, 0.1, and by 0.000 +- 0.007 (four splits) at ten times that.
 """
 
 from __future__ import annotations
@@ -11,28 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.vgg.strategies.base import Phase
-from tasks.vgg.training.network import HEAD, group_of
+from tasks.vgg.training.network import group_of
 
 
 def make_optimizer(phase: Phase, variables: Mapping[str, Any]) -> Any:
     """A built Keras optimizer; its `learning_rate` is the share of the highest ones that `schedule_at` returns."""
     import keras
-    from keras import ops
 
     highest = [phase.learning_rates[group_of(name)] for name in variables]
-    anchors: list[Any] = [None] * len(highest)
-    if phase.weight_decay:
-        for index, (name, variable) in enumerate(variables.items()):
-            if name.endswith("kernel"):
-                anchors[index] = ops.zeros_like(variable) if group_of(name) == HEAD else ops.copy(variable)
 
     class Layerwise(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            index = self._get_variable_index(variable)
-            learning_rate = learning_rate * highest[index]
-            if anchors[index] is not None:
-                self.assign_sub(variable, learning_rate * phase.weight_decay * (variable - anchors[index]))
-            super().update_step(gradient, variable, learning_rate)
+            super().update_step(gradient, variable, learning_rate * highest[self._get_variable_index(variable)])
 
     optimizer = Layerwise(learning_rate=1.0)
     optimizer.build(list(variables.values()))

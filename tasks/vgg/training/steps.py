@@ -97,14 +97,11 @@ class Steps:
         return total_loss, total_correct, gradients
 
     def _replica_gradients(self, inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
-        classes = self.network.model.output_shape[-1]
-        targets = tf.one_hot(labels, classes)
-        targets = targets * (1 - self.phase.label_smoothing) + self.phase.label_smoothing / classes
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in self._variables:
                 tape.watch(variable.value)
             logits = self.network.model(tf.cast(inputs, tf.float32), training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses * weights)
             hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
             correct = tf.reduce_sum(tf.cast(hits, tf.float32))

@@ -6,6 +6,7 @@ part and in three.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -36,9 +37,8 @@ class Numbers:
         return self.data[[int(key) for key in keys]]
 
 
-def gradients(batches: Sequence[Any], parts: int = 1, devices: Any = None) -> list[dict[str, Any]]:
-    """For each batch, by name: how far a step at the learning rate 1 moves each weight of a miniature network."""
-    import keras
+def make_steps(phase: Phase, parts: int = 1, devices: Any = None) -> Any:
+    """The steps of a phase of a miniature network that starts from block4_pool."""
     import tensorflow as tf
 
     from tasks.vgg.training.network import Classifier, build_network
@@ -47,9 +47,17 @@ def gradients(batches: Sequence[Any], parts: int = 1, devices: Any = None) -> li
     devices = devices or tf.distribute.get_strategy()
     head = new_head("flatten", (7, 7, 8), 4, CLASSES, 0)
     with devices.scope():
-        network = build_network(Classifier(tiny_weights(), head), "block4_pool", SHAPE, PHASE.unfrozen, "float32")
-    steps = Steps(network, PHASE, devices, parts)
-    with devices.scope():
+        network = build_network(Classifier(tiny_weights(), head), "block4_pool", SHAPE, phase.unfrozen, "float32")
+    return Steps(network, phase, devices, parts)
+
+
+def gradients(batches: Sequence[Any], parts: int = 1, devices: Any = None) -> list[dict[str, Any]]:
+    """For each batch, by name: how far a step at the learning rate 1 moves each weight of a miniature network."""
+    import keras
+
+    steps = make_steps(PHASE, parts, devices)
+    network = steps.network
+    with devices.scope() if devices else contextlib.nullcontext():
         steps.optimizer = keras.optimizers.SGD(1.0)
         steps.optimizer.build(list(network.variables.values()))
     begin, found = network.tensors(), []

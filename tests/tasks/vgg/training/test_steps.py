@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.scores import log_loss
 from tasks.settings import ClassWeight
+from tasks.vgg.strategies import plan_phases
+from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.feeds import Feed
 from tasks.vgg.training.outcome import example_weights
 from tests.conftest import PROJECT
-from tests.tasks.vgg.training.one_step import DEVICES, PARTS, Numbers, draw, gradients
+from tests.tasks.steps import Change
+from tests.tasks.vgg.training.one_step import DEVICES, PARTS, Numbers, draw, gradients, make_steps
 
 pytestmark = pytest.mark.slow
 
@@ -44,3 +48,26 @@ def test_gradient_is_the_same_on_two_devices_and_in_parts(tmp_path: Path) -> Non
         alone = found[f"1/1/{key.split('/', 2)[2]}"]
         assert np.abs(alone).max() > 1e-5
         np.testing.assert_allclose(found[key], alone, rtol=1e-3, atol=1e-6, err_msg=key)
+
+
+def test_loss_of_a_step_is_the_log_loss_that_chooses_the_epoch(change: Change) -> None:
+    """A probe has the lowest log loss that it can have, so training by another measure would begin by losing some."""
+    inputs, labels = draw(6)
+    steps = make_steps(first_phase(change))
+    batch = (inputs, labels, np.full(6, 1 / 6, np.float32))
+    expected = log_loss(steps.predict([batch]), labels)
+    loss, _ = steps.train(batch, 0.0)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_stay_without_a_gradient(change: Change) -> None:
+    steps = make_steps(first_phase(change))
+    before, variables = steps.network.tensors(), list(steps.network.variables.values())
+    steps.optimizer.apply([np.zeros(variable.shape, np.float32) for variable in variables], variables)
+    for name, value in steps.network.tensors().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def first_phase(change: Change) -> Phase:
+    settings = change()
+    return plan_phases("progressive", settings.train, settings.augmentation)[0]
