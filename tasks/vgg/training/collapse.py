@@ -14,7 +14,8 @@ from tasks.vgg.strategies.base import Phase
 
 EPOCHS_AT_CHANCE = 3
 """This many epochs at chance in a row end the training."""
-_NEAR_CHANCE = 0.9
+_AT_CHANCE = 0.99
+"""Share of chance: whoever stays below knows something. With rare classes it is much to be below at all."""
 
 
 def chance_loss(labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> float:
@@ -26,7 +27,7 @@ def chance_loss(labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32])
 
 def is_at_chance(train_loss: float, chance: float, probabilities: Floats) -> bool:
     """Whether the network is at chance: its loss is that of chance, and it predicts one class for all images."""
-    return train_loss >= _NEAR_CHANCE * chance and len(np.unique(probabilities.argmax(axis=1))) == 1
+    return train_loss >= _AT_CHANCE * chance and len(np.unique(probabilities.argmax(axis=1))) == 1
 
 
 def explain_collapse(phase: Phase, epoch: int, epochs_at_chance: int, loss: float, chance: float) -> str:
@@ -38,8 +39,8 @@ def explain_collapse(phase: Phase, epoch: int, epochs_at_chance: int, loss: floa
         f"Collapsed: since epoch {epoch - epochs_at_chance + 1} of the phase {phase.name!r} the model predicts the "
         f"same class for every image, and the loss stays at {loss:.3f} (chance level: {chance:.3f}). Adam "
         f"moves each weight by about the learning rate ({highest:g}), however small its gradient. Pretrained "
-        "convolutions don't survive large steps, least of all below an untrained head. This model is not "
-        f'exported. {also}ower the learning rate: make run SET="{_lower(phase)}"'
+        f"convolutions don't survive large steps, least of all below an untrained head. {also}ower the learning rate: "
+        f'make run SET="{_lower(phase)}"'
     )
 
 

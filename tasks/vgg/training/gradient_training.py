@@ -7,6 +7,7 @@ but with VGG16's own preprocessing instead of 1/255.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,9 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
     }
     if probe and not any(note["best_epoch"] for note in trained.notes):  # no epoch was better than the start
         outcome = conclude(probe, settings.train, material)
-        outcome = replace(outcome, summary={**outcome.summary, **summary}, problem=trained.problem)
+        outcome = replace(outcome, summary={**outcome.summary, **summary})
+        if trained.problem:
+            print(f"train: {trained.problem} The linear probe is kept.", file=sys.stderr, flush=True)
     else:
         changed = trained.classifier.tensors(run.phases[-1].unfrozen)
         backbone = {name: value for name, value in changed.items() if name.startswith("block")}
@@ -67,7 +70,8 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         batches = predict_probabilities(
             head, backbone, settings.train.test_time_augmentation, material.workspace, material.validation.keys
         )
-        outcome = Outcome(head, backbone, np.concatenate(list(batches)), summary, trained.problem)
+        problem = f"{trained.problem} This model is not exported." if trained.problem else None
+        outcome = Outcome(head, backbone, np.concatenate(list(batches)), summary, problem)
     run.checkpoints.clear()
     return outcome
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,16 @@ class _PhaseTraining:
             {"phase": phase.name, "epochs": state.epoch, "best_epoch": state.best_epoch, "batch_parts": state.parts}
         )
         improved = phase.patience is None or state.best_epoch > 0
+        if problem and self._keeps_from_before():
+            print(f"train: {problem} The weights from before are kept.", file=sys.stderr, flush=True)
+            problem = None
         return self._start.replaced(tensors), improved, problem
+
+    def _keeps_from_before(self) -> bool:
+        """Whether the phase's result was trained before its epochs at chance; the first phase may begin untrained."""
+        state = self._state
+        trained = state.best_epoch > 0 or state.phase > 0
+        return self._phase.patience is not None and trained and state.best_epoch <= state.epoch - state.at_chance
 
     def _epoch(self) -> None:
         state, phase = self._state, self._phase

@@ -31,6 +31,7 @@ def test_chance_is_the_entropy_of_the_classes() -> None:
 @pytest.mark.parametrize(
     ("loss", "probabilities", "lost"),
     [
+        (0.98 * math.log(2), ONE_ANSWER, False),  # it knows more than how frequent the classes are
         (math.log(2), ONE_ANSWER, True),
         (math.log(2), TWO_ANSWERS, False),  # it tells images apart
         (0.3, ONE_ANSWER, False),  # it has learnt; so few images may all be of one class

@@ -216,6 +216,32 @@ def test_unfreezing_that_improves_nothing_is_feature_extraction(
     np.testing.assert_array_equal(tried.validation_probabilities, probe.validation_probabilities)
 
 
+def test_probe_that_a_collapse_falls_back_to_is_no_collapsed_model(
+    tiny: Settings, workspace: Path, change: Change, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: True)
+    settings = change("train.modern.fine_tuning.block_learning_rate=0.1")
+    assert not train.run(settings, Workspace.at(workspace), "fine_tuning").unusable
+    trained = load_trained(workspace / TRAINED / "fine_tuning")
+    assert trained.problem is None
+    assert trained.backbone == {}
+    assert "The linear probe is kept." in capsys.readouterr().err
+    assert train.run(settings, Workspace.at(workspace), "head_replacement").unusable  # its head was never trained
+
+
+def test_collapse_of_a_later_phase_leaves_the_model_of_the_one_before(
+    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = loop._PhaseTraining._measure
+    losses, lost = iter([0.0, -1.0, -2.0, -2.0, 5.0, 5.0]), iter([False, False, True, True])
+    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost))
+    assert not train.run(tiny, Workspace.at(workspace), "progressive").unusable
+    trained = load_trained(workspace / TRAINED / "progressive")
+    assert [note["best_epoch"] for note in trained.summary["phases"]] == [2, 0]
+    assert "The weights from before are kept." in capsys.readouterr().err
+
+
 def test_memory_that_runs_out_halves_the_batch_and_is_recorded(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
