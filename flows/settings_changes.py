@@ -30,7 +30,6 @@ def apply_changes(
     from tasks.plan import check_listing
 
     def check(settings: Settings) -> None:
-        context.link_source(settings.source.uri)
         check_source(settings.source.uri, SourcePolicy.of(settings.source, context.workspace))
         if list_source:
             check_listing(settings, context.workspace)

@@ -47,13 +47,6 @@ class RunContext:
     workspace: Workspace
     deployed: DeployedRun | None = None
 
-    def link_source(self, uri: str) -> None:
-        """Link a source that is in the clone but not in git, so that its relative path works in the run's folder."""
-        here, there = self.workspace.folder / uri, self.workspace.clone / uri
-        if not Path(uri).is_absolute() and there.exists() and not here.exists():
-            here.parent.mkdir(parents=True, exist_ok=True)
-            here.symlink_to(there.resolve())
-
 
 def safe_name(name: str) -> str:
     """The name for use in a path and in a branch: letters, digits, dots, dashes."""

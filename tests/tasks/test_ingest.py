@@ -19,6 +19,7 @@ from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
 from tasks.images.sources import SourceImage, SourceListing
+from tasks.params import load_settings
 from tasks.workspace import RAW, Workspace
 from tests.conftest import contents, fill_source, save_image
 from tests.tasks.images.sources.policies import policy
@@ -232,6 +233,15 @@ def test_file_that_vanishes_is_named(
     (source / "ant" / "004.jpg").unlink()
     with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):
         ingest.run(settings_for(change, source), Workspace.at(workspace))
+
+
+def test_source_in_the_home_folder_is_read_and_stays_as_it_was_typed(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(source.parent))
+    typed = f"~/{source.name}"
+    assert ingest.run(settings_for(change, typed), Workspace.at(workspace)).packed == 24
+    assert load_settings(workspace).source.uri == typed
 
 
 def test_missing_source_leaves_what_is_packed(workspace: Path, source: Path, change: Change) -> None:

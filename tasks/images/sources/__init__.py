@@ -7,6 +7,7 @@ import re
 from typing import Protocol, cast
 
 from tasks.errors import SourceError
+from tasks.images.sources.layout import BUILT_IN, guess
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
@@ -18,6 +19,7 @@ KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
     "s3://bucket/prefix, tfds:name, or `digits`"
 )
+_SCHEMES = ("s3", "tfds")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
 
 
@@ -62,11 +64,12 @@ def _module(uri: str) -> _Source:
 
 
 def _kind(uri: str) -> str:
-    if uri == "digits":
+    if uri == BUILT_IN:
         return "digits"
     scheme = _SCHEME.match(uri)
-    if scheme and scheme[1] not in ("s3", "tfds"):
-        raise SourceError(f"Sources of the kind {scheme[1]!r} are not known. Give {KINDS}.")
+    if scheme and scheme[1] not in _SCHEMES:
+        meant = guess(scheme[1], _SCHEMES, 0.5)
+        raise SourceError(f"Sources of the kind {scheme[1]!r} are not known.{meant} Give {KINDS}.")
     if scheme and scheme[1] == "tfds":
         return "tfds"
     name = uri.lower().rstrip("/")

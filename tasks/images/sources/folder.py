@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
+from tasks.images.sources.layout import (
+    BUILT_IN,
+    LAYOUT,
+    class_and_split,
+    guess,
+    is_junk,
+    kept_splits,
+    printable,
+    why_excluded,
+)
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
@@ -27,7 +36,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
     root = policy.path(uri)
     if not root.exists():
         raise SourceError(
-            f"The source {uri!r} doesn't exist (looked in {policy.folder}). "
+            f"The source {uri!r} doesn't exist (looked for {root}).{guess(uri, [BUILT_IN], 0.8)} "
             "Give an existing folder: make run SOURCE=path/to/folder"
         )
     if not root.is_dir():

@@ -6,6 +6,7 @@ A source assigns splits if it has a folder `train` and a folder `test`, `val`, `
 
 from __future__ import annotations
 
+import difflib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ SPLIT_NAMES = {
     "test": "test",
 }
 LAYOUT = "Expected SOURCE/<class>/<image>, or SOURCE/train/<class>/<image> with SOURCE/test or SOURCE/val."
+BUILT_IN = "digits"
+"""The source that needs no file and no network."""
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -67,6 +70,16 @@ def class_and_split(parts: Sequence[str], splits: Mapping[str, str]) -> tuple[st
 def is_junk(name: str) -> bool:
     """Whether files or folders with this name are made by a system, not by a person."""
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _JUNK
+
+
+def guess(word: str, known: Iterable[str], similarity: float) -> str:
+    """` Did you mean ...?` if the word is almost a known one, else an empty text.
+
+    The first letters must agree: `s4` is a slip of the hand, but `gs` and `hdfs` are other stores.
+    """
+    same_letter = [name for name in known if name[:1] == word[:1].lower()]
+    near = difflib.get_close_matches(word.lower(), same_letter, 1, similarity)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _escape(char: str) -> str:

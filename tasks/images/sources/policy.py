@@ -19,6 +19,7 @@ class SourcePolicy:
 
     Attributes:
         folder: the folder for relative paths of sources.
+        clone: relative paths that aren't in the folder of a deployed run are here, committed or not.
         cache: for copies of sources; the runs of a clone share it.
         s3_buckets: allow-list of the buckets that a table may name besides its own bucket. Without it, a table could
             name any object that the credentials can read.
@@ -34,6 +35,7 @@ class SourcePolicy:
     """
 
     folder: Path
+    clone: Path
     cache: SourceCache
     s3_buckets: tuple[str, ...]
     s3_endpoints: tuple[str, ...]
@@ -46,11 +48,17 @@ class SourcePolicy:
 
     @classmethod
     def of(cls, source: Source, workspace: Workspace) -> SourcePolicy:
-        return cls(workspace.folder, SourceCache(workspace.source_cache), source.s3_buckets, source.s3_endpoints)
+        cache = SourceCache(workspace.source_cache)
+        return cls(workspace.folder, workspace.clone, cache, source.s3_buckets, source.s3_endpoints)
 
     def path(self, uri: str) -> Path:
-        """The file or folder of a source's address."""
-        return self.folder / uri
+        """The file or folder of a source's address, which may begin with `~` or `~user`.
+
+        If it doesn't exist, this is where a person expects it: in the clone, not in the folder of a deployed run.
+        """
+        given = os.path.expanduser(uri)  # noqa: PTH111 - Path.expanduser raises an error if there is no such user
+        here = self.folder / given
+        return here if here.exists() else self.clone / given
 
     def check_file(self, kind: str, uri: str, example: str) -> Path:
         """The local file of an archive or a table.
@@ -60,7 +68,7 @@ class SourcePolicy:
         """
         path = self.path(uri)
         if not path.is_file():
-            what = "is not a file" if path.exists() else f"doesn't exist (looked in {self.folder})"
+            what = "is not a file" if path.exists() else f"doesn't exist (looked for {path})"
             raise SourceError(f"The {kind} {uri!r} {what}. Give an existing one: make run SOURCE=path/to/{example}")
         if not os.access(path, os.R_OK):
             raise SourceError(f"The {kind} {uri!r} can't be read by this user. Fix it: chmod u+r {uri}")

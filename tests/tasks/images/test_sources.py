@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tasks.errors import SourceError
 from tasks.images.sources import SourceListing, check_source, discover
 from tasks.images.sources.layout import printable
 from tests.conftest import PROJECT, save_image
+from tests.tasks.images.sources.making import make_csv, make_zip
 from tests.tasks.images.sources.policies import policy
 
 
@@ -248,6 +250,7 @@ def test_digits_are_the_same_bytes_in_every_process() -> None:
     code = """
 from hashlib import sha256
 from tasks.images.sources import discover
+from tests.tasks.images.sources.making import make_csv, make_zip
 from tests.tasks.images.sources.policies import policy
 print([(item.path, sha256(item.read()).hexdigest()) for item in discover("digits", policy()).images])
 """
@@ -275,5 +278,72 @@ def test_relative_source_starts_at_the_workspace(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     check_source("images", policy(tmp_path / "run"))
     assert len(discover("images", policy(tmp_path / "run")).images) == 2
-    with pytest.raises(SourceError, match=f"looked in {tmp_path / 'run'}"):
+    with pytest.raises(SourceError, match=f"looked for {tmp_path / 'run/run/images'}"):
         check_source("run/images", policy(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["~/photos", "~someone/photos"])
+def test_source_in_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    put(tmp_path / "home/photos", "a/1", "b/2")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    person = pwd.struct_passwd(("someone", "x", 1, 1, "", str(tmp_path / "home"), ""))
+    monkeypatch.setattr(pwd, "getpwnam", {"someone": person}.__getitem__)
+    assert len(discover(name, policy(tmp_path)).images) == 2
+
+
+def test_table_and_archive_in_a_home_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = put(tmp_path / "home", "1", "2")
+    monkeypatch.setenv("HOME", str(home))
+    make_csv(home / "t.csv", [("path", "label"), ("1", "a"), ("2", "b")])
+    make_zip(home / "f.zip", [("a/1", b"1"), ("b/2", b"2")])
+    for name in ("~/t.csv", "~/f.zip"):
+        assert len(discover(name, policy(tmp_path / "clone")).images) == 2
+
+
+def test_folder_that_is_called_like_a_home_is_still_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "~no-such-user/a/1", "~no-such-user/b/2")
+    assert len(discover("~no-such-user", policy(tmp_path)).images) == 2
+
+
+def test_source_of_a_deployed_run_is_looked_for_in_its_folder_and_then_in_the_clone(tmp_path: Path) -> None:
+    run, clone = tmp_path / "clone/.rootstock/runs/nightly", tmp_path / "clone"
+    deployed = policy(run, clone=clone)
+    put(clone / "images", "a/1", "b/2", "b/3")
+    assert len(discover("images", deployed).images) == 3
+    put(run / "images", "a/1", "b/2")
+    assert len(discover("images", deployed).images) == 2
+
+
+@pytest.mark.parametrize("name", ["photoes", "photoes.zip", "photoes.csv"])
+def test_missing_source_of_a_deployed_run_is_said_to_be_missing_in_the_clone(tmp_path: Path, name: str) -> None:
+    run, clone = tmp_path / "clone/.rootstock/runs/nightly", tmp_path / "clone"
+    run.mkdir(parents=True)
+    with pytest.raises(SourceError) as caught:
+        check_source(name, policy(run, clone=clone))
+    assert f"looked for {clone / name}" in str(caught.value)
+    assert str(run) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("s4://me:secret@bucket/prefix", "s3"),
+        ("S3://bucket", "s3"),
+        ("tfd:mnist", "tfds"),
+        ("TFDS:mnist", "tfds"),
+        ("digit", "digits"),
+        ("Digits", "digits"),
+        ("digts", "digits"),
+    ],
+)
+def test_misspelt_source_is_told_what_was_meant(tmp_path: Path, uri: str, meant: str) -> None:
+    with pytest.raises(SourceError, match=f"Did you mean '{meant}'\\?") as caught:
+        check_source(uri, policy(tmp_path))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/prefix", "hdfs://host/a", "https://example.org/a.zip", "images", "dogs"])
+def test_source_that_is_no_misspelling_gets_no_guess(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        check_source(uri, policy(tmp_path))
+    assert "Did you mean" not in str(caught.value)

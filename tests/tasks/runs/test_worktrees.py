@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RunError
+from tasks.images.sources import SourcePolicy, discover
+from tasks.params import load_settings
 from tasks.runs.run_context import DeployedRun
 from tasks.runs.worktrees import claim_folder, run_folder
+from tests.conftest import PROJECT
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
 
 
@@ -212,19 +215,12 @@ def test_folder_uses_the_cache_the_remotes_and_the_credentials_of_the_clone(root
 
 @pytest.mark.parametrize("name", ["images", "inside/images"])
 def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, name: str) -> None:
-    (root / name).mkdir(parents=True)
-    (root / name / "a.jpg").write_text("a")
+    for label in ("a", "b"):
+        (root / name / label).mkdir(parents=True)
+        (root / name / label / "1.jpg").write_text(label)
     with run_folder(deployed(root)) as context:
-        folder = context.workspace.folder
-        context.link_source(name)
-        assert (folder / name / "a.jpg").read_text() == "a"
-    assert (root / name / "a.jpg").read_text() == "a"
-
-
-def test_source_elsewhere_needs_no_link(root: Path, tmp_path: Path) -> None:
-    with run_folder(deployed(root)) as context:
-        folder = context.workspace.folder
-        before = sorted(folder.iterdir())
-        for uri in ("digits", "s3://bucket/prefix", str(tmp_path)):
-            context.link_source(uri)
-        assert sorted(folder.iterdir()) == before
+        before = sorted(context.workspace.folder.iterdir())
+        source = load_settings(PROJECT).source.model_copy(update={"uri": name})
+        listing = discover(name, SourcePolicy.of(source, context.workspace))
+        assert [image.read() for image in listing.images] == [b"a", b"b"]
+        assert sorted(context.workspace.folder.iterdir()) == before

@@ -12,5 +12,11 @@ from tasks.images.sources.source_cache import SourceCache
 def policy(folder: Path | None = None, **changes: Any) -> SourcePolicy:
     """As of a workspace in the folder, the current one where none is given; without allow-lists."""
     folder = folder or Path.cwd()
-    given = {"cache": SourceCache(folder / ".rootstock/sources"), "s3_buckets": (), "s3_endpoints": (), **changes}
+    given = {
+        "clone": folder,
+        "cache": SourceCache(folder / ".rootstock/sources"),
+        "s3_buckets": (),
+        "s3_endpoints": (),
+        **changes,
+    }
     return SourcePolicy(folder, **given)
