@@ -7,7 +7,8 @@ The rules, in order:
 - A JPEG with both sides of 896 pixels or more is decoded at 1/2, 1/4 or 1/8, the smallest scale that leaves 448
   (DRAFT_PX).
 - EXIF orientation is applied. Colour profiles are ignored.
-- 16-bit grey keeps its high byte; grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
+- 16 bits a sample keep their high byte; an image of which this would keep almost nothing is refused (`bit_depth`).
+- Grey, palette, CMYK and YCbCr become RGB; alpha is composited on a fixed background.
 - The whole image is stretched to 224x224 by antialiased bilinear interpolation (a triangle as wide as the scale,
   half-pixel centres, as in Pillow and in tf.image.resize(antialias=True)); nothing is cropped.
 """
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tasks.images.bit_depth import check_colours, high_bytes
 from tasks.images.formats import is_cut, is_raw
 from tasks.images.gif import has_frames
 from tasks.images.reason_codes import RefusalCode, Refused
@@ -39,8 +41,8 @@ DRAFT_PX = 2 * IMAGE_SIZE_PX
 high frequencies than to compute them. Then it is resized with antialiasing, as every image. docs/speed.md says how
 exact this is."""
 
-FACTS_VERSION = 2
-"""Part of the recipe of every store of facts. Raise it when a fact changes and the pixels don't."""
+FACTS_VERSION = 3
+"""Part of the recipe of every store of facts. Raise it when a fact or a refusal changes and the pixels don't."""
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
@@ -120,6 +122,7 @@ def decode(
         image.draft(None, (DRAFT_PX, DRAFT_PX))  # only JPEG supports it
         turned = image.format == "TIFF" and _orientation(image) != 1  # Pillow turns TIFF files as it loads them
         _load(image, data)
+        check_colours(image, data)
         rgb = to_rgb(_upright(image), background_rgb)
         facts = _facts(image, data, size_px, rgb, turned)
         judge(facts, policy)
@@ -156,11 +159,11 @@ def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Im
     """Convert to RGB by the rules of this module.
 
     Raises:
-        Refused: the rules don't cover the colour mode (floating point, 32-bit integers, LAB).
+        Refused: the rules don't cover the colour mode (floating point, 32-bit integers, LAB), or the range of a 16-bit
+            image (`bit_depth`).
     """
     if image.mode.startswith("I;16"):
-        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        image = Image.fromarray(high)
+        image = high_bytes(image)
     if image.mode not in _MODES:
         raise Refused(RefusalCode.UNSUPPORTED_COLOURS, f"colour mode {image.mode}; convert it to 8-bit RGB")
     if image.has_transparency_data:

@@ -16,6 +16,7 @@ class RefusalCode(StrEnum):
     CORRUPT = "corrupt"
     DECODER_FAILED = "decoder_failed"
     UNSUPPORTED_COLOURS = "unsupported_colours"
+    NARROW_RANGE = "narrow_range"
     TOO_SMALL = "too_small"
     EXTREME_ASPECT = "extreme_aspect"
     LOW_INFORMATION = "low_information"
