@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.errors import RunError
-from tasks.runs.git import git, need_commit
+from tasks.runs.git import git, git_environment, need_commit
 from tasks.workspace import Workspace
 
 _KEPT = 10
@@ -44,7 +44,8 @@ def unpack(clone: Path, commit: str) -> Path:
 
 def _archive(clone: Path, commit: str) -> bytes:
     top = git(clone, "rev-parse", "--show-toplevel")
-    result = subprocess.run(["git", "archive", "--format=tar", commit], cwd=top, capture_output=True, check=False)
+    command = ["git", "archive", "--format=tar", commit]
+    result = subprocess.run(command, cwd=top, env=git_environment(), capture_output=True, check=False)
     if result.returncode:
         raise RunError(f"git archive {commit} failed in {clone}: {result.stderr.decode(errors='replace').strip()}")
     return result.stdout

@@ -10,6 +10,28 @@ from pathlib import Path
 from tasks.errors import RunError
 
 NO_COMMIT = "0" * 40
+OF_ONE_REPOSITORY = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    }
+)
+"""The variables by which git finds the parts of one repository, as `git rev-parse --local-env-vars` lists them.
+
+Git sets some of them for a hook, and a worker that a hook starts inherits them. GIT_CONFIG_COUNT and
+GIT_CONFIG_PARAMETERS, which git lists too, are not here: they hold settings, such as a user's `safe.directory`.
+"""
 _AUTHOR = {
     "GIT_AUTHOR_NAME": "rootstock",
     "GIT_AUTHOR_EMAIL": "rootstock@localhost",
@@ -69,10 +91,13 @@ def need_commit(folder: Path, commit: str) -> None:
         )
 
 
+def git_environment() -> dict[str, str]:
+    """This process' environment without the variables that a hook or a shell has set for another repository."""
+    return {name: value for name, value in os.environ.items() if name not in OF_ONE_REPOSITORY}
+
+
 def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    # Drop variables that a hook or a shell has set for another repository.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR")}
-    environment: Mapping[str, str] = {**inherited, **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    environment: Mapping[str, str] = {**git_environment(), **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return subprocess.run(
         ["git", *arguments],
         cwd=folder,

@@ -22,6 +22,15 @@ def test_unpack_gives_the_code_as_committed(tmp_path: Path) -> None:
     assert git(folder, "rev-parse", "--show-toplevel") == str(root)
 
 
+def test_unpack_in_a_git_hook_of_another_repository_gives_the_code_of_the_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, other = make_repository(tmp_path / "clone"), make_repository(tmp_path / "other")
+    commit = change(root, "add.py", "pass\n")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert (unpack(root, commit) / "add.py").read_text() == "pass\n"
+
+
 def test_unpack_makes_a_folder_once(tmp_path: Path) -> None:
     root = make_repository(tmp_path / "clone")
     folder = unpack(root, git(root, "rev-parse", "HEAD"))

@@ -13,9 +13,10 @@ import pytest
 from tasks.errors import RunError
 from tasks.images.sources import SourcePolicy, discover
 from tasks.params import load_settings
+from tasks.runs.git import OF_ONE_REPOSITORY
 from tasks.runs.run_context import DeployedRun
 from tasks.runs.worktrees import claim_folder, run_folder
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, contents
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
 
 
@@ -54,6 +55,36 @@ def test_run_ends_in_one_commit_and_leaves_nothing_else(root: Path) -> None:
     assert git(root, "diff", "--name-only", code, "runs/nightly").split() == ["dvc.lock", "params.yaml"]
     assert (git(root, "status", "--short"), git(root, "rev-parse", "HEAD"), worktrees(root)) == ("", code, 1)
     assert [path.name for path in (root / ".rootstock/runs").iterdir()] == ["nightly.claim"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("GIT_DIR", ".git"),
+        ("GIT_WORK_TREE", "."),
+        ("GIT_INDEX_FILE", ".git/index"),
+        ("GIT_OBJECT_DIRECTORY", ".git/objects"),
+        ("GIT_COMMON_DIR", ".git"),
+    ],
+)
+def test_run_whose_worker_a_git_hook_started_leaves_the_repository_of_the_hook_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    other = make_repository(tmp_path / "other")
+    before = contents(other)
+    run = deployed(root)
+    with monkeypatch.context() as hook:
+        hook.setenv(name, str(other / path))
+        work(run, "lock: 1\n", "factor: 7\n")
+    assert contents(other) == before
+    assert git(root, "diff", "--name-only", "HEAD", "runs/nightly").split() == ["dvc.lock", "params.yaml"]
+    assert git(root, "status", "--short") == ""
+
+
+def test_variables_that_git_takes_for_one_repository_are_known() -> None:
+    known = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, text=True, check=True).stdout
+    settings = {"GIT_CONFIG", "GIT_CONFIG_PARAMETERS", "GIT_CONFIG_COUNT"}
+    assert set(known.split()) - settings <= OF_ONE_REPOSITORY
 
 
 def test_run_ignores_what_the_person_has_not_committed(root: Path) -> None:
