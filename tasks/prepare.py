@@ -236,7 +236,8 @@ def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rule
     labels = sorted({*by_class, *(row.label for row in quarantined)})
     problems = _too_small(labels, by_class, rules, "accepted")
     problems += [
-        f"class {label!r}: none of its {by_class[label]} images is in the train split"
+        f"class {label!r}: none of its {by_class[label]} images is in the train split, and no image changes its "
+        "split. Add images of the class to train on, or draw all splits again: change prepare.split_seed"
         for label in labels
         if by_class[label] >= rules.min_images_per_class and not trained[label]
     ]

@@ -107,8 +107,8 @@ def select(
     clashes = _clashes(contents.chosen, set_of)
     twins = _twins([key for key in usable if key not in clashes], contents.chosen, facts)
     members = [
-        ImageToSplit(key, contents.chosen[key].split, contents.chosen[key].group, set_of.get(key))
-        for key in usable
+        ImageToSplit(row.key, row.split, row.group, set_of.get(key), row.label)
+        for key, row in ((key, contents.chosen[key]) for key in usable)
         if key not in clashes and key not in twins
     ]
     assignment = assign(members, previous, rules)

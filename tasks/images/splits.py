@@ -2,16 +2,19 @@
 
 A single image is drawn by its content hash, so it is in the same split on every machine, and every class has the wanted
 shares up to chance. Images that belong together (one group of the source, such as a patient, product or video; or near
-duplicates) are drawn together. Such groups grow and merge when images are added, so the splits of the previous run
-matter: an image keeps its split, and new images join the split of their group.
+duplicates) are drawn together. If a class then lacks a split, some of its newly drawn images move there
+(`stratification`). Groups grow and merge when images are added, and a class may lack a split no longer, so the splits
+of the previous run matter: an image keeps its split, and new images join the split of their group.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+from tasks.images.stratification import Interval, Unit, count_classes, fill_splits, lacking
 
 _Name = tuple[str, str]
 
@@ -28,12 +31,14 @@ class ImageToSplit:
         given: the split that the source assigns to it, if any.
         group: the group that the source assigns to it (patient, product, video), if any.
         near_duplicates: name of its set of near duplicates; None if it has no near duplicates.
+        label: its class; without one, the image doesn't count when splits are filled that a class lacks.
     """
 
     key: str
     given: str | None = None
     group: str | None = None
     near_duplicates: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,22 @@ def assign_split(
     """
     if given in HELD_OUT:
         return given
-    number = draw(key, seed)
-    test = 0.0 if "test" in given_splits else test_fraction
-    validation = 0.0 if "validation" in given_splits else validation_fraction
-    if number < test:
-        return "test"
-    return "validation" if number < test + validation else "train"
+    shares = drawn_shares(Rules(validation_fraction, test_fraction, seed, frozenset(given_splits)))
+    return _split_at(draw(key, seed), shares)
+
+
+def drawn_shares(rules: Rules) -> dict[str, Interval]:
+    """Split -> the interval of the numbers that draw it; a split that the source assigns isn't drawn, but train is."""
+    shares, end = {}, 0.0
+    for split, fraction in (("test", rules.test_fraction), ("validation", rules.validation_fraction)):
+        if fraction and split not in rules.given_splits:
+            shares[split] = (end, end + fraction)
+            end += fraction
+    return shares | {"train": (end, 1.0)}
+
+
+def _split_at(number: float, shares: Mapping[str, Interval]) -> str:
+    return next(split for split, (_, end) in shares.items() if number < end)
 
 
 def anchors(members: Sequence[ImageToSplit]) -> dict[str, str]:
@@ -129,10 +144,12 @@ def assign(members: Sequence[ImageToSplit], previous: Mapping[str, str], rules: 
        splits, or a split that the source forbids, it is left out, and no other image moves.
     4. If no image of a group or of a set of near duplicates has a split yet, all are drawn by their anchor (see
        `anchors`).
+    5. If a class then has no image in a split that is drawn, some of the images that were drawn in this run move there
+       (`stratification.fill_splits`).
 
     The order of the members doesn't matter. An image without group and near duplicates gets the split of
-    `assign_split`, unless its previous split differs. `previous` must come from the same rules: after a change of the
-    seed or the shares, pass an empty one.
+    `assign_split`, unless its previous split differs or its class needs it elsewhere. `previous` must come from the
+    same rules: after a change of the seed or the shares, pass an empty one.
 
     Args:
         members: one for each key.
@@ -147,11 +164,13 @@ def assign(members: Sequence[ImageToSplit], previous: Mapping[str, str], rules: 
     clusters: dict[str, list[ImageToSplit]] = defaultdict(list)
     for member in together:
         clusters[anchor_of[member.key]].append(member)
+    drawn = {member.key: member.key for member in members if member.key not in placed and not _names(member)}
     for cluster in clusters.values():
-        _settle(cluster, placed, leaks, rules)
+        drawn |= _settle(cluster, placed, leaks, rules)
     _leave_out(together, placed, leaks)
-    alone = [member for member in members if member.key not in placed and not _names(member)]
-    placed.update(_draw_together(alone, rules))
+    shares = drawn_shares(rules)
+    placed |= {key: _split_at(draw(anchor, rules.seed), shares) for key, anchor in drawn.items()}
+    placed |= _fill(members, drawn, placed, leaks, rules)
     _name_again(together, placed, leaks)
     splits = {key: split for key, split in placed.items() if key not in leaks}
     return Assignment(splits, leaks, {key: previous[key] for key in leaks if key in previous} | splits)
@@ -183,8 +202,14 @@ def _fixed(member: ImageToSplit, previous: Mapping[str, str], rules: Rules) -> s
     return before if before in allowed else None
 
 
-def _settle(cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict[str, str], rules: Rules) -> None:
-    """Place the new images of a cluster with their relatives, then the relatives of those; draw the others."""
+def _settle(
+    cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict[str, str], rules: Rules
+) -> dict[str, str]:
+    """Place the new images of a cluster with their relatives, then the relatives of those.
+
+    Returns:
+        Key -> anchor of the other new images, which must be drawn: they belong with no image that has a split.
+    """
     waiting = [member for member in cluster if member.key not in placed]
     while waiting:
         mates = _mates(cluster, placed, leaks)
@@ -198,17 +223,33 @@ def _settle(cluster: Sequence[ImageToSplit], placed: dict[str, str], leaks: dict
             else:
                 leaks[member.key] = next(found[split] for split in HELD_OUT if split in found)
         if len(undecided) == len(waiting):
-            placed.update(_draw_together(undecided, rules))
-            return
+            return anchors(undecided)
         waiting = undecided
+    return {}
 
 
-def _draw_together(members: Sequence[ImageToSplit], rules: Rules) -> dict[str, str]:
-    shares = (rules.validation_fraction, rules.test_fraction)
-    return {
-        key: assign_split(anchor, None, rules.given_splits, *shares, rules.seed)
-        for key, anchor in anchors(members).items()
-    }
+def _fill(
+    members: Sequence[ImageToSplit],
+    drawn: Mapping[str, str],
+    placed: Mapping[str, str],
+    leaks: Collection[str],
+    rules: Rules,
+) -> dict[str, str]:
+    """Key -> split of the images that move to a split that their class lacks."""
+    label_of = {member.key: member.label for member in members if member.label is not None}
+    counts = count_classes({key: split for key, split in placed.items() if key not in leaks}, label_of)
+    shares = drawn_shares(rules)
+    missing = lacking(counts, shares)
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, anchor in drawn.items() if missing else ():
+        if key in label_of:
+            labels[anchor][label_of[key]] += 1
+    units = [
+        Unit(anchor, draw(anchor, rules.seed), found) for anchor, found in labels.items() if found.keys() & missing
+    ]
+    here = {anchor: placed[key] for key, anchor in drawn.items()}
+    moved = fill_splits(units, here, counts, shares)
+    return {key: moved[anchor] for key, anchor in drawn.items() if anchor in moved}
 
 
 def _mates(

@@ -117,7 +117,9 @@ def split_sentence(data: Mapping[str, Any]) -> str:
     if given:
         parts.append(f"The source itself assigns {' and '.join(visible(name, 20) for name in given)}.")
     if drawn:
-        parts.append(f"A hash of each image's content draws {' and '.join(drawn)}.")
+        parts.append(
+            f"A hash of each image's content draws {' and '.join(drawn)}, and an image of every class if it has enough."
+        )
     parts.append("Images that look the same, or belong to one group, are always in the same split.")
     parts.append("The test images were not used for training or for any choice.")
     return " ".join(parts)

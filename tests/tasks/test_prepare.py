@@ -241,6 +241,34 @@ def test_validation_is_carved_from_train_where_test_is_given(workspace: Path, tm
     assert by_folder == {"train": {"train", "validation"}, "val": {"test"}}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_class_of_few_images_is_in_every_split(
+    workspace: Path, tmp_path: Path, change: Change, seed: int
+) -> None:
+    source = fill_source(tmp_path / "source", a_class=4, classes=("ant", "bee", "cat"))
+    run_prepare(settings_for(change, source, f"prepare.split_seed={seed}"), workspace)
+    assert not [label for label, found in counts(workspace)["classes"].items() if not all(found.values())]
+
+
+def test_class_that_lost_its_only_training_image_is_named_with_the_cure(
+    workspace: Path, tmp_path: Path, change: Change
+) -> None:
+    source = fill_source(tmp_path / "source", a_class=4)
+    wanted = settings_for(change, source, "prepare.min_images_per_class=2")
+    run_prepare(wanted, workspace)
+    before = splits(workspace)
+    for path, split in before.items():
+        if path.startswith("ant/") and split == "train":
+            (source / path).unlink()
+    with pytest.raises(DataError, match=r"class 'ant': none of its .* Add images of the class .*split_seed"):
+        run_prepare(wanted, workspace)
+    save_image(source / "ant/new.png", "ant", 100)
+    run_prepare(wanted, workspace)
+    after = splits(workspace)
+    assert after["ant/new.png"] == "train"
+    assert before.items() >= {path: split for path, split in after.items() if path != "ant/new.png"}.items()
+
+
 def test_too_many_refused_images_stop_the_run(workspace: Path, source: Path, change: Change) -> None:
     for number in range(8):
         (source / "ant" / f"bad{number}.jpg").write_bytes(b"<html>%d" % number)
