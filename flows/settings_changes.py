@@ -30,7 +30,7 @@ def apply_changes(
     from tasks.plan import check_listing
 
     def check(settings: Settings) -> None:
-        check_source(settings.source.uri, SourcePolicy.of(settings.source, context.workspace))
+        check_source(settings.source.uri, SourcePolicy.of(settings, context.workspace))
         if list_source:
             check_listing(settings, context.workspace)
 

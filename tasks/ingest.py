@@ -2,8 +2,9 @@
 
 Reads the source `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet` with one row for
 every entry of the source, and `source.json`, which describes the source. An image with the same version as in the last
-run isn't read again. An image without a version is read again, because only its bytes show whether it changed. Bytes
-that are in no pack are packed. Packs with bytes that are no longer at the source are deleted, after the other bytes in
+run isn't read again. An image without a version is read again, because only its bytes show whether it changed. What is
+no image by its first bytes (`tasks.images.signatures`) is refused and not packed. Bytes that are in no pack are packed.
+Packs with bytes that are no longer at the source are deleted, after the other bytes in
 them are copied. A killed run continues after its last whole pack.
 """
 
@@ -18,6 +19,7 @@ from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.images.ingest_journal import IngestJournal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
 from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
+from tasks.images.reason_codes import Refused
 from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, discover
 from tasks.images.sources.reading import read_ahead
 from tasks.parallel import on_all_cores
@@ -34,12 +36,13 @@ MAX_SMALL_PACKS = 16
 class Summary:
     discovered: int
     excluded: int
+    refused: int
     packed: int
     reused: int
 
     def __str__(self) -> str:
         return (
-            f"{self.discovered} entries discovered, {self.excluded} of them excluded; "
+            f"{self.discovered} entries discovered, {self.excluded} of them excluded, {self.refused} not images; "
             f"{self.packed} images packed, {self.reused} reused"
         )
 
@@ -50,7 +53,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     Raises:
         SourceError: the source is missing, empty, not understood, or changes while it is read.
     """
-    listing = discover(settings.source.uri, SourcePolicy.of(settings.source, workspace))
+    listing = discover(settings.source.uri, SourcePolicy.of(settings, workspace))
     within, beyond = _limit(listing, settings.source.limit_per_class)
     raw = workspace.raw
     raw.mkdir(parents=True, exist_ok=True)
@@ -58,31 +61,32 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     packs = _whole_packs(raw)
     have = {key for places in packs.values() for key in places}
     journal = IngestJournal(workspace.ingest_journal)
-    keys = _known(within, raw, journal, have)
+    found = _known(within, raw, journal, have)
     pack_size = settings.ingest.pack_size_mb * 1_000_000
 
     packed = 0
-    with Progress("ingest", len(within), "images", done=len(keys)) as progress:
-        read: list[SourceImage] = []
-        new = _read_new(within, keys, have, read, settings.ingest.readers, progress)
+    with Progress("ingest", len(within), "images", done=len(found)) as progress:
+        read: list[tuple[SourceImage, str]] = []
+        new = _read_new(within, found, have, read, settings.ingest.readers, progress)
         for _, count in write_packs(raw, new, pack_size):
             packed += count
-            journal.add((image.path, image.version, keys[image.path]) for image in read if image.version is not None)
+            journal.add((image.path, image.version, key) for image, key in read if image.version is not None)
             read.clear()  # a pack is written as soon as it is full, so these images are in it
-    _drop_unwanted(raw, packs, set(keys.values()), pack_size)
+    keys = {key for key in found.values() if isinstance(key, str)}
+    _drop_unwanted(raw, packs, keys, pack_size)
     write_json(raw / "source.json", {**listing.about, "uri": settings.source.uri})
-    write_discovered(raw, _rows(listing, keys, beyond))
+    write_discovered(raw, _rows(listing, found, beyond))
     journal.remove()
     discovered = len(listing.images) + len(listing.excluded)
-    reused = len(set(keys.values())) - packed
-    return Summary(discovered, len(listing.excluded) + len(beyond), packed, reused)
+    refused = sum(isinstance(one, Refused) for one in found.values())
+    return Summary(discovered, len(listing.excluded) + len(beyond), refused, packed, len(keys) - packed)
 
 
 def is_listing_unchanged(listing: SourceListing, per_class: int | None, before: list[Discovered]) -> bool:
     """Whether `run` would write the same table as `before`, assuming that no bytes changed."""
 
     def without_bytes(rows: list[Discovered]) -> list[Discovered]:
-        return [replace(row, key="", version=None) for row in rows]
+        return [replace(row, key="", version=None, refused=None, detail=None) for row in rows]
 
     _, beyond = _limit(listing, per_class)
     return without_bytes(_rows(listing, {}, beyond)) == without_bytes(before)
@@ -100,32 +104,40 @@ def _whole_packs(raw: Path) -> dict[Path, dict[str, PackEntry]]:
     return packs
 
 
-def _known(images: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str]:
-    """Path -> key of the images that don't have to be read: they are packed, and their version is the same."""
-    before = {(row.path, row.version): row.key for row in previous_discovered(raw)} | journal.read()
+def _known(images: list[SourceImage], raw: Path, journal: IngestJournal, have: set[str]) -> dict[str, str | Refused]:
+    """Path -> key or refusal of the images that don't have to be read: packed or refused, and of the same version."""
+    before: dict[tuple[str, str | None], str | Refused]
+    before = {(row.path, row.version): row.refusal or row.key for row in previous_discovered(raw)}
+    before |= journal.read()
     known = {}
     for image in images:
-        key = before.get((image.path, image.version)) if image.version is not None else None
-        if key is not None and key in have:
-            known[image.path] = key
+        one = before.get((image.path, image.version)) if image.version is not None else None
+        if isinstance(one, Refused) or one in have:
+            known[image.path] = one
     return known
 
 
 def _read_new(
     images: list[SourceImage],
-    keys: dict[str, str],
+    found: dict[str, str | Refused],
     have: set[str],
-    read: list[SourceImage],
+    read: list[tuple[SourceImage, str]],
     readers: int,
     progress: Progress,
 ) -> Iterator[tuple[str, bytes]]:
-    """Read the unknown images, note their keys in `keys`, and yield those that are in no pack, in order."""
+    """Read the unknown images, and yield those that are in no pack, in order.
+
+    Adds their keys or refusals to `found`, and the images that aren't refused to `read`, with their keys.
+    """
     seen = set(have)
-    unknown = [image for image in images if image.path not in keys]
+    unknown = [image for image in images if image.path not in found]
     for image, data in read_ahead(unknown, readers):
-        key = keys[image.path] = sha256_hex(data)
-        read.append(image)
         progress.advance()
+        if isinstance(data, Refused):
+            found[image.path] = data
+            continue
+        key = found[image.path] = sha256_hex(data)
+        read.append((image, key))
         if key not in seen:
             seen.add(key)
             yield key, data
@@ -159,21 +171,19 @@ def _limit(listing: SourceListing, per_class: int | None) -> tuple[list[SourceIm
     return [image for image in listing.images if image.path not in beyond], beyond
 
 
-def _rows(listing: SourceListing, keys: dict[str, str], beyond: set[str]) -> list[Discovered]:
-    rows = [
-        Discovered(
-            image.path,
-            image.label,
-            image.split,
-            keys.get(image.path, ""),
-            "over_limit" if image.path in beyond else None,
-            image.version,
-            image.group,
-        )
-        for image in listing.images
-    ]
+def _rows(listing: SourceListing, found: dict[str, str | Refused], beyond: set[str]) -> list[Discovered]:
+    rows = [_row(image, found.get(image.path, ""), image.path in beyond) for image in listing.images]
     rows += [Discovered(entry.path, "", None, "", entry.reason) for entry in listing.excluded]
     return sorted(rows, key=lambda row: row.path)
+
+
+def _row(image: SourceImage, found: str | Refused, is_beyond: bool) -> Discovered:
+    row = Discovered(
+        image.path, image.label, image.split, "", "over_limit" if is_beyond else None, image.version, image.group
+    )
+    if isinstance(found, Refused):
+        return replace(row, refused=found.code, detail=found.detail)
+    return replace(row, key=found)
 
 
 def main() -> int:

@@ -117,7 +117,7 @@ def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], Sou
 
     def look() -> None:
         try:
-            found.append(discover(source.uri, SourcePolicy.of(source, workspace)))
+            found.append(discover(source.uri, SourcePolicy.of(settings, workspace)))
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             found.append(error)
 

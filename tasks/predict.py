@@ -25,18 +25,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tasks.errors import USER_ERROR, IntegrityError, PredictError
-from tasks.files import atomic_file, read_json, sha256_hex
+from tasks.files import atomic_file, file_sha256, read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels
 from tasks.images.packs import PackEntry
 from tasks.images.reason_codes import Refused
+from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.layout import printable
 from tasks.images.workers import decode_all
 from tasks.program import run_program
 from tasks.progress import Progress
+from tasks.settings import MAX_FILE_MB
 
 BATCH_SIZE = 8
-UNREADABLE = "unreadable"
-"""Code of a file that can't be opened; the other codes are in `tasks.images.reason_codes.RefusalCode`."""
+UNREADABLE, TOO_LARGE = "unreadable", "too_large"
+"""Codes of a file that can't be opened or isn't; the other codes are in `tasks.images.reason_codes.RefusalCode`."""
 
 
 class Model:
@@ -133,14 +135,23 @@ def _is_inside(entry: os.DirEntry[str], root: str) -> bool:
 
 
 def _look(path: str) -> _Image:
-    """Read a file's size and checksum. A path that is not a regular file gets a problem and isn't opened."""
+    """Read a file's size and checksum. A path that is not a regular file gets a problem and isn't opened.
+
+    A file that is too large, or no image by its first bytes, gets a problem and isn't read any further.
+    """
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
             return _Image(path, None, "", f"{UNREADABLE}: not a file")
-        content = Path(path).read_bytes()
+        if status.st_size > MAX_FILE_MB * 1_000_000:
+            return _Image(path, None, "", f"{TOO_LARGE}: more than {MAX_FILE_MB} MB")
+        with Path(path).open("rb") as file:
+            refused = judge_head(file.read(HEAD_BYTES))
+        if refused:
+            return _Image(path, None, "", str(refused))
+        return _Image(path, PackEntry(Path(path), 0, status.st_size), file_sha256(Path(path)), "")
     except (OSError, ValueError) as error:
         return _Image(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
-    return _Image(path, PackEntry(Path(path), 0, len(content)), sha256_hex(content), "")
 
 
 def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:

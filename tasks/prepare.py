@@ -73,7 +73,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """
     rules = settings.prepare
     discovered = read_discovered(workspace.raw)
-    contents = by_content([row for row in discovered if not row.excluded])
+    contents = by_content([row for row in discovered if row.key])
 
     recipe = decoding.recipe(rules.background_rgb)
     # `likeness` is the perceptual hash; another name would decode everything again.

@@ -15,6 +15,8 @@ from tasks.vgg import strategies
 
 IMAGE_SIZE_PX = 224
 HERE = "here"
+MAX_FILE_MB = 2000
+"""A larger file can't be decoded in the memory of a worker process."""
 
 STRATEGIES: tuple[str, ...] = tuple(strategies.BY_NAME)
 StrategyName = Literal[STRATEGIES]  # type: ignore[valid-type]  # each file of tasks/vgg/strategies adds its name
@@ -43,6 +45,7 @@ class Ingest(Block):
 
     pack_size_mb: int = Field(ge=1, le=4096, description="size of a pack of original bytes, MB")
     readers: int = Field(ge=1, le=256, description="images that are read or downloaded at the same time")
+    max_file_mb: int = Field(ge=1, le=MAX_FILE_MB, description="larger files are excluded and not read, MB")
 
 
 class Prepare(Block):

@@ -31,6 +31,7 @@ from tasks.images.bit_depth import check_colours, high_bytes
 from tasks.images.formats import is_cut, is_raw
 from tasks.images.gif import has_frames
 from tasks.images.reason_codes import RefusalCode, Refused
+from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,9 +48,6 @@ FACTS_VERSION = 3
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
 _SAMPLE_PX = 256
-_ISO_MEDIA = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ")  # crx is Canon's RAW
-_OTHER_FORMATS = (b"8BPS", b"\x00\x00\x01\x00", b"%PDF", b"icns", b"\xff\x0a", b"\x00\x00\x00\x0cjP  ")
-_RAW_FILES = (b"FUJIFILM", b"IIRO", b"IIRS", b"MMOR", b"IIU\x00")
 
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
@@ -189,22 +187,8 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> Refused:
-    head = data[:512]
-    if head[4:8] == b"ftyp" and head[8:12] in _ISO_MEDIA:
-        return Refused(RefusalCode.UNSUPPORTED_FORMAT, f"{head[8:12].decode()} image; convert it to JPEG or PNG")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in head.lower():
-        return Refused(RefusalCode.UNSUPPORTED_FORMAT, "SVG drawing; convert it to PNG")
-    if head.startswith((*_OTHER_FORMATS, *_RAW_FILES)):
-        return Refused(
-            RefusalCode.UNSUPPORTED_FORMAT, "PSD, ICO, PDF, JPEG 2000 or XL, or RAW; convert it to JPEG or PNG"
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"{", b"<head")):
-        return Refused(RefusalCode.NOT_AN_IMAGE, "a web page or other text")
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")):
-        code = RefusalCode.TRUNCATED if is_cut(data) else RefusalCode.CORRUPT
-        return Refused(code, "starts as an image, but its header can't be read")
-    return Refused(RefusalCode.NOT_AN_IMAGE, f"unknown content, starts with {head[:8].hex(' ')}")
+    code = RefusalCode.TRUNCATED if is_cut(data) else RefusalCode.CORRUPT
+    return judge_head(data[:HEAD_BYTES]) or Refused(code, "starts as an image, but its header can't be read")
 
 
 def _load(image: Image.Image, data: bytes) -> None:

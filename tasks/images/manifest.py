@@ -15,14 +15,16 @@ import pyarrow as pa
 
 from tasks.errors import IntegrityError
 from tasks.files import stream_table, write_table
+from tasks.images.reason_codes import RefusalCode, Refused
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """One entry of the source. `key` (SHA-256 of the bytes) is empty for excluded entries.
+    """One entry of the source. `key` (SHA-256 of the bytes) is empty for entries that are excluded or refused.
 
+    `refused` is the reason code of a file that is no image by its first bytes; it isn't packed, but quarantined.
     `version` changes whenever the bytes may have changed, if the source can tell. Images with the same `group` stay
     together.
     """
@@ -34,6 +36,12 @@ class Discovered:
     excluded: str | None
     version: str | None = None
     group: str | None = None
+    refused: str | None = None
+    detail: str | None = None
+
+    @property
+    def refusal(self) -> Refused | None:
+        return Refused(RefusalCode(self.refused), self.detail or "") if self.refused else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One refused image, with the reason code and a detail."""
+    """One refused image, with the reason code and a detail. `sha256` is empty if the bytes weren't read."""
 
     path: str
     sha256: str

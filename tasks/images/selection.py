@@ -178,7 +178,9 @@ def _quarantine(
     quarantined: list[Quarantined] = []
     for row in discovered:
         reason: tuple[RefusalCode, str] | None = None
-        if row.key in contents.conflicts:
+        if row.refusal:
+            reason = row.refusal.code, row.refusal.detail
+        elif row.key in contents.conflicts:
             reason = RefusalCode.LABEL_CONFLICT, "the same bytes also have another label"
         elif row.excluded or contents.chosen[row.key] is not row:
             continue

@@ -19,6 +19,7 @@ from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
 from tasks.images.sources import SourceImage, SourceListing
+from tasks.images.sources.reading import LARGE_BYTES
 from tasks.params import load_settings
 from tasks.workspace import RAW, Workspace
 from tests.conftest import contents, fill_source, save_image
@@ -235,6 +236,69 @@ def test_file_that_vanishes_is_named(
         ingest.run(settings_for(change, source), Workspace.at(workspace))
 
 
+VIDEO = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2"
+
+
+def test_files_that_are_no_images_are_not_packed_and_large_ones_not_read(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "ant" / "labels.txt").write_bytes(b"0 0.1 0.2\n")
+    (source / "bee" / "copy.txt").write_bytes(b"0 0.1 0.2\n")
+    with (source / "bee" / "film.mp4").open("wb") as file:
+        file.write(VIDEO)
+        file.truncate(LARGE_BYTES + 1)
+    reads: list[str] = []
+    found = versioned(ingest.discover(str(source), policy()), reads)
+    monkeypatch.setattr(ingest, "discover", lambda *_: found)
+    settings = settings_for(change, source)
+    summary = ingest.run(settings, Workspace.at(workspace))
+    assert (summary.discovered, summary.excluded, summary.refused, summary.packed) == (27, 0, 3, 24)
+    assert "3 not images" in str(summary)
+    assert len(packed(workspace)) == 24
+    assert "bee/film.mp4" not in reads
+    told = {row.path: (row.refused, row.detail, row.key) for row in read_discovered(workspace / RAW) if row.refused}
+    unknown = "unknown content, starts with 30 20 30 2e 31 20 30 2e"
+    assert told == {
+        "ant/labels.txt": ("not_an_image", unknown, ""),
+        "bee/copy.txt": ("not_an_image", unknown, ""),
+        "bee/film.mp4": ("not_an_image", "a video", ""),
+    }
+
+    before = raw(workspace)
+    reads.clear()
+    again = ingest.run(settings, Workspace.at(workspace))
+    assert (again.refused, again.packed, again.reused, reads) == (3, 0, 24, [])
+    assert raw(workspace) == before
+    assert ingest.is_listing_unchanged(found, None, read_discovered(workspace / RAW))
+
+
+def test_file_that_becomes_an_image_is_packed(workspace: Path, source: Path, change: Change) -> None:
+    late = source / "ant" / "late.png"
+    late.write_bytes(b"soon")
+    settings = settings_for(change, source)
+    assert ingest.run(settings, Workspace.at(workspace)).refused == 1
+    save_image(late, "ant", 77)
+    summary = ingest.run(settings, Workspace.at(workspace))
+    assert (summary.refused, summary.packed) == (0, 1)
+
+
+def test_unsupported_formats_of_images_are_packed_for_a_later_version(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    (source / "ant" / "new.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    summary = ingest.run(settings_for(change, source), Workspace.at(workspace))
+    assert (summary.refused, summary.packed) == (0, 25)
+
+
+def test_limit_on_the_size_of_a_file_is_a_setting(workspace: Path, source: Path, change: Change) -> None:
+    (source / "ant" / "large.bmp").write_bytes(b"BM" + bytes(1_000_000))
+    summaries = [
+        ingest.run(settings_for(change, source, f"ingest.max_file_mb={size}"), Workspace.at(workspace))
+        for size in (1, 2)
+    ]
+    assert [(one.excluded, one.packed) for one in summaries] == [(1, 24), (0, 1)]
+
+
 def test_source_in_the_home_folder_is_read_and_stays_as_it_was_typed(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,14 +326,17 @@ def test_every_entry_is_an_image_or_excluded(
     count = 0
     for name in {"a/1", "b/3", *data.draw(st.sets(names))}:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(data.draw(st.binary(min_size=1, max_size=3)))
+        (source / name).write_bytes(
+            data.draw(st.sampled_from([b"BM", b""])) + data.draw(st.binary(min_size=1, max_size=3))
+        )
         count += 1
     summary = ingest.run(settings_for(change, source), Workspace.at(workspace))
     rows = read_discovered(workspace / RAW)
     assert summary.discovered == len(rows) == count
     assert summary.excluded == sum(row.excluded is not None for row in rows)
-    assert {row.key for row in rows if not row.excluded} == packed(workspace)
-    assert all(bool(row.key) != bool(row.excluded) for row in rows)
+    assert summary.refused == sum(row.refused is not None for row in rows)
+    assert {row.key for row in rows if row.key} == packed(workspace)
+    assert all([bool(row.key), bool(row.excluded), bool(row.refused)].count(True) == 1 for row in rows)
 
 
 @pytest.mark.slow
@@ -278,7 +345,7 @@ def test_killed_ingest_continues_and_ends_like_an_uninterrupted_one(
 ) -> None:
     source = fill_source(tmp_path / "big", a_class=2)
     for number in range(12):
-        (source / "ant" / f"{number}.bin").write_bytes(os.urandom(400_000))
+        (source / "ant" / f"{number}.bin").write_bytes(b"BM" + os.urandom(400_000))
     wanted = settings_for(change, source, "ingest.pack_size_mb=1")
     kill_program(workspace, "tasks.ingest", f"{RAW}/*.tar", 1)
     survivors, done = identities(workspace / RAW, "*.tar"), len(packed(workspace))

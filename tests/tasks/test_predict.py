@@ -135,6 +135,24 @@ def test_predict_survives_names_and_files_of_all_kinds(model: Path, tmp_path: Pa
     assert [json.loads(line) for line in lines] == rows
 
 
+def test_predict_does_not_read_what_is_too_large_or_no_image(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = paint(tmp_path / "good.png", (200, 0, 0))
+    film, bitmap = tmp_path / "film.mp4", tmp_path / "huge.bmp"
+    for path, head, size in ((film, b"\0\0\0\x20ftypisom", 10_000), (bitmap, b"BM", 2_000_000_001)):
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(size)
+    read: list[Path] = []
+    digest = predict.file_sha256
+    monkeypatch.setattr(predict, "file_sha256", lambda path: (read.append(path), digest(path))[1])
+    rows = scored(model, good, film, bitmap)
+    assert rows[0]["label"] == "red"
+    assert [row.get("error") for row in rows[1:]] == ["not_an_image: a video", "too_large: more than 2000 MB"]
+    assert read == [Path(good)]
+
+
 def test_predict_reports_an_image_that_goes_while_it_waits(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

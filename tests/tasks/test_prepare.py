@@ -72,6 +72,23 @@ def test_image_of_several_frames_is_flagged_in_the_manifest_and_the_report(
     assert [image["path"] for image in listed] == flagged
 
 
+def test_files_that_are_no_images_are_quarantined_and_every_file_is_counted(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    for name in ("ant/notes.txt", "bee/notes.txt", "bee/copy.txt"):
+        (source / name).write_bytes(b"the same text in two classes")
+    (source / "bee/copy.png").write_bytes((source / "bee/003.png").read_bytes())
+    settings = settings_for(change, source, "prepare.max_quarantined_fraction=0.2")
+    summary = run_prepare(settings, workspace)
+    assert codes(workspace) == dict.fromkeys(("ant/notes.txt", "bee/copy.txt", "bee/notes.txt"), "not_an_image")
+    assert (summary.accepted, summary.quarantined, summary.excluded) == (24, 3, 1)
+    report = read_json(workspace / "reports/data.json")
+    assert report["discovered"] == 28
+    assert report["quarantined_by_code"] == {"not_an_image": 3}
+    with pytest.raises(DataError, match=r"3 of 27 images were refused \(3 not_an_image\)"):
+        run_prepare(settings_for(change, source, "prepare.max_quarantined_fraction=0.1"), workspace)
+
+
 def test_names_say_nothing_about_formats(workspace: Path, source: Path, change: Change) -> None:
     named = {
         "gif.jpg": "GIF",
@@ -297,7 +314,7 @@ def test_class_that_is_too_small_stops_before_anything_is_decoded(
 def test_class_that_refusals_make_too_small_is_named(workspace: Path, source: Path, change: Change) -> None:
     for number in range(3):
         save_image(source / "cat" / f"{number}.png", "cat", number)
-    (source / "cat" / "bad.png").write_bytes(b"no image")
+    (source / "cat" / "bad.png").write_bytes(b"BM, but cut off")
     before = run_tables(workspace)
     with pytest.raises(DataError, match="class 'cat': 3 accepted"):
         run_prepare(settings_for(change, source), workspace)

@@ -63,34 +63,34 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     with os.scandir(root) as top:
         splits = kept_splits(entry.name for entry in top if entry.is_dir(follow_symlinks=False))
     entries: list[SourceImage | Excluded] = []
-    for path, wrong in _walk(root, policy.max_image_bytes):
+    for path, size, wrong in _walk(root, policy.max_image_bytes):
         parts = path.relative_to(root).parts
         name, reason = printable("/".join(parts)), wrong or why_excluded(parts, splits)
         if reason:
             entries.append(Excluded(name, reason))
         else:
-            entries.append(
-                SourceImage(name, *class_and_split(parts, splits), functools.partial(policy.read_image, path))
-            )
+            read, read_head = functools.partial(policy.read_image, path), functools.partial(policy.read_head, path)
+            label, split = class_and_split(parts, splits)
+            entries.append(SourceImage(name, label, split, read, size_bytes=size, read_head=read_head))
     return SourceListing.of(entries)
 
 
-def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, str | None]]:
-    """Every file below the root with the reason to exclude it, or None. Links to folders are not followed."""
+def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, int, str | None]]:
+    """Every file below the root, its size, and the reason to exclude it or None. Links to folders are not followed."""
     inside = os.path.realpath(root)
     pending = [root]
     while pending:
         folder = pending.pop()
         entries = _entries(folder)
         if not entries:
-            yield folder, "empty_folder"
+            yield folder, 0, "empty_folder"
         for entry in entries:
             if is_junk(entry.name):
-                yield Path(entry.path), "system_file"
+                yield Path(entry.path), 0, "system_file"
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
             else:
-                yield Path(entry.path), _reason(entry, inside, max_bytes)
+                yield Path(entry.path), *_size_and_reason(entry, inside, max_bytes)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -103,14 +103,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def _reason(entry: os.DirEntry[str], inside: str, max_bytes: int) -> str | None:
+def _size_and_reason(entry: os.DirEntry[str], inside: str, max_bytes: int) -> tuple[int, str | None]:
     if entry.is_symlink():
         target = os.path.realpath(entry.path)
         if not target.startswith(inside + os.sep):
-            return "link_out_of_source"
+            return 0, "link_out_of_source"
         if not Path(target).is_file():
-            return "link_to_no_file"
+            return 0, "link_to_no_file"
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
-        return "not_a_regular_file"
-    return "too_large" if status.st_size > max_bytes else None
+        return 0, "not_a_regular_file"
+    return status.st_size, "too_large" if status.st_size > max_bytes else None

@@ -19,6 +19,9 @@ class SourceImage:
         version: changes whenever the bytes may have changed, so that an image of a known version isn't read again;
             None if only the bytes show a change.
         group: the patient, product or video that it belongs to; images of one group stay in one split.
+        size_bytes: of the file, 0 if it is small; bounds the memory of several that are read at once.
+        read_head: returns the first bytes (`signatures.HEAD_BYTES`), for much less than `read` if the file is large;
+            None if only `read` can tell them.
     """
 
     path: str
@@ -27,6 +30,8 @@ class SourceImage:
     read: Callable[[], bytes]
     version: str | None = None
     group: str | None = None
+    size_bytes: int = 0
+    read_head: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import SourceError
+from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
 from tasks.images.sources.source_cache import SourceCache
-from tasks.settings import Source
+from tasks.settings import Settings
 from tasks.workspace import Workspace
 
 
@@ -24,7 +25,7 @@ class SourcePolicy:
         s3_buckets: allow-list of the buckets that a table may name besides its own bucket. Without it, a table could
             name any object that the credentials can read.
         s3_endpoints: allow-list of the endpoints that the environment may set; if empty, all are allowed.
-        max_image_bytes: a larger file is not an image; it is excluded and never read.
+        max_image_bytes: a larger file is excluded and never read.
         max_memory_bytes: limit for a table (unpacked, for Parquet), and for an object in S3 without an ETag, which has
             to be read in one piece; a larger one is refused before it is read.
         max_header_bytes: limit for the header of a tar's member. The longest path has 4 KiB; longer headers hold
@@ -39,7 +40,7 @@ class SourcePolicy:
     cache: SourceCache
     s3_buckets: tuple[str, ...]
     s3_endpoints: tuple[str, ...]
-    max_image_bytes: int = 256 << 20
+    max_image_bytes: int
     max_memory_bytes: int = 2 << 30
     max_header_bytes: int = 64 << 10
     max_unpacked_bytes: int = 2 << 40
@@ -47,9 +48,10 @@ class SourcePolicy:
     unpacked_bytes_free: int = 64 << 20
 
     @classmethod
-    def of(cls, source: Source, workspace: Workspace) -> SourcePolicy:
+    def of(cls, settings: Settings, workspace: Workspace) -> SourcePolicy:
+        source, max_image_bytes = settings.source, settings.ingest.max_file_mb * 1_000_000
         cache = SourceCache(workspace.source_cache)
-        return cls(workspace.folder, workspace.clone, cache, source.s3_buckets, source.s3_endpoints)
+        return cls(workspace.folder, workspace.clone, cache, source.s3_buckets, source.s3_endpoints, max_image_bytes)
 
     def path(self, uri: str) -> Path:
         """The file or folder of a source's address, which may begin with `~` or `~user`.
@@ -85,6 +87,11 @@ class SourcePolicy:
         if len(data) > self.max_image_bytes:
             raise SourceError(f"{printable(str(path))} grew above {self.max_image_bytes:,} bytes. Run again.")
         return data
+
+    def read_head(self, path: Path) -> bytes:
+        """The first bytes of a local file."""
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
 
     def check_memory(self, what: str, size: int) -> None:
         """Refuse something that is too large for memory.

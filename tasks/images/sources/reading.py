@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from tasks.errors import SourceError
+from tasks.images.reason_codes import RefusalCode, Refused
+from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.listing import SourceImage
-from tasks.parallel import in_order
+
+LARGE_BYTES = 8 << 20
+"""The first bytes of a larger file are read before the rest. Of a smaller one, that would cost more than it saves."""
 
 _AHEAD_PER_READER = 2
+_AHEAD_BYTES = 256 << 20
 
 
-def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes]]:
-    """Yield the images with their bytes, in order; for each reader, at most a few images wait in memory.
+def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
+    """Yield the images with their bytes, in order, or with the refusal of what is no image by its first bytes.
+
+    For each reader, at most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
 
     Raises:
         SourceError: an image can't be read; the message names it.
     """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+    waiting: deque[tuple[SourceImage, Future[bytes | Refused]]] = deque()
+    size = 0
     try:
-        begun = ((image, pool.submit(_read, image)) for image in images)
-        for image, future in in_order(begun, readers * _AHEAD_PER_READER):
-            yield image, future.result()
+        for image in images:
+            while waiting and (len(waiting) >= readers * _AHEAD_PER_READER or size + image.size_bytes > _AHEAD_BYTES):
+                first, future = waiting.popleft()
+                size -= first.size_bytes
+                yield first, future.result()
+            waiting.append((image, pool.submit(_read, image)))
+            size += image.size_bytes
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(image: SourceImage) -> bytes:
+def _read(image: SourceImage) -> bytes | Refused:
     try:
-        return image.read()
+        if image.read_head and image.size_bytes > LARGE_BYTES and (refused := _refuse(image.read_head())):
+            return refused
+        data = image.read()
     except OSError as error:
         raise SourceError(
             f"{image.path} can't be read: {error.strerror or error}. Fix or remove it at the source."
         ) from None
+    return _refuse(data[:HEAD_BYTES]) or data
+
+
+def _refuse(head: bytes) -> Refused | None:
+    """The refusal of what is no image. Unsupported formats of images are kept: a later version may decode them."""
+    refused = judge_head(head)
+    return refused if refused and refused.code == RefusalCode.NOT_AN_IMAGE else None

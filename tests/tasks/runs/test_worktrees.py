@@ -251,7 +251,6 @@ def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, na
         (root / name / label / "1.jpg").write_text(label)
     with run_folder(deployed(root)) as context:
         before = sorted(context.workspace.folder.iterdir())
-        source = load_settings(PROJECT).source.model_copy(update={"uri": name})
-        listing = discover(name, SourcePolicy.of(source, context.workspace))
+        listing = discover(name, SourcePolicy.of(load_settings(PROJECT), context.workspace))
         assert [image.read() for image in listing.images] == [b"a", b"b"]
         assert sorted(context.workspace.folder.iterdir()) == before

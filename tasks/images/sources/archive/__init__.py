@@ -94,7 +94,18 @@ def _arranged(members: list[ArchiveMember], digest: str, uri: str) -> SourceList
         is_double = last[member.parts] != number
         reason = _reason(member, is_double) or why_excluded(parts, splits)
         if reason is None:
-            entries.append(SourceImage(name, *class_and_split(parts, splits), member.read, f"{digest}:{number}"))
+            label, split = class_and_split(parts, splits)
+            entries.append(
+                SourceImage(
+                    name,
+                    label,
+                    split,
+                    member.read,
+                    f"{digest}:{number}",
+                    size_bytes=member.size_bytes,
+                    read_head=member.read_head,
+                )
+            )
         else:
             entries.append(Excluded(f"{name} (entry {number + 1})" if is_double else name, reason))
     return SourceListing.of(entries)

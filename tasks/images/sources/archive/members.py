@@ -15,11 +15,15 @@ class ArchiveMember:
     Attributes:
         parts: its path inside, folder by folder; undecodable bytes are surrogates.
         read: returns its bytes, or raises SourceError.
+        read_head: returns the first bytes (`signatures.HEAD_BYTES`), or raises SourceError.
+        size_bytes: unpacked.
         reason: why it is excluded; None for a regular file that may be read.
     """
 
     parts: tuple[str, ...]
     read: Callable[[], bytes]
+    read_head: Callable[[], bytes]
+    size_bytes: int
     reason: str | None = None
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
+from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
@@ -66,7 +67,8 @@ def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMe
             if not info.isdir():
                 parts, unsafe = safe_parts(info.name)
                 read = functools.partial(_read, held, info.offset_data, info.size, shown)
-                yield ArchiveMember(parts, read, unsafe or _reason(info, policy))
+                head = functools.partial(_read, held, info.offset_data, min(info.size, HEAD_BYTES), shown)
+                yield ArchiveMember(parts, read, head, info.size, unsafe or _reason(info, policy))
     except _FAILURES as error:
         raise damaged(shown, error) from None
 

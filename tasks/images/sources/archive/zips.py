@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import SourceError
+from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_parts
 from tasks.images.sources.policy import SourcePolicy
 
@@ -38,7 +39,9 @@ def list_zip(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMe
     policy.check_unpacked(shown, path.stat().st_size, sum(entry.file_size for entry in entries))
     for entry in entries:
         parts, unsafe = safe_parts(_name(entry))
-        yield ArchiveMember(parts, functools.partial(_read, archive, entry, shown), unsafe or _reason(entry, policy))
+        read = functools.partial(_read, archive, entry, shown, entry.file_size)
+        head = functools.partial(_read, archive, entry, shown, min(entry.file_size, HEAD_BYTES))
+        yield ArchiveMember(parts, read, head, entry.file_size, unsafe or _reason(entry, policy))
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
@@ -64,15 +67,15 @@ def _reason(entry: zipfile.ZipInfo, policy: SourcePolicy) -> str | None:
     return "too_large" if entry.file_size > policy.max_image_bytes else None
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str) -> bytes:
-    """The bytes of a member, checked by CRC. Several threads may read at once: zipfile locks its file."""
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str, size: int) -> bytes:
+    """The first bytes of a member; all are checked by CRC. Several threads may read at once: zipfile locks its file."""
     try:
         with archive.open(entry) as file:
-            data = file.read()  # at most the size in the directory
+            data = file.read(size)  # at most the size in the directory
     except SourceError:
         raise
     except (*_FAILURES, RuntimeError, OSError) as error:
         raise damaged(shown, error) from None
-    if len(data) != entry.file_size:
+    if len(data) != size:
         raise damaged(shown, f"{entry.filename!r} has {len(data)} bytes instead of {entry.file_size}")
     return data

@@ -22,7 +22,7 @@ from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3.client import Address, client_for, parse
 from tasks.images.sources.s3.download import download
 from tasks.images.sources.s3.errors import explained
-from tasks.images.sources.s3.objects import StoredObject, describe, fetch, list_stored
+from tasks.images.sources.s3.objects import StoredObject, describe, fetch, head_reader, list_stored
 
 _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
@@ -67,8 +67,9 @@ def _entry(
     reason = _reason(parts, stored, splits, policy)
     if reason is not None:
         return Excluded(printable(name), reason)
-    read = functools.partial(fetch, client, stored)
-    return SourceImage(printable(name), *class_and_split(parts, splits), read, stored.version)
+    label, split = class_and_split(parts, splits)
+    read, read_head = functools.partial(fetch, client, stored), head_reader(client, stored)
+    return SourceImage(printable(name), label, split, read, stored.version, size_bytes=stored.size, read_head=read_head)
 
 
 def describe_object(uri: str, policy: SourcePolicy) -> StoredObject:

@@ -10,11 +10,12 @@ KMS or of the customer, or is in a directory bucket: https://docs.aws.amazon.com
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from botocore import exceptions as boto
 
 from tasks.errors import SourceError
+from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
 from tasks.images.sources.s3.client import Address
 from tasks.images.sources.s3.errors import explained, status_of
@@ -114,6 +116,13 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
         if is_whole(reading, hashlib.md5(data, usedforsecurity=False).hexdigest()):
             return data
     raise damaged(reading)
+
+
+def head_reader(client: Any, stored: StoredObject) -> Callable[[], bytes] | None:
+    """Returns the first bytes by a request of their own; None if `fetch` needs only one request anyway."""
+    if _is_one_request(stored):
+        return None
+    return functools.partial(_span, ObjectReader(client, stored), 0, HEAD_BYTES)
 
 
 def _is_one_request(stored: StoredObject) -> bool:

@@ -29,10 +29,11 @@ _HEAD_BYTES = 64 << 10
 
 
 class _Place(NamedTuple):
-    """The place of a row's image: its unique name, a function to read it, its size and its version."""
+    """The place of a row's image: its unique name, functions to read it and its head, its size and its version."""
 
     name: str
     read: Callable[[], bytes]
+    read_head: Callable[[], bytes] | None
     size: int
     version: str | None = None
 
@@ -135,7 +136,8 @@ def _local_place(row: TableRow, table: _Table) -> _Place | None:
         table.problems.add(row, f"{brief(row.path)} {wrong}")
         return None
     name = Path(path).relative_to(table.root).as_posix()
-    return _Place(name, functools.partial(table.policy.read_image, Path(path)), status.st_size)
+    read = functools.partial(table.policy.read_image, Path(path))
+    return _Place(name, read, functools.partial(table.policy.read_head, Path(path)), status.st_size)
 
 
 def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]:
@@ -144,7 +146,7 @@ def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]
     if not uris:
         return {}
     from tasks.images.sources.s3.client import client_for
-    from tasks.images.sources.s3.objects import fetch
+    from tasks.images.sources.s3.objects import fetch, head_reader
     from tasks.images.sources.table import remote
 
     client = client_for(table.policy)
@@ -155,7 +157,8 @@ def _remote_places(rows: Iterable[TableRow], table: _Table) -> dict[int, _Place]
         if isinstance(stored, SourceError):
             table.problems.add(row, str(stored))
         elif uri and stored:
-            places[row.number] = _Place(uri, functools.partial(fetch, client, stored), stored.size, stored.version)
+            read, read_head = functools.partial(fetch, client, stored), head_reader(client, stored)
+            places[row.number] = _Place(uri, read, read_head, stored.size, stored.version)
     return places
 
 
@@ -187,7 +190,7 @@ def _add(row: TableRow, place: _Place, split: str | None, table: _Table) -> None
     if place.size > table.policy.max_image_bytes:
         table.excluded.append(Excluded(f"{name} (row {row.number})", "too_large"))
         return
-    item = SourceImage(name, label, split, place.read, place.version, group)
+    item = SourceImage(name, label, split, place.read, place.version, group, place.size, place.read_head)
     first, other = table.items.setdefault(item.path, (row, item))
     if first is row:
         return

@@ -161,9 +161,8 @@ def _entry(
     if record.size > policy.max_image_bytes:
         return Excluded(printable(f"{split}/{name}"), "too_large")
     label = names[record.label]
-    return SourceImage(
-        printable(split) + f"/{label}/" + printable(name), label, kept, record.read, f"sha256:{record.sha256}"
-    )
+    path, version = f"{printable(split)}/{label}/{printable(name)}", f"sha256:{record.sha256}"
+    return SourceImage(path, label, kept, record.read, version, size_bytes=record.size)
 
 
 def _about(info: Any) -> dict[str, str]:

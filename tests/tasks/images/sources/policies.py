@@ -17,6 +17,7 @@ def policy(folder: Path | None = None, **changes: Any) -> SourcePolicy:
         "cache": SourceCache(folder / ".rootstock/sources"),
         "s3_buckets": (),
         "s3_endpoints": (),
+        "max_image_bytes": 256_000_000,
         **changes,
     }
     return SourcePolicy(folder, **given)

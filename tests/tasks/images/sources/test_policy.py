@@ -85,7 +85,7 @@ def test_settings_reach_the_source(tmp_path: Path, workspace: Path, bucket: Buck
     with pytest.raises(SourceError, match=r"source\.s3_buckets"):
         ingest.run(settings_for(change, path), Workspace.at(workspace))
     lists = [f"source.s3_buckets=[{bucket.name}]", f'source.s3_endpoints=["{bucket.proxy.endpoint}"]']
-    assert ingest.run(settings_for(change, path, *lists), Workspace.at(workspace)).packed == 2
+    assert ingest.run(settings_for(change, path, *lists), Workspace.at(workspace)).refused == 2
     with pytest.raises(SourceError, match="is not an endpoint"):
         ingest.run(
             settings_for(change, path, lists[0], 'source.s3_endpoints=["https://s3.example.org"]'),

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources import s3
+from tasks.images.sources.reading import read_ahead
 from tasks.images.sources.s3 import client, objects
 from tests.servers.fault_proxy import FaultProxy
 from tests.tasks.images.sources.policies import policy
@@ -52,6 +54,15 @@ def test_s3_small_object_is_one_request_and_a_large_one_is_read_in_parts(bucket:
     }
     assert {one.if_match for one in requests} == {f'"{hashlib.md5(large).hexdigest()}"'}
     assert bucket.proxy.bytes_sent("GET", "large") == len(large)
+
+
+def test_s3_large_object_that_is_no_image_costs_one_small_request(bucket: Bucket) -> None:
+    bucket.put("p/a/film.mp4", body=b"\0\0\0\x20ftypisom" + noise(2 * PART))
+    bucket.put("p/b/1", body=b"BM")
+    [film, _] = s3.discover(bucket.uri("p"), policy()).images
+    [(_, refused)] = read_ahead([film], readers=1)
+    assert str(refused) == "not_an_image: a video"
+    assert [one.range for one in bucket.proxy.requests("GET", "film")] == [f"bytes=0-{HEAD_BYTES - 1}"]
 
 
 def test_s3_object_that_was_uploaded_in_parts_has_no_md5_and_is_read(bucket: Bucket) -> None:

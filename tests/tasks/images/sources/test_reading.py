@@ -1,0 +1,65 @@
+"""Images are read ahead in order, and never more bytes than fit into the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.images.reason_codes import Refused
+from tasks.images.signatures import HEAD_BYTES
+from tasks.images.sources import SourceImage, SourceListing, discover
+from tasks.images.sources.reading import LARGE_BYTES, read_ahead
+from tests.tasks.images.sources.making import make_csv, make_tar, make_zip
+from tests.tasks.images.sources.policies import policy
+
+MIB = 1 << 20
+BITMAP, TEXT = b"BM" + bytes(range(200)) * 5, b"text" * 300
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 8), (60 * MIB, 4), (200 * MIB, 1), (900 * MIB, 1)])
+def test_few_large_images_are_read_at_once(size: int, most: int) -> None:
+    begun: list[str] = []
+
+    def reader(name: str) -> Callable[[], bytes]:
+        return lambda: (begun.append(name), b"BM")[1]
+
+    names = [f"{number:02}" for number in range(30)]
+    images = (SourceImage(name, "a", None, reader(name), size_bytes=size) for name in names)
+    for number, (one, _) in enumerate(read_ahead(images, readers=4)):
+        assert one.path == names[number]
+        assert len(begun) <= number + most
+    assert sorted(begun) == names
+
+
+def test_large_file_that_is_no_image_is_not_read() -> None:
+    def read() -> bytes:
+        raise AssertionError("all of it was read")
+
+    film = SourceImage("film", "a", None, read, size_bytes=LARGE_BYTES + 1, read_head=lambda: TEXT[:HEAD_BYTES])
+    [(_, found)] = read_ahead([film], readers=1)
+    assert isinstance(found, Refused)
+
+
+def listed(kind: str, folder: Path) -> SourceListing:
+    files = {"a/1": BITMAP, "b/2": TEXT, "b/3": b"BM"}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    if kind == "folder":
+        return discover(str(folder), policy())
+    if kind == "table":
+        rows = [("path", "label"), *((name, name[0]) for name in files)]
+        return discover(str(make_csv(folder / "t.csv", rows)), policy())
+    make = make_zip if kind == "zip" else make_tar
+    return discover(str(make(folder / f"f.{kind}", files.items())), policy())
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "zip", "tar", "tar.gz"])
+def test_every_source_of_files_tells_sizes_and_heads(kind: str, tmp_path: Path) -> None:
+    images = listed(kind, tmp_path).images
+    assert [image.size_bytes for image in images] == [len(BITMAP), len(TEXT), 2]
+    heads = [image.read_head() for image in images if image.read_head]
+    assert heads == [BITMAP[:HEAD_BYTES], TEXT[:HEAD_BYTES], b"BM"]
+    assert [image.read() for image in images] == [BITMAP, TEXT, b"BM"]
