@@ -109,7 +109,6 @@ def _front_matter(test: Mapping[str, Any]) -> str:
     """The YAML head that Hugging Face reads. It holds numbers and fixed words only, so nothing needs escaping."""
     return f"""\
 ---
-license: cc-by-4.0
 pipeline_tag: image-classification
 tags: [image-classification, vgg16, transfer-learning, rootstock]
 model-index:
@@ -231,6 +230,8 @@ def _backbone(backbone: Mapping[str, Any]) -> str:
             "Weights: Visual Geometry Group, University of Oxford, licensed under",
             "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), as distributed with Keras; the backbone is",
             f"{changed}.\n",
+            "This card states no licence for the trained model, because that also depends on the training images. Its",
+            "owner can add `license:` to the head of this card.\n",
             *rows,
             "",
         ]

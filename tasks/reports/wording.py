@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.reports.text import percent, visible
 
+LISTED_CLASSES = 5
 FEW_GROUPS = 10
 FEW_IMAGES = 300
 SMALL_GAP = 0.05
@@ -57,7 +58,10 @@ def groups_sentence(test: Mapping[str, Any]) -> str:
         "are alike, so the confidence interval is wider than for as many independent images."
     )
     if test["effective_groups"] < FEW_GROUPS:
-        text += " So few groups are too few to tell how accurate the model is on images of other groups."
+        text += (
+            f" They tell as much as {test['effective_groups']:.0f} groups of equal size: little about the accuracy on "
+            "images of other groups."
+        )
     return text
 
 
@@ -76,8 +80,8 @@ def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any
         alone = test["n_groups"] == test["n"]
         images = f"{test['n']:,} images" if alone else f"{test['n']:,} images of {test['n_groups']:,} groups"
         verdict = (
-            f"its confidence may be up to {_points(high)} too high or up to {_points(-low)} too low, and {images} are "
-            "too few to tell whether it is well calibrated"
+            f"the confidence may be up to {_points(high)} too high or up to {_points(-low)} too low, and {images} are "
+            "too few to tell whether the model is well calibrated"
         )
     return (
         f"The mean confidence is {percent(confidence)} and the accuracy {percent(test['accuracy'])} "
@@ -98,11 +102,26 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:
-    """The number of images, their source, and what was left out."""
+    """The number of images, their source, what was left out, and which classes lack held-out images."""
     numbers = (("quarantined", data["quarantined"]), ("excluded", sum(data["excluded"].values())))
     left_out = [f"{n} {'was' if n == 1 else 'were'} {kind}" for kind, n in numbers if n]
     origin = f" from {visible(data['source'], 120)}" if data["source"] else ""
-    return f"{data['accepted']} images{origin} were accepted; {' and '.join(left_out) or 'none was left out'}."
+    told = f"{data['accepted']} images{origin} were accepted; {' and '.join(left_out) or 'none was left out'}."
+    return " ".join([told, *_classes_without_images(data["classes"])])
+
+
+def _classes_without_images(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A sentence for each held-out split that lacks a class."""
+    sentences = []
+    for split, consequence in (("test", "no metric covers"), ("validation", "no choice considers")):
+        missing = [visible(name, 40) for name, counts in classes.items() if not counts[split]]
+        if missing:
+            named = ", ".join(missing[:LISTED_CLASSES]) + (", ..." if len(missing) > LISTED_CLASSES else "")
+            has = "has" if len(missing) == 1 else "have"
+            sentences.append(
+                f"{len(missing)} of {len(classes)} classes {has} no {split} image ({named}): {consequence} such images."
+            )
+    return sentences
 
 
 def split_sentence(data: Mapping[str, Any]) -> str:

@@ -71,6 +71,13 @@ def test_model_card_has_what_a_user_needs() -> None:
     assert "tf.lite.Interpreter" in text
 
 
+def test_model_card_states_no_licence_that_the_owner_did_not_choose() -> None:
+    text = card(["ants", "bees"])
+    assert "license:" not in text.split("\n---\n")[0]
+    assert "owner can add `license:` to the head of this card" in " ".join(text.split())
+    assert "CC BY 4.0" in text.split("## Backbone and licence")[1]
+
+
 def test_model_card_snippets_are_python() -> None:
     for text in LOADING.values():
         compile(text.split("```python\n")[1].split("```")[0], "snippet", "exec")

@@ -242,6 +242,27 @@ def test_page_compares_by_the_metrics_that_chose_the_champion() -> None:
         assert not any(value in row for value in hidden)
 
 
+def test_page_calls_the_interval_what_it_is() -> None:
+    text = "".join(Page(render(make_evaluation(["a", "b"]))).text)
+    assert "95 % confidence interval of the accuracy on other images of the same kind" in text
+    assert "expect " not in text
+
+
+def test_page_says_which_classes_have_no_held_out_image() -> None:
+    evaluation = make_evaluation(["ants", "bees", "<wasps>"])
+    assert "have no" not in render(evaluation)
+    evaluation["data"]["classes"]["<wasps>"]["test"] = 0
+    evaluation["data"]["classes"]["ants"]["test"] = 0
+    evaluation["data"]["classes"]["bees"]["validation"] = 0
+    text = "".join(Page(render(evaluation)).text)
+    assert "2 of 3 classes have no test image (ants, <wasps>): no metric covers such images." in text
+    assert "1 of 3 classes has no validation image (bees): no choice considers such images." in text
+
+
+def test_page_does_not_say_that_all_choices_are_made_on_validation() -> None:
+    assert "validation: used for choices" in "".join(Page(render(make_evaluation(["a", "b"]))).text)
+
+
 def test_page_without_mistakes_says_so() -> None:
     evaluation = make_evaluation(["a", "b"])
     labels = np.array([0, 1, 1])

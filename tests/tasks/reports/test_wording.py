@@ -21,7 +21,7 @@ def predictions(confidence: float, correct: int, n: int, groups: np.ndarray | No
 @pytest.mark.parametrize(
     ("confidence", "correct", "n", "expected"),
     [
-        (0.926, 18, 22, "22 images are too few to tell whether it is well calibrated"),
+        (0.926, 18, 22, "22 images are too few to tell whether the model is well calibrated"),
         (0.93, 930, 1000, "the model is well calibrated: on average, confidence and accuracy differ by at most 1.8"),
         (0.99, 930, 1000, "the model is overconfident: its confidence is 4.6 to 7.8 percentage points too high"),
         (0.7, 930, 1000, "the model is underconfident: its confidence is 21.2 to 24.4 percentage points too low"),
@@ -45,7 +45,7 @@ def test_groups_are_told_and_whether_they_are_too_few(n_groups: int, few: bool) 
     test, _ = predictions(0.9, 900, 1000, np.arange(1000) % n_groups)
     text = wording.baseline_verdict(test)
     assert f"The 1,000 test images belong to {n_groups} groups" in text
-    assert ("too few" in text) == few
+    assert ("little about the accuracy on images of other groups" in text) == few
 
 
 def test_groups_are_not_mentioned_if_every_image_is_alone() -> None:
@@ -57,7 +57,7 @@ def test_groups_are_not_mentioned_if_every_image_is_alone() -> None:
 def test_largest_group_decides_whether_groups_are_too_few() -> None:
     test, _ = predictions(0.9, 90, 100, np.maximum(np.arange(100) - 60, 0))
     assert test["n_groups"] == 40
-    assert "too few" in wording.baseline_verdict(test)
+    assert "as much as 3 groups of equal size: little about" in wording.baseline_verdict(test)
 
 
 def test_card_page_and_report_tell_the_groups() -> None:
