@@ -67,6 +67,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "calibration_bins": CALIBRATION_BINS,
         "thresholds": _distinct(evaluation["selective_prediction"]),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
+        "refit_sentence": wording.refit_sentence(evaluation["strategies"]),
         "data_sentence": wording.data_sentence(data),
         "split_sentence": wording.split_sentence(data),
         "training": _training_charts(champion["training"]),

@@ -93,6 +93,24 @@ def _points(*shares: float) -> str:
     return f"{' to '.join(f'{100 * share:.1f}' for share in shares)} percentage points"
 
 
+def refit_sentence(strategies: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which strategies learned from more images than the others; empty if none did."""
+    again = [name for name, one in strategies.items() if one["training"].get("refitted_with_validation")]
+    others = [name for name in strategies if name not in again]
+    if not again or not others:
+        return ""
+    was, were = ("was" if len(names) == 1 else "were" for names in (again, others))
+    return (
+        f"For the choice, all strategies learned from train alone. Then {_listed(again)} {was} trained again on train "
+        f"and validation together; {_listed(others)} {were} not, so the test metrics compare models that learned from "
+        "different numbers of images."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def comparison_verdict(pair: Mapping[str, Any]) -> str:
     """The result of the paired test of the champion (first) and another strategy (second)."""
     if pair["first_only"] == pair["second_only"]:

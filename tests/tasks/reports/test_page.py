@@ -248,6 +248,20 @@ def test_page_calls_the_interval_what_it_is() -> None:
     assert "expect " not in text
 
 
+@pytest.mark.parametrize(("refitted", "told"), [((True, False), True), ((True, True), False), ((False, None), False)])
+def test_page_says_which_strategies_learned_from_validation_too(
+    refitted: tuple[bool | None, bool | None], told: bool
+) -> None:
+    evaluation = make_evaluation(["a", "b"], strategies=2)
+    for one, again in zip(evaluation["strategies"].values(), refitted, strict=True):
+        one["training"] = (
+            {**one["training"]} if again is None else {**one["training"], "refitted_with_validation": again}
+        )
+    text = "".join(Page(render(evaluation)).text)
+    sentence = "Then strategy_0 was trained again on train and validation together; strategy_1 was not"
+    assert (sentence in text) == told
+
+
 def test_page_says_which_classes_have_no_held_out_image() -> None:
     evaluation = make_evaluation(["ants", "bees", "<wasps>"])
     assert "have no" not in render(evaluation)
