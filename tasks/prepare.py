@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tasks.images.decoding import ImageFacts, ImagePolicy
 from tasks.images.manifest import (
     SPLITS,
     Discovered,
-    Example,
+    Memory,
     Quarantined,
     read_discovered,
     read_memory,
@@ -45,6 +45,7 @@ from tasks.images.workers import decode_all
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports.data_page import describe_data, read_previous, write_data_report
+from tasks.reports.data_warnings import data_warnings
 from tasks.settings import Prepare, Settings
 from tasks.workspace import PREPARED, RAW, Workspace
 
@@ -94,18 +95,21 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         [key for key in wanted if key in shards and key not in contents.conflicts],
         refusals,
         lambda key: _with_issues(shards.row(key), rules),
+        shards.read,
         rules.near_duplicate_bits,
         split_rules,
-        _previous_splits(prepared, split_rules),
+        _read_memory(prepared, _mark_of_splits(split_rules, rules)),
     )
-    _check(selection.examples, selection.quarantined, rules)
     summary = {
         "source": read_json(workspace.raw / "source.json"),
         "discovered": len(discovered),
         "fingerprint": fingerprint(recipe),
-        "split_rules": _fingerprint_of(split_rules),
+        **_mark_of_splits(split_rules, rules),
         **_counts(selection, split_rules),
     }
+    _check(selection, rules)
+    for warning in data_warnings(summary):
+        print(f"prepare: {warning}", file=sys.stderr, flush=True)
     # The report compares with the old tables, so it is written before the new ones. If the run is killed in between,
     # the next run writes the same report. If it is killed later, the next run finds a report on the same images.
     earlier = read_previous(prepared, workspace.reports)
@@ -128,17 +132,20 @@ def _split_rules(discovered: Sequence[Discovered], rules: Prepare) -> Rules:
     return Rules(rules.validation_fraction, rules.test_fraction, rules.split_seed, given)
 
 
-def _fingerprint_of(rules: Rules) -> str:
-    return fingerprint([rules.validation_fraction, rules.test_fraction, rules.seed, sorted(rules.given_splits)])
+def _mark_of_splits(rules: Rules, settings: Prepare) -> dict[str, Any]:
+    """What the splits depend on besides the images; an older version wrote no `near_duplicate_bits`."""
+    shares = [rules.validation_fraction, rules.test_fraction, rules.seed, sorted(rules.given_splits)]
+    return {"split_rules": fingerprint(shares), "near_duplicate_bits": settings.near_duplicate_bits}
 
 
-def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
+def _read_memory(prepared: Path, mark: dict[str, Any]) -> Memory:
     """The splits of the previous run if they were drawn by the same rules, else none; reports it if they are lost."""
     if not (prepared / "examples.parquet").exists():
-        return {}  # the first run
+        return Memory()  # the first run
     try:
-        same_rules = read_json(prepared / "summary.json").get("split_rules") == _fingerprint_of(rules)
-        return read_memory(prepared) if same_rules else {}
+        before = read_json(prepared / "summary.json")
+        same = {"near_duplicate_bits": mark["near_duplicate_bits"], **before}.items() >= mark.items()
+        return read_memory(prepared) if same else Memory()
     except (OSError, ValueError, IntegrityError) as error:
         print(
             f"prepare: {PREPARED} doesn't say any more which split an image was in ({error}). All images are drawn by "
@@ -147,7 +154,7 @@ def _previous_splits(prepared: Path, rules: Rules) -> dict[str, str]:
             file=sys.stderr,
             flush=True,
         )
-        return {}
+        return Memory()
 
 
 def _policy(rules: Prepare) -> ImagePolicy:
@@ -229,7 +236,8 @@ def _list(problems: Sequence[str]) -> str:
     return "No classifier can be trained on these images:\n  " + "\n  ".join(problems)
 
 
-def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rules: Prepare) -> None:
+def _check(selection: Selection, rules: Prepare) -> None:
+    examples, quarantined = selection.examples, selection.quarantined
     _check_quarantine(len(examples), quarantined, rules)
     by_class = Counter(example.label for example in examples)
     trained = Counter(example.label for example in examples if example.split == "train")
@@ -247,6 +255,11 @@ def _check(examples: Sequence[Example], quarantined: Sequence[Quarantined], rule
         for split in SPLITS[1:]
         if not by_split[split]
     ]
+    if problems and selection.large_sets:
+        problems.append(
+            f"{sum(one.n for one in selection.large_sets)} images are in large sets of near duplicates, which stay "
+            "together. If they are different images, set prepare.near_duplicate_bits=0"
+        )
     if problems:
         raise DataError(_list(problems))
 
@@ -274,6 +287,7 @@ def _counts(selection: Selection, rules: Rules) -> dict[str, Any]:
         "excluded": dict(selection.excluded),
         "quarantined_by_code": dict(Counter(row.code for row in selection.quarantined)),
         "duplicates": dict(Counter(f"{row.kind}, {row.outcome}" for row in selection.duplicates)),
+        "near_duplicates": {"large_sets": [asdict(one) for one in selection.large_sets], "mixed": selection.mixed},
         "notes": dict(notes),
         "classes": by_class,
         "given_splits": sorted(rules.given_splits),

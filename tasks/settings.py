@@ -62,7 +62,7 @@ class Prepare(Block):
     min_images_per_class: int = Field(ge=2, description="a class with fewer images stops the run")
     max_quarantined_fraction: float = Field(ge=0, le=1, description="a larger share stops the run")
     near_duplicate_bits: int = Field(
-        ge=0, le=16, description="most bits in which perceptual hashes of near duplicates differ"
+        ge=0, le=16, description="most bits in which perceptual hashes of near duplicates differ; 0: only equal pixels"
     )
     quarantine_issues: tuple[Issue, ...] = Field(
         description="quality issues that refuse an image; the others add a note"

@@ -6,7 +6,7 @@ Always: discovered = accepted (examples) + quarantined + excluded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ class Duplicate:
 
     Attributes:
         kind: `same_bytes`, `same_pixels`, `near` (a near duplicate), or `group` (the source's group).
-        outcome: `left_out`; `left_out_as_leak`: the other image is held out; `kept_together`: both are in one split.
+        outcome: `left_out`; `left_out_as_leak`: the other image is held out; `kept_together`: both are in one split;
+            `kept_apart`: both are split like different images, because too many of their class look alike.
     """
 
     path: str
@@ -88,6 +89,19 @@ class Duplicate:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the next run must know about the splits.
+
+    Attributes:
+        splits: key -> split.
+        apart: keys whose near duplicates are not kept together with them.
+    """
+
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
+
+
 _TYPES = {"int": pa.int32()}
 
 
@@ -96,7 +110,7 @@ def _schema(kind: type) -> pa.Schema:
     return pa.schema([(field.name, _TYPES.get(str(field.type), pa.string())) for field in dataclasses.fields(kind)])
 
 
-_MEMORY = pa.schema([("key", pa.string()), ("split", pa.string())])
+_MEMORY = pa.schema([("key", pa.string()), ("split", pa.string()), ("apart", pa.bool_())])
 
 
 def write_discovered(raw: Path, rows: list[Discovered]) -> None:
@@ -142,13 +156,16 @@ def read_duplicates(prepared: Path) -> list[Duplicate]:
     return [Duplicate(**row) for row in stream_table(prepared / "duplicates.parquet")]
 
 
-def write_memory(prepared: Path, splits: dict[str, str]) -> None:
-    """Write key -> split for the next run, in which images keep their splits."""
-    write_table(prepared / "splits.parquet", [{"key": key, "split": splits[key]} for key in sorted(splits)], _MEMORY)
+def write_memory(prepared: Path, memory: Memory) -> None:
+    """Write what the next run must know, so that images keep their splits."""
+    rows = ({"key": key, "split": memory.splits[key], "apart": key in memory.apart} for key in sorted(memory.splits))
+    write_table(prepared / "splits.parquet", rows, _MEMORY)
 
 
-def read_memory(prepared: Path) -> dict[str, str]:
-    return {row["key"]: row["split"] for row in stream_table(prepared / "splits.parquet")}
+def read_memory(prepared: Path) -> Memory:
+    """What `write_memory` wrote; a file of an older version has no column `apart`."""
+    rows = list(stream_table(prepared / "splits.parquet"))
+    return Memory({row["key"]: row["split"] for row in rows}, frozenset(row["key"] for row in rows if row.get("apart")))
 
 
 def class_names(examples: list[Example]) -> tuple[str, ...]:

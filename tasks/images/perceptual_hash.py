@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ SIDE_PX = 16
 
 _LUMA = np.array([299, 587, 114], np.int64)  # ITU-R BT.601 in thousandths, as in Pillow's mode L
 _GRID = 32
+_GREY_AREA = (IMAGE_SIZE_PX // _GRID) ** 2 * int(_LUMA.sum())
 _FREQUENCIES = 8
 _COSINE_SCALE = 512  # sums stay far below 2**63
 
@@ -35,6 +37,7 @@ _SAME = 0.006
 _SMOOTH = 0.2
 _SHIFTED = 0.15
 _MIN_CONTRAST = 4.0
+_COPY_LEVELS = 6.0
 
 
 def pixel_digest(pixels: Pixels) -> str:
@@ -108,6 +111,26 @@ def are_near_duplicates(one: Thumbnails, other: Thumbnails) -> Flags:
     roughness = np.minimum(_roughness(one, variance_one), _roughness(other, variance_other))
     allowed = _SAME + _SHIFTED * np.maximum(0.0, roughness - _SMOOTH)
     return np.asarray((product_of_variances > 0) & (1 - correlation <= allowed))
+
+
+def are_copies(one: Pixels, other: Pixels) -> bool:
+    """Whether two images (224, 224, 3) that are near duplicates differ only as copies of one image do.
+
+    Both are averaged to 32x32 and brought to one brightness and contrast. Then no square may differ by more than 6
+    of 255 levels. Measured on 83 photographs of ants/bees and flowers: all copies saved as JPEG (quality 50 to 90) or
+    without colours agree, 99 % of those at half the size, 45 % of those brightened by 10 % (which cuts off highlights),
+    and 1 % of those cut by 2 %. Of images of one fixed camera in which a thing of 5 to 40 pixels differs, none agree.
+    """
+    grids = [(_grey_sums(pixels) / _GREY_AREA).ravel().tolist() for pixels in (one, other)]
+    means = [math.fsum(grid) / len(grid) for grid in grids]
+    centred = [[value - mean for value in grid] for grid, mean in zip(grids, means, strict=True)]
+    deviations = [math.sqrt(math.fsum(value * value for value in grid) / len(grid)) for grid in centred]
+    if min(deviations) == 0:
+        return deviations[0] == deviations[1]
+    scales = [min(deviations) / deviation for deviation in deviations]
+    return all(
+        abs(first * scales[0] - second * scales[1]) <= _COPY_LEVELS for first, second in zip(*centred, strict=True)
+    )
 
 
 def _hash(sums: npt.NDArray[np.int64]) -> int:

@@ -2,41 +2,48 @@
 
 A pure function of the discovered images, the facts from decoding, and the splits of the previous run. Always:
 discovered = examples + quarantined + excluded. Examples of different splits never have the same bytes, pixels or group,
-and are never near duplicates. No image has two labels.
+and are near duplicates only if too many of their class look alike (`duplicate_sets`). No image has two labels.
 """
 
 from __future__ import annotations
 
-import base64
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tasks.images.columns import ShardRow
-from tasks.images.duplicates import equal_pairs, find_duplicates, groups
-from tasks.images.manifest import Discovered, Duplicate, Example, Quarantined
-from tasks.images.perceptual_hash import stack
+from tasks.images.duplicate_sets import (
+    FactsOf,
+    LargeSet,
+    PixelsOf,
+    find_conflicts,
+    large_sets,
+    near_duplicate_sets,
+)
+from tasks.images.manifest import Discovered, Duplicate, Example, Memory, Quarantined
 from tasks.images.reason_codes import RefusalCode
 from tasks.images.splits import HELD_OUT, Assignment, ImageToSplit, Rules, assign
 
 Refusals = dict[str, tuple[RefusalCode, str]]
-FactsOf = Callable[[str], ShardRow]
-"""Key -> the facts from decoding, as stored in a shard's header (`decoding.ImageFacts`)."""
-
-_HASH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The decisions about the discovered images; `memory` is key -> split for the next run."""
+    """The decisions about the discovered images.
+
+    Attributes:
+        memory: for the next run.
+        large_sets: of near duplicates, the largest first.
+        mixed: how many examples are in sets of near duplicates with several labels that are kept together.
+    """
 
     examples: list[Example]
     quarantined: list[Quarantined]
     duplicates: list[Duplicate]
     excluded: Counter[str]
-    memory: dict[str, str]
+    memory: Memory
+    large_sets: list[LargeSet] = field(default_factory=list)
+    mixed: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,30 +73,16 @@ def by_content(rows: Sequence[Discovered]) -> Contents:
     return Contents(dict(sorted(chosen.items(), key=lambda entry: entry[1].path)), conflicts, copies)
 
 
-def near_duplicate_sets(keys: Sequence[str], facts: FactsOf, radius: int) -> dict[str, str]:
-    """Key -> the smallest key of its set of near duplicates, for keys that have near duplicates; see `duplicates`."""
-    if not keys:
-        return {}
-    stored = [base64.b64decode(facts(key)["look"]) for key in keys]
-    hashes = np.array([int.from_bytes(look[:_HASH_BYTES], "big") for look in stored], np.uint64)
-    near = find_duplicates(hashes, stack([look[_HASH_BYTES:] for look in stored]), radius)
-    same = equal_pairs([facts(key)["pixels"] for key in keys])
-    place_of = groups(len(keys), np.concatenate([near, same]))
-    members: dict[int, list[str]] = defaultdict(list)
-    for key, place in zip(keys, place_of.tolist(), strict=True):
-        members[place].append(key)
-    return {key: min(group) for group in members.values() if len(group) > 1 for key in group}
-
-
 def select(
     discovered: Sequence[Discovered],
     contents: Contents,
     usable: Sequence[str],
     refusals: Refusals,
     facts: FactsOf,
+    pixels_of: PixelsOf,
     radius: int,
     rules: Rules,
-    previous: Mapping[str, str],
+    previous: Memory,
 ) -> Selection:
     """Decide on every discovered image.
 
@@ -99,51 +92,50 @@ def select(
         usable: the keys that were decoded and not refused.
         refusals: the keys that were refused, with the reason.
         facts: usable key -> facts from decoding.
+        pixels_of: usable keys -> decoded pixels; asked for few images.
         radius: most bits in which perceptual hashes of near duplicates differ.
         rules: of the splits.
         previous: the memory of the previous run, if it had the same rules.
     """
+    label_of = {key: contents.chosen[key].label for key in usable}
     set_of = near_duplicate_sets(sorted(usable), facts, radius)
-    clashes = _clashes(contents.chosen, set_of)
-    twins = _twins([key for key in usable if key not in clashes], contents.chosen, facts)
-    members = [
-        ImageToSplit(row.key, row.split, row.group, set_of.get(key), row.label)
-        for key, row in ((key, contents.chosen[key]) for key in usable)
-        if key not in clashes and key not in twins
-    ]
-    assignment = assign(members, previous, rules)
+    conflicts = find_conflicts(set_of, label_of, facts, pixels_of)
+    kept = [key for key in usable if key not in conflicts]
+    twins = _twins(kept, contents.chosen, facts)
+    rows = {key: contents.chosen[key] for key in kept if key not in twins}
+    standing = {key: name for key in rows if (name := set_of.get(key))}
+    large = large_sets(standing, rows, previous.apart)
+    together = {key: name for key, name in standing.items() if not (name in large and large[name].apart)}
+    members = [ImageToSplit(key, row.split, row.group, together.get(key), row.label) for key, row in rows.items()]
+    assignment = assign(members, previous.splits, rules)
     examples = [
         _example(contents.chosen[key], facts(key), split)
         for key, split in sorted(assignment.splits.items(), key=lambda entry: contents.chosen[entry[0]].path)
     ]
     excluded = Counter(row.excluded for row in discovered if row.excluded)
     excluded += Counter({"duplicate": len(contents.copies) + len(twins), "leak": len(assignment.leaks)})
+    apart = frozenset(key for key in standing if key not in together and key in assignment.memory)
     return Selection(
         examples,
-        _quarantine(discovered, contents, refusals, clashes),
-        _duplicates(contents, twins, assignment, set_of),
+        _quarantine(discovered, contents, refusals, conflicts),
+        _duplicates(contents, twins, assignment, standing, together),
         excluded,
-        assignment.memory,
+        Memory(assignment.memory, apart),
+        sorted(large.values(), key=lambda one: (-one.n, one.paths)),
+        _count_mixed({key: name for key, name in together.items() if key in assignment.splits}, label_of),
     )
+
+
+def _count_mixed(set_of: Mapping[str, str], label_of: Mapping[str, str]) -> int:
+    """How many images are in sets of near duplicates with several labels."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for key, name in set_of.items():
+        labels[name].add(label_of[key])
+    return sum(len(labels[name]) > 1 for name in set_of.values())
 
 
 def _held_out_first(row: Discovered) -> tuple[int, str]:
     return HELD_OUT.index(row.split) if row.split in HELD_OUT else len(HELD_OUT), row.path
-
-
-def _clashes(chosen: Mapping[str, Discovered], set_of: Mapping[str, str]) -> dict[str, Discovered]:
-    """Key -> a near duplicate of it with another label."""
-    members: dict[str, list[str]] = defaultdict(list)
-    for key, name in set_of.items():
-        members[name].append(key)
-    clashes = {}
-    for group in members.values():
-        rows = sorted((chosen[key] for key in group), key=lambda row: row.path)
-        for row in rows:
-            other = next((other for other in rows if other.label != row.label), None)
-            if other is not None:
-                clashes[row.key] = other
-    return clashes
 
 
 def _twins(keys: Sequence[str], chosen: Mapping[str, Discovered], facts: FactsOf) -> dict[str, str]:
@@ -172,7 +164,7 @@ def _example(row: Discovered, facts: ShardRow, split: str) -> Example:
 
 
 def _quarantine(
-    discovered: Sequence[Discovered], contents: Contents, refusals: Refusals, clashes: Mapping[str, Discovered]
+    discovered: Sequence[Discovered], contents: Contents, refusals: Refusals, conflicts: Mapping[str, str]
 ) -> list[Quarantined]:
     """A row for every path in conflict, and one for each refused image (its other paths count as duplicates)."""
     quarantined: list[Quarantined] = []
@@ -186,29 +178,34 @@ def _quarantine(
             continue
         elif row.key in refusals:
             reason = refusals[row.key]
-        elif row.key in clashes:
-            other = clashes[row.key]
-            reason = RefusalCode.LABEL_CONFLICT, f"a near duplicate of {other.path}, which has the label {other.label}"
+        elif row.key in conflicts:
+            other = contents.chosen[conflicts[row.key]]
+            reason = RefusalCode.LABEL_CONFLICT, f"a copy of {other.path}, which has the label {other.label}"
         if reason:
             quarantined.append(Quarantined(row.path, row.key, row.label, *reason))
     return quarantined
 
 
 def _duplicates(
-    contents: Contents, twins: Mapping[str, str], assignment: Assignment, set_of: Mapping[str, str]
+    contents: Contents,
+    twins: Mapping[str, str],
+    assignment: Assignment,
+    set_of: Mapping[str, str],
+    together: Mapping[str, str],
 ) -> list[Duplicate]:
     chosen = contents.chosen
     found = [_duplicate(row, chosen[row.key], "same_bytes", "left_out") for row in contents.copies]
     found += [_duplicate(chosen[key], chosen[of], "same_pixels", "left_out") for key, of in twins.items()]
     for key, of in assignment.leaks.items():
-        kind = "near" if set_of.get(key) == set_of.get(of, "") else "group"
+        kind = "near" if together.get(key) == together.get(of, "") else "group"
         found.append(_duplicate(chosen[key], chosen[of], kind, "left_out_as_leak"))
     standing = {key: name for key, name in set_of.items() if key in assignment.splits}
     first: dict[str, str] = {}
     for key in sorted(standing, key=lambda key: chosen[key].path):
         of = first.setdefault(standing[key], key)
         if of != key:
-            found.append(_duplicate(chosen[key], chosen[of], "near", "kept_together"))
+            outcome = "kept_together" if key in together else "kept_apart"
+            found.append(_duplicate(chosen[key], chosen[of], "near", outcome))
     return sorted(found, key=lambda row: (row.path, row.of_path))
 
 

@@ -27,9 +27,10 @@ from tasks.images.selection import Selection
 from tasks.images.shards import Shards
 from tasks.reports import html
 from tasks.reports.data_uris import thumbnail
+from tasks.reports.data_warnings import data_warnings
 from tasks.reports.text import describe_source
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layout of `data.json`. Raise it with the layout, so that changes in an older layout are not read."""
 LISTED_PAIRS = 24
 LISTED_A_REASON = 24
@@ -39,7 +40,7 @@ THUMBNAILS_A_NOTE = 6
 THUMBNAIL_PX = 192
 SIDES_PX = (0, 64, 128, 224, 448, 896, 1792)
 """Lower bounds of the bars of the sizes; 224 is the size of the model's input."""
-_BY_WEIGHT = ("left_out_as_leak", "kept_together", "left_out")
+_BY_WEIGHT = ("left_out_as_leak", "kept_together", "kept_apart", "left_out")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -93,6 +94,7 @@ def describe_data(
         **describe_source(summary),
         **{name: summary[name] for name in ("discovered", "accepted", "quarantined", "excluded", "given_splits")},
         "fractions": summary["fractions"],
+        "warnings": data_warnings(summary),
         "quarantined_by_code": summary["quarantined_by_code"],
         "classes": {label: dict(summary["classes"][label]) for label in sizes},
         "largest": _class(max(sizes, key=sizes.__getitem__), sizes),
@@ -245,20 +247,30 @@ def _conflicts(rows: Sequence[Quarantined]) -> dict[str, Any]:
 
 
 def _duplicates(rows: Sequence[Duplicate], discovered: Iterable[Discovered]) -> dict[str, Any]:
-    listed = sorted(rows, key=_weight)[:LISTED_PAIRS]
-    wanted = {path for row in listed for path in (row.path, row.of_path)}
-    keys = {row.path: row.key for row in discovered if row.path in wanted}
+    wanted = {path for row in rows for path in (row.path, row.of_path)}
+    by_path = {row.path: row for row in discovered if row.path in wanted}
+    labels = {path: row.label for path, row in by_path.items()}
+    listed = sorted(rows, key=lambda row: _weight(row, labels))[:LISTED_PAIRS]
     counts = Counter((row.kind, row.outcome) for row in rows)
     return {
         "n": len(rows),
         "counts": [{"kind": kind, "outcome": outcome, "n": n} for (kind, outcome), n in sorted(counts.items())],
-        "listed": [{**asdict(row), "key": keys[row.path], "of_key": keys[row.of_path]} for row in listed],
+        "listed": [
+            {
+                **asdict(row),
+                "key": by_path[row.path].key,
+                "of_key": by_path[row.of_path].key,
+                "of_label": labels[row.of_path],
+            }
+            for row in listed
+        ],
     }
 
 
-def _weight(row: Duplicate) -> tuple[int, str, str]:
-    """Pairs that a person may want to judge come first."""
-    return _BY_WEIGHT.index(row.outcome), row.path, row.of_path
+def _weight(row: Duplicate, labels: Mapping[str, str]) -> tuple[bool, int, str, str]:
+    """Pairs that a person may want to judge come first: those with two labels, then leaks."""
+    alike = row.kind == "near" and labels[row.path] != labels[row.of_path]
+    return not alike, _BY_WEIGHT.index(row.outcome), row.path, row.of_path
 
 
 def _most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:

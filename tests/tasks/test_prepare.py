@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from PIL import Image
 
 from tasks import ingest, prepare
 from tasks.errors import DataError, IntegrityError
-from tasks.files import read_json, sha256_hex
+from tasks.files import read_json, sha256_hex, write_json, write_table
 from tasks.images.decoding import decode
 from tasks.images.manifest import Discovered, read_duplicates, read_examples, read_quarantine
 from tasks.images.shards import open_shards, read_header
@@ -569,3 +570,57 @@ def test_lost_memory_of_the_splits_is_reported_and_drawn_again(
     run_prepare(settings, workspace)
     assert f"{PREPARED} doesn't say any more which split an image was in" in capsys.readouterr().err
     assert splits(workspace) == before  # as the contents draw them
+
+
+def save_alike(folder: Path, count: int, seed: int = 0) -> None:
+    """Images of one scene that differ in noise only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = np.asarray(draw_image("ant", seed, 8).resize((64, 64), Image.Resampling.BICUBIC), float)
+    for number in range(count):
+        pixels = scene + np.random.default_rng([seed, number]).normal(0, 2, scene.shape)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"alike{seed}-{number:02}.png")
+
+
+def test_images_that_look_alike_are_warned_of_in_the_log_and_the_report(
+    workspace: Path, source: Path, change: Change, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_alike(source / "cat", 12)
+    save_alike(source / "ant", 11, seed=1)
+    (source / "ant/alike1-10.png").rename(source / "bee/alike1-10.png")
+    run_prepare(settings_for(change, source), workspace)
+    log = capsys.readouterr().err
+    [apart, together] = [line for line in log.splitlines() if "look alike" in line or "near duplicates" in line]
+    assert "12 images look alike, among them 12 of the 12 images of cat (cat/alike0-00.png, " in apart
+    assert "11 images are in a set of near duplicates; the largest has 11 (ant/alike1-00.png, " in together
+    assert "prepare.near_duplicate_bits=0" in together
+    assert "11 accepted images look like an image with another label" in log
+    report = read_json(workspace / "reports/data.json")
+    assert [f"prepare: {warning}" for warning in report["warnings"]] == [apart, together, log.splitlines()[-1]]
+    first = report["duplicates"]["listed"][0]
+    assert {first["label"], first["of_label"]} == {"ant", "bee"}
+    assert len({split for path, split in splits(workspace).items() if path.startswith("cat/")}) == 3
+
+
+def test_other_bits_for_near_duplicates_draw_the_splits_again(workspace: Path, source: Path, change: Change) -> None:
+    save_alike(source / "ant", 10, seed=1)
+    for bits, expected in ((10, 1), (0, 3)):
+        run_prepare(settings_for(change, source, f"prepare.near_duplicate_bits={bits}"), workspace)
+        assert len({split for path, split in splits(workspace).items() if "alike" in path}) == expected
+
+
+def test_memory_of_an_older_version_is_kept(workspace: Path, source: Path, change: Change) -> None:
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    before = prepared(workspace)
+    moved = {path: {"train": "test", "test": "train"}.get(split, split) for path, split in splits(workspace).items()}
+    keys = {example.path: example.key for example in read_examples(workspace / PREPARED)}
+    rows = [{"key": keys[path], "split": split} for path, split in moved.items()]
+    write_table(
+        workspace / PREPARED / "splits.parquet", rows, pa.schema([("key", pa.string()), ("split", pa.string())])
+    )
+    summary = counts(workspace)
+    del summary["near_duplicate_bits"]
+    write_json(workspace / PREPARED / "summary.json", summary)
+    run_prepare(wanted, workspace)
+    assert splits(workspace) == moved
+    assert prepared(workspace).keys() == before.keys()

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from tasks.files import sha256_hex
 from tasks.images.decoding import decode
-from tasks.images.manifest import Discovered
+from tasks.images.manifest import Discovered, Memory
 from tasks.images.reason_codes import RefusalCode
 from tasks.images.selection import Selection, by_content, select
 from tasks.images.splits import Rules
@@ -37,19 +37,31 @@ def encoded(image: Image.Image, form: str = "PNG", **options: int) -> bytes:
 def chosen(
     entries: Mapping[str, tuple[bytes, str, str | None, str | None]],
     rules: Rules = RULES,
-    previous: Mapping[str, str] | None = None,
+    previous: Memory | None = None,
+    radius: int = 10,
 ) -> Selection:
     """Select among path -> (bytes, label, given split, group)."""
-    rows, facts = [], {}
+    rows, facts, pixels = [], {}, {}
     for path, (data, label, split, group) in sorted(entries.items()):
         key = sha256_hex(data)
         rows.append(Discovered(path, label, split, key, None, None, group))
-        facts[key] = asdict(describe_pixels(*decode(data)))
+        pixels[key], found = decode(data)
+        facts[key] = asdict(describe_pixels(pixels[key], found))
     contents = by_content(rows)
     usable = [key for key in contents.chosen if key not in contents.conflicts]
-    found = select(rows, contents, usable, {}, facts.__getitem__, 10, rules, previous or {})
-    assert len(rows) == len(found.examples) + len(found.quarantined) + sum(found.excluded.values())
-    return found
+    selection = select(
+        rows,
+        contents,
+        usable,
+        {},
+        facts.__getitem__,
+        lambda keys: np.stack([pixels[key] for key in keys]),
+        radius,
+        rules,
+        previous or Memory(),
+    )
+    assert len(rows) == len(selection.examples) + len(selection.quarantined) + sum(selection.excluded.values())
+    return selection
 
 
 def some(count: int, split: str | None = None, start: int = 0) -> dict[str, tuple[bytes, str, str | None, str | None]]:
@@ -113,7 +125,7 @@ def test_near_duplicates_under_two_labels_are_both_quarantined() -> None:
         ("a/0.png", RefusalCode.LABEL_CONFLICT),
         ("b/0.jpg", RefusalCode.LABEL_CONFLICT),
     ]
-    assert "a near duplicate of b/0.jpg, which has the label b" in found.quarantined[0].detail
+    assert "a copy of b/0.jpg, which has the label b" in found.quarantined[0].detail
 
 
 def test_group_is_in_one_split_and_no_member_moves_when_it_grows() -> None:

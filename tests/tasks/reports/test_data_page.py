@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tasks.files import read_json
-from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Quarantined, write_examples
+from tasks.images.manifest import SPLITS, Discovered, Duplicate, Example, Memory, Quarantined, write_examples
 from tasks.images.reason_codes import RefusalCode
 from tasks.images.selection import Selection
 from tasks.images.shards import Shards, read_header, write_shard
@@ -67,12 +67,13 @@ class Found:
             "quarantined_by_code": dict(Counter(str(row.code) for row in self.quarantined)),
             "notes": dict(Counter(note for one in self.examples for note in one.notes.split(",") if note)),
             "classes": classes,
+            "near_duplicates": {"large_sets": [], "mixed": 0},
             "given_splits": [],
             "fractions": {"validation": 0.2, "test": 0.2},
         }
 
     def describe(self, previous: Previous | None = None) -> dict[str, Any]:
-        selection = Selection(self.examples, self.quarantined, self.duplicates, Counter(), {})
+        selection = Selection(self.examples, self.quarantined, self.duplicates, Counter(), Memory())
         return describe_data(self.summary(), self.discovered(), selection, previous or Previous())
 
     def as_previous(self, report: dict[str, Any] | None = None) -> Previous:
@@ -257,6 +258,20 @@ def test_clean_images_show_nothing() -> None:
     told = ("Nothing: every entry", "No label conflicts", "No duplicates", "Nothing to look at")
     assert [one for one in told if one not in text] == []
     assert not thumbnail_keys(description)
+
+
+def test_warnings_stand_at_the_top_of_the_page_and_show_names_as_text() -> None:
+    found, summary = hostile(), hostile().summary()
+    one = {"n": 12, "label": HOSTILE[0], "of_label": 11, "class_size": 20, "apart": True, "paths": [HOSTILE[1], "b"]}
+    summary["near_duplicates"] = {"large_sets": [one, {**one, "apart": False}], "mixed": 3}
+    selection = Selection(found.examples, found.quarantined, found.duplicates, Counter(), Memory())
+    description = describe_data(summary, found.discovered(), selection, Previous())
+    assert len(description["warnings"]) >= 3
+    html = render(description)
+    text = "".join(Page(html).text)
+    assert "12 images look alike, among them 11 of the 20 images of" in text
+    assert text.index("12 images look alike") < text.index("Classes and splits")
+    assert HOSTILE[1] not in html
 
 
 def test_long_lists_are_cut_and_counted() -> None:
