@@ -51,8 +51,8 @@ class Ingest(Block):
 class Prepare(Block):
     """How images are split, and which images are refused."""
 
-    validation_fraction: Fraction = Field(description="share of images held out for choices")
-    test_fraction: Fraction = Field(description="share of images held out for the reported metrics")
+    validation_fraction: Fraction = Field(description="share of the drawn images, held out for choices")
+    test_fraction: Fraction = Field(description="share of the drawn images, held out for the reported metrics")
     split_seed: int = Field(ge=0, description="seed of the splits")
     background_rgb: tuple[ColourValue, ColourValue, ColourValue] = Field(description="colour behind transparent pixels")
     min_side_px: int = Field(ge=1, description="smaller images are quarantined, pixels")

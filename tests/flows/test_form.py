@@ -60,7 +60,7 @@ def test_form_has_every_setting_requires_none_and_has_no_defaults() -> None:
 def test_form_keeps_bounds_choices_and_help() -> None:
     assert schema("prepare")["properties"]["validation_fraction"] == {
         "title": "validation_fraction",
-        "description": "share of images held out for choices",
+        "description": "share of the drawn images, held out for choices",
         "type": "number",
         "minimum": 0,
         "exclusiveMaximum": 1,
