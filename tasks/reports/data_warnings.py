@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.images.manifest import SPLITS
 from tasks.reports.text import visible
 
 _LISTED = 5
@@ -55,14 +54,18 @@ def _first(one: Mapping[str, Any]) -> str:
 def _gaps(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Classes without an image in a held-out split."""
     found = []
-    consequences = {"validation": "choices ignore them", "test": "the test accuracy says nothing about them"}
-    for split in SPLITS[1:]:
-        missing = [label for label, counts in classes.items() if not counts[split]]
+    for split, consequence in (
+        ("validation", "choices ignore"),
+        ("test", "the test accuracy says nothing about"),
+    ):
+        missing = sorted(label for label, counts in classes.items() if not counts[split])
         if missing:
-            names = ", ".join(visible(label, 40) for label in sorted(missing)[:_LISTED])
+            names = ", ".join(visible(label, 40) for label in missing[:_LISTED])
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+            several = len(missing) > 1
             found.append(
-                f"No {split} image of {names}{more}: {consequences[split]}. Add images of these classes: with 3 "
-                "or more that don't belong together, a class is in all splits that are drawn."
+                f"No {split} image of {names}{more}: {consequence} {'them' if several else 'it'}. Add images of "
+                f"{'these classes' if several else 'the class'}: with 3 or more that don't belong together, a class is "
+                "in all splits that are drawn."
             )
     return found

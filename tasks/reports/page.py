@@ -59,6 +59,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         ],
         "weakest_first": len(classes) > UNSORTED_CLASSES,
         "per_class": _ordered(per_class),
+        "untested": [name for name in classes if not per_class[name]["support"]],
         "undefined": any(None in metrics.values() for metrics in per_class.values()),
         "confusion": draw_confusion(test["confusion"], classes),
         "pairs": confused_pairs(test["confusion"], classes)[:LISTED_PAIRS],

@@ -171,6 +171,36 @@ def test_headline_balances_and_shows_no_credentials() -> None:
     assert "names no licence" in text
 
 
+@pytest.mark.parametrize(
+    ("excluded", "told"),
+    [
+        ({}, {"excluded": 0}),
+        ({"over_limit": 7}, {"excluded: beyond source.limit_per_class": 7}),
+        (
+            {"over_limit": 7, "duplicate": 2, "leak": 3, "system_file": 4, "link": 1},
+            {
+                "excluded: copies, or too like a held-out image": 5,
+                "excluded: beyond source.limit_per_class": 7,
+                "excluded: not an image of a class": 5,
+            },
+        ),
+    ],
+)
+def test_tiles_count_what_is_excluded_by_its_kind(excluded: dict[str, int], told: dict[str, int]) -> None:
+    html = render(Found(plain()).describe() | {"excluded": excluded})
+    tiles = dict(re.findall(r"<dt>(excluded.*?)</dt><dd>(\d+)</dd>", html))
+    assert tiles == {what: str(n) for what, n in told.items()}
+
+
+def test_classes_without_a_held_out_image_are_warned_of() -> None:
+    none = Found([example(f"{label}/{n}.jpg", label) for label in "abcdefg" for n in range(3)])
+    warnings = none.describe()["warnings"]
+    assert [warning for warning in warnings if "No test image of a, b, c, d, e and 2 more" in warning]
+    assert [warning for warning in warnings if "No validation image of a, b" in warning]
+    [warning] = Found(plain()).describe()["warnings"]
+    assert warning.startswith("No validation image of bee: choices ignore it. Add images of the class")
+
+
 def test_licence_of_the_source_is_shown() -> None:
     found = planted()
     found.about["licence"] = "CC BY 4.0"

@@ -287,6 +287,17 @@ def test_page_without_mistakes_says_so() -> None:
     assert "<img" not in html
 
 
+def test_page_names_the_classes_without_a_test_image() -> None:
+    evaluation = make_evaluation(list("abcdefgh"))
+    text = "".join(Page(render(evaluation)).text)
+    assert "No test image belongs to h: the accuracy says nothing about it." in text
+    champion = evaluation["strategies"][evaluation["champion"]]
+    for label in "bcdefg":
+        champion["test"]["per_class"][label].update(support=0, recall=None)
+    text = "".join(Page(render(evaluation)).text)
+    assert "No test image belongs to b, c, d, e, f and 2 more classes: the accuracy says nothing about them." in text
+
+
 def test_page_draws_the_training_history() -> None:
     evaluation = make_evaluation(["a", "b"])
     history = {"loss": [1.0, 0.5], "val_loss": [1.1, float("nan")], "accuracy": [0.5, 0.9], "val_accuracy": [0.5, 0.8]}
