@@ -58,7 +58,14 @@ class Prepare(Block):
     min_side_px: int = Field(ge=1, description="smaller images are quarantined, pixels")
     max_pixels: int = Field(ge=1, description="larger images are refused from the header")
     max_aspect_ratio: float = Field(ge=1, description="longer side / shorter side")
-    min_entropy_bits: float = Field(ge=0, le=8, description="least entropy of the grey histogram; 0 accepts all")
+    min_content_fraction: float = Field(
+        ge=0, le=1, description="least share of an image that differs from its background; 0 accepts blank images"
+    )
+    min_entropy_bits: float = Field(
+        ge=0,
+        le=8,
+        description="least entropy of the grey histogram, unless a tenth of the class has less; 0 accepts all",
+    )
     min_images_per_class: int = Field(ge=2, description="a class with fewer images stops the run")
     max_quarantined_fraction: float = Field(ge=0, le=1, description="a larger share stops the run")
     near_duplicate_bits: int = Field(

@@ -57,6 +57,7 @@ def make_rows(first: int) -> list[dict[str, Any]]:
                 "height_px": 375,
                 "format": "JPEG",
                 "entropy_bits": number / 1e6,
+                "content_fraction": number / 1e6,
                 "notes": "",
                 "look": digest * 5 + digest[:32],
                 "pixels": digest[::-1],

@@ -42,12 +42,14 @@ DRAFT_PX = 2 * IMAGE_SIZE_PX
 high frequencies than to compute them. Then it is resized with antialiasing, as every image. docs/speed.md says how
 exact this is."""
 
-FACTS_VERSION = 3
+FACTS_VERSION = 4
 """Part of the recipe of every store of facts. Raise it when a fact or a refusal changes and the pixels don't."""
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _VERSION = 2
 _SAMPLE_PX = 256
+_CONTENT_PX = 4
+_CONTENT_LEVELS = 16
 
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
@@ -56,9 +58,10 @@ Image.MAX_IMAGE_PIXELS = None  # this module checks its own limit in the header;
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The facts about an accepted image: size as stored, px; entropy of the grey image's histogram, bits.
+    """The facts about an accepted image: size as stored, px; entropy of the grey image's histogram, bits; content.
 
     With more than 256 rows or columns, the histogram takes a sample (exact to 0.05 bits on photographs).
+    `content_fraction` is from `measure_content`.
 
     `workers.decode_all(describe=True)` adds `look`, base64 of `hash_and_thumbnail` (shards store this name), `pixels`,
     the digest of the decoded pixels (both from `perceptual_hash`), and `scores` (from `quality`).
@@ -68,6 +71,7 @@ class ImageFacts:
     height_px: int
     format: str
     entropy_bits: float
+    content_fraction: float
     notes: str
     look: str = ""
     pixels: str = ""
@@ -81,10 +85,10 @@ class ImagePolicy:
     min_side_px: int
     max_pixels: int
     max_aspect_ratio: float
-    min_entropy_bits: float
+    min_content_fraction: float
 
 
-PERMISSIVE = ImagePolicy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_entropy_bits=0)
+PERMISSIVE = ImagePolicy(min_side_px=1, max_pixels=100_000_000, max_aspect_ratio=1e9, min_content_fraction=0)
 """For prediction: every image that can be decoded is accepted."""
 
 WHITE = (255, 255, 255)
@@ -122,10 +126,9 @@ def decode(
         _load(image, data)
         check_colours(image, data)
         rgb = to_rgb(_upright(image), background_rgb)
-        facts = _facts(image, data, size_px, rgb, turned)
+        pixels = np.asarray(rgb.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BILINEAR), dtype=np.uint8)
+        facts = _facts(image, data, size_px, rgb, turned, pixels)
         judge(facts, policy)
-    size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
-    pixels = np.asarray(rgb.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
     return pixels, facts
 
 
@@ -146,11 +149,29 @@ def check_size(width_px: int, height_px: int, policy: ImagePolicy) -> None:
 def judge(facts: ImageFacts, policy: ImagePolicy) -> None:
     """Raise Refused if the facts about a decoded image break the policy."""
     check_size(facts.width_px, facts.height_px, policy)
-    if facts.entropy_bits < policy.min_entropy_bits:
+    if facts.content_fraction < policy.min_content_fraction:
         raise Refused(
             RefusalCode.LOW_INFORMATION,
-            f"entropy {facts.entropy_bits:.2f} bits, below {policy.min_entropy_bits:g} (blank, or a placeholder?)",
+            f"blank: {facts.content_fraction:.2%} of it differs from its background, below "
+            f"{policy.min_content_fraction:.2%}",
         )
+
+
+def measure_content(pixels: Pixels) -> float:
+    """The share of an image (224, 224, 3) that differs visibly from its background, rounded to 4 decimals.
+
+    The image is averaged over squares of 4x4 pixels, which suppresses noise and keeps thin strokes. Its background is
+    the median of each channel. A square differs if a channel is more than 16 of 255 levels away.
+
+    Measured on simulated images: 0 for blank sheets with JPEG noise, with noise of 12 levels or with corners darker by
+    10 levels; 0.008 for a signature or a stamp on a page; 0.04 for a signature of lines of one pixel; 0.07 for a "not
+    found" placeholder. Photographs of ants/bees and flowers have 0.13 and more, handwritten digits 0.37.
+    """
+    side = IMAGE_SIZE_PX // _CONTENT_PX
+    sums = pixels.reshape(side, _CONTENT_PX, side, _CONTENT_PX, 3).sum(axis=(1, 3), dtype=np.int32).reshape(-1, 3)
+    background = np.sort(sums, axis=0)[len(sums) // 2]
+    differs = np.abs(sums - background).max(axis=1) > _CONTENT_LEVELS * _CONTENT_PX**2
+    return round(int(np.count_nonzero(differs)) / len(sums), 4)
 
 
 def to_rgb(image: Image.Image, background_rgb: tuple[int, int, int]) -> Image.Image:
@@ -205,7 +226,9 @@ def _load(image: Image.Image, data: bytes) -> None:
         raise Refused(RefusalCode.TRUNCATED if cut else RefusalCode.CORRUPT, words) from None
 
 
-def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool) -> ImageFacts:
+def _facts(
+    image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image.Image, turned: bool, pixels: Pixels
+) -> ImageFacts:
     sample = (min(rgb.width, _SAMPLE_PX), min(rgb.height, _SAMPLE_PX))
     grey = rgb.resize(sample, Image.Resampling.NEAREST).convert("L")
     shares = np.asarray(grey.histogram()[:256], dtype=np.float64) / (grey.width * grey.height)
@@ -217,7 +240,8 @@ def _facts(image: Image.Image, data: bytes, size_px: tuple[int, int], rgb: Image
     several = has_frames(data) if image.format == "GIF" else getattr(image, "is_animated", False)
     if several:
         notes.append("first_frame_of_several")
-    return ImageFacts(*size_px, image.format or "", round(entropy, 4), ",".join(notes))
+    content = measure_content(pixels)
+    return ImageFacts(*size_px, image.format or "", round(entropy, 4), content, ",".join(notes))
 
 
 def _orientation(image: Image.Image) -> int:

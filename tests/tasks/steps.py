@@ -26,9 +26,10 @@ Change = Callable[..., Settings]
 
 
 def settings_for(change: Change, source: Path | str, *assignments: str) -> Settings:
-    """Settings for small sets: shards of four images, no entropy limit."""
-    small = ("prepare.shard_size=4", "prepare.min_entropy_bits=0", "prepare.validation_fraction=0.25")
-    return change(f"source.uri={source}", *small, "prepare.test_fraction=0.25", *assignments)
+    """Settings for small sets: shards of four images, no limits on their content."""
+    small = ("prepare.shard_size=4", "prepare.min_entropy_bits=0", "prepare.min_content_fraction=0")
+    shares = ("prepare.validation_fraction=0.25", "prepare.test_fraction=0.25")
+    return change(f"source.uri={source}", *small, *shares, *assignments)
 
 
 def run_prepare(settings: Settings, workspace: Path) -> prepare.Summary:

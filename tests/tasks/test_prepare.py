@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tasks import ingest, prepare
 from tasks.errors import DataError, IntegrityError
@@ -351,7 +351,7 @@ def test_stricter_policy_refuses_without_decoding_and_a_looser_one_decodes_only_
     for number, shade in enumerate((90, 180)):
         Image.new("RGB", (32, 32), (shade, shade, shade)).save(source / "bee" / f"blank{number}.png")
     assert run_prepare(settings_for(change, source), workspace).decoded == 26
-    strict = settings_for(change, source, "prepare.min_entropy_bits=1")
+    strict = settings_for(change, source, "prepare.min_content_fraction=0.001")
     summary = run_prepare(strict, workspace)
     assert (summary.decoded, summary.accepted, summary.quarantined) == (0, 24, 2)
     assert codes(workspace) == {"bee/blank0.png": "low_information", "bee/blank1.png": "low_information"}
@@ -359,13 +359,53 @@ def test_stricter_policy_refuses_without_decoding_and_a_looser_one_decodes_only_
     assert (summary.decoded, summary.accepted) == (2, 26)
 
 
+def save_drawing(path: Path, number: int) -> None:
+    """A 1-bit scan of a few strokes."""
+    page = Image.new("1", (200, 100), 1)
+    points = np.random.default_rng(number).integers(20, 80, (6, 2)) * (2, 1)
+    ImageDraw.Draw(page).line([tuple(point) for point in points.tolist()], fill=0, width=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)
+
+
+LIMITS = ("prepare.min_entropy_bits=1", "prepare.min_content_fraction=0.001")
+
+
+def test_classes_of_drawings_are_accepted_with_a_note(workspace: Path, source: Path, change: Change) -> None:
+    for number in range(8):
+        save_drawing(source / "cat" / f"{number}.png", number)
+    Image.new("1", (200, 100), 1).save(source / "cat" / "blank.png")
+    run_prepare(settings_for(change, source, *LIMITS), workspace)
+    assert codes(workspace) == {"cat/blank.png": "low_information"}
+    noted = {row.path for row in read_examples(workspace / PREPARED) if "few_tones" in row.notes}
+    assert noted == {f"cat/{number}.png" for number in range(8)}
+
+
+def test_placeholder_in_a_class_of_photographs_is_refused_without_decoding_again(
+    workspace: Path, source: Path, change: Change
+) -> None:
+    save_drawing(source / "ant" / "not found.png", 0)
+    run_prepare(settings_for(change, source, *LIMITS), workspace)
+    assert codes(workspace) == {"ant/not found.png": "low_information"}
+    [row] = read_quarantine(workspace / PREPARED)
+    assert row.detail.startswith("a placeholder? Its entropy is 0.")
+    assert "1 of the 13 images of its class" in row.detail
+    tables = run_tables(workspace)
+    assert run_prepare(settings_for(change, source, *LIMITS), workspace).decoded == 0
+    assert run_tables(workspace) == tables
+    for number in range(3):
+        save_drawing(source / "ant" / f"drawing{number}.png", 10 + number)
+    run_prepare(settings_for(change, source, *LIMITS), workspace)
+    assert codes(workspace) == {}
+
+
 def test_known_and_new_refusals_are_the_same(workspace: Path, source: Path, change: Change) -> None:
     Image.new("RGB", (32, 32), (9, 9, 9)).save(source / "bee" / "blank.png")
     run_prepare(settings_for(change, source), workspace)
-    run_prepare(settings_for(change, source, "prepare.min_entropy_bits=1"), workspace)
+    run_prepare(settings_for(change, source, "prepare.min_content_fraction=0.001"), workspace)
     known = run_tables(workspace)
     shutil.rmtree(workspace / PREPARED)
-    prepare.run(settings_for(change, source, "prepare.min_entropy_bits=1"), Workspace.at(workspace))
+    prepare.run(settings_for(change, source, "prepare.min_content_fraction=0.001"), Workspace.at(workspace))
     assert run_tables(workspace) == known
 
 
