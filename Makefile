@@ -61,11 +61,11 @@ plan: .venv/ready ## show what the next run would do, why, and what it would cos
 repro: .venv/ready ## do the same work without Prefect, by DVC
 	@python -m dvc --wait-for-lock repro
 
-ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print the address
+ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print its address and login
 	@python -m flows.ui
 
 worker: .venv/ready ## start a worker for the Prefect server at PREFECT_API_URL, one run at a time; POOL=local|gpu
-	@python -m prefect worker start --pool $(call quote,$(or $(value POOL),local)) --type process --limit 1
+	@python -m flows.worker --pool $(call quote,$(or $(value POOL),local))
 
 alerts: .venv/ready ## set up the alerts on the Prefect server at PREFECT_API_URL; sent to ROOTSTOCK_ALERT_WEBHOOK
 	@python -m flows.alerts

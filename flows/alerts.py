@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from flows.login import with_login
+from flows.server import check_access
 from tasks.errors import SettingsError
 from tasks.program import run_program
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes
@@ -110,11 +114,14 @@ def ensure_alerts(webhook: str | None) -> list[str]:
 
     Raises:
         SettingsError: the address is not an http(s) address, or no server is named.
+        RootstockError: the server doesn't answer, or wants another login.
     """
     if webhook is not None and not webhook.startswith(("https://", "http://")):
         raise SettingsError(f"{WEBHOOK_VARIABLE} must be an http(s) address. It is a secret, so it isn't shown here.")
     if "PREFECT_API_URL" not in os.environ:
         raise SettingsError("PREFECT_API_URL must name the Prefect server, such as http://127.0.0.1:4200/api")
+    os.environ.update(with_login(Workspace.at(Path.cwd()), os.environ))
+    check_access(os.environ)
     from prefect import get_client  # reads the environment when it is imported
 
     block = _ensure_block(webhook) if webhook else None

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from flows.login import with_login
 from flows.logs import hide_links
-from flows.server import check_answers, prefect_environment, temporary_server
+from flows.server import check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
 from tasks.errors import USER_ERROR, RootstockError
 from tasks.files import read_json
@@ -77,15 +78,16 @@ def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
 
 def _use_server(workspace: Workspace) -> None:
     """Use the user's Prefect server, or start one for this run and import Prefect meanwhile."""
-    if address := os.environ.get("PREFECT_API_URL"):
-        check_answers(address)
+    if os.environ.get("PREFECT_API_URL"):
+        os.environ.update(with_login(workspace, os.environ))
+        check_access(os.environ)
         return
     stack = contextlib.ExitStack()
     # The server has to outlive the flow: Prefect sends its last logs and events in exit handlers. Those are registered
     # after this one, so they are called before it.
     atexit.register(stack.close)
     server = stack.enter_context(temporary_server(workspace))
-    os.environ["PREFECT_API_URL"] = server.api_url
+    os.environ.update(server.client)
     import prefect  # noqa: F401
 
     hide_links()

@@ -18,9 +18,10 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from flows.login import LOGIN_VARIABLE, authorization, kept_login, new_login
 from tasks.errors import RootstockError
 from tasks.runs.guarded_process import GuardedProcess
-from tasks.workspace import Workspace
+from tasks.workspace import SERVER_LOGIN, Workspace
 
 HOST = "127.0.0.1"
 _START_LIMIT_S = 120.0
@@ -59,12 +60,15 @@ class Server:
     Attributes:
         address: such as http://127.0.0.1:4200.
         api_url: the value of PREFECT_API_URL that uses this server.
+        login: user:password.
+        client: the environment variables of a program that uses this server.
     """
 
-    def __init__(self, process: GuardedProcess, port: int, log_file: Path) -> None:
-        self._process, self._port, self._log_file = process, port, log_file
-        self.address = f"http://{HOST}:{port}"
+    def __init__(self, process: GuardedProcess, port: int, log_file: Path, login: str) -> None:
+        self._process, self._port, self._log_file, self.login = process, port, log_file, login
+        self.address = _origin(port)
         self.api_url = f"{self.address}/api"
+        self.client = {"PREFECT_API_URL": self.api_url, LOGIN_VARIABLE: login}
 
     def wait_until_ready(self) -> None:
         """Wait until the server answers.
@@ -94,22 +98,38 @@ class Server:
         return False
 
 
-def check_answers(api_url: str) -> None:
-    """Check that a server answers at this address; an HTTP error such as 401 is an answer too.
+def check_access(environment: Mapping[str, str]) -> None:
+    """Check that a server answers at PREFECT_API_URL, and that it lets in a client with this environment.
+
+    Errors that aren't Prefect's own, such as those of a proxy, are left to Prefect's client.
 
     Raises:
-        RootstockError: nothing answers.
+        RootstockError: nothing answers, or the server wants another login.
     """
+    url, login = environment["PREFECT_API_URL"], environment.get(LOGIN_VARIABLE)
     try:
-        with urllib.request.urlopen(f"{api_url}/health", timeout=10):  # noqa: S310 - the user's own address
+        request = urllib.request.Request(f"{url}/admin/version")  # noqa: S310 - the user's own address
+        if login:
+            request.add_unredirected_header("Authorization", authorization(login))
+        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
             pass
     except urllib.error.HTTPError as answer:
-        answer.close()
+        with answer:
+            if answer.code == http.HTTPStatus.UNAUTHORIZED and b"exception_message" in answer.read():
+                raise RootstockError(_no_access(url, login)) from None
     except (OSError, ValueError) as error:
         raise RootstockError(
-            f"PREFECT_API_URL names {api_url}, but no Prefect server answers there ({error}). "
-            "Start it (here: make ui), or unset PREFECT_API_URL for a temporary one."
+            f"PREFECT_API_URL names {url}, but no Prefect server answers there ({error}). "
+            "Start it (here: make ui), or unset PREFECT_API_URL; then make run starts a temporary one."
         ) from None
+
+
+def _no_access(url: str, login: str | None) -> str:
+    refusal = f"refuses the login in {LOGIN_VARIABLE}" if login else "asks for a login"
+    return (
+        f"The Prefect server at {url} {refusal}. Set {LOGIN_VARIABLE} to its user:password. If `make ui` started the "
+        f"server, they are in the file {SERVER_LOGIN} of the clone in which it runs."
+    )
 
 
 def prefect_environment(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:
@@ -124,48 +144,74 @@ def served_environment(workspace: Workspace, environment: Mapping[str, str]) -> 
     return {**SERVED, **prefect_environment(workspace, environment)}
 
 
+def protected_environment(login: str, port: int) -> dict[str, str]:
+    """The settings by which a server on this machine answers only its user, and no page of another site.
+
+    The names are those that Prefect looks up first, so no other variable of the user's shell weakens them.
+    """
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": login,
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": _origin(port),
+    }
+
+
 def server_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a server's module in any folder."""
     return [sys.executable, "-P", str(Path(__file__).with_name("sqlite.py")), module, *arguments]
 
 
+def local_server_command(port: int) -> list[str]:
+    """The command that runs Prefect's server for this machine.
+
+    `prefect server start` starts the same application, but it doesn't check the header Host, and its command line takes
+    seconds to import.
+    """
+    arguments = ["--app-dir", str(Path(__file__).parents[1]), "--factory", "flows.server_app:create_local_app"]
+    arguments += ["--host", HOST, "--port", str(port), "--log-level", "error", "--timeout-graceful-shutdown", "2"]
+    return server_command("uvicorn", *arguments)
+
+
 @contextlib.contextmanager
 def temporary_server(workspace: Workspace) -> Iterator[Server]:
     """A server without UI, schedules and triggers, for one run. The history of all runs stays in the workspace."""
-    port = free_port()
+    port, login = free_port(), new_login()
     environment = {
         **prefect_environment(workspace, os.environ),
+        **protected_environment(login, port),
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED_FOR_ONE_RUN},
     }
-    # `prefect server start` runs the same, but its command line takes seconds to import.
-    arguments = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port)]
-    arguments += ["--log-level", "error", "--timeout-graceful-shutdown", "2"]
-    with _started(server_command("uvicorn", *arguments), workspace, environment, port) as server:
+    with _started(workspace, environment, port, login) as server:
         yield server
 
 
 @contextlib.contextmanager
 def served(workspace: Workspace, port: int) -> Iterator[Server]:
-    """A complete server with its UI."""
+    """A complete server with its UI. Its login is that of the clone."""
+    login = kept_login(workspace)
     environment = {
         **served_environment(workspace, os.environ),
-        # By default the UI calls port 4200, even if the server listens on another port.
-        "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_UI_URL": f"http://{HOST}:{port}",  # for the links in messages
+        **protected_environment(login, port),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin: 127.0.0.1, localhost, a forwarded port
+        "PREFECT_UI_URL": _origin(port),  # for the links in messages
     }
     environment.pop("PREFECT_API_URL", None)
-    command = server_command("prefect", "server", "start", "--host", HOST, "--port", str(port))
-    with _started(command, workspace, environment, port) as server:
+    with _started(workspace, environment, port, login) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _started(command: list[str], workspace: Workspace, environment: Mapping[str, str], port: int) -> Iterator[Server]:
+def _started(workspace: Workspace, environment: Mapping[str, str], port: int, login: str) -> Iterator[Server]:
     log_file = Path(environment["PREFECT_HOME"]) / "server.log"
+    command = local_server_command(port)
     with log_file.open("wb") as output, GuardedProcess(command, workspace.folder, environment, output) as process:
-        yield Server(process, port, log_file)
+        yield Server(process, port, log_file, login)
+
+
+def _origin(port: int) -> str:
+    return f"http://{HOST}:{port}"
 
 
 def free_port(wanted: int = 0) -> int:

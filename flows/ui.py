@@ -17,11 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flows.server import free_port, prefect_environment, served
+from flows.login import LOGIN_VARIABLE
+from flows.server import Server, free_port, prefect_environment, served
 from tasks.errors import USER_ERROR, RootstockError
 from tasks.runs.guarded_process import GuardedProcess
 from tasks.runs.supervisor import child_environment
-from tasks.workspace import Workspace
+from tasks.workspace import SERVER_LOGIN, Workspace
 
 POOL = "local"
 _LIMITS = {POOL: 1, "gpu": None}
@@ -52,19 +53,30 @@ def _serve(workspace: Workspace, port: int) -> None:
     print("Prefect is starting; this takes about half a minute.", flush=True)
     with served(workspace, port) as server:
         server.wait_until_ready()
-        environment = child_environment(prefect_environment(workspace, os.environ))
-        environment["PREFECT_API_URL"] = server.api_url
+        environment = child_environment({**prefect_environment(workspace, os.environ), **server.client})
         environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # the default of 10 s feels slow after a click
         os.environ.update(environment)
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
         worker_command = _command("worker", "start", "--pool", POOL)
         with GuardedProcess(worker_command, workspace.folder, environment, grace_s=_GRACE_S) as worker:
-            print(f"\nPrefect is at {server.address} - run the deployment {DEPLOYMENT} there. Ctrl-C stops all.")
-            print(f"For other terminals: export PREFECT_API_URL={server.api_url}\n", flush=True)
+            print(_welcome(server), flush=True)
             while worker.ending() is None and server.is_running():
                 time.sleep(0.5)
     raise RootstockError("Prefect's worker or server ended by itself; start it again: make ui")
+
+
+def _welcome(server: Server) -> str:
+    # What goes to a file or to another program's log may be read by others.
+    login = server.login if sys.stdout.isatty() else f"the line in the file {SERVER_LOGIN}"
+    return (
+        f"\nPrefect is at {server.address} - run the deployment {DEPLOYMENT} there. Ctrl-C stops all.\n"
+        f"Log in on that page; paste all of this into its field: {login}\n"
+        "For make run, make worker and make alerts in other terminals:\n"
+        f"    export PREFECT_API_URL={server.api_url}\n"
+        "For the command prefect, also:\n"
+        f'    export {LOGIN_VARIABLE}="$(cat {SERVER_LOGIN})"\n'
+    )
 
 
 def _ensure_pools() -> None:

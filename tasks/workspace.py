@@ -32,6 +32,7 @@ LEARNING_RATE_PAGE = f"{REPORTS}/learning_rate.html"
 SEARCH_PAGE = f"{REPORTS}/search.html"
 _STATE = ".rootstock"
 _CLONE = f"{_STATE}/clone"
+SERVER_LOGIN = f"{_STATE}/prefect_login"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ class Workspace:
     @property
     def prefect_home(self) -> Path:
         return self.clone / _STATE / "prefect"
+
+    @property
+    def server_login(self) -> Path:
+        """The login of the Prefect server that `make ui` starts."""
+        return self.clone / SERVER_LOGIN
 
     @property
     def decisions(self) -> Path:

@@ -143,7 +143,7 @@ def installed(started: Iterable[list[str]]) -> list[str]:
     ("target", "variables", "words"),
     [
         ("run", {"SOURCE": "--source", "STRATEGY": "--strategy", "SET": "--set"}, ["flows.pipeline"]),
-        ("worker", {"POOL": "--pool"}, ["prefect", "worker", "start"]),
+        ("worker", {"POOL": "--pool"}, ["flows.worker"]),
         ("bench", {"DATA": "--data"}, ["benchmarks"]),
     ],
 )
@@ -164,7 +164,7 @@ def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
     assert made.succeed("run", RESET="\033[0m") == [
         ["python", "-m", "flows.pipeline"]
     ]  # a shell's colours drop nothing
-    assert made.succeed("worker")[0][5:7] == ["--pool", "local"]
+    assert made.succeed("worker") == [["python", "-m", "flows.worker", "--pool", "local"]]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_environment_is_made_anew_when_a_lock_of_it_is_newer_and_only_then(made:
 def test_another_flavour_is_installed_and_then_remembered(made: Copy) -> None:
     assert installed(made.succeed("setup", "FLAVOUR=gpu"))[0] == "requirements-gpu.txt"
     assert made.succeed("setup", "FLAVOUR=gpu") == []
-    assert made.succeed("worker")[0][:3] == ["python", "-m", "prefect"]  # and brings no CPU packages back
+    assert made.succeed("worker")[0][:3] == ["python", "-m", "flows.worker"]  # and brings no CPU packages back
     made.date("requirements-gpu.txt", 10**9)
     assert installed(made.succeed("setup"))[0] == "requirements-gpu.txt"
     assert installed(made.succeed("setup", "FLAVOUR=cpu"))[0] == "requirements.txt"

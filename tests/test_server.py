@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.server import HOST, SERVED, free_port
+from flows.server import HOST, SERVED, free_port, protected_environment
 from tasks.runs.guarded_process import GuardedProcess
 from tests.conftest import PROJECT
 from tests.servers.postgres import PROGRAM, postgres
@@ -48,7 +48,10 @@ def test_every_variable_is_a_setting_of_the_locked_prefect() -> None:
 
 def test_team_has_what_make_ui_has() -> None:
     assert SERVED.items() <= ENVIRONMENT.items()
+    protection = protected_environment(LOGIN, 4200)
+    assert protection.keys() <= ENVIRONMENT.keys()
     told = (PROJECT / "docs/prefect.md").read_text()
+    assert [name for name in protection if f"    {name}=" not in told] == []
     assert [name for name, value in SERVED.items() if f"    {name}={value}\n" not in told] == []
 
 

@@ -24,3 +24,11 @@ def browser() -> Iterator[Page]:
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(_TIMEOUT_MS)
         yield page
+
+
+def log_in(page: Page, address: str, login: str) -> None:
+    """As a person does: the address, then user:password into the only field."""
+    page.goto(address)
+    page.get_by_placeholder("admin:pass").fill(login)
+    page.get_by_role("button", name="Login").click()
+    expect(page.get_by_role("link", name="Deployments", exact=True)).to_be_visible()

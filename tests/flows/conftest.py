@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.login import kept_login
 from flows.server import free_port
+from tasks.workspace import Workspace
 from tests.flows.project import Api, Project, copy_project, make_template
 from tests.waiting import wait_until
 
@@ -32,7 +34,7 @@ def serve(project: Project, folder: Path) -> Iterator[tuple[Project, Api]]:
     process = project.command("-m", "flows.ui", "--port", str(port), output=folder / "ui.log")
     try:
         wait_until(lambda: "Worker '" in (folder / "ui.log").read_text(), "the worker to start")
-        api = Api(f"http://127.0.0.1:{port}/api")
+        api = Api(f"http://127.0.0.1:{port}/api", kept_login(Workspace.at(project.folder)))
         assert api.active_schedules() == []
         yield project, api
     finally:

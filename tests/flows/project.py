@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from flows.login import LOGIN_VARIABLE, authorization
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS, PROJECT
 from tests.tasks.runs.repository import dvc
@@ -206,10 +207,23 @@ def copy_project(template: Path, folder: Path) -> Project:
 
 
 class Api:
-    """A Prefect server's REST interface."""
+    """A Prefect server's REST interface.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: the value of PREFECT_API_URL.
+        login: user:password, if the server asks for it.
+
+    Attributes:
+        client: the environment variables of a program that uses the server.
+    """
+
+    def __init__(self, url: str, login: str | None = None) -> None:
         self.url = url
+        self.client = {"PREFECT_API_URL": url}
+        self._headers = {"Content-Type": "application/json"}
+        if login is not None:
+            self.client[LOGIN_VARIABLE] = login
+            self._headers["Authorization"] = authorization(login)
 
     def get(self, path: str) -> Any:
         return self._send("GET", path, None)
@@ -287,15 +301,22 @@ class Api:
         return self.get(f"/artifacts/{key}/latest")
 
     def _send(self, method: str, path: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, body, headers, method=method)
         for pause_s in (1, 2, 4, 8, 0):
+            request = urllib.request.Request(self.url + path, body, self._headers, method=method)
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     text = answer.read()
                 break
             except urllib.error.HTTPError as refusal:
-                if refusal.code != 503 or not pause_s:  # the database was busy
+                if refusal.code == 403 and pause_s and b"CSRF" in refusal.read():
+                    self._get_token()
+                elif refusal.code != 503 or not pause_s:  # 503: the database was busy
                     raise
-                time.sleep(pause_s)
+                else:
+                    time.sleep(pause_s)
         return json.loads(text) if text else None
+
+    def _get_token(self) -> None:
+        """Send a token against forged requests from now on, as Prefect's client does."""
+        token = self.get("/csrf-token?client=tests")
+        self._headers |= {"Prefect-Csrf-Client": token["client"], "Prefect-Csrf-Token": token["token"]}

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from flows.server import HOST, free_port, served_environment, server_command
+from flows.login import new_login
+from flows.server import HOST, free_port, local_server_command, protected_environment, served_environment
 from tasks.workspace import Workspace
 from tests.flows.project import STAGES, Api, Project
 from tests.waiting import wait_until
@@ -25,10 +26,12 @@ class Site:
 
     def __init__(self, folder: Path, project: Project) -> None:
         self.folder, self.project, self._port = folder, project, free_port()
-        self.api = Api(f"http://{HOST}:{self._port}/api")
+        login = new_login()
+        self.api = Api(f"http://{HOST}:{self._port}/api", login)
         project.environment |= {
             **served_environment(Workspace.at(project.folder), project.environment),
-            "PREFECT_API_URL": self.api.url,
+            **protected_environment(login, self._port),
+            **self.api.client,
             # How long a run that waits for its deployment's slot sleeps; Prefect's 30 s would only make the tests wait.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
         }
@@ -43,7 +46,7 @@ class Site:
         self._worker = start_worker(self.project, "local", self.folder / "worker.log", limit=20)
 
     def start_server(self) -> None:
-        _, *arguments = server_command("prefect", "server", "start", "--host", HOST, "--port", str(self._port))
+        _, *arguments = local_server_command(self._port)
         self.server = self.project.command(*arguments, output=self.folder / f"server-{time.monotonic_ns()}.log")
         wait_until(self.api.answers, "the server to answer")
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from flows.login import LOGIN_VARIABLE
 from tasks.params import change_settings
 from tasks.runs.costs import read_history
-from tasks.workspace import Workspace
+from tasks.workspace import SERVER_LOGIN, Workspace
 from tests.conftest import PARAMS, PROJECT
-from tests.flows.browser import PROGRAM, browser
+from tests.flows.browser import PROGRAM, browser, log_in
 from tests.flows.conftest import serve
 from tests.flows.project import Api, Project, write_deployments
 from tests.waiting import wait_until
@@ -66,8 +67,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, 
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(served: tuple[Project, Api]) -> Iterator[Page]:
+    _, api = served
     with browser() as opened:
+        log_in(opened, address(api), api.client[LOGIN_VARIABLE])
         yield opened
 
 
@@ -223,13 +226,16 @@ def test_same_choices_again_compute_nothing(served: tuple[Project, Api], run_id:
 
 def test_secrets_are_in_no_file_commit_log_or_artifact(served: tuple[Project, Api], run_id: str) -> None:
     project, api = served
-    holding = [
-        str(file.relative_to(project.folder.parent))
-        for file in project.folder.parent.rglob("*")
-        if file.is_file() and CANARY.encode() in file.read_bytes()
-    ]
-    assert holding == ["project/.dvc/config.local"]  # where it was put, so the search does find
-    assert CANARY not in project.git("log", "--all", "--patch")
+    password = api.client[LOGIN_VARIABLE].partition(":")[2]
+    for secret, place in ((CANARY, ".dvc/config.local"), (password, SERVER_LOGIN)):
+        holding = [
+            str(file.relative_to(project.folder.parent))
+            for file in project.folder.parent.rglob("*")
+            if file.is_file() and secret.encode() in file.read_bytes()
+        ]
+        assert holding == [f"project/{place}"]  # where it was put, so the search does find
+        assert secret not in project.git("log", "--all", "--patch")
     shown = [api.post(f"/{kind}/filter") for kind in ("logs", "artifacts", "flow_runs", "deployments", "work_pools")]
     assert all(shown)
     assert CANARY not in str(shown)
+    assert password not in str(shown)

@@ -34,7 +34,7 @@ def served_project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def api(served_project: tuple[Project, Api], project: Project) -> Api:
     """The served Prefect; the `project`'s runs are told to it."""
-    project.environment["PREFECT_API_URL"] = served_project[1].url
+    project.environment |= served_project[1].client
     return served_project[1]
 
 
@@ -44,7 +44,7 @@ def finished(
 ) -> tuple[Project, str]:
     """A project whose pipeline has run once, and what it said."""
     project = copy_project(template, tmp_path_factory.mktemp("finished") / "project")
-    project.environment["PREFECT_API_URL"] = served_project[1].url
+    project.environment |= served_project[1].client
     code, text = project.run(
         *PIPELINE, "--source", "digits", "--strategy", "feature_extraction", "--set", "train.seed=7"
     )
@@ -123,7 +123,7 @@ def test_clear_drop_of_the_accuracy_is_an_event(
 ) -> None:
     """What becomes of it: tests/flows/test_alerts.py."""
     project = copy_project(finished[0].folder, tmp_path / "project")
-    project.environment["PREFECT_API_URL"] = served_project[1].url
+    project.environment |= served_project[1].client
     project.behave("evaluate", "worse")
     assert served_project[1].events(ACCURACY_DROPPED) == []
     code, text = project.run(*PIPELINE, "--strategy", "feature_extraction,head_replacement")

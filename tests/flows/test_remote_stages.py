@@ -35,7 +35,7 @@ class Machine(Project):
         self.s3 = s3
         self.environment |= {
             **_credentials(s3),
-            "PREFECT_API_URL": api.url,
+            **api.client,
             "PREFECT_HOME": str(folder / ".prefect"),
         }
         self._worker: subprocess.Popen[bytes] | None = None

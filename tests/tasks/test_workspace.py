@@ -17,7 +17,7 @@ def test_deployed_runs_folder_shares_the_clones_caches_and_keeps_its_own_state(t
     clone, own = Workspace.at(tmp_path), Workspace.at(tmp_path / ".rootstock/runs/nightly")
     own.belong_to(tmp_path)
     found = Workspace.at(own.folder)
-    shared = ("source_cache", "shared_costs", "decisions", "runs", "code", "prefect_home")
+    shared = ("source_cache", "shared_costs", "decisions", "runs", "code", "prefect_home", "server_login")
     for name in shared:
         assert getattr(found, name) == getattr(clone, name), name
     paths = {name for name, value in vars(Workspace).items() if isinstance(value, property)}
