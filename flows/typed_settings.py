@@ -94,8 +94,8 @@ class TypedSettings:
                 yield f"The source is that of {PARAMS}: {settings.source.uri}"
             return
         differs = _differences(settings, committed)
-        if self.reset and before and (dropped := _differences(before, committed)):
-            yield f"Back to the committed settings, without: {_assignments(dropped)}"
+        if self.reset and before and (gone := _gone(before, committed, settings)):
+            yield f"Back to the committed settings, without: {_assignments(gone)}"
         if kept := {name: value for name, value in differs.items() if name not in given}:
             yield f"Settings from before, not as committed: {_assignments(kept)}. Without them: {self._reset_command()}"
         if changed := {name: value for name, value in differs.items() if name in given}:
@@ -121,6 +121,12 @@ def _differences(settings: Settings, others: Settings) -> dict[str, Any]:
     """The settings that are not as in the others: dotted name -> value."""
     theirs = flatten(others.model_dump(mode="json"))
     return {name: value for name, value in flatten(settings.model_dump(mode="json")).items() if value != theirs[name]}
+
+
+def _gone(before: Settings, committed: Settings, now: Settings) -> dict[str, Any]:
+    """The settings that were not as committed, and are not as they were: dotted name -> value that it had."""
+    changed = _differences(before, now)
+    return {name: value for name, value in _differences(before, committed).items() if name in changed}
 
 
 def _assignments(settings: Mapping[str, Any]) -> str:

@@ -96,6 +96,12 @@ def test_reset_comes_before_the_changes_of_the_same_run(committed: Path) -> None
     )
 
 
+def test_setting_that_is_typed_again_is_not_told_as_lost_by_the_reset(committed: Path, source: Path) -> None:
+    set_before(committed, f"source.uri={source}", "source.limit_per_class=50")
+    said = run(committed, f"SOURCE={source}", reset=True)
+    assert said.startswith("Back to the committed settings, without: source.limit_per_class=50\n")
+
+
 def test_reset_repairs_a_file_that_is_not_readable(committed: Path) -> None:
     before = (committed / PARAMS).read_bytes()
     (committed / PARAMS).write_text("source: [unclosed")
