@@ -140,7 +140,7 @@ class ModernRecipe(Block):
         le=5000,
         description="most images of train + validation to choose by 5 folds, not by the validation split",
     )
-    refit_with_validation: bool = Field(description="train the chosen linear probe again on train + validation")
+    refit_with_validation: bool = Field(description="train the chosen model again on train + validation")
     batch_size: int = Field(ge=1, description="images in a step")
     clip_norm: float = Field(gt=0, description="largest gradient norm of a step")
     warmup_fraction: Fraction = Field(

@@ -30,32 +30,47 @@ class State:
     """Everything that the rest of a training depends on.
 
     Attributes:
+        refitting: whether validation has chosen, and the phases that improved something are trained again.
         phase: number of the phase.
         epoch: of the phase, counted from 0; epochs before it are done.
         step: of the epoch; steps before it are done.
         sums: of the epoch so far: `loss`, the mean over its steps, and `correct`, the images predicted correctly.
         parts: pieces that a batch is cut into.
-        history: a record for each finished epoch.
+        history: a record for each finished epoch before the choice.
+        refit_history: a record for each one after it.
         best_loss: lowest validation loss of the phase; None: not measured yet.
         best_epoch: of the phase; 0 is before the first one.
         waited: epochs since the best one.
         at_chance: epochs in a row at chance.
-        notes: one for each finished phase.
-        tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began).
+        notes: one for each phase that was finished before the choice.
+        tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began), and in a
+            refit `chosen/...` (by validation).
     """
 
+    refitting: bool = False
     phase: int = 0
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "correct": 0.0})
     parts: int = 1
     history: list[dict[str, Any]] = field(default_factory=list)
+    refit_history: list[dict[str, Any]] = field(default_factory=list)
     best_loss: float | None = None
     best_epoch: int = 0
     waited: int = 0
     at_chance: int = 0
     notes: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, Floats] = field(default_factory=dict)
+
+    def improved_phases(self) -> int:
+        """Finished phases that improved something; they are the first ones."""
+        return sum(note["best_epoch"] > 0 for note in self.notes)
+
+    def following(self) -> State:
+        """The position at the start of the next phase."""
+        plain = {name: getattr(self, name) for name in ("refitting", "parts", "history", "refit_history", "notes")}
+        chosen = {name: value for name, value in self.tensors.items() if name.startswith("chosen/")}
+        return State(phase=self.phase + 1, tensors=chosen, **plain)
 
     def group(self, name: str) -> dict[str, Floats]:
         """The tensors below `name/`."""

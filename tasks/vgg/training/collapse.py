@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,9 @@ def chance_loss(labels: npt.NDArray[np.int32], weights: npt.NDArray[np.float32])
     return float(-(shares * np.log(shares)).sum())
 
 
-def is_at_chance(train_loss: float, chance: float, probabilities: Floats) -> bool:
+def is_at_chance(train_loss: float, chance: float, predict: Callable[[], Floats]) -> bool:
     """Whether the network is at chance: its loss is that of chance, and it predicts one class for all images."""
-    return train_loss >= _AT_CHANCE * chance and len(np.unique(probabilities.argmax(axis=1))) == 1
+    return train_loss >= _AT_CHANCE * chance and len(np.unique(predict().argmax(axis=1))) == 1
 
 
 def explain_collapse(phase: Phase, epoch: int, epochs_at_chance: int, loss: float, chance: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.images.augmentation import AugmentedImages, draw_views, view_id
+from tasks.images.augmentation import PLAIN, AugmentedImages, draw_views, view_id
 from tasks.images.datasets import Reader, batches, steps_per_epoch
 from tasks.images.shards import Array, Shards, open_shards
 from tasks.settings import Augmentation
@@ -29,12 +29,14 @@ class Feed:
         keys: of the examples.
         labels: class indices (n,).
         weights: of the examples relative to each other (n,), above 0.
+        augmented: only so many of the first examples have augmented versions; None: all have.
     """
 
     reader: Reader
     keys: tuple[str, ...]
     labels: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
+    augmented: int | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -51,6 +53,8 @@ class Feed:
         """
         weights = self.weights * np.float32(self.steps(size) / self.weights.sum(dtype=np.float64))
         drawn = draw_views(len(self), views, seed, epoch)
+        if self.augmented is not None:
+            drawn[self.augmented :] = PLAIN
         names = [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
         yield from _arrays(
             batches(self.reader, names, self.labels, weights, size, seed=seed, epoch=epoch, start_step=start_step)

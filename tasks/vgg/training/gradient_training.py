@@ -24,14 +24,15 @@ from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.strategies.base import Phase
-from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
+from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe, refit
 from tasks.vgg.training.outcome import Outcome, example_weights, log_step
 from tasks.vgg.training_data import Material
-from tasks.vgg.weights import SHA256, load_weights
+from tasks.vgg.weights import SHA256, Weights, load_weights
 
 if TYPE_CHECKING:
-    from tasks.vgg.training.loop import TrainingRun
+    from tasks.vgg.training.feeds import Feed
     from tasks.vgg.training.network import Classifier
+    from tasks.vgg.training.training_run import TrainingRun
 
 
 def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: Live) -> Outcome:
@@ -50,10 +51,9 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
-    curves = {name: [record[name] for record in trained.history] for name in trained.history[0]}
     summary = {
         **(probe.summary if probe else {}),
-        "history": curves,
+        "history": _curves(trained.history),
         "phases": trained.notes,
         "precision": run.precision,
         "starts_from": [start or "images" for start, *_ in run.feeds],
@@ -64,14 +64,18 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         if trained.problem:
             print(f"train: {trained.problem} The linear probe is kept.", file=sys.stderr, flush=True)
     else:
-        changed = trained.classifier.tensors(run.phases[-1].unfrozen)
-        backbone = {name: value for name, value in changed.items() if name.startswith("block")}
-        head = trained.classifier.head
+        head, backbone = _parts(trained.chosen, run)
         batches = predict_probabilities(
             head, backbone, settings.train.test_time_augmentation, material.workspace, material.validation.keys
         )
+        probabilities = np.concatenate(list(batches))
+        if settings.train.recipe == "modern":
+            summary["refitted_with_validation"] = trained.refitted is not None
+        if trained.refitted:
+            head, backbone = _parts(trained.refitted, run)
+            summary["refit"] = _curves(trained.refit_history)
         problem = f"{trained.problem} This model is not exported." if trained.problem else None
-        outcome = Outcome(head, backbone, np.concatenate(list(batches)), summary, problem)
+        outcome = Outcome(head, backbone, probabilities, summary, problem)
     run.checkpoints.clear()
     return outcome
 
@@ -90,27 +94,57 @@ def set_up(
     _start_tensorflow(rules)
     from tasks.vgg.training.checkpoints import Checkpoints
     from tasks.vgg.training.feeds import Feed, open_reader
-    from tasks.vgg.training.loop import TrainingRun
     from tasks.vgg.training.network import Classifier
     from tasks.vgg.training.steps import choose_devices
+    from tasks.vgg.training.training_run import Refit, TrainingRun
 
     phases = tuple(
         scale_head_learning_rate(phase, head, train.features.shape)
         for phase in strategy.phases(rules, settings.augmentation)
     )
     weights, chosen_by = (example_weights(split.labels, rules.class_weight) for split in (train, validation))
-    feeds = []
+    feeds, joined = [], []
     for phase in phases:
         start = phase.boundary if phase.boundary in material.kept["kept"] else None
         reader = open_reader(strategy.name, start, workspace.features, workspace.shards, settings.augmentation)
         learned = Feed(reader, train.keys, train.labels, weights)
         measured = Feed(reader, validation.keys, validation.labels, chosen_by)
         feeds.append((start, learned, measured))
+        joined.append(_join(learned, measured, rules))
     precision = training_precision(rules)
     identity = _identity(settings, material, phases, precision)
     saved = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
-    run = TrainingRun(phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch)
+    refits = rules.recipe == "modern" and rules.modern.refit_with_validation
+    again = Refit(joined, lambda: Classifier(load_weights(), _begin_refit(probe, head, rules, material)))
+    run = TrainingRun(
+        phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch, again if refits else None
+    )
     return probe, run, Classifier(load_weights(), head)
+
+
+def _join(learned: Feed, measured: Feed, rules: Train) -> Feed:
+    """Two splits together; only the first has augmented versions, because `features` computes no others."""
+    from tasks.vgg.training.feeds import Feed
+
+    labels = np.concatenate([learned.labels, measured.labels])
+    weights = example_weights(labels, rules.class_weight)
+    return Feed(learned.reader, (*learned.keys, *measured.keys), labels, weights, len(learned))
+
+
+def _begin_refit(probe: LinearProbe | None, untrained: Head, rules: Train, material: Material) -> Head:
+    if probe is None:
+        return untrained
+    return refit(probe, rules.class_weight, len(material.classes), (material.train, material.validation))
+
+
+def _parts(classifier: Classifier, run: TrainingRun) -> tuple[Head, Weights]:
+    """The head, and the tensors of the backbone that were trained."""
+    changed = classifier.tensors(run.phases[-1].unfrozen)
+    return classifier.head, {name: value for name, value in changed.items() if name.startswith("block")}
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [record[name] for record in history] for name in history[0]}
 
 
 def scale_head_learning_rate(phase: Phase, head: Head, shape: Sequence[int]) -> Phase:

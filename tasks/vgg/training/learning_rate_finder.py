@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.vgg.training.loop import TrainingRun, batch_size
 from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.steps import Steps
+from tasks.vgg.training.training_run import TrainingRun, batch_size
 
 LOWEST, HIGHEST = 1e-3, 1e3
 """Range of the factor by which all learning rates of the settings are multiplied."""

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,16 @@ DEVICES, PARTS = (1, 2), (1, 3)
 
 @dataclass(frozen=True)
 class Numbers:
-    """Random inputs, read by their numbers."""
+    """Random inputs, read by their numbers, also as views; keeps which were asked for."""
 
     data: Array
+    asked: list[str] = field(default_factory=list)
     shape = SHAPE
     dtype = np.dtype(np.float32)
 
     def read(self, keys: Sequence[str], /) -> Array:
-        return self.data[[int(key) for key in keys]]
+        self.asked.extend(keys)
+        return self.data[[int(key.split(".")[0]) for key in keys]]
 
 
 def make_steps(phase: Phase, parts: int = 1, devices: Any = None) -> Any:

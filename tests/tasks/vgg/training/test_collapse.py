@@ -38,7 +38,7 @@ def test_chance_is_the_entropy_of_the_classes() -> None:
     ],
 )
 def test_chance_needs_one_answer_and_the_loss_of_chance(loss: float, probabilities: np.ndarray, lost: bool) -> None:
-    assert is_at_chance(loss, math.log(2), probabilities) == lost
+    assert is_at_chance(loss, math.log(2), lambda: probabilities) == lost
 
 
 def test_collapse_is_explained_with_its_cure() -> None:

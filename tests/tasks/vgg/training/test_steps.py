@@ -37,6 +37,17 @@ def test_steps_of_an_epoch_add_up_to_the_gradient_of_the_whole_set(weight: Class
         np.testing.assert_allclose(mean, value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_validation_images_of_a_refit_are_not_augmented() -> None:
+    """`features` computes augmented versions of training images only."""
+    inputs, labels = draw(40)
+    reader = Numbers(inputs)
+    feed = Feed(reader, tuple(map(str, range(40))), labels, example_weights(labels, "none"), augmented=30)
+    list(feed.shuffled(40, 3, 0, 0, 0))
+    augmented = {int(name.split(".")[0]) for name in reader.asked if "." in name}
+    assert augmented
+    assert max(augmented) < 30
+
+
 def test_gradient_is_the_same_on_two_devices_and_in_parts(tmp_path: Path) -> None:
     file = tmp_path / "gradients.npz"
     command = [sys.executable, "-m", "tests.tasks.vgg.training.one_step", str(file)]

@@ -6,19 +6,22 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks import features, train
 from tasks.images.manifest import read_examples, write_examples
+from tasks.images.shards import open_shards
 from tasks.params import load_settings
 from tasks.scores import log_loss
 from tasks.settings import Settings
 from tasks.vgg import strategies
+from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training import loop
-from tasks.workspace import PREPARED, TRAINED, Workspace
+from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
 from tests.tasks.steps import Change, run_prepare, settings_for
@@ -99,6 +102,21 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert "Continuing from the checkpoint at epoch" in ended.stdout
     assert model(workspace, strategy) == whole
     assert not (Workspace.at(workspace).checkpoints / strategy).exists()
+
+
+@pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
+def test_training_killed_in_its_refit_ends_with_the_weights_of_an_uninterrupted_one(
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted, strategy: str
+) -> None:
+    weak_probe = "train.modern.inverse_regularization=[0.01]"  # so that training improves on it
+    change(f"train.modern.{strategy}.head_learning_rate=0.1", weak_probe)
+    whole = uninterrupted(workspace, strategy)
+    steps = 8 * (1 + (strategy == "progressive"))  # two epochs of each phase
+    assert trainings.run(str(workspace), strategy, "kill-at", str(steps + 3)).returncode == -9
+    ended = trainings.run(str(workspace), strategy)
+    assert ended.returncode == 0, ended.stderr
+    assert "which is trained again with the validation images" in ended.stdout
+    assert model(workspace, strategy) == whole
 
 
 def test_sigterm_saves_the_position_and_the_next_run_goes_on(
@@ -194,6 +212,49 @@ def test_every_strategy_changes_what_it_unfreezes_and_nothing_else(
     assert changed["head_replacement"] == set()
     assert changed["fine_tuning"] == {f"block{number}" for number in range(1, 6)}
     assert changed["progressive"] == {"block4", "block5"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_model_that_training_improved_is_trained_again_with_the_validation_images(
+    tiny: Settings, workspace: Path, change: Change, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    plain, found = loop._PhaseTraining._measure, []
+    for refit in ("true", "false"):
+        losses = iter([0.0, -1.0, -2.0])  # the second epoch of the first phase is the best
+
+        def measure(self: Any, left: Iterator[float] = losses) -> tuple[float, Any]:
+            return next(left, 0.0), plain(self)[1]
+
+        monkeypatch.setattr(loop._PhaseTraining, "_measure", measure)
+        rate = f"train.modern.{strategy}.head_learning_rate=0.1"
+        settings = change(f"train.modern.refit_with_validation={refit}", rate)
+        train.run(settings, Workspace.at(workspace), strategy)
+        found.append(load_trained(workspace / TRAINED / strategy))
+    again, once = found
+    assert [note["best_epoch"] for note in again.summary["phases"]] == [2, 0][: 1 + (strategy == "progressive")]
+    assert (again.summary["refitted_with_validation"], once.summary["refitted_with_validation"]) == (True, False)
+    assert [len(curve) for curve in again.summary["refit"].values()] == [2, 2, 2]
+    assert "refit" not in once.summary
+    np.testing.assert_array_equal(again.validation_probabilities, once.validation_probabilities)
+    assert again.backbone.keys() == once.backbone.keys()
+    for name, tensor in again.head.tensors().items():
+        assert not np.array_equal(tensor, once.head.tensors()[name])
+
+
+def test_refit_that_collapses_leaves_the_chosen_model(
+    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = loop._PhaseTraining._measure
+    losses, lost = iter([0.0, -1.0, -2.0]), iter([False, False, True, True])
+    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost))
+    assert not train.run(tiny, Workspace.at(workspace), "head_replacement").unusable
+    trained = load_trained(workspace / TRAINED / "head_replacement")
+    assert not trained.summary["refitted_with_validation"]
+    assert "The model that validation chose is kept." in capsys.readouterr().err
+    stored = open_shards(workspace / FEATURES / BOTTLENECK)
+    given = trained.head.probabilities(stored.read(trained.validation_keys))
+    np.testing.assert_allclose(given, trained.validation_probabilities, atol=2e-3)
 
 
 @pytest.mark.parametrize("strategy", ["fine_tuning", "progressive"])
