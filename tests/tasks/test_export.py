@@ -20,6 +20,7 @@ from tasks.images.shards import Writer, open_shards
 from tasks.predict import predict_files
 from tasks.reports.metrics import measure
 from tasks.settings import Settings
+from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.parity import run_onnx
@@ -82,7 +83,8 @@ def trained_on(inputs: int) -> Trained:
 @pytest.fixture
 def tiny(ready: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workspace with a model on a miniature of VGG16."""
-    monkeypatch.setattr(export, "load_weights", tiny_weights)
+    for module in (export, inference):
+        monkeypatch.setattr(module, "load_weights", tiny_weights)
     save_trained(ready / TRAINED / "feature_extraction", trained_on(16))
     store_features(ready, tiny_weights())
     return ready
