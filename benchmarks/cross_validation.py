@@ -31,7 +31,7 @@ from tasks.images.manifest import class_names, read_duplicates, read_examples, w
 from tasks.images.shards import open_shards
 from tasks.params import change_settings, load_settings, parse_changes
 from tasks.scores import log_losses, predict
-from tasks.settings import STRATEGIES
+from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training_data import Material, draw_folds, make_split
@@ -66,11 +66,7 @@ def main() -> None:
                 "train.test_time_augmentation works only with feature_extraction: the others need augmented images"
             )
         run(workspace, "dvc", "repro", "--quiet", "prepare")
-        prepared = workspace / PREPARED
-        # `features` computes augmented views of training images, and mirror images of the others
-        split = "validation" if settings.train.test_time_augmentation else "train"
-        write_examples(prepared, [replace(one, split=split) for one in read_examples(prepared)])
-        print(features.run(settings, Workspace.at(workspace)), flush=True)
+        print(compute_features(settings, workspace), flush=True)
         if options.learning_curve:
             learning_curve(Folds(workspace), options.repeats)
         else:
@@ -84,6 +80,22 @@ def put_together(folder: Path, target: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image, place)
     return target
+
+
+def compute_features(settings: Settings, workspace: Path) -> features.Summary:
+    """Features of all images, in float32 where the settings leave it open.
+
+    Every image is held out once, and held-out images never have features in int8; nor is any image left that `auto`
+    could check int8 on.
+    """
+    prepared = workspace / PREPARED
+    # `features` computes augmented views of training images, and mirror images of the others
+    split = "validation" if settings.train.test_time_augmentation else "train"
+    write_examples(prepared, [replace(one, split=split) for one in read_examples(prepared)])
+    wanted = settings.features
+    if wanted.precision == "auto":
+        wanted = wanted.model_copy(update={"precision": "float32"})
+    return features.run(settings.model_copy(update={"features": wanted}), Workspace.at(workspace))
 
 
 class Folds:
