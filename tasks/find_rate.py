@@ -3,14 +3,15 @@
     python -m tasks.find_rate progressive [--steps 60]
 
 Reads the outputs of `features`. Trains the strategy's first phase for some steps while all of its learning rates rise,
-and throws the weights away. Writes `reports/learning_rate.html` and prints the suggested learning rates. Changes no
-setting.
+and throws the weights away. Writes `reports/learning_rate.html` and prints the suggested learning rates, and whether
+any rate lowers the loss. Changes no setting.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import SettingsError
@@ -24,9 +25,23 @@ from tasks.train import read_material
 from tasks.vgg.strategies import plan_phases
 from tasks.workspace import LEARNING_RATE_PAGE, Workspace
 
+NOTHING_FALLS = (
+    "No learning rate lowers the loss in these steps by more than chance; this is usual where training begins with a "
+    "fitted head. The suggested rates are a tenth of those at which the loss begins to rise: larger ones may do harm. "
+    "Whether these help, only a training can show."
+)
 
-def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> dict[str, float]:
-    """Try learning rates. Returns the suggested one for the head and for each unfrozen block.
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Learning rates of the head and of each unfrozen block, and whether any learning rate lowers the loss."""
+
+    rates: dict[str, float]
+    falls: bool
+
+
+def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> Suggestion:
+    """Try learning rates, and draw the losses.
 
     Raises:
         SettingsError: the strategy's recipe has no learning rate.
@@ -54,9 +69,10 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
     series = charts.Series("loss", curve.factors, curve.losses)
     chart = charts.line_chart([series], "factor on the learning rates", "loss", log_x=True, marked_x=curve.suggested)
     rates = [(name, phase.learning_rates[name], rate) for name, rate in found.items()]
-    page = html.render("learning_rate.html.jinja", strategy=strategy, chart=chart, rates=rates)
+    note = "" if curve.falls else NOTHING_FALLS
+    page = html.render("learning_rate.html.jinja", strategy=strategy, chart=chart, rates=rates, note=note)
     write_bytes(workspace.folder / LEARNING_RATE_PAGE, page.encode())
-    return found
+    return Suggestion(found, curve.falls)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def body() -> None:
         workspace = Workspace.at(Path.cwd())
         found = run(load_settings(workspace.folder), workspace, options.strategy, max(2, options.steps))
-        for name, rate in found.items():
+        for name, rate in found.rates.items():
             print(f"{name}: {rate:.2g}")
+        if not found.falls:
+            print(NOTHING_FALLS)
         print(f"See {LEARNING_RATE_PAGE}")
 
     return run_program(body)
