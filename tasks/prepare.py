@@ -13,7 +13,7 @@ decode anything again.
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from tasks.files import fingerprint, read_json, write_json
 from tasks.images import decoding, perceptual_hash, quality
 from tasks.images.columns import ShardRow
 from tasks.images.decoding import ImageFacts, ImagePolicy
-from tasks.images.duplicate_sets import FactsOf
 from tasks.images.manifest import (
     SPLITS,
     Discovered,
@@ -38,6 +37,7 @@ from tasks.images.manifest import (
     write_quarantine,
 )
 from tasks.images.packs import index_packs
+from tasks.images.placeholders import find_placeholders, has_few_tones
 from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.images.selection import Refusals, Selection, by_content, select
 from tasks.images.shards import Array, ShardHeader, Shards, append, reconcile, usable_headers
@@ -49,9 +49,6 @@ from tasks.reports.data_page import describe_data, read_previous, write_data_rep
 from tasks.reports.data_warnings import data_warnings
 from tasks.settings import Prepare, Settings
 from tasks.workspace import PREPARED, RAW, Workspace
-
-_DRAWINGS_FROM = 0.1
-"""In a class with at least this share of images of few tones, they are drawings or scans."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     new = _decode(workspace, state.missing, rules, mark, refusals)
     shards = Shards([*state.kept.headers, *new])
 
-    refusals |= _placeholders([contents.chosen[key] for key in wanted if key in shards], shards.row, rules)
+    standing = [contents.chosen[key] for key in wanted if key in shards]
+    refusals |= find_placeholders(standing, shards.row, rules.min_entropy_bits)
 
     prepared = workspace.prepared
     split_rules = _split_rules(discovered, rules)
@@ -187,31 +185,10 @@ def _judge(facts: ImageFacts, rules: Prepare) -> None:
             raise Refused(RefusalCode(issue), f"{issue}: {facts.scores}")
 
 
-def _placeholders(rows: Sequence[Discovered], facts: FactsOf, rules: Prepare) -> Refusals:
-    """Images of few tones in a class of other images: there they are placeholders, in other classes drawings."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if _has_few_tones(facts(row.key), rules):
-            found[row.label].append(row.key)
-    sizes = Counter(row.label for row in rows)
-    refusals: Refusals = {}
-    for label, keys in found.items():
-        if len(keys) < _DRAWINGS_FROM * sizes[label]:
-            why = f"below {rules.min_entropy_bits:g}, as of {len(keys)} of the {sizes[label]} images of its class"
-            for key in keys:
-                detail = f"a placeholder? Its entropy is {facts(key)['entropy_bits']:.2f} bits, {why}"
-                refusals[key] = RefusalCode.LOW_INFORMATION, detail
-    return refusals
-
-
-def _has_few_tones(facts: ShardRow, rules: Prepare) -> bool:
-    return bool(facts["entropy_bits"] < rules.min_entropy_bits)
-
-
 def _with_issues(row: ShardRow, rules: Prepare) -> ShardRow:
     """The row with its quality issues added to its notes."""
     found = quality.issues(row["scores"], rules, min(row["width_px"], row["height_px"]))
-    if _has_few_tones(row, rules):
+    if has_few_tones(row, rules.min_entropy_bits):
         found = (*found, "few_tones")
     return {**row, "notes": ",".join(filter(None, (row["notes"], *found)))}
 
