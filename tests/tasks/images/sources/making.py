@@ -18,7 +18,7 @@ from tests.conftest import fill_source
 from tests.waiting import wait_until
 
 Files = Mapping[str, bytes]
-FLOWERS = {"rose/1.jpg": b"red", "rose/2.jpg": b"pink", "tulip/1.jpg": b"yellow"}
+FLOWERS = {"rose/1.jpg": b"BM red", "rose/2.jpg": b"BM pink", "tulip/1.jpg": b"BM yellow"}
 
 
 def known(listing: SourceListing) -> set[tuple[str, str | None, str]]:

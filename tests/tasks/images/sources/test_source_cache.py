@@ -75,8 +75,8 @@ def test_runs_of_a_clone_download_and_unpack_a_source_once(
 def test_run_finds_nothing_changed_in_what_the_run_before_packed(
     tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_archive(tmp_path / "f.tar.gz", FLOWERS)
-    settings = change(f"source.uri={tmp_path / 'f.tar.gz'}")
+    make_archive(tmp_path / "f.tar.gz", {**FLOWERS, "tulip/2.jpg": b"BM gold"})
+    settings = change(f"source.uri={tmp_path / 'f.tar.gz'}", "prepare.min_images_per_class=2")
     first, second = deployed(tmp_path, "monday"), deployed(tmp_path, "tuesday")
     ingest.run(settings, first)
     shutil.copytree(first.raw, second.raw)  # DVC brings it
