@@ -17,7 +17,7 @@ import numpy as np
 from dvclive import Live
 
 from tasks.files import fingerprint
-from tasks.settings import Settings, Train
+from tasks.settings import ClassWeight, Settings, Train
 from tasks.vgg.engine_choice import training_precision
 from tasks.vgg.head import Head, new_head
 from tasks.vgg.inference import predict_probabilities
@@ -103,32 +103,32 @@ def set_up(
         for phase in strategy.phases(rules, settings.augmentation)
     )
     weights, chosen_by = (example_weights(split.labels, rules.class_weight) for split in (train, validation))
-    feeds, joined = [], []
+    feeds = []
     for phase in phases:
         start = phase.boundary if phase.boundary in material.kept["kept"] else None
         reader = open_reader(strategy.name, start, workspace.features, workspace.shards, settings.augmentation)
         learned = Feed(reader, train.keys, train.labels, weights)
         measured = Feed(reader, validation.keys, validation.labels, chosen_by)
         feeds.append((start, learned, measured))
-        joined.append(_join(learned, measured, rules))
     precision = training_precision(rules)
     identity = _identity(settings, material, phases, precision)
     saved = Checkpoints(checkpoints, identity, rules.checkpoint_interval_s)
     refits = rules.recipe == "modern" and rules.modern.refit_with_validation
-    again = Refit(joined, lambda: Classifier(load_weights(), _begin_refit(probe, head, rules, material)))
+    again = Refit(
+        [_join(learned, measured, rules.class_weight) for _, learned, measured in feeds],
+        lambda: Classifier(load_weights(), _begin_refit(probe, head, rules, material)),
+    )
     run = TrainingRun(
         phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch, again if refits else None
     )
     return probe, run, Classifier(load_weights(), head)
 
 
-def _join(learned: Feed, measured: Feed, rules: Train) -> Feed:
+def _join(learned: Feed, measured: Feed, weight: ClassWeight) -> Feed:
     """Two splits together; only the first has augmented versions, because `features` computes no others."""
-    from tasks.vgg.training.feeds import Feed
-
     labels = np.concatenate([learned.labels, measured.labels])
-    weights = example_weights(labels, rules.class_weight)
-    return Feed(learned.reader, (*learned.keys, *measured.keys), labels, weights, len(learned))
+    keys = (*learned.keys, *measured.keys)
+    return replace(learned, keys=keys, labels=labels, weights=example_weights(labels, weight), augmented=len(learned))
 
 
 def _begin_refit(probe: LinearProbe | None, untrained: Head, rules: Train, material: Material) -> Head:

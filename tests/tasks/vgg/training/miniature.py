@@ -1,6 +1,9 @@
 """Complete trainings of a miniature VGG, in this process and in others that are killed.
 
-python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at STEP | term-at STEP | devices COUNT]
+python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at N | term-at N | devices N] [improving]
+
+The signals come at step N. With `improving` every epoch has a lower validation loss than the one before, and none is
+at chance.
 
 As the program of a fork server it imports everything that trains, and computes nothing before it is forked.
 """
@@ -62,8 +65,14 @@ def run_training(workspace: Path, strategy: str, *arguments: str) -> subprocess.
 def main() -> None:
     workspace, strategy, *rest = sys.argv[1:]
     use_tiny_weights()
+    from tasks.vgg.training import loop
     from tasks.vgg.training.steps import Steps
 
+    if rest[-1:] == ["improving"]:
+        measure = loop._PhaseTraining._measure
+        loop._PhaseTraining._measure = lambda self: (-self._state.epoch, measure(self)[1])  # type: ignore[method-assign]
+        loop.is_at_chance = lambda *_: False
+        rest.pop()
     if rest and rest[0] == "devices":
         import tensorflow as tf
 

@@ -106,17 +106,17 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
 
 @pytest.mark.parametrize("strategy", ["head_replacement", "progressive"])
 def test_training_killed_in_its_refit_ends_with_the_weights_of_an_uninterrupted_one(
-    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted, strategy: str
+    tiny: Settings, workspace: Path, trainings: ForkServer, strategy: str
 ) -> None:
-    weak_probe = "train.modern.inverse_regularization=[0.01]"  # so that training improves on it
-    change(f"train.modern.{strategy}.head_learning_rate=0.1", weak_probe)
-    whole = uninterrupted(workspace, strategy)
-    steps = 8 * (1 + (strategy == "progressive"))  # two epochs of each phase
-    assert trainings.run(str(workspace), strategy, "kill-at", str(steps + 3)).returncode == -9
-    ended = trainings.run(str(workspace), strategy)
+    whole = workspace.with_name("whole")
+    shutil.copytree(workspace, whole)
+    assert trainings.run(str(whole), strategy, "improving").returncode == 0
+    steps = 8 * len(load_trained(whole / TRAINED / strategy).summary["phases"])  # two epochs of each phase
+    assert trainings.run(str(workspace), strategy, "kill-at", str(steps + 3), "improving").returncode == -9
+    ended = trainings.run(str(workspace), strategy, "improving")
     assert ended.returncode == 0, ended.stderr
     assert "which is trained again with the validation images" in ended.stdout
-    assert model(workspace, strategy) == whole
+    assert model(workspace, strategy) == model(whole, strategy)
 
 
 def test_sigterm_saves_the_position_and_the_next_run_goes_on(
@@ -226,8 +226,8 @@ def test_model_that_training_improved_is_trained_again_with_the_validation_image
             return next(left, 0.0), plain(self)[1]
 
         monkeypatch.setattr(loop._PhaseTraining, "_measure", measure)
-        rate = f"train.modern.{strategy}.head_learning_rate=0.1"
-        settings = change(f"train.modern.refit_with_validation={refit}", rate)
+        monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
+        settings = change(f"train.modern.refit_with_validation={refit}")
         train.run(settings, Workspace.at(workspace), strategy)
         found.append(load_trained(workspace / TRAINED / strategy))
     again, once = found
@@ -296,7 +296,7 @@ def test_collapse_of_a_later_phase_leaves_the_model_of_the_one_before(
     plain = loop._PhaseTraining._measure
     losses, lost = iter([0.0, -1.0, -2.0, -2.0, 5.0, 5.0]), iter([False, False, True, True])
     monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
-    monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost))
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost, False))
     assert not train.run(tiny, Workspace.at(workspace), "progressive").unusable
     trained = load_trained(workspace / TRAINED / "progressive")
     assert [note["best_epoch"] for note in trained.summary["phases"]] == [2, 0]
