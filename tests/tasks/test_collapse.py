@@ -63,7 +63,7 @@ def test_collapse_is_reported_with_its_fix_and_the_other_model_is_exported(
     assert [found[name]["problem"] for name in ("fine_tuning", "feature_extraction")] == [problem, None]
     losses = found["fine_tuning"]["training"]["history"]["loss"]
     assert len(losses) == since + 2  # it is given up after three epochs, not run to its end
-    assert losses[-1] == pytest.approx(math.log(len(CLASSES)), abs=0.1)
+    assert losses[-1] == pytest.approx(math.log(len(CLASSES)), abs=0.2)  # three steps an epoch, at a high rate
     page = (workspace / "reports/report.html").read_text()
     assert f"Collapsed: since epoch {since} " in page
     assert "train.recipe=modern" in page
