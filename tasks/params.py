@@ -34,6 +34,7 @@ _RENAMED = {
     "run.placement": "run.work_pools",
 }
 """Old name of a setting -> its present name; the error about an old name uses it."""
+_REMOVED = ("train.modern.label_smoothing", "train.modern.weight_decay")
 
 
 def load_settings(workspace: Path) -> Settings:
@@ -261,6 +262,8 @@ def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if where in _RENAMED:
         return f"{where}: is called {_RENAMED[where]} now. Rename it in {PARAMS}"
+    if where in _REMOVED:
+        return f"{where}: was removed, because it didn't help. Delete it from {PARAMS}"
     received = problem["input"]
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":

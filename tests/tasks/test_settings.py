@@ -322,6 +322,16 @@ def test_old_name_of_a_setting_gets_the_new_one_and_nothing_else(workspace: Path
     assert str(caught.value).splitlines()[1:] == [f"  {old}: is called {new} now. Rename it in params.yaml"]
 
 
+def test_removed_setting_is_to_be_deleted(workspace: Path) -> None:
+    wrong = values(workspace)
+    wrong["train"]["modern"]["label_smoothing"] = 0.1
+    with pytest.raises(SettingsError) as caught:
+        check_settings(wrong)
+    assert str(caught.value).splitlines()[1:] == [
+        "  train.modern.label_smoothing: was removed, because it didn't help. Delete it from params.yaml"
+    ]
+
+
 def test_assignment_by_an_old_name_gets_the_new_one(workspace: Path) -> None:
     with pytest.raises(SettingsError, match=r"views\.count is called augmentation\.count now"):
         change_settings(workspace, parse_changes(["views.count=2"]))

@@ -2,7 +2,7 @@
 
 Nothing pulls the weights to where they began: early stopping keeps them near. Such a pull (L2-SP: X. Li et al.,
 Explicit Inductive Bias for Transfer Learning, 2018) changed the lowest validation loss of block5 on flowers by 0.001
-at its authors' highest strength, 0.1 (two splits), and by +0.004 +- 0.006 at ten times that (five splits).
+at its authors' highest strength, 0.1 (one split), and by +0.004 +- 0.006 at ten times that (five splits).
 """
 
 from __future__ import annotations
