@@ -134,7 +134,7 @@ def test_new_strategy_is_known_trained_and_reported(project: Path) -> None:
     assert found["phases"][0] == "round0"
     assert found["champion"] == "fifth"
     assert not found["unusable"]
-    assert "the topmost block is trained in rounds. The linear model's" in unescape(found["page"])
+    assert "is trained together with the topmost block, in rounds." in unescape(found["page"])
     assert "| **fifth** | modern |" in found["report"]
 
 

@@ -185,7 +185,7 @@ def test_class_weight_counts_in_the_choice_of_the_epoch(tiny: Settings, workspac
     examples = read_examples(folder)
     bees = [one.key for one in examples if (one.split, one.label) == ("validation", "bee")]
     write_examples(folder, [one for one in examples if one.key not in bees[1:]])
-    longer = ("train.modern.head_replacement.epochs=6", "train.modern.head_replacement.head_learning_rate=0.1")
+    longer = ("train.modern.head_replacement.epochs=2", "train.modern.head_replacement.head_learning_rate=0.3")
     settings = change("train.precision=float32", "train.class_weight=balanced", *longer)
     train.run(settings, Workspace.at(workspace), "head_replacement")
     trained = load_trained(workspace / TRAINED / "head_replacement")
