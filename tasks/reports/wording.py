@@ -157,8 +157,10 @@ def split_sentence(data: Mapping[str, Any]) -> str:
         parts.append(
             f"A hash of each image's content draws {' and '.join(drawn)}, and an image of every class if it has enough."
         )
-    parts.append("Images of one group, and near duplicates, are in the same split, unless the data report says otherwise.")
-    parts.append("The test images were not used for training or for any choice.")
+    parts += [
+        "Images of one group, and near duplicates, are in the same split, unless the data report says otherwise.",
+        "The test images were not used for training or for any choice.",
+    ]
     return " ".join(parts)
 
 
