@@ -132,6 +132,11 @@ class Workspace:
         return self.folder / _STATE / "partial_outputs"
 
     @property
+    def whole_lock(self) -> Path:
+        """The last version of dvc.lock that was written to its end."""
+        return self.folder / _STATE / "dvc.lock"
+
+    @property
     def run_note(self) -> Path:
         """The note in a deployed run's folder: which run works in it, and how that run ended."""
         return self.folder / _STATE / "run.json"

@@ -48,14 +48,20 @@ def git(folder: Path, *arguments: str) -> str:
     """
     result = _start(folder, arguments)
     if result.returncode:
-        said = result.stderr.strip() or f"exit code {result.returncode}"
-        raise RunError(f"git {' '.join(arguments)} failed in {folder}: {said}")
+        raise RunError(_failure(folder, arguments, result))
     return result.stdout.removesuffix("\n")
 
 
 def succeeds(folder: Path, *arguments: str) -> bool:
-    """Whether the exit code of a command is 0."""
-    return _start(folder, arguments).returncode == 0
+    """Whether the exit code of a command is 0, and not 1.
+
+    Raises:
+        RunError: it is another one: git couldn't answer, because an object or the repository is damaged, say.
+    """
+    result = _start(folder, arguments)
+    if result.returncode not in (0, 1):
+        raise RunError(_failure(folder, arguments, result))
+    return result.returncode == 0
 
 
 def tip(folder: Path, branch: str) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.progress import PROGRESS_VARIABLE
-from tasks.runs.dvc_state.torn_lock import remove_torn_lock
+from tasks.runs.dvc_state.torn_files import repair_torn_files
 from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
 from tasks.runs.stage_failure import explain
 from tasks.workspace import Workspace
@@ -63,7 +63,7 @@ def run_dvc(
         tail.append(line)
         on_line(line)
 
-    remove_torn_lock(workspace)
+    repair_torn_files(workspace)
     # `python -m dvc` runs the DVC of this interpreter, whatever is in PATH.
     command = [sys.executable, "-m", *arguments]
     environment = child_environment(os.environ)

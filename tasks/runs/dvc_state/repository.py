@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.errors import RunError
+from tasks.runs.dvc_state.torn_files import restore_torn_lock
 from tasks.workspace import Workspace
 
 
 @contextmanager
 def open_repository(workspace: Workspace) -> Iterator[Any]:
-    """DVC's view of the workspace, locked against every other `dvc`; waits for the lock."""
+    """DVC's view of the workspace, locked against every other `dvc`; waits for the lock and repairs a torn dvc.lock."""
     from dvc.repo import Repo, lock_repo  # takes a second
 
     with Repo(str(workspace.folder), _wait_for_lock=True) as repository, lock_repo(repository):
+        restore_torn_lock(workspace)  # before DVC reads it
         yield repository
 
 
