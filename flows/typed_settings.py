@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.settings_changes import apply_changes
-from tasks.errors import SettingsError
+from tasks.errors import RunError, SettingsError
 from tasks.params import (
     flatten,
     format_assignment,
@@ -112,7 +112,7 @@ def committed_params(workspace: Workspace) -> str | None:
     """The text of params.yaml in the last commit; None without git, without a commit, or if the commit lacks it."""
     try:
         found = read_blob(workspace.folder, "HEAD", f"./{PARAMS}")
-    except OSError:  # git isn't installed
+    except (OSError, RunError):  # git isn't installed, or there is no commit
         return None
     return None if found is None else found.decode()
 

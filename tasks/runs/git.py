@@ -1,10 +1,12 @@
-"""The git commands that runs need. If git fails, they raise RunError with git's message."""
+"""The git commands that runs need. If git fails, they raise RunError with git's message.
+
+They run none of the repository's hooks: `dvc install`, say, adds one to each checkout, which may fail or take long.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import RunError
@@ -38,6 +40,14 @@ _AUTHOR = {
     "GIT_COMMITTER_NAME": "rootstock",
     "GIT_COMMITTER_EMAIL": "rootstock@localhost",
 }
+_NOBODY_IS_ASKED = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}
+_SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30"
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.fsync=all",  # a commit survives a power failure
+    "core.filesRefLockTimeout=5000",  # milliseconds; another command of git may be changing the branch
+)
+_LIMIT_S = 1800.0
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -46,21 +56,18 @@ def git(folder: Path, *arguments: str) -> str:
     Raises:
         RunError: git fails.
     """
-    result = _start(folder, arguments)
-    if result.returncode:
-        raise RunError(_failure(folder, arguments, result))
-    return result.stdout.removesuffix("\n")
+    return _output(folder, *arguments).decode(errors="replace").removesuffix("\n")
 
 
 def succeeds(folder: Path, *arguments: str) -> bool:
-    """Whether the exit code of a command is 0, and not 1.
+    """Whether the exit code of a command is 0, and not 1, which is git's "no".
 
     Raises:
-        RunError: it is another one: git couldn't answer, because an object or the repository is damaged, say.
+        RunError: it is another one: git can't answer, because the repository is damaged, say.
     """
     result = _start(folder, arguments)
     if result.returncode not in (0, 1):
-        raise RunError(_failure(folder, arguments, result))
+        raise _failure(folder, arguments, result)
     return result.returncode == 0
 
 
@@ -70,14 +77,34 @@ def tip(folder: Path, branch: str) -> str | None:
     return git(folder, "rev-parse", reference) if succeeds(folder, "show-ref", "--verify", "-q", reference) else None
 
 
+def git_path(folder: Path, name: str) -> Path:
+    """Where git keeps one of its files, such as `index` or `refs/heads/main`."""
+    return Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", name))
+
+
 def is_ancestor(folder: Path, older: str, newer: str) -> bool:
     return succeeds(folder, "merge-base", "--is-ancestor", older, newer)
 
 
 def read_blob(folder: Path, commit: str, name: str) -> bytes | None:
-    """The bytes of a file in a commit; None if the file isn't in it."""
-    result = _start(folder, ("show", f"{commit}:{name}"))
-    return None if result.returncode else result.stdout.encode()
+    """The bytes of a file in a commit; None if the file isn't in it.
+
+    Raises:
+        RunError: the commit or the file is damaged.
+    """
+    return _output(folder, "show", f"{commit}:{name}") if git(folder, "ls-tree", commit, "--", name) else None
+
+
+def is_sound(folder: Path, commit: str) -> bool:
+    """Whether a commit and all of its files can be read."""
+    listed = _start(folder, ("ls-tree", "-r", commit))
+    if listed.returncode:
+        return False
+    entries = [line.split()[1:3] for line in listed.stdout.splitlines()]
+    files = b"".join(name + b"\n" for kind, name in entries if kind == b"blob")  # others are submodules
+    known = _start(folder, ("cat-file", "--batch-check"), files)
+    read = _start(folder, ("cat-file", "--batch", "--buffer"), files)
+    return not known.returncode and not read.returncode and b" missing\n" not in known.stdout
 
 
 def need_commit(folder: Path, commit: str) -> None:
@@ -86,11 +113,12 @@ def need_commit(folder: Path, commit: str) -> None:
     Raises:
         RunError: no remote has it.
     """
-    if succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
+    look = ("cat-file", "-e", f"{commit}^{{commit}}")
+    if not _start(folder, look).returncode:
         return
     for remote in git(folder, "remote").split():
         git(folder, "fetch", "--quiet", remote)
-    if not succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}"):
+    if _start(folder, look).returncode:
         raise RunError(
             f"Commit {commit} is neither in {folder} nor on its remotes. Push it from the clone where it was made (git "
             "push), then run again."
@@ -102,15 +130,28 @@ def git_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in OF_ONE_REPOSITORY}
 
 
-def _start(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    environment: Mapping[str, str] = {**git_environment(), **_AUTHOR, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+def _output(folder: Path, *arguments: str) -> bytes:
+    result = _start(folder, arguments)
+    if result.returncode:
+        raise _failure(folder, arguments, result)
+    return result.stdout
+
+
+def _failure(folder: Path, arguments: tuple[str, ...], result: subprocess.CompletedProcess[bytes]) -> RunError:
+    said = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
+    return RunError(f"git {' '.join(arguments)} failed in {folder}: {said}")
+
+
+def _start(folder: Path, arguments: tuple[str, ...], input_bytes: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+    command = ["git", *settings, *arguments]
+    environment = {"GIT_SSH_COMMAND": _SSH, **git_environment(), **_AUTHOR, **_NOBODY_IS_ASKED, "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=environment, input=input_bytes, capture_output=True, check=False, timeout=_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"git {' '.join(arguments)} took more than {_LIMIT_S / 60:g} minutes in {folder} and was stopped. "
+            "Check the network and the repository's remotes: git remote -v"
+        ) from None

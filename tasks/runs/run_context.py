@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,5 +50,9 @@ class RunContext:
 
 
 def safe_name(name: str) -> str:
-    """The name for use in a path and in a branch: letters, digits, dots, dashes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip(".-") or "run"
+    """The name for use in a path and in a branch: letters, digits, single dots, dashes, underscores.
+
+    Different names stay different: a name that had to be changed ends in some digits of its digest.
+    """
+    safe = re.sub(r"\.lock$", "-lock", re.sub(r"[^\w.-]+|\.\.+", "-", name, flags=re.ASCII).strip(".-") or "run")
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

@@ -1,9 +1,6 @@
 """The folder of a deployed run: a git worktree apart from a person's working tree, with one commit at the end.
 
-The branch `runs/<name>` holds one commit for each run that changed something: the deployed code with the `params.yaml`,
-`dvc.lock` and `reports/metrics.json` of the run. Its first parent is the previous run, so `git log --first-parent` is
-the history. The code's commit is the second parent, unless it is an ancestor already. A run that doesn't finish leaves
-its folder; the next run with the same name continues in it.
+A run that doesn't finish leaves its folder; the next run with the same name continues in it.
 """
 
 from __future__ import annotations
@@ -18,15 +15,14 @@ from typing import IO, Any
 
 from tasks.errors import RunError
 from tasks.files import read_json, write_bytes, write_json
+from tasks.runs.branches import RESULTS, commit_results, results_of, sound_tip
 from tasks.runs.dvc_state.cache import share_cache
-from tasks.runs.git import NO_COMMIT, git, is_ancestor, need_commit, read_blob, succeeds, tip
+from tasks.runs.dvc_state.torn_files import repair_torn_files
+from tasks.runs.git import git, git_path, need_commit, succeeds
 from tasks.runs.orphans import stop_orphans
 from tasks.runs.run_context import DeployedRun, RunContext, Say, safe_name
 from tasks.runs.transfers import remove_partial
-from tasks.workspace import LOCK, METRICS, PARAMS, Workspace
-
-RESULTS = (LOCK, METRICS)
-"""The files that a run takes from the previous run; params.yaml comes from the deployed commit."""
+from tasks.workspace import Workspace
 
 
 @contextlib.contextmanager
@@ -37,12 +33,16 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
         RunError: the commit can't be found, or another run has moved the branch meanwhile.
     """
     with claim_folder(run.clone, run.name) as workspace:
-        before = tip(run.clone, run.branch)
-        results = _results_of(run, before)
+        before = sound_tip(run)
+        results = results_of(run, before)
         if is_worktree(workspace.folder):
             note = _read_note(workspace)
+            _stop_orphans(workspace, run.say)
             if note.get("before") == before:  # no commit since then
-                results = {name: _read(workspace.folder / name) for name in RESULTS}
+                repair_torn_files(workspace)
+                results |= {
+                    name: content for name in RESULTS if (content := _read(workspace.folder / name)) is not None
+                }
             ended = note.get("ended") or "it was killed"
             run.say(f"Resumes the unfinished run {note.get('title')} ({ended}); its finished stages are kept.")
         check_out(workspace, run.commit, run.say)
@@ -51,7 +51,7 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
                 write_bytes(workspace.folder / name, content)
         with _noted(run, workspace, before):
             yield RunContext(workspace, run)
-            _commit(run, workspace.folder, before)
+            commit_results(run, workspace.folder, before)
         remove(workspace)
 
 
@@ -79,15 +79,8 @@ def check_out(workspace: Workspace, commit: str, say: Say) -> None:
     """
     folder, clone = workspace.folder, workspace.clone
     need_commit(clone, commit)
-    if stopped := stop_orphans(folder):
-        say(f"Stopped {stopped} processes that a killed run had left in {folder}.")
-    if is_worktree(folder):
-        remove_partial(workspace)
-        for name in RESULTS:  # git would leave files that the commit doesn't hold
-            (folder / name).unlink(missing_ok=True)
-        Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index.lock")).unlink(missing_ok=True)
-        git(folder, "checkout", "--quiet", "--force", "--detach", commit)
-    else:
+    _stop_orphans(workspace, say)
+    if not (is_worktree(folder) and _switch(workspace, commit, say)):
         remove(workspace)
         git(clone, "worktree", "add", "--quiet", "--force", "--detach", str(folder), commit)
     share_cache(workspace)
@@ -95,39 +88,37 @@ def check_out(workspace: Workspace, commit: str, say: Say) -> None:
 
 
 def remove(workspace: Workspace) -> None:
-    """Remove the folder of a run in any state."""
-    folder, clone = workspace.folder, workspace.clone
-    if folder.exists() and not succeeds(clone, "worktree", "remove", "--force", str(folder)):
+    """Remove the folder of a run in any state, and git's record of it; other worktrees stay as they are."""
+    folder = workspace.folder
+    if folder.exists():
         shutil.rmtree(folder)
-    git(clone, "worktree", "prune")
+    for record in git_path(workspace.clone, "worktrees").glob("*/gitdir"):
+        if Path(record.read_text(encoding="utf-8").strip()) == folder / ".git":
+            shutil.rmtree(record.parent)
 
 
-def _commit(run: DeployedRun, folder: Path, before: str | None) -> None:
-    """Add a commit to the run's branch, unless the run changed nothing.
-
-    The branch must be at the same commit as when the run began. If two runs overlap, which Prefect's limits don't
-    allow, the second one is refused.
-    """
-    git(folder, "add", "--force", "--", *(name for name in (PARAMS, *RESULTS) if (folder / name).exists()))
-    tree = git(folder, "write-tree")
-    parents = _parents(run, before)
-    if tree == git(folder, "rev-parse", f"{parents[0]}^{{tree}}") and len(parents) == 1:
-        run.say(f"Nothing new: {run.branch} stays as it is.")
-        return
-    flags = [part for parent in parents for part in ("-p", parent)]
-    commit = git(folder, "commit-tree", tree, *flags, "-m", f"Run {run.name}: {run.title}\n\nCode: {run.commit}")
-    if not succeeds(run.clone, "update-ref", f"refs/heads/{run.branch}", commit, before or NO_COMMIT):
-        raise RunError(
-            f"{run.branch} moved on during this run ({before} is no longer its tip), so the run's result is refused. "
-            "The computed files are in DVC's cache: run again."
-        )
-    run.say(f"Committed {commit[:10]} on {run.branch}.")
+def _switch(workspace: Workspace, commit: str, say: Say) -> bool:
+    """Check out a commit in a worktree, whatever a killed git has left there. Returns whether that was possible."""
+    folder = workspace.folder
+    remove_partial(workspace)
+    for name in RESULTS:  # git would leave files that the commit doesn't hold
+        (folder / name).unlink(missing_ok=True)
+    try:
+        removed = git(folder, "diff", "--name-only", "--no-renames", "--diff-filter=D", "-z", "HEAD", commit)
+        for name in filter(None, removed.split("\0")):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("index", "index.lock", "HEAD.lock"):
+            git_path(folder, name).unlink(missing_ok=True)
+        git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    except RunError as error:
+        say(f"{folder} is made anew, because git can't use it. {error}")
+        return False
+    return True
 
 
-def _parents(run: DeployedRun, before: str | None) -> list[str]:
-    if before is None or is_ancestor(run.clone, before, run.commit):
-        return [run.commit]
-    return [before] if is_ancestor(run.clone, run.commit, before) else [before, run.commit]
+def _stop_orphans(workspace: Workspace, say: Say) -> None:
+    if stopped := stop_orphans(workspace.folder):
+        say(f"Stopped {stopped} processes that a killed run had left in {workspace.folder}.")
 
 
 @contextlib.contextmanager
@@ -152,18 +143,15 @@ def _read_note(workspace: Workspace) -> dict[str, Any]:
     return note
 
 
-def _results_of(run: DeployedRun, before: str | None) -> dict[str, bytes | None]:
-    """The results of the previous run, unless the deployed commit has them or newer ones."""
-    if before is None or is_ancestor(run.clone, before, run.commit):
-        return {}
-    return {name: read_blob(run.clone, before, name) for name in RESULTS}
-
-
 def is_worktree(folder: Path) -> bool:
-    return (folder / ".git").exists() and (
-        succeeds(folder, "rev-parse", "--verify", "-q", "HEAD")
-        and Path(git(folder, "rev-parse", "--show-toplevel")) == folder.resolve()
-    )
+    """Whether git knows a folder as the top of a working tree."""
+    try:
+        return (folder / ".git").exists() and (
+            succeeds(folder, "rev-parse", "--verify", "-q", "HEAD")
+            and Path(git(folder, "rev-parse", "--show-toplevel")) == folder.resolve()
+        )
+    except RunError:  # the folder is damaged
+        return False
 
 
 def _lock(file: IO[str]) -> bool:

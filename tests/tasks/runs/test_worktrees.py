@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from tasks.errors import RunError
 from tasks.images.sources import SourcePolicy, discover
 from tasks.params import load_settings
 from tasks.runs.git import OF_ONE_REPOSITORY
-from tasks.runs.run_context import DeployedRun
+from tasks.runs.run_context import DeployedRun, safe_name
 from tasks.runs.worktrees import claim_folder, run_folder
 from tests.conftest import PROJECT, contents
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository
+
+LOCK = "schema: '2.0'\nstages:\n  count:\n    cmd: python add.py count\n"
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def fail(run: DeployedRun, error: BaseException) -> Path:
     def body() -> None:
         with working(run) as folder:
             folders.append(folder)
-            (folder / "dvc.lock").write_text("half\n")
+            (folder / "dvc.lock").write_text(LOCK)
             (folder / "checkpoint").write_text("epoch 3")
             raise error
 
@@ -162,15 +166,15 @@ def test_unfinished_run_commits_nothing_and_the_next_goes_on_in_its_folder(
     with working(deployed(root, said, "second")) as again:
         assert again == folder
         assert (again / "checkpoint").read_text() == "epoch 3"
-        assert (again / "dvc.lock").read_text() == "half\n"
+        assert (again / "dvc.lock").read_text() == LOCK
         assert (again / "add.py").read_text() == "pass\n"
     assert f"Resumes the unfinished run first ({words}); its finished stages are kept." in said
-    assert (worktrees(root), git(root, "show", "runs/nightly:dvc.lock")) == (1, "half")
+    assert (worktrees(root), git(root, "show", "runs/nightly:dvc.lock")) == (1, LOCK.strip())
 
 
 def test_folder_of_a_run_that_was_killed_is_found_again(root: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom tasks.runs.run_context import DeployedRun\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tasks.runs.run_context import DeployedRun, safe_name\n"
         "from tasks.runs.worktrees import run_folder\n"
         "with run_folder(DeployedRun(Path(sys.argv[1]), 'nightly', sys.argv[2], 'first', print)) as context:\n"
         "    (context.workspace.folder / 'checkpoint').write_text('epoch 3')\n    os.kill(os.getpid(), 9)\n"
@@ -219,7 +223,7 @@ def test_error_in_a_claimed_folder_is_not_taken_for_a_claim(tmp_path: Path) -> N
     with pytest.raises(BlockingIOError), claim_folder(tmp_path, "a/b c"):
         raise BlockingIOError
     with claim_folder(tmp_path, "a/b c") as workspace:
-        assert workspace.folder.name == "a-b-c"
+        assert workspace.folder.name.startswith("a-b-c-")
 
 
 def test_commit_that_does_not_exist_is_reported_in_words(root: Path) -> None:
@@ -254,3 +258,139 @@ def test_source_that_lies_in_the_clone_is_reached_from_the_folder(root: Path, na
         listing = discover(name, SourcePolicy.of(load_settings(PROJECT), context.workspace))
         assert [image.read() for image in listing.images] == [b"a", b"b"]
         assert sorted(context.workspace.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("left", [0, 40])
+def test_torn_lock_of_an_unfinished_run_is_not_taken(root: Path, left: int) -> None:
+    work(deployed(root), LOCK)
+    folder = fail(deployed(root, title="second"), ValueError("no"))
+    (folder / ".rootstock/dvc.lock").unlink(missing_ok=True)
+    (folder / "dvc.lock").write_text(LOCK[:left])
+    with working(deployed(root, title="third")) as again:
+        assert (again / "checkpoint").exists()
+        assert (again / "dvc.lock").read_text() == LOCK
+
+
+@pytest.mark.parametrize("leftover", ["HEAD.lock", "index.lock", "empty index", "short index"])
+def test_what_a_killed_git_left_in_the_folder_is_no_obstacle(root: Path, leftover: str) -> None:
+    change(root, "old.py", "pass\n")
+    folder = fail(deployed(root), ValueError("no"))
+    index = Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index"))
+    if leftover.endswith("index"):
+        index.write_bytes(index.read_bytes()[: 0 if leftover == "empty index" else 50])
+    else:
+        index.with_name(leftover).touch()
+    git(root, "rm", "-q", "old.py")
+    git(root, "commit", "-q", "-m", "Remove it")
+    with working(deployed(root)) as again:
+        assert (again / "checkpoint").read_text() == "epoch 3"
+        assert not (again / "old.py").exists()
+
+
+def test_worktree_whose_head_is_lost_is_made_anew(root: Path) -> None:
+    folder = fail(deployed(root), ValueError("no"))
+    Path(git(folder, "rev-parse", "--path-format=absolute", "--git-path", "HEAD")).write_text("")
+    with working(deployed(root)) as again:
+        assert (again / "params.yaml").exists()
+    assert worktrees(root) == 1
+
+
+def test_worktree_of_a_person_on_a_disk_that_is_not_mounted_is_kept(root: Path, tmp_path: Path) -> None:
+    git(root, "worktree", "add", "-q", "--detach", str(tmp_path / "disk"))
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    work(deployed(root), LOCK)
+    assert str(tmp_path / "disk") in git(root, "worktree", "list")
+
+
+def test_hooks_of_the_clone_do_not_run(root: Path) -> None:
+    for name in ("post-checkout", "reference-transaction"):
+        hook = root / ".git/hooks" / name
+        hook.write_text("#!/bin/sh\nexit 1\n")
+        hook.chmod(0o755)
+    work(deployed(root), LOCK)
+    assert len(history(root)) == 2
+
+
+def stale_lock(root: Path, age_s: float) -> Path:
+    lock = root / ".git/refs/heads/runs/nightly.lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+    return lock
+
+
+def test_stale_lock_of_the_branch_is_removed(root: Path) -> None:
+    lock = stale_lock(root, 3600)
+    said: list[str] = []
+    with working(deployed(root, said)) as folder:
+        (folder / "dvc.lock").write_text(LOCK)
+    assert not lock.exists()
+    assert len(history(root)) == 2
+    assert any(str(lock) in line for line in said)
+
+
+def test_fresh_lock_of_the_branch_is_respected_and_reported_in_gits_words(root: Path) -> None:
+    lock = stale_lock(root, 0)
+    with pytest.raises(RunError, match=r"nightly\.lock': File exists"):
+        work(deployed(root), LOCK)
+    assert lock.exists()
+
+
+def damage(root: Path, commit: str) -> None:
+    path = root / ".git/objects" / commit[:2] / commit[2:]
+    path.chmod(0o600)
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("what", ["commit", "tree", "dvc.lock"])
+def test_tip_that_a_power_failure_damaged_is_given_up_for_the_run_before(root: Path, what: str) -> None:
+    work(deployed(root), LOCK)
+    sound = git(root, "rev-parse", "runs/nightly")
+    work(deployed(root, title="second"), LOCK.replace("count", "double"), "factor: 3\n")
+    names = {"commit": "runs/nightly", "tree": "runs/nightly^{tree}", "dvc.lock": "runs/nightly:dvc.lock"}
+    damage(root, git(root, "rev-parse", names[what]))
+    said: list[str] = []
+    with working(deployed(root, said, "third")) as folder:
+        assert (folder / "dvc.lock").read_text() == LOCK
+        (folder / "dvc.lock").write_text(LOCK.replace("count", "join"))
+    assert any(f"set back to its last sound commit, {sound[:10]}" in line for line in said)
+    assert history(root) == ["Run nightly: third", "Run nightly: first", "The project"]
+
+
+def test_tip_is_sound_whatever_its_files_say(root: Path) -> None:
+    work(deployed(root), LOCK)
+    git(root, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},submodule")
+    change(root, "notes.txt", "the module is missing\n")
+    work(deployed(root, title="second"), LOCK.replace("count", "double"))
+    work(deployed(root, title="third"), LOCK.replace("count", "join"))
+    assert history(root)[:3] == ["Run nightly: third", "Run nightly: second", "Run nightly: first"]
+
+
+def test_branch_that_a_power_failure_emptied_is_found_again(root: Path) -> None:
+    work(deployed(root), LOCK)
+    (root / ".git/refs/heads/runs/nightly").write_bytes(b"")
+    with working(deployed(root, title="second")) as folder:
+        assert (folder / "dvc.lock").read_text() == LOCK
+    assert history(root) == ["Run nightly: first", "The project"]
+
+
+def test_only_commit_of_a_branch_that_is_damaged_is_reported_with_what_to_do(root: Path) -> None:
+    work(deployed(root), LOCK)
+    damage(root, git(root, "rev-parse", "runs/nightly"))
+    with (
+        pytest.raises(RunError, match=r"begin a new history: rm .*refs/heads/runs/nightly"),
+        run_folder(deployed(root)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["v1..2", "x.lock", "a b", "a_b", "-", "ä", "a//b", "..", "nightly"])
+def test_any_name_of_a_deployment_makes_a_branch_of_its_own(root: Path, name: str) -> None:
+    branch = f"runs/{safe_name(name)}"
+    git(root, "check-ref-format", "--branch", branch)
+    assert safe_name(name) == safe_name(name)
+    assert safe_name(name) not in {safe_name(other) for other in ("v1.2", "x", "a-b", "ab", "run", "a/b")}
+
+
+def test_usual_names_stay_as_they_are() -> None:
+    assert [safe_name(name) for name in ("nightly", "a_b", "v1.2-x")] == ["nightly", "a_b", "v1.2-x"]
