@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from tasks.errors import RunError
+from tasks.files import atomic_folder
 from tasks.runs.git import git, git_environment, need_commit
 from tasks.workspace import Workspace
 
@@ -30,13 +29,11 @@ def unpack(clone: Path, commit: str) -> Path:
     need_commit(clone, commit)
     folder = Workspace.at(clone).code / git(clone, "rev-parse", f"{commit}^{{commit}}")
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        with tarfile.open(fileobj=io.BytesIO(_archive(clone, commit))) as tar:
+        with (
+            atomic_folder(folder) as made,
+            tarfile.open(fileobj=io.BytesIO(_archive(clone, commit))) as tar,
+        ):
             tar.extractall(made, filter="data")
-        with contextlib.suppress(OSError):  # another run was quicker: its folder has the same files and is in use
-            made.rename(folder)
-        shutil.rmtree(made, ignore_errors=True)
         _sweep(folder)
     folder.touch()  # the most recently used folders are kept
     return folder
