@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from tasks.runs.run_context import DeployedRun
+from tasks.runs.worktrees import run_folder
 from tests.tasks.fork_server import ForkServer
 
 STAGES = """
@@ -64,6 +66,7 @@ for line in Path('params.yaml').read_text().splitlines():
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'file').write_text(line)
 """
+LOCK = "schema: '2.0'\nstages:\n  count:\n    cmd: python add.py count\n"
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -131,3 +134,20 @@ def deployed(root: Path, said: list[str] | None = None, title: str = "first") ->
     """A run of the deployment `nightly`, at the clone's commit."""
     say = print if said is None else said.append
     return DeployedRun(root, "nightly", git(root, "rev-parse", "HEAD"), title, say)
+
+
+@contextlib.contextmanager
+def working(run: DeployedRun) -> Iterator[Path]:
+    """The folder of a run that works."""
+    with run_folder(run) as context:
+        yield context.workspace.folder
+
+
+def work(run: DeployedRun, lock: str, params: str = "factor: 1\n") -> None:
+    with working(run) as folder:
+        (folder / "dvc.lock").write_text(lock)
+        (folder / "params.yaml").write_text(params)
+
+
+def history(root: Path) -> list[str]:
+    return git(root, "log", "--first-parent", "--format=%s", "runs/nightly").splitlines()
