@@ -6,16 +6,16 @@ A run that doesn't finish leaves its folder; the next run with the same name con
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tasks.errors import RunError
 from tasks.files import read_json, write_bytes, write_json
 from tasks.runs.branches import RESULTS, commit_results, results_of, sound_tip
+from tasks.runs.claims import claimed
 from tasks.runs.dvc_state.cache import share_cache
 from tasks.runs.dvc_state.torn_files import repair_torn_files
 from tasks.runs.git import git, git_path, need_commit, succeeds
@@ -57,17 +57,12 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
 
 @contextlib.contextmanager
 def claim_folder(clone: Path, name: str) -> Iterator[Workspace]:
-    """Claim the first of the folders `<name>`, `<name>.2`, ... that no other process has claimed, for the block.
-
-    The kernel releases the claim however the process ends. A frozen process keeps its claim, so that it can't harm the
-    next process.
-    """
+    """Claim the first of the folders `<name>`, `<name>.2`, ... that no other process has claimed, for the block."""
     runs = Workspace.at(clone).runs
-    runs.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = runs / (safe_name(name) + (f".{number}" if number > 1 else ""))
-        with folder.with_name(f"{folder.name}.claim").open("a") as claim:
-            if _lock(claim):
+        with claimed(folder.with_name(f"{folder.name}.claim"), name) as is_mine:
+            if is_mine:
                 yield Workspace(folder, clone)
                 return
 
@@ -152,14 +147,6 @@ def is_worktree(folder: Path) -> bool:
         )
     except RunError:  # the folder is damaged
         return False
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read(path: Path) -> bytes | None:

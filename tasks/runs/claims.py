@@ -1,0 +1,46 @@
+"""Claims: what only one process may do at a time, such as work in a folder.
+
+A claim is a lock on a file. The kernel releases it however the process ends. A frozen process keeps its claim, so that
+it can't harm the next one. The file stays: it holds the title of the last holder, for those who wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def claimed(
+    path: Path, title: str, *, shared: bool = False, on_wait: Callable[[str], None] | None = None
+) -> Iterator[bool]:
+    """Hold a claim during the block, if no other process holds it.
+
+    Args:
+        path: the file of the claim; it is made if it is missing.
+        title: says for other processes what the holder does.
+        shared: other shared claims may be held at the same time.
+        on_wait: called once with the holder's title if the claim isn't free; then this function waits for it. Without
+            it, this function doesn't wait.
+
+    Yields:
+        Whether the claim is held; always True with `on_wait`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is None:
+                yield False
+                return
+            file.seek(0)
+            on_wait(file.read())
+            fcntl.flock(file, kind)
+        file.truncate(0)
+        file.write(title)
+        file.flush()
+        yield True
