@@ -75,6 +75,12 @@ def test_programs_that_are_named_exist_and_take_the_options(page: Path) -> None:
         assert [option for option in re.findall(r"--[a-z-]+", rest) if f'"{option}"' not in code] == [], module
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for name, function in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+        assert f"def {function}(" in (PROJECT / name).read_text(), function
+
+
 def test_command_that_lists_packs_lists_all_of_them(tmp_path: Path) -> None:
     (command,) = re.findall(r"`([^`]*tar tf [^`]*)`", (PROJECT / "docs/versions.md").read_text())
     for name in ("one", "two"):
