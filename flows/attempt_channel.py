@@ -20,11 +20,11 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
 
 from flows.logs import send_logs
-from tasks.errors import RootstockError, RunError
+from tasks.errors import RootstockError, RunError, TransientError
 from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.runs.costs import Costs
 from tasks.runs.dvc_state.lock_entries import LockEntry
-from tasks.runs.stage_failure import StageFailed
+from tasks.runs.stage_failure import Remedy, StageFailed
 
 _KIND = "attempt"
 _GIVEN_UP = "This attempt was given up meanwhile ({}), so its result is refused and not used."
@@ -117,5 +117,6 @@ def read_message(client: Any, flow_run: UUID) -> dict[str, Any]:
 def _describe(error: RootstockError) -> dict[str, Any]:
     """An error as `StageFailed` takes it."""
     if isinstance(error, StageFailed):
-        return {"reason": error.reason, "said": error.said, "command": error.command, "needs_user": error.needs_user}
-    return {"reason": f"{type(error).__name__}: {error}", "said": "", "command": "", "needs_user": True}
+        return {"reason": error.reason, "said": error.said, "command": error.command, "remedy": error.remedy}
+    remedy = Remedy.WAIT if isinstance(error, TransientError) else Remedy.FIX
+    return {"reason": f"{type(error).__name__}: {error}", "said": "", "command": "", "remedy": remedy}

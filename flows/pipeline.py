@@ -22,12 +22,11 @@ from flows.login import with_login
 from flows.logs import hide_links
 from flows.server import check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
-from tasks.errors import USER_ERROR, RootstockError
+from tasks.errors import RootstockError
 from tasks.files import read_json
 from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
-from tasks.runs.stage_failure import StageFailed
 from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
 
 _READABLE_LOGS = {
@@ -38,7 +37,7 @@ _READABLE_LOGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pipeline in the current folder. Returns the exit code: 2 if the user can fix the error, 1 for a crash."""
+    """Run the pipeline in the current folder. Returns the exit code; docs/deployed-runs.md lists them."""
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Workspace.at(Path.cwd())
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
-        return 1 if isinstance(error, StageFailed) and not error.needs_user else USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print("\nStopped. Finished work is kept; the same command continues from there.", file=sys.stderr)
         return 128 + signal.SIGINT

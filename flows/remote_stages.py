@@ -29,8 +29,8 @@ from tasks.runs.costs import Costs, append_history
 from tasks.runs.dvc_state.lock_entries import LockEntry, begin_attempt, merge_lock_entry
 from tasks.runs.dvc_state.outputs import list_inputs, read_needs
 from tasks.runs.run_context import RunContext
-from tasks.runs.stage_failure import StageFailed
-from tasks.runs.transfers import push
+from tasks.runs.stage_failure import Remedy, StageFailed
+from tasks.runs.transfers import TRANSFER_TRIES, push
 from tasks.settings import HERE, Run
 from tasks.stages import StageTask, log, run_here
 from tasks.workspace import LOCK
@@ -118,6 +118,8 @@ class _Attempt:
     costs: list[Costs] = field(default_factory=list)
     merged: bool = False
     waits: bool = False
+    retries: int = 0
+    pauses: int = 0
 
     @property
     def token(self) -> str:
@@ -130,7 +132,7 @@ class _WorkPool:
     def __init__(self, name: str, settings: Run, context: RunContext) -> None:
         assert context.deployed is not None
         self._name, self._settings = name, settings
-        self._workspace, self._deployed = context.workspace, context.deployed
+        self._workspace, self._deployed, self._outages = context.workspace, context.deployed, context.outages
         self._logger = get_run_logger()
         self._tag = f"for {self._deployed.branch}"
         self._key = f"{flow_run.id} {flow_run.run_count}"  # a run that is retried in the UI keeps its id
@@ -142,7 +144,7 @@ class _WorkPool:
         with get_client(sync_client=True) as client:
             self._end_orphans(client)
             needed = sorted({path for name in names for path in list_inputs(self._workspace, name)})
-            push(names[0], self._workspace, needed, limit_s=self._settings.stage_time_limit_s, on_line=log)
+            self._push(names[0], needed)
             attempts: list[_Attempt] = []
             try:
                 # One by one: if a stage can't be started, the earlier ones are in the list and are cancelled below.
@@ -155,6 +157,12 @@ class _WorkPool:
                         with contextlib.suppress(*SERVER_TROUBLE):
                             _receive(client, attempt)  # it may have just succeeded
                 self._merge(attempts)  # the attempts that succeeded before another one failed
+
+    def _push(self, stage: str, paths: list[str]) -> None:
+        def send() -> None:
+            push(stage, self._workspace, paths, limit_s=self._settings.stage_time_limit_s, on_line=log)
+
+        self._outages.outlast(send, self._settings.outage_limit_s, self._logger.warning, TRANSFER_TRIES)
 
     def _watch(self, client: Any, attempts: list[_Attempt]) -> None:
         while not all(attempt.merged for attempt in attempts):
@@ -194,7 +202,9 @@ class _WorkPool:
             reason = f"its worker is lost: it sent no heartbeat for {limit_s:g} s (run.lost_after_s)"
             result = client.set_flow_run_state(attempt.flow_run, Crashed(message=f"Given up: {reason}."))
             if result.status == SetStateStatus.ACCEPT:  # else it has just ended by itself
-                return self._again(client, attempt, StageFailed(attempt.stage, reason, "", _command(attempt), False))
+                return self._again(
+                    client, attempt, StageFailed(attempt.stage, reason, "", _command(attempt), Remedy.RETRY)
+                )
         return attempt
 
     def _lost_after_s(self, message: dict[str, Any]) -> float:
@@ -202,10 +212,19 @@ class _WorkPool:
         return self._settings.lost_after_s if message else max(self._settings.lost_after_s, _START_S)
 
     def _again(self, client: Any, attempt: _Attempt, failure: StageFailed) -> _Attempt:
-        if failure.needs_user or attempt.number > self._settings.stage_retries:
+        retries, pauses = attempt.retries, attempt.pauses
+        if failure.remedy is Remedy.WAIT:
+            # The other attempts go on meanwhile: their results and heartbeats are read after the pause.
+            self._outages.pause(failure, pauses, self._settings.outage_limit_s, self._logger.warning)
+            pauses += 1
+        elif failure.remedy is Remedy.RETRY and retries < self._settings.stage_retries:
+            self._logger.warning("%s\nThe stage is retried on any worker of pool %s.", failure, self._name)
+            retries += 1
+        else:
             raise failure
-        self._logger.warning("%s\nThe stage is retried on any worker of pool %s.", failure, self._name)
-        return self._start(client, attempt.stage, attempt.number + 1)
+        again = self._start(client, attempt.stage, attempt.number + 1)
+        again.retries, again.pauses = retries, pauses
+        return again
 
     def _start(self, client: Any, stage: str, number: int) -> _Attempt:
         deployment = client.read_deployment_by_name(f"stage/{self._name}")
@@ -258,9 +277,10 @@ def _receive(client: Any, attempt: _Attempt) -> tuple[State[Any], dict[str, Any]
 def _failure(attempt: _Attempt, state: State[Any], message: dict[str, Any]) -> StageFailed:
     if told := message.get("failure"):
         command = told["command"] or _command(attempt)
-        return StageFailed(attempt.stage, told["reason"], told["said"], command, told["needs_user"])
+        return StageFailed(attempt.stage, told["reason"], told["said"], command, Remedy(told["remedy"]))
     reason = f"its worker ended it as {state.name}" + (f": {state.message}" if state.message else "")
-    return StageFailed(attempt.stage, reason, "", _command(attempt), needs_user=state.is_cancelled())
+    remedy = Remedy.FIX if state.is_cancelled() else Remedy.RETRY
+    return StageFailed(attempt.stage, reason, "", _command(attempt), remedy)
 
 
 def _command(attempt: _Attempt) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.errors import TransientError
 from tasks.params import change_settings
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
@@ -18,19 +19,26 @@ def apply_changes(
     Args:
         context: where the run works.
         changes: the settings that should differ, nested as in params.yaml.
-        list_source: also check what a listing can tell, if it takes seconds. The plan of a run does so, too.
+        list_source: a person waits for the answer. Also check what a listing can tell, if it takes seconds; the plan of
+            a run does so, too. A source that doesn't answer is an error: perhaps its address is misspelt. Otherwise
+            that is no error, because the stage `ingest` waits for it.
         base: text of params.yaml to change; None: the file's own.
 
     Raises:
         SettingsError: a setting is not allowed; params.yaml is unchanged.
         SourceError: the source is not usable; params.yaml is unchanged.
+        TransientError: with `list_source`, the source doesn't answer; params.yaml is unchanged.
         DataError: a class of the source has too few images; params.yaml is unchanged.
     """
     from tasks.images.sources import SourcePolicy, check_source
     from tasks.plan import check_listing
 
     def check(settings: Settings) -> None:
-        check_source(settings.source.uri, SourcePolicy.of(settings, context.workspace))
+        try:
+            check_source(settings.source.uri, SourcePolicy.of(settings, context.workspace))
+        except TransientError:
+            if list_source:
+                raise
         if list_source:
             check_listing(settings, context.workspace)
 

@@ -23,7 +23,7 @@ from tasks.runs.costs import read_history
 from tasks.runs.dvc_state.lock_entries import read_lock_entry
 from tasks.runs.dvc_state.outputs import list_outputs
 from tasks.runs.run_context import RunContext
-from tasks.runs.transfers import push
+from tasks.runs.transfers import TRANSFER_TRIES, push
 from tasks.runs.worktrees import check_out, claim_folder, remove
 
 
@@ -45,13 +45,18 @@ def stage(name: str, commit: str, params: str, lock: str, heartbeat_s: float) ->
         check_out(workspace, commit, run.say)
         write_bytes(workspace.params, params.encode())
         write_bytes(workspace.lock, lock.encode())
-        settings = load_settings(workspace.folder).run.model_copy(update={"stage_retries": 0})  # the pipeline retries
+        settings, context = load_settings(workspace.folder).run, RunContext(workspace, run)
+        once = settings.model_copy(update={"stage_retries": 0, "outage_limit_s": 0.0})  # the pipeline waits and retries
         base, _, item = name.partition("@")
         before = len(read_history(workspace))
         with contextlib.chdir(workspace.folder):
-            stages.run_here(stages.BY_NAME[base], settings, RunContext(workspace, run), item or None)
+            stages.run_here(stages.BY_NAME[base], once, context, item or None)
             made = list_outputs(workspace, name)
-            push(name, workspace, made, limit_s=settings.stage_time_limit_s, on_line=run.say)
+
+            def send() -> None:
+                push(name, workspace, made, limit_s=settings.stage_time_limit_s, on_line=run.say)
+
+            stages.outlast(send, context, settings, TRANSFER_TRIES)  # waits here: the work is done
         entry, costs = read_lock_entry(workspace, name), read_history(workspace)[before:]
         remove(workspace)
     channel.send_result(entry, costs)

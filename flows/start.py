@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from tasks.errors import USER_ERROR, RootstockError
+from tasks.errors import RootstockError
 from tasks.runs.code_snapshot import unpack
 
 COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
@@ -26,7 +26,7 @@ def main() -> NoReturn:
         code = unpack(clone, os.environ[COMMIT_VARIABLE])
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(error.exit_code) from None
     os.environ[CLONE_VARIABLE] = str(clone)
     os.chdir(code)
     os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606 - this interpreter, no shell

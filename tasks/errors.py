@@ -11,6 +11,7 @@ RootstockError
 ├── PredictError       no image could be scored, or the model can't be loaded
 ├── StorageError       the disk is full, read-only or over quota
 ├── RunError           a run can't start where it should, or its results can't be kept
+├── TransientError     something outside is busy or doesn't answer: waiting helps
 └── StageError         a stage's child process failed, or was stopped
 """
 
@@ -20,10 +21,18 @@ from collections.abc import Iterable, Sequence
 
 USER_ERROR = 2
 """Exit code of a program that stopped because of something that only the user can fix; a retry can't help."""
+TRANSIENT_ERROR = 75
+"""Exit code of a program that stopped because of a TransientError (EX_TEMPFAIL of sysexits.h)."""
 
 
 class RootstockError(Exception):
-    """Base of all errors that the user can fix; printed without a traceback, exit code 2."""
+    """Base of all errors that are no mistake of the program; printed without a traceback.
+
+    Attributes:
+        exit_code: of a program that stops because of it.
+    """
+
+    exit_code: int = USER_ERROR
 
 
 class SettingsError(RootstockError):
@@ -64,6 +73,12 @@ class StorageError(RootstockError):
 
 class RunError(RootstockError):
     """A run lacks its commit, folder or work pool, or its result comes too late."""
+
+
+class TransientError(RootstockError):
+    """Something outside is busy or doesn't answer. The same may work later, without anybody's help."""
+
+    exit_code = TRANSIENT_ERROR
 
 
 class StageError(RootstockError):

@@ -45,14 +45,17 @@ def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
 
 
 def run_program(body: Callable[[], None]) -> int:
-    """Run a program's body. Errors that the user can fix go to stderr without a traceback. Returns the exit code."""
+    """Run a program's body. Returns the exit code.
+
+    Errors that the user can fix, or that pass, go to stderr without a traceback.
+    """
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides warnings of TensorFlow's C++ code
     try:
         body()
     except RootstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.exit_code
     except OSError as error:
         reason = _STORAGE_ERRNOS.get(error.errno or 0)
         if reason is None:

@@ -1,29 +1,32 @@
 """The Prefect tasks, one for each stage. Each task supervises one `dvc repro --single-item` child process.
 
-DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help. Only flows
-import this module.
+DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help; if something
+outside doesn't answer, the task waits. Only flows import this module.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
+from tasks.errors import RootstockError
 from tasks.progress_artifacts import ProgressArtifacts
 from tasks.runs.dvc_state.changes import is_up_to_date
 from tasks.runs.run_context import RunContext
-from tasks.runs.stage_failure import StageFailed
+from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.supervisor import run_dvc
-from tasks.runs.transfers import fetch_inputs
+from tasks.runs.transfers import TRANSFER_TRIES, fetch_inputs
 from tasks.settings import Run
 
-StageTask = Task[[str, RunContext, float], None]
+StageTask = Task[[str, RunContext, Run], None]
+Result = TypeVar("Result")
 
 _FIRST_RETRY_AFTER_S = 5.0
 _LEVELS = (
@@ -35,7 +38,7 @@ _LEVELS = (
 
 
 def run_here(stage_task: StageTask, settings: Run, context: RunContext, item: str | None = None) -> None:
-    """Run one stage's task on this machine, with the retries and the time limit of the block `run`.
+    """Run one stage's task on this machine, with the retries and the time limits of the block `run`.
 
     Args:
         stage_task: a task of this module.
@@ -50,7 +53,7 @@ def run_here(stage_task: StageTask, settings: Run, context: RunContext, item: st
     retries = settings.stage_retries
     # Prefect calls a function for the delays when the task is defined, so both options are set here together.
     prepared = stage_task.with_options(retries=retries, retry_delay_seconds=exponential_backoff(_FIRST_RETRY_AFTER_S))
-    prepared(stage, context, settings.stage_time_limit_s)
+    prepared(stage, context, settings)
 
 
 def is_finished(context: RunContext) -> bool:
@@ -59,7 +62,9 @@ def is_finished(context: RunContext) -> bool:
 
 
 def _retry_can_help(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    return not (isinstance(state.data, StageFailed) and state.data.needs_user)
+    return not isinstance(state.data, RootstockError) or (
+        isinstance(state.data, StageFailed) and state.data.remedy is Remedy.RETRY
+    )
 
 
 def _define(name: str) -> StageTask:
@@ -70,17 +75,38 @@ def _define(name: str) -> StageTask:
         persist_result=False,
         retry_condition_fn=_retry_can_help,
     )
-    def supervise(stage: str, context: RunContext, limit_s: float) -> None:
-        workspace = context.workspace
-        if context.deployed is not None and not fetch_inputs(stage, workspace, limit_s=limit_s, on_line=log):
+    def supervise(stage: str, context: RunContext, settings: Run) -> None:
+        workspace, limit_s = context.workspace, settings.stage_time_limit_s
+
+        def fetch() -> bool:
+            return fetch_inputs(stage, workspace, limit_s=limit_s, on_line=log)
+
+        def compute() -> None:
+            progress = ProgressArtifacts(stage)
+            command = ["repro", "--single-item", stage]
+            run_dvc(stage, command, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
+            progress.finish()
+
+        if context.deployed is not None and not outlast(fetch, context, settings, TRANSFER_TRIES):
             get_run_logger().info("Stage %s didn't change.", stage)
             return
-        progress = ProgressArtifacts(stage)
-        command = ["repro", "--single-item", stage]
-        run_dvc(stage, command, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
-        progress.finish()
+        outlast(compute, context, settings)
 
     return supervise
+
+
+def outlast(act: Callable[[], Result], context: RunContext, settings: Run, tries: int = 1) -> Result:
+    """Do something in the running task or flow; if something outside doesn't answer, wait and do it again.
+
+    Raises:
+        RootstockError: see `tasks.runs.outages.Outages.outlast`.
+    """
+    stop = "" if context.deployed else " Ctrl-C stops the run."
+
+    def say(text: str) -> None:
+        get_run_logger().warning("%s%s", text, stop)
+
+    return context.outages.outlast(act, settings.outage_limit_s, say, tries)
 
 
 def log(line: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.runs.outages import Outages
 from tasks.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -43,10 +44,12 @@ class RunContext:
     Attributes:
         workspace: the folder in which the run works.
         deployed: the deployed run that owns the folder; None in a person's folder.
+        outages: what the run has waited for; its stages share the time that it may wait.
     """
 
     workspace: Workspace
     deployed: DeployedRun | None = None
+    outages: Outages = field(default_factory=Outages)
 
 
 def safe_name(name: str) -> str:

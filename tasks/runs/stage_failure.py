@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
+from enum import StrEnum
 
-from tasks.errors import USER_ERROR, StageError
+from tasks.errors import TRANSIENT_ERROR, USER_ERROR, StageError
 from tasks.runs.guarded_process import Ending
 
-_NO_RETRY_HELPS = {
-    USER_ERROR: "it stopped because of a problem that only you can fix",
-    126: "its program can't be executed",
-    127: "its program isn't there",
+
+class Remedy(StrEnum):
+    """What may help after a failure: to try again, to wait and try again, or only the user."""
+
+    RETRY = "retry"
+    WAIT = "wait"
+    FIX = "fix"
+
+
+_BY_CODE = {
+    USER_ERROR: (Remedy.FIX, "it stopped because of a problem that only you can fix"),
+    TRANSIENT_ERROR: (Remedy.WAIT, "something outside is busy or doesn't answer"),
+    126: (Remedy.FIX, "its program can't be executed"),
+    127: (Remedy.FIX, "its program isn't there"),
 }
+_CRASHED = (Remedy.RETRY, "it crashed")
+_EXIT_CODES = {Remedy.RETRY: 1, Remedy.WAIT: TRANSIENT_ERROR, Remedy.FIX: USER_ERROR}
 _DVC_VERDICT = re.compile(r"^ERROR: failed to reproduce '.*': failed to run: .*, exited with (-?\d+)$")
 _DVC_ERROR = re.compile(r"^ERROR: ")
 _PROGRAM_ERROR = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)(: .*)?$")
@@ -30,12 +43,13 @@ class StageFailed(StageError):
         reason: why it ended, in words.
         said: the important last lines of its output; may be empty.
         command: the command that repeats the stage.
-        needs_user: the user must fix something first, so that a retry can't help.
+        remedy: what may help.
     """
 
-    def __init__(self, stage: str, reason: str, said: str, command: str, needs_user: bool) -> None:
-        super().__init__(stage, reason, said, command, needs_user)  # pickle needs all arguments
-        self.stage, self.reason, self.said, self.command, self.needs_user = stage, reason, said, command, needs_user
+    def __init__(self, stage: str, reason: str, said: str, command: str, remedy: Remedy) -> None:
+        super().__init__(stage, reason, said, command, remedy)  # pickle needs all arguments
+        self.stage, self.reason, self.said, self.command, self.remedy = stage, reason, said, command, remedy
+        self.exit_code = _EXIT_CODES[remedy]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.stage}: {self.reason})"
@@ -58,7 +72,8 @@ def explain(stage: str, command: str, ending: Ending, tail: Sequence[str], limit
     if ending.reason == "exit" and ending.code == 0:
         return None
     code = _program_code(tail) if ending.reason == "exit" else None
-    return StageFailed(stage, _reason(ending, code, limit_s), _said(tail), command, needs_user=code in _NO_RETRY_HELPS)
+    remedy, _ = _BY_CODE.get(code or 0, _CRASHED)
+    return StageFailed(stage, _reason(ending, code, limit_s), _said(tail), command, remedy)
 
 
 def _program_code(tail: Sequence[str]) -> int | None:
@@ -84,7 +99,7 @@ def _reason(ending: Ending, program_code: int | None, limit_s: float) -> str:
             return f"it was killed by {name}" + (f"; {_out_of_memory()}" if number == signal.SIGKILL else "")
     if program_code is None:
         return f"DVC could not run it or keep its outputs (exit code {code})"
-    return f"{_NO_RETRY_HELPS.get(code, 'it crashed')} (exit code {code})"
+    return f"{_BY_CODE.get(code, _CRASHED)[1]} (exit code {code})"
 
 
 def _out_of_memory() -> str:

@@ -2,16 +2,39 @@
 
 If a stage reads only a part of an output, only that part is fetched. Such an incomplete output is noted, and removed
 before another run continues in the folder.
+
+DVC's exit code doesn't tell why a transfer failed, so its messages decide. A repeated transfer goes on where the last
+one ended: files that have arrived are not sent again.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Sequence
 
 from tasks.runs.dvc_state.cache import remove_damaged
 from tasks.runs.dvc_state.outputs import read_needs
+from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.supervisor import OnLine, run_dvc
 from tasks.workspace import Workspace
+
+TRANSFER_TRIES = 3
+"""How often a transfer is tried if DVC's messages don't tell whether waiting helps."""
+_REFUSED = re.compile(
+    r"access ?denied|forbidden|unauthorized|\((401|403)\)|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+    r"|NoSuchBucket|locate credentials|authentication|permission denied|no remote specified|config file error"
+    r"|no space left|quota exceeded|read-only file system",
+    re.IGNORECASE,
+)
+_NO_ANSWER = re.compile(
+    r"could(n't| not) (connect|resolve)|connection (was |has been )?(closed|refused|reset|aborted|lost|broken)"
+    r"|time(d[ -]?|-?)out|(server|host) (disconnected|is down)|unreachable|name resolution|name or service not known"
+    r"|payload is not completed|broken pipe|unexpected.eof|service unavailable|bad gateway|internal ?error"
+    r"|slow ?down|throttl|too many ?requests|max retries|\((429|5\d\d)\)",
+    re.IGNORECASE,
+)
+_ERROR = "ERROR: "
 
 
 def fetch_inputs(stage: str, workspace: Workspace, *, limit_s: float, on_line: OnLine) -> bool:
@@ -38,7 +61,7 @@ def fetch_inputs(stage: str, workspace: Workspace, *, limit_s: float, on_line: O
         for verb, paths in (("checkout", needs.cached), ("pull", needs.remote)):
             if paths:
                 arguments = [verb, "--force", "--allow-missing", *paths]
-                run_dvc(stage, arguments, workspace, limit_s=limit_s, on_line=on_line)
+                _transfer(stage, arguments, workspace, limit_s, on_line)
     return needs.has_to_run or (needs.undecided and read_needs(workspace, stage).has_to_run)
 
 
@@ -49,7 +72,29 @@ def push(stage: str, workspace: Workspace, paths: list[str], *, limit_s: float, 
         StageFailed: they can't be sent.
     """
     if paths:
-        run_dvc(stage, ["push", *paths], workspace, limit_s=limit_s, on_line=on_line)
+        _transfer(stage, ["push", *paths], workspace, limit_s, on_line)
+
+
+def _transfer(stage: str, arguments: Sequence[str], workspace: Workspace, limit_s: float, on_line: OnLine) -> None:
+    errors: list[str] = []
+
+    def note(line: str) -> None:
+        if line.startswith(_ERROR):
+            errors.append(line.removeprefix(_ERROR))
+        on_line(line)
+
+    try:
+        run_dvc(stage, arguments, workspace, limit_s=limit_s, on_line=note)
+    except StageFailed as failure:
+        text = "\n".join(errors)
+        if _REFUSED.search(text):
+            reason, remedy = "DVC's remote refuses this machine, or is not set up", Remedy.FIX
+        elif _NO_ANSWER.search(text):
+            reason, remedy = "DVC's remote doesn't answer", Remedy.WAIT
+        else:
+            reason, remedy = failure.reason, Remedy.RETRY
+        said = "\n".join(dict.fromkeys([*errors[:1], *errors[-1:]])) or failure.said  # DVC has an error for each file
+        raise StageFailed(stage, f"dvc {arguments[0]}: {reason}", said, failure.command, remedy) from None
 
 
 def remove_partial(workspace: Workspace) -> None:

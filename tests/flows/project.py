@@ -89,7 +89,7 @@ class Project:
         return dvc(self.folder, *arguments, environment=self.environment)
 
     def behave(self, stage: str, how: str) -> None:
-        """`user error`, `crash once`, `hang`, `worse`, or `wait` until told otherwise: what the stage does next."""
+        """What a stage does next: `user error`, `busy once`, `crash once`, `hang`, `worse`, or `wait` for an order."""
         (self.folder / "behave").mkdir(exist_ok=True)
         (self.folder / "behave" / f"{stage}.waits").unlink(missing_ok=True)
         written = self.folder / "behave" / f"{stage}.new"

@@ -24,6 +24,10 @@ HOME = Path(os.environ.get("STAND_IN", "."))
 """Where what the stages did is written down, and where they are told to misbehave: wherever they work."""
 SIZES = {"ingest": 50_000, "prepare": 10_000, "features": 5_000, "for": 4_000}
 """How often a stage writes its name: so it can be counted whose bytes travel."""
+TROUBLE = {
+    "user error": ("SourceError: {stage} has no images.\n  Give it some.\n", 2),
+    "busy once": ("TransientError: {stage}: the store doesn't answer.\n", 75),
+}
 LEAF_SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 METRICS: dict[str, Any] = {
     "champion": "feature_extraction",
@@ -45,12 +49,8 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     behaviour = order.read_text() if order.exists() else ""
     if behaviour == "wait":
         behaviour = wait(order)
-    if behaviour == "user error":
-        print(f"SourceError: {stage} has no images.\n  Give it some.", file=sys.stderr)
-        return 2
-    if behaviour == "crash once":
-        order.unlink()
-        raise ZeroDivisionError("once")
+    if code := trouble(stage, behaviour, order):
+        return code
     checkpoint = Path(".rootstock/checkpoints") / (stage.partition("@")[2] or stage) / "position"  # as the real ones
     if checkpoint.exists():
         print(f"{stage}: resumes after epoch {checkpoint.read_text()}")
@@ -74,6 +74,17 @@ def main(stage: str, output: Path, inputs: list[Path]) -> int:
     if stage == "evaluate":
         write(Path("reports/metrics.json"), json.dumps(worse(METRICS) if behaviour == "worse" else METRICS))
     return 0
+
+
+def trouble(stage: str, behaviour: str, order: Path) -> int:
+    """The exit code of a stage that fails in words, else 0."""
+    if behaviour.endswith("once"):
+        order.unlink()
+    if behaviour == "crash once":
+        raise ZeroDivisionError("once")
+    text, code = TROUBLE.get(behaviour, ("", 0))
+    print(text.format(stage=stage), end="", file=sys.stderr)
+    return code
 
 
 def worse(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import urllib.error
@@ -190,12 +191,20 @@ def test_value_out_of_bounds_makes_no_run(served_project: tuple[Project, Api], c
 
 
 @pytest.mark.quick
-def test_make_run_needs_no_server_tells_where_the_results_are_and_tries_again_what_crashed(project: Project) -> None:
+def test_make_run_needs_no_server_tells_where_the_results_are_waits_and_tries_again_what_crashed(
+    project: Project,
+) -> None:
     shutil.rmtree(Workspace.at(project.folder).prefect_home)  # as in a fresh clone, where Prefect has no database yet
+    for stage in ("ingest", "features"):
+        project.behave(stage, "busy once")
     project.behave("prepare", "crash once")
-    code, text = project.make("run")
+    code, text = project.make("run", "SET=run.outage_limit_s=6")
     assert code == 0, text
-    assert project.ran() == ["ingest", "prepare", "prepare", *STAGES[2:]]
+    assert project.ran() == ["ingest", "ingest", "prepare", "prepare", "features", "features", *STAGES[3:]]
+    assert text.count("TransientError: ingest: the store doesn't answer.\nThe next attempt is in ") == 1
+    assert text.count("Finished work is kept. Ctrl-C stops the run.") == 2
+    all_s, rest_s = map(float, re.findall(r"([\d.]+)\ss are left", text))
+    assert rest_s < all_s == 6
     for part in ("feature_extraction", "0.8750", "reports/report.html", "reports/metrics.json", "models/export"):
         assert part in text.split("Champion: ")[1]
     assert (Workspace.at(project.folder).prefect_home / "prefect.db").exists()

@@ -16,8 +16,9 @@ from prefect.states import Completed, Failed, Running
 
 from flows import remote_stages
 from tasks.params import load_settings
+from tasks.runs.outages import Outages
 from tasks.runs.run_context import DeployedRun, RunContext
-from tasks.runs.stage_failure import StageFailed
+from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
 
@@ -51,7 +52,7 @@ class Server:
 
     def message(self, run: UUID) -> dict[str, Any]:
         if self.ids[run] == BROKEN:
-            return {"failure": {"reason": "no images", "said": "", "command": "", "needs_user": True}}
+            return {"failure": {"reason": "no images", "said": "", "command": "", "remedy": "fix"}}
         return {"result": {"entry": {"cmd": "python"}, "costs": []}} if self.completed else {"heartbeat": 1}
 
     def _state(self, stage: str) -> State[Any]:
@@ -66,7 +67,11 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
+    stand_in_for_prefect(server, monkeypatch)
+    return server
 
+
+def stand_in_for_prefect(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def client(**_: Any) -> Iterator[Server]:
         yield server
@@ -75,7 +80,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(remote_stages, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(remote_stages, "flow_run", SimpleNamespace(id="run", run_count=1, name="bold-owl"))
     monkeypatch.setattr(remote_stages, "read_message", lambda client, run: client.message(run))
-    return server
 
 
 def test_result_that_came_just_before_another_stage_failed_is_kept(
@@ -91,6 +95,48 @@ def test_result_that_came_just_before_another_stage_failed_is_kept(
     with pytest.raises(StageFailed, match="no images"):
         pool.run([FAST, BROKEN])
     assert merged == [FAST]
+
+
+class Unlucky(Server):
+    """The first two attempts find that something outside doesn't answer."""
+
+    def message(self, run: UUID) -> dict[str, Any]:
+        if list(self.ids).index(run) < 2:
+            return {"failure": {"reason": "S3 is down", "said": "", "command": "", "remedy": "wait"}}
+        return {"result": {"entry": {"cmd": "python"}, "costs": []}}
+
+    def _state(self, _stage: str) -> State[Any]:
+        return Completed() if len(self.ids) > 2 else Failed()
+
+
+@pytest.mark.parametrize("limit_s", [7200.0, 8.0])
+def test_outage_on_a_worker_or_of_the_remote_is_waited_for_and_is_no_retry(
+    limit_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, pauses, merged = Unlucky(), list[float](), list[str]()
+    stand_in_for_prefect(server, monkeypatch)
+    down = iter([StageFailed(FAST, "the remote is down", "", "dvc push", Remedy.WAIT)])
+
+    def push(*_: object, **__: object) -> None:
+        for failure in down:
+            raise failure
+
+    monkeypatch.setattr(remote_stages, "_POLL_S", 0.01)
+    monkeypatch.setattr(remote_stages, "list_inputs", lambda *_: ["out"])
+    monkeypatch.setattr(remote_stages, "push", push)
+    monkeypatch.setattr(remote_stages, "merge_lock_entry", lambda _workspace, stage, *_: merged.append(stage))
+    (tmp_path / "params.yaml").touch()
+    deployed = DeployedRun(tmp_path, "manual", "0" * 40, "test", print)
+    context = RunContext(Workspace.at(tmp_path), deployed, Outages(pauses.append))
+    settings = load_settings(PARAMS.parent).run.model_copy(update={"stage_retries": 0, "outage_limit_s": limit_s})
+    pool = remote_stages._WorkPool("gpu", settings, context)
+    if limit_s > 8:
+        pool.run([FAST])
+        assert (merged, len(pauses)) == ([FAST], 3)
+    else:
+        with pytest.raises(StageFailed, match=r"S3 is down; this run has waited 8.0.s for outages"):
+            pool.run([FAST])
+        assert sum(pauses) == 8
 
 
 def test_silence_counts_from_what_was_new_last() -> None:

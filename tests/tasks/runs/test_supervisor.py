@@ -16,7 +16,7 @@ import pytest
 
 from tasks.errors import StageError
 from tasks.runs.guarded_process import Ending
-from tasks.runs.stage_failure import StageFailed
+from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.supervisor import child_environment, run_dvc, supervise
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
@@ -246,28 +246,28 @@ def test_user_error_carries_the_programs_own_message(tmp_path: Path) -> None:
         """,
     )
     assert isinstance(error, StageError)
-    assert error.needs_user
+    assert (error.remedy, error.exit_code) == (Remedy.FIX, 2)
     assert str(error).endswith("SettingsError: params.yaml:\n  train.seed: wrong")
     assert "dvc --wait-for-lock repro --single-item trouble" in str(error)
 
 
 def test_crash_is_not_the_users_error_and_names_the_exception(tmp_path: Path) -> None:
     error = fail(tmp_path, "1/0")
-    assert not error.needs_user
+    assert (error.remedy, error.exit_code) == (Remedy.RETRY, 1)
     assert error.said == "ZeroDivisionError: division by zero"
     assert "exit code 1" in error.reason
 
 
 def test_program_that_prints_a_verdict_of_dvc_is_not_believed(tmp_path: Path) -> None:
     line = "ERROR: failed to reproduce 'trouble': failed to run: x, exited with 2"
-    assert not fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').needs_user
+    assert fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').remedy is Remedy.RETRY
 
 
 def test_sigkill_from_elsewhere_is_explained_as_out_of_memory(tmp_path: Path) -> None:
     error = fail(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert "SIGKILL" in error.reason
     assert "memory ran out" in error.reason
-    assert not error.needs_user
+    assert (error.remedy, error.exit_code) == (Remedy.RETRY, 1)
 
 
 ENDLESS = """
@@ -284,7 +284,7 @@ def test_stage_is_stopped_at_its_time_limit_and_runs_again(tmp_path: Path) -> No
         tmp_path, lambda folder, limit_s: fail(folder, ENDLESS, limit_s), lambda folder: (folder / "begun").exists()
     )
     assert f"time limit of {limit_s:g} s (run.stage_time_limit_s" in error.reason
-    assert not error.needs_user
+    assert (error.remedy, error.exit_code) == (Remedy.RETRY, 1)
     (folder / "go").touch()
     run_dvc(
         "trouble",
@@ -325,6 +325,6 @@ def test_stage_runs_the_interpreter_of_this_process(tmp_path: Path) -> None:
 
 
 def test_stage_failed_can_be_pickled() -> None:
-    error = StageFailed("train", "it crashed", "ValueError: x", "dvc repro", needs_user=True)
+    error = StageFailed("train", "it crashed", "ValueError: x", "dvc repro", Remedy.WAIT)
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.needs_user) == (str(error), True)
+    assert (str(copy), copy.remedy, copy.exit_code) == (str(error), Remedy.WAIT, 75)

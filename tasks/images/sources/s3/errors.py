@@ -3,6 +3,8 @@
 Messages of stores and of botocore may contain access keys, signed headers and whole addresses. So the messages here
 don't quote them; they show only a code, a status and the endpoint's host and port.
 
+What passes without anybody's help is a TransientError: what botocore itself would try again, and a lost connection.
+
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
@@ -14,9 +16,11 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+from botocore.awsrequest import AWSResponse
 from botocore.parsers import ResponseParserError
+from botocore.retries.standard import OrRetryChecker, RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
-from tasks.errors import SourceError
+from tasks.errors import SourceError, TransientError
 
 ATTEMPTS = 5
 """Most attempts at a request, including the first one, when the store is busy or the connection breaks."""
@@ -65,7 +69,9 @@ _BY_CODE = {
     "IllegalLocationConstraintException": _REGION,
 }
 _BY_STATUS = {403: _DENIED, 404: _NO_KEY, 412: _CHANGED, 416: _CHANGED}
-_BUSY = (500, 502, 503, 504)
+_BUSY = (408, 429, 500, 502, 503, 504)
+"""Statuses of a store, or of a server before it, that has too much to do or is out of order."""
+_RETRYABLE = OrRetryChecker([TransientRetryableChecker(), ThrottledRetryableChecker()])
 _LOGIN_FAILED = (
     boto.CredentialRetrievalError,
     boto.TokenRetrievalError,
@@ -78,7 +84,7 @@ _LOGIN_FAILED = (
 
 @contextlib.contextmanager
 def explained(what: str, endpoint: str | None) -> Iterator[None]:
-    """Turn every error of botocore inside the block into a SourceError.
+    """Turn every error of botocore inside the block into a TransientError, if it may pass by itself, or a SourceError.
 
     Args:
         what: the failed action, such as `s3://bucket/prefix can't be listed`.
@@ -87,9 +93,11 @@ def explained(what: str, endpoint: str | None) -> Iterator[None]:
     try:
         yield
     except boto.ClientError as error:
-        raise SourceError(f"{what}: {_refusal(error, host_of(endpoint))}") from None
+        kind = TransientError if _is_busy(error) else SourceError
+        raise kind(f"{what}: {_refusal(error, host_of(endpoint))}") from None
     except boto.BotoCoreError as error:
-        raise SourceError(f"{what}: {_failure(error, host_of(endpoint))}") from None
+        kind = TransientError if _passes(error) else SourceError
+        raise kind(f"{what}: {_failure(error, host_of(endpoint))}") from None
     except (ResponseParserError, KeyError, ValueError):
         raise SourceError(f"{what}: {_no_store(host_of(endpoint))}") from None
 
@@ -99,6 +107,24 @@ def status_of(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _is_busy(error: boto.ClientError) -> bool:
+    """Whether the store, or a server before it, may answer otherwise later."""
+    status = status_of(error)
+    answer = AWSResponse("", status, {}, None)
+    return status in _BUSY or _RETRYABLE.is_retryable(
+        RetryContext(1, parsed_response=error.response, http_response=answer)
+    )
+
+
+def _passes(error: boto.BotoCoreError) -> bool:
+    """Whether the connection may work later. A certificate that isn't trusted stays so."""
+    if isinstance(error, boto.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    if isinstance(error, (boto.IncompleteReadError, boto.MetadataRetrievalError)):
+        return True
+    return bool(_RETRYABLE.is_retryable(RetryContext(1, caught_exception=error)))
+
+
 def _refusal(error: boto.ClientError, host: str) -> str:
     code, status = str(error.response.get("Error", {}).get("Code", "")), status_of(error)
     known = _BY_CODE.get(code) or _BY_STATUS.get(status)
@@ -106,11 +132,11 @@ def _refusal(error: boto.ClientError, host: str) -> str:
     if known:
         return f"{known[0]} ({shown}). {known[1]}"
     if status in _BUSY and shown != code:  # botocore reports a page that is not XML as 500
-        return f"the server at {host} is out of order, or is not an S3 store. Check AWS_ENDPOINT_URL or run again."
-    if status in _BUSY or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
+        return f"the server at {host} is out of order, or is not an S3 store. Check AWS_ENDPOINT_URL."
+    if _is_busy(error):
         return (
             f"the store is out of order or busy; it answered {status} ({shown}), also in later attempts (up to "
-            f"{ATTEMPTS}). Run again later: the images read so far are kept."
+            f"{ATTEMPTS}). The images read so far are kept."
         )
     return f"the store refused ({shown}, HTTP {status}). Look the code up in the store's list of error codes."
 
@@ -125,18 +151,24 @@ def _failure(error: boto.BotoCoreError, host: str) -> str:
     if isinstance(error, boto.ProxyConnectionError):
         return "the proxy can't be reached. Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
     if isinstance(error, boto.SSLError):
-        return f"the certificate of {host} is not trusted. Set AWS_CA_BUNDLE to the file of its authority."
+        return _untrusted(error, host)
     if isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError)):
         return f"{host} can't be reached. Check AWS_ENDPOINT_URL (unset for Amazon itself) and the network."
     if isinstance(error, boto.FlexibleChecksumError):
         return "the bytes don't match the store's checksum. Run again, or upload the object again."
     if isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError)):
-        return f"the connection to {host} broke again and again. Run again: the images read so far are kept."
+        return f"the connection to {host} broke again and again. The images read so far are kept."
     if isinstance(error, boto.PaginationError):
         return (
             f"the listing of {host} repeats itself. The server doesn't follow the S3 protocol; ask its administrator."
         )
     return f"botocore gave up ({type(error).__name__}). Check AWS_* variables and ~/.aws/config."
+
+
+def _untrusted(error: boto.SSLError, host: str) -> str:
+    if _passes(error):
+        return f"the encrypted connection to {host} could not be made."
+    return f"the certificate of {host} is not trusted. Set AWS_CA_BUNDLE to the file of its authority."
 
 
 def _no_store(host: str) -> str:

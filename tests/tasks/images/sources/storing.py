@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tasks.errors import SourceError
+from tasks.errors import RootstockError, SourceError, TransientError
 from tasks.images.sources import SourceImage, SourceListing
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY
@@ -58,8 +58,18 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def refused(act: Callable[..., object], *arguments: object) -> str:
-    """The message of the SourceError; no secret may be in it, nor in the traceback that a log would show."""
-    with pytest.raises(SourceError) as caught:
+    """The message of the SourceError."""
+    return message_of(SourceError, act, *arguments)
+
+
+def unavailable(act: Callable[..., object], *arguments: object) -> str:
+    """The message of the TransientError."""
+    return message_of(TransientError, act, *arguments)
+
+
+def message_of(kind: type[RootstockError], act: Callable[..., object], *arguments: object) -> str:
+    """The message of an error; no secret may be in it, nor in the traceback that a log would show."""
+    with pytest.raises(kind) as caught:
         act(*arguments)
     shown = "".join(traceback.format_exception(caught.value))
     for secret in (SECRET_KEY, ACCESS_KEY, TOKEN, "Authorization", "Signature="):

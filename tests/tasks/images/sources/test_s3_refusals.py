@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from botocore import exceptions as boto
 from botocore.retries.standard import ExponentialBackoff
 
 from tasks.images.sources import s3
@@ -15,7 +17,7 @@ from tasks.images.sources.s3 import errors
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, free_ports
 from tests.tasks.images.sources.policies import policy
-from tests.tasks.images.sources.storing import TOKEN, Bucket, only, refused
+from tests.tasks.images.sources.storing import TOKEN, Bucket, only, refused, unavailable
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -36,10 +38,54 @@ def test_case_15_s3_burst_that_does_not_end_is_bounded(bucket: Bucket) -> None:
     item = only(s3.discover(bucket.uri("p"), policy()))
     bucket.proxy.clear()
     bucket.proxy.add(status=503, code="SlowDown")
-    assert "it answered 503 (SlowDown), also in later attempts" in refused(item.read)
+    assert "it answered 503 (SlowDown), also in later attempts" in unavailable(item.read)
     assert bucket.proxy.count() == errors.ATTEMPTS
-    assert "it answered 503 (SlowDown)" in refused(s3.check, bucket.uri("p"), policy())
+    assert "it answered 503 (SlowDown)" in unavailable(s3.check, bucket.uri("p"), policy())
     assert bucket.proxy.count() == 2 * errors.ATTEMPTS
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (500, "InternalError"),
+        (502, "BadGateway"),
+        (503, "ServiceUnavailable"),
+        (504, "GatewayTimeout"),
+        (400, "RequestTimeout"),
+        (429, "TooManyRequests"),
+        (400, "ThrottlingException"),
+    ],
+)
+def test_s3_trouble_that_passes_is_no_error_of_the_user(bucket: Bucket, status: int, code: str) -> None:
+    bucket.put("p/a/1")
+    item = only(s3.discover(bucket.uri("p"), policy()))
+    bucket.proxy.add(status=status, code=code)
+    for act in (item.read, lambda: s3.check(bucket.uri("p"), policy()), lambda: s3.discover(bucket.uri("p"), policy())):
+        assert code in unavailable(act)
+
+
+def test_s3_name_that_no_server_of_names_knows_may_be_known_again_later(account: pytest.MonkeyPatch) -> None:
+    account.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
+    account.setenv("AWS_ENDPOINT_URL", "http://store.invalid:8333")
+    assert "store.invalid:8333 can't be reached" in unavailable(s3.check, "s3://bucket/p", policy())
+
+
+@pytest.mark.parametrize(
+    ("said", "act"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate", refused),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol", unavailable),
+    ],
+)
+def test_s3_handshake_that_breaks_passes_but_a_certificate_stays_untrusted(
+    said: str, act: Callable[..., str], account: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        with errors.explained("s3://bucket can't be read", "https://store"):
+            raise boto.SSLError(endpoint_url="https://store", error=said)
+
+    assert "store" in act(fail)
 
 
 @pytest.mark.slow
@@ -47,7 +93,7 @@ def test_case_15_s3_retries_wait_between_them_but_not_for_long(bucket: Bucket) -
     """Standard mode waits at most 1, 2, 4 and 8 s between five attempts, by chance about half of that."""
     bucket.proxy.add(status=503, code="SlowDown")
     start = time.monotonic()
-    refused(s3.check, bucket.uri("p"), policy())
+    unavailable(s3.check, bucket.uri("p"), policy())
     assert 0.5 < time.monotonic() - start < 20
 
 
@@ -119,7 +165,9 @@ def test_s3_endpoint_that_does_not_exist_is_reported_soon(account: pytest.Monkey
     account.setattr(ExponentialBackoff, "delay_amount", lambda *_: pauses.append(1) or 0.001)
     (port,) = free_ports(1)
     account.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET_KEY}@127.0.0.1:{port}")
-    assert f"127.0.0.1:{port} can't be reached. Check AWS_ENDPOINT_URL" in refused(s3.check, "s3://bucket/p", policy())
+    assert f"127.0.0.1:{port} can't be reached. Check AWS_ENDPOINT_URL" in unavailable(
+        s3.check, "s3://bucket/p", policy()
+    )
     assert len(pauses) == 1
 
 
@@ -161,7 +209,7 @@ def test_s3_works_again_with_the_credentials_file_renewed(
 def test_s3_endpoint_that_is_not_s3_is_reported(proxy: FaultProxy, account: pytest.MonkeyPatch) -> None:
     account.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.add(body=b"<html><body>Welcome to nginx!<br></body>")
-    assert "is out of order, or is not an S3 store. Check AWS_" in refused(s3.check, "s3://bucket/p", policy())
+    assert "is out of order, or is not an S3 store. Check AWS_" in unavailable(s3.check, "s3://bucket/p", policy())
 
 
 @pytest.mark.parametrize(
