@@ -20,7 +20,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA
+unexport SOURCE STRATEGY SET RESET POOL DATA HOURS SEED
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -36,6 +36,7 @@ READS_bench := DATA
 READS_test := TESTS
 READS_quick := TESTS
 READS_portable := TESTS
+READS_soak := HOURS SEED
 READ := $(strip $(foreach goal,$(MAKECMDGOALS),$(READS_$(goal))) FLAVOUR PYTHON)
 # A name with `_` belongs to another program, such as AWS_PROFILE; make passes it on.
 TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring _,$(name))$(filter-out command,$(firstword $(origin $(name)))),,$(name)))
@@ -43,7 +44,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test quick portable lint format typecheck docs bench ui worker alerts lock clean
+.PHONY: help setup run plan repro test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,9 @@ quick: .venv/ready-dev ## check within minutes: style, types, tests without a ma
 portable: .venv/ready-dev ## run the numerical tests as on a CPU without AVX-512, VNNI and AMX
 	@TF_ENABLE_ONEDNN_OPTS=0 OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" \
 	  $(PYTEST) $(or $(TESTS),tests/tasks/vgg tests/tasks/test_train.py)
+
+soak: .venv/ready-dev ## run nights a minute apart, with faults of all kinds, and check every promise; HOURS=2 SEED=0
+	@python -m tests.soak --hours $(call quote,$(or $(value HOURS),2)) $(call option,--seed,SEED)
 
 lint: .venv/ready-dev ## check style and format with ruff
 	@ruff check .

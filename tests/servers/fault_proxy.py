@@ -67,18 +67,18 @@ class Seen:
 
 
 class FaultProxy:
-    """`with FaultProxy(port) as proxy:`; listens on 127.0.0.1.
+    """`with FaultProxy(port) as proxy:`; listens on 127.0.0.1, on a port of its own or a named one.
 
     Attributes:
         seen: every request, noted before the first byte of its answer is sent.
     """
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, port: int = 0) -> None:
         self.server_port = server_port
         self.seen: list[Seen] = []
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.proxy = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
