@@ -133,12 +133,12 @@ class Faults:
         began, self._failing = time.time(), event.kind
         detail = s3_faults.begin(event.kind, self._site, self._random)
 
-        def mend() -> None:
-            s3_faults.mend(self._site)
+        def end() -> None:
+            s3_faults.end(self._site)
             self._failing = ""
             self._record.fault(began, event.kind, "S3", f"{event.lasts_s:.0f} s {detail}")
 
-        self._after(event.lasts_s, mend)
+        self._after(event.lasts_s, end)
 
     def _work_beside(self, event: Event) -> None:
         """A person works in the clone. What fails for want of disk is tried no more."""

@@ -1,4 +1,4 @@
-"""Failures of S3: each begins here and is ended by `mend`."""
+"""Failures of S3: each begins here and is ended by `end`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def begin(kind: str, site: Site, random: Random) -> str:
     return "all requests"
 
 
-def mend(site: Site) -> None:
+def end(site: Site) -> None:
     """S3 is as it should be."""
     site.accept()
     assert site.proxy is not None
