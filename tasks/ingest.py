@@ -3,9 +3,10 @@
 Reads the source `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`), `manifest.parquet` with one row for
 every entry of the source, and `source.json`, which describes the source. An image with the same version as in the last
 run isn't read again. An image without a version is read again, because only its bytes show whether it changed. What is
-no image by its first bytes (`tasks.images.signatures`) is refused and not packed. Bytes that are in no pack are packed.
-Packs with bytes that are no longer at the source are deleted, after the other bytes in
-them are copied. A killed run continues after its last whole pack.
+no image by its first bytes (`tasks.images.signatures`) is refused and not packed. An image that changed or disappeared
+after the listing is refused too, without a version, so that the next run reads it. Bytes that are in no pack are
+packed. Packs with bytes that are no longer at the source are deleted, after the other bytes in them are copied. A
+killed run continues after its last whole pack.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tasks.errors import TransientError
 from tasks.files import sha256_hex, sweep_temporaries, write_json
 from tasks.images.ingest_journal import IngestJournal
 from tasks.images.manifest import Discovered, previous_discovered, write_discovered
 from tasks.images.packs import PackEntry, index_pack, read_image, verify_pack, write_packs
-from tasks.images.reason_codes import Refused
+from tasks.images.reason_codes import PASSING, Refused
 from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, discover
 from tasks.images.sources.reading import read_ahead
 from tasks.parallel import on_all_cores
@@ -30,6 +32,9 @@ from tasks.workspace import Workspace
 
 MAX_SMALL_PACKS = 16
 """When more packs than this are less than half full, they are joined."""
+MAX_LOST_SHARE = 0.2
+"""The run stops if more of the images than this change or disappear after the listing."""
+_FEW = 20  # so many may do so before a share says anything
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Summary:
 
     def __str__(self) -> str:
         return (
-            f"{self.discovered} entries discovered, {self.excluded} of them excluded, {self.refused} not images; "
+            f"{self.discovered} entries discovered, {self.excluded} of them excluded, {self.refused} refused; "
             f"{self.packed} images packed, {self.reused} reused"
         )
 
@@ -51,7 +56,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """Bring `data/raw` in line with the source.
 
     Raises:
-        SourceError: the source is missing, empty, not understood, or changes while it is read.
+        SourceError: the source is missing, empty or not understood, or an image can't be read.
+        TransientError: the source doesn't answer, or too many images change or disappear after they are listed.
     """
     listing = discover(settings.source.uri, SourcePolicy.of(settings, workspace))
     within, beyond = _limit(listing, settings.source.limit_per_class)
@@ -131,16 +137,30 @@ def _read_new(
     """
     seen = set(have)
     unknown = [image for image in images if image.path not in found]
-    for image, data in read_ahead(unknown, readers):
+    lost: list[str] = []
+    for number, (image, data) in enumerate(read_ahead(unknown, readers), 1):
         progress.advance()
         if isinstance(data, Refused):
             found[image.path] = data
+            if data.code in PASSING:
+                lost.append(f"{image.path}: {data}")
+                _check_lost(lost, number, _FEW)
             continue
         key = found[image.path] = sha256_hex(data)
         read.append((image, key))
         if key not in seen:
             seen.add(key)
             yield key, data
+    _check_lost(lost, len(images), 0)
+
+
+def _check_lost(lost: list[str], of: int, allowed: int) -> None:
+    """Stop before packs are deleted if the source changes as a whole: it has to be listed again, after a while."""
+    if len(lost) > max(allowed, MAX_LOST_SHARE * of):
+        raise TransientError(
+            f"{len(lost)} of {of} images changed or disappeared after they were listed, so something writes to the "
+            f"source, or it was taken away. What is packed stays. The last one:\n  {lost[-1]}"
+        )
 
 
 def _drop_unwanted(raw: Path, packs: dict[Path, dict[str, PackEntry]], wanted: set[str], pack_size: int) -> None:
@@ -182,7 +202,8 @@ def _row(image: SourceImage, found: str | Refused, is_beyond: bool) -> Discovere
         image.path, image.label, image.split, "", "over_limit" if is_beyond else None, image.version, image.group
     )
     if isinstance(found, Refused):
-        return replace(row, refused=found.code, detail=found.detail)
+        version = None if found.code in PASSING else row.version
+        return replace(row, refused=found.code, detail=found.detail, version=version)
     return replace(row, key=found)
 
 

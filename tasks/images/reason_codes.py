@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from tasks.errors import TransientError
+
 
 class RefusalCode(StrEnum):
     """Why an image is refused."""
 
+    CHANGED_WHILE_READ = "changed_while_read"
+    GONE = "gone"
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
@@ -26,6 +30,25 @@ class RefusalCode(StrEnum):
     LOW_CONTRAST = "low_contrast"
     BLURRED = "blurred"
     SINGLE_COLOUR = "single_colour"
+
+
+PASSING = frozenset({RefusalCode.CHANGED_WHILE_READ, RefusalCode.GONE})
+"""Reasons that say nothing about the image's bytes: the next run reads it again."""
+
+
+class SourceChangedError(TransientError):
+    """A part of the source changed or disappeared after it was listed. If it is one image, only this image is refused.
+
+    Attributes:
+        code: one of `PASSING`.
+    """
+
+    def __init__(self, message: str, code: RefusalCode) -> None:
+        super().__init__(message, code)  # pickle needs all arguments
+        self.message, self.code = message, code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Refused(Exception):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import ingest
-from tasks.errors import SourceError
+from tasks import ingest, prepare
+from tasks.errors import SourceError, TransientError
 from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
@@ -196,7 +196,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     last = found.images[-1]
-    broken = dataclasses.replace(last, read=functools.partial((source / "nowhere").read_bytes))
+    broken = dataclasses.replace(last, read=functools.partial(source.read_bytes))
     monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((*found.images[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
         ingest.run(settings, Workspace.at(workspace))
@@ -226,14 +226,46 @@ def test_source_says_what_it_is(workspace: Path, source: Path, change: Change, m
     assert about == {"name": "Insects", "licence": "CC0", "uri": str(source)}
 
 
-def test_file_that_vanishes_is_named(
+def test_files_that_vanish_or_grow_after_the_listing_cost_only_themselves(
     workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = ingest.discover(str(source), policy())
+    gone, grown = source / "ant" / "004.jpg", source / "bee" / "006.jpg"
+    kept = {path: path.read_bytes() for path in (gone, grown)}
+    found = ingest.discover(str(source), policy(max_image_bytes=10_000))
+    gone.unlink()
+    grown.write_bytes(kept[grown] + bytes(10_000))
+    settings = settings_for(change, source)
+    with monkeypatch.context() as patched:
+        patched.setattr(ingest, "discover", lambda *_: found)
+        summary = ingest.run(settings, Workspace.at(workspace))
+    assert (summary.discovered, summary.refused, summary.packed) == (24, 2, 22)
+    rows = {row.path: row for row in read_discovered(workspace / RAW)}
+    assert (rows["ant/004.jpg"].refused, rows["bee/006.jpg"].refused) == ("gone", "changed_while_read")
+    assert prepare.run(settings, Workspace.at(workspace)).quarantined == 2
+
+    for path, data in kept.items():
+        path.write_bytes(data)
+    summary = ingest.run(settings, Workspace.at(workspace))
+    assert (summary.refused, summary.packed) == (0, 2)
+    assert packed(workspace) == at_source(source)
+
+
+def test_source_that_is_taken_away_stops_the_run_and_leaves_what_is_packed(
+    workspace: Path, source: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(change, source)
+    ingest.run(settings, Workspace.at(workspace))
+    before, found = raw(workspace), ingest.discover(str(source), policy())
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
-    (source / "ant" / "004.jpg").unlink()
-    with pytest.raises(SourceError, match=r"ant/004\.jpg can't be read: No such file"):
-        ingest.run(settings_for(change, source), Workspace.at(workspace))
+    for number in range(5):  # more than a fifth of 24
+        (source / "bee" / f"{number:03d}.{'png' if number % 2 else 'jpg'}").unlink()
+    with pytest.raises(TransientError, match=r"5 of 24 images changed or disappeared .*\n.*bee/004\.jpg"):
+        ingest.run(settings, Workspace.at(workspace))
+    assert raw(workspace) == before
+    shutil.rmtree(source)
+    with pytest.raises(TransientError, match=r"21 of 21 images changed or disappeared"):
+        ingest.run(settings, Workspace.at(workspace))
+    assert raw(workspace) == before
 
 
 VIDEO = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2"
@@ -253,7 +285,7 @@ def test_files_that_are_no_images_are_not_packed_and_large_ones_not_read(
     settings = settings_for(change, source)
     summary = ingest.run(settings, Workspace.at(workspace))
     assert (summary.discovered, summary.excluded, summary.refused, summary.packed) == (27, 0, 3, 24)
-    assert "3 not images" in str(summary)
+    assert "3 refused" in str(summary)
     assert len(packed(workspace)) == 24
     assert "bee/film.mp4" not in reads
     told = {row.path: (row.refused, row.detail, row.key) for row in read_discovered(workspace / RAW) if row.refused}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import SourceError
+from tasks.images.reason_codes import RefusalCode, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
 from tasks.images.sources.source_cache import SourceCache
@@ -80,12 +81,13 @@ class SourcePolicy:
         """The bytes of a local image.
 
         Raises:
-            SourceError: the file has grown above `max_image_bytes` since it was listed.
+            SourceChangedError: the file has grown above `max_image_bytes` since it was listed.
         """
         with path.open("rb") as file:
             data = file.read(self.max_image_bytes + 1)
         if len(data) > self.max_image_bytes:
-            raise SourceError(f"{printable(str(path))} grew above {self.max_image_bytes:,} bytes. Run again.")
+            grew = f"{printable(str(path))} grew above {self.max_image_bytes:,} bytes while it was read."
+            raise SourceChangedError(grew, RefusalCode.CHANGED_WHILE_READ)
         return data
 
     def read_head(self, path: Path) -> bytes:

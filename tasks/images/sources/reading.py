@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tasks.errors import SourceError
-from tasks.images.reason_codes import RefusalCode, Refused
+from tasks.images.reason_codes import RefusalCode, Refused, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.listing import SourceImage
 
@@ -19,12 +19,14 @@ _AHEAD_BYTES = 256 << 20
 
 
 def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
-    """Yield the images with their bytes, in order, or with the refusal of what is no image by its first bytes.
+    """Yield the images with their bytes, in order, or with the refusal of what can't be read as an image.
 
-    For each reader, at most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
+    That is what is no image by its first bytes, and what changed or disappeared after it was listed. For each reader, at
+    most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
 
     Raises:
         SourceError: an image can't be read; the message names it.
+        TransientError: the source doesn't answer.
     """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     waiting: deque[tuple[SourceImage, Future[bytes | Refused]]] = deque()
@@ -49,6 +51,10 @@ def _read(image: SourceImage) -> bytes | Refused:
         if image.read_head and image.size_bytes > LARGE_BYTES and (refused := _refuse(image.read_head())):
             return refused
         data = image.read()
+    except SourceChangedError as error:
+        return Refused(error.code, str(error))
+    except (FileNotFoundError, NotADirectoryError):
+        return Refused(RefusalCode.GONE, "it was removed after the source was listed")
     except OSError as error:
         raise SourceError(
             f"{image.path} can't be read: {error.strerror or error}. Fix or remove it at the source."

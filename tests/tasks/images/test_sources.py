@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError
+from tasks.images.reason_codes import SourceChangedError
 from tasks.images.sources import SourceListing, check_source, discover
 from tasks.images.sources.layout import printable
 from tests.conftest import PROJECT, save_image
@@ -269,7 +270,7 @@ def test_files_too_large_for_images_are_excluded_and_bounded_when_read(tmp_path:
     listing = discover(str(tmp_path), policy(max_image_bytes=size))
     assert {entry.path: entry.reason for entry in listing.excluded} == dict.fromkeys(("a/large", "a/link"), "too_large")
     (tmp_path / "a/1").write_bytes(bytes(size + 1))
-    with pytest.raises(SourceError, match="a/1 grew above"):
+    with pytest.raises(SourceChangedError, match="a/1 grew above"):
         listing.images[0].read()
 
 

@@ -21,6 +21,7 @@ from botocore.parsers import ResponseParserError
 from botocore.retries.standard import OrRetryChecker, RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
 from tasks.errors import SourceError, TransientError
+from tasks.images.reason_codes import RefusalCode, SourceChangedError
 
 ATTEMPTS = 5
 """Most attempts at a request, including the first one, when the store is busy or the connection breaks."""
@@ -39,8 +40,8 @@ _DENIED = (
     "these credentials don't have the permission",
     "They need s3:ListBucket on the bucket and s3:GetObject on its objects; or the bucket's name is misspelt.",
 )
-_NO_KEY = ("there is no such object", "Check the key; if it was there before, run again: the objects are listed again.")
-_CHANGED = ("it changed while it was read", "Run again when nothing writes to it any more.")
+_NO_KEY = ("there is no such object", "Check the key.")
+_CHANGED = ("it changed while it was read", "The next run reads it again.")
 _REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
 
 _BY_CODE = {
@@ -83,18 +84,23 @@ _LOGIN_FAILED = (
 
 
 @contextlib.contextmanager
-def explained(what: str, endpoint: str | None) -> Iterator[None]:
+def explained(what: str, endpoint: str | None, *, was_listed: bool = False) -> Iterator[None]:
     """Turn every error of botocore inside the block into a TransientError, if it may pass by itself, or a SourceError.
 
     Args:
         what: the failed action, such as `s3://bucket/prefix can't be listed`.
         endpoint: the client's address; messages show only its host and port.
+        was_listed: the object was there a while ago, so that a missing one is a SourceChangedError.
     """
     try:
         yield
     except boto.ClientError as error:
-        kind = TransientError if _is_busy(error) else SourceError
-        raise kind(f"{what}: {_refusal(error, host_of(endpoint))}") from None
+        message = f"{what}: {_refusal(error, host_of(endpoint))}"
+        if _known(error) is _CHANGED:
+            raise SourceChangedError(message, RefusalCode.CHANGED_WHILE_READ) from None
+        if _known(error) is _NO_KEY and was_listed:
+            raise SourceChangedError(message, RefusalCode.GONE) from None
+        raise (TransientError if _is_busy(error) else SourceError)(message) from None
     except boto.BotoCoreError as error:
         kind = TransientError if _passes(error) else SourceError
         raise kind(f"{what}: {_failure(error, host_of(endpoint))}") from None
@@ -105,6 +111,15 @@ def explained(what: str, endpoint: str | None) -> Iterator[None]:
 def status_of(error: boto.ClientError) -> int:
     """The HTTP status of a response, 0 if it has none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _code(error: boto.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _known(error: boto.ClientError) -> tuple[str, str] | None:
+    """What a response means, and what fixes it."""
+    return _BY_CODE.get(_code(error)) or _BY_STATUS.get(status_of(error))
 
 
 def _is_busy(error: boto.ClientError) -> bool:
@@ -126,8 +141,7 @@ def _passes(error: boto.BotoCoreError) -> bool:
 
 
 def _refusal(error: boto.ClientError, host: str) -> str:
-    code, status = str(error.response.get("Error", {}).get("Code", "")), status_of(error)
-    known = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    code, status, known = _code(error), status_of(error), _known(error)
     shown = code if re.fullmatch(r"[A-Za-z.]{1,60}", code) else f"HTTP {status}"
     if known:
         return f"{known[0]} ({shown}). {known[1]}"

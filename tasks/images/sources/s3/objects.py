@@ -22,7 +22,8 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from tasks.errors import SourceError
+from tasks.errors import RootstockError, SourceError
+from tasks.images.reason_codes import RefusalCode, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
 from tasks.images.sources.s3.client import Address
@@ -108,7 +109,9 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
     """The bytes of this version.
 
     Raises:
-        SourceError: it changed or was deleted, may not be read, is damaged, or the store can't be reached.
+        SourceChangedError: it changed or was deleted.
+        SourceError: it may not be read, or is damaged.
+        TransientError: the store is busy or doesn't answer.
     """
     reading = ObjectReader(client, stored)
     for _ in range(2):  # damage in transit doesn't happen twice
@@ -163,7 +166,7 @@ def _span(reading: ObjectReader, start: int, stop: int) -> bytes:
     """The bytes from `start` to before `stop`; after a broken connection, reading continues where it broke."""
     data = bytearray()
     breaks = 0
-    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
+    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url, was_listed=True):
         while len(data) < stop - start or not stop:  # an empty object is requested too: it may have changed
             answer = _ask(reading, start + len(data), stop)
             try:
@@ -189,26 +192,26 @@ def _ask(reading: ObjectReader, start: int, stop: int) -> Any:
     wanted = {"IfMatch": stored.etag} if stored.etag else {}
     if not whole:
         wanted["Range"] = f"bytes={start}-{stop - 1}"
-    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url):
+    with explained(f"{reading.shown} can't be read", reading.client.meta.endpoint_url, was_listed=True):
         answer = reading.client.get_object(Bucket=stored.address.bucket, Key=stored.address.key, **wanted)
-        wrong = _misfit(stored, answer, start, stop, whole)
-        if wrong:
+        if wrong := _misfit(reading, answer, start, stop):
             answer["Body"].close()
-            raise SourceError(f"{reading.shown} can't be read: {wrong}")
+            raise wrong
     encryption = answer.get("ServerSideEncryption")
     reading.opaque = reading.opaque or encryption not in (None, "AES256") or "SSECustomerAlgorithm" in answer
     return answer
 
 
-def _misfit(stored: StoredObject, answer: Any, start: int, stop: int, whole: bool) -> str | None:
-    """Why a response is wrong, or None: some stores don't obey every header of the request."""
-    if stored.etag and answer.get("ETag") != stored.etag:
-        return "it changed while it was read. Run again when nothing writes to it any more."
-    if answer["ContentLength"] != stop - start or (
-        not whole and answer.get("ContentRange") != f"bytes {start}-{stop - 1}/{stored.size}"
-    ):
-        return (
-            "the store sent other bytes than requested. Large objects and broken connections need range requests: "
-            "copy the images here (`aws s3 sync`) and give the folder."
+def _misfit(reading: ObjectReader, answer: Any, start: int, stop: int) -> RootstockError | None:
+    """The error of a wrong response, or None: some stores don't obey every header of the request."""
+    stored = reading.stored
+    whole, fits = (start, stop) == (0, stored.size), answer["ContentLength"] == stop - start
+    if stored.etag != answer.get("ETag") if stored.etag else whole and not fits:
+        changed = f"{reading.shown} can't be read: it changed while it was read. The next run reads it again."
+        return SourceChangedError(changed, RefusalCode.CHANGED_WHILE_READ)
+    if not fits or (not whole and answer.get("ContentRange") != f"bytes {start}-{stop - 1}/{stored.size}"):
+        return SourceError(
+            f"{reading.shown} can't be read: the store sent other bytes than requested. Large objects and broken "
+            "connections need range requests: copy the images here (`aws s3 sync`) and give the folder."
         )
     return None

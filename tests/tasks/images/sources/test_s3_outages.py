@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 
 from flows.settings_changes import apply_changes
-from tasks import ingest
+from tasks import ingest, prepare
 from tasks.errors import SourceError, TransientError
+from tasks.files import sha256_hex
+from tasks.images.manifest import read_discovered
+from tasks.images.sources import discover
 from tasks.params import load_settings
+from tasks.plan import read_news
 from tasks.runs.outages import FIRST_PAUSE_S, Outages
 from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import run_dvc
 from tasks.workspace import RAW, Workspace
 from tests.conftest import PROJECT, contents, fill_source
-from tests.tasks.images.sources.storing import Bucket
+from tests.tasks.images.sources.policies import policy
+from tests.tasks.images.sources.storing import Bucket, unavailable
 from tests.tasks.runs.repository import init_dvc
 from tests.tasks.steps import Change, settings_for
 
@@ -61,6 +66,51 @@ def test_outage_that_passes_ends_with_the_same_bytes(
     shutil.rmtree(here.raw)
     ingest.run(settings, here)
     assert contents(here.raw) == disturbed
+
+
+@pytest.mark.parametrize("name", ["p", "p/images.csv"])
+def test_object_that_changes_or_vanishes_while_it_is_read_costs_only_itself_and_is_read_the_next_night(
+    name: str, bucket: Bucket, workspace: Path, change: Change, tmp_path: Path
+) -> None:
+    images = contents(fill_source(tmp_path / "source"))
+    for path, data in images.items():
+        bucket.put(f"p/{path}", body=data)
+    table = "\n".join(["path,label", *(f"{path},{path[:3]}" for path in images)])
+    bucket.put("p/images.csv", body=table.encode())
+    settings, here = settings_for(change, bucket.uri(name)), Workspace.at(workspace)
+    new = (tmp_path / "source/bee/000.jpg").read_bytes() + b"more"
+
+    def remove() -> None:
+        bucket.client.delete_object(Bucket=bucket.name, Key="p/ant/001.png")
+
+    bucket.proxy.add(method="GET", path="/p/ant/001.png", before=remove)
+    bucket.proxy.add(method="GET", path="/p/bee/000.jpg", before=lambda: bucket.put("p/bee/000.jpg", body=new))
+    summary = ingest.run(settings, here)
+    assert (summary.discovered - summary.excluded, summary.refused, summary.packed) == (24, 2, 22)
+    found = {row.path.rpartition("p/")[2]: row for row in read_discovered(here.raw) if row.refused}
+    assert {path: (row.refused, row.version) for path, row in found.items()} == {
+        "ant/001.png": ("gone", None),
+        "bee/000.jpg": ("changed_while_read", None),
+    }
+    assert "there is no such object" in str(found["ant/001.png"].detail)
+    assert prepare.run(settings, here).quarantined == 2
+
+    bucket.proxy.clear()
+    bucket.put("p/ant/001.png", body=images["ant/001.png"])
+    news = read_news(settings, here)
+    assert news
+    assert news.new == 2
+    again = ingest.run(settings, here)
+    assert (again.refused, again.packed, again.reused) == (0, 2, 22)
+    keys = {row.key for row in read_discovered(here.raw) if row.key}
+    assert keys == {sha256_hex(data) for data in {**images, "bee/000.jpg": new}.values()}
+
+
+@pytest.mark.parametrize("name", ["p/images.csv", "p/images.zip"])
+def test_table_or_archive_that_changes_while_it_is_read_is_read_again(name: str, bucket: Bucket) -> None:
+    bucket.put(name, body=b"path,label\n")
+    bucket.proxy.add(method="GET", path=name, times=1, before=lambda: bucket.put(name, body=b"path,label\nx,y\n"))
+    assert f"{name} can't be read: it changed while it was read" in unavailable(discover, bucket.uri(name), policy())
 
 
 @pytest.mark.usefixtures("no_pauses")
