@@ -25,6 +25,7 @@ def unpack(clone: Path, commit: str) -> Path:
 
     Raises:
         RunError: the commit is neither here nor on a remote.
+        TransientError: a remote doesn't answer.
     """
     need_commit(clone, commit)
     folder = Workspace.at(clone).code / git(clone, "rev-parse", f"{commit}^{{commit}}")

@@ -9,7 +9,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from tasks.errors import RunError
+from tasks.errors import RootstockError, RunError, TransientError
+from tasks.runs.outages import tells_of_outage
 
 NO_COMMIT = "0" * 40
 OF_ONE_REPOSITORY = frozenset(
@@ -48,6 +49,7 @@ _SETTINGS = (
     "core.filesRefLockTimeout=5000",  # milliseconds; another command of git may be changing the branch
 )
 _LIMIT_S = 1800.0
+_REMOTE = ("fetch", "push", "ls-remote")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -55,6 +57,7 @@ def git(folder: Path, *arguments: str) -> str:
 
     Raises:
         RunError: git fails.
+        TransientError: a remote doesn't answer.
     """
     return _output(folder, *arguments).decode(errors="replace").removesuffix("\n")
 
@@ -112,6 +115,7 @@ def need_commit(folder: Path, commit: str) -> None:
 
     Raises:
         RunError: no remote has it.
+        TransientError: a remote doesn't answer.
     """
     look = ("cat-file", "-e", f"{commit}^{{commit}}")
     if not _start(folder, look).returncode:
@@ -137,9 +141,10 @@ def _output(folder: Path, *arguments: str) -> bytes:
     return result.stdout
 
 
-def _failure(folder: Path, arguments: tuple[str, ...], result: subprocess.CompletedProcess[bytes]) -> RunError:
+def _failure(folder: Path, arguments: tuple[str, ...], result: subprocess.CompletedProcess[bytes]) -> RootstockError:
     said = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
-    return RunError(f"git {' '.join(arguments)} failed in {folder}: {said}")
+    kind = TransientError if arguments[0] in _REMOTE and tells_of_outage(said) else RunError
+    return kind(f"git {' '.join(arguments)} failed in {folder}: {said}")
 
 
 def _start(folder: Path, arguments: tuple[str, ...], input_bytes: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -151,7 +156,7 @@ def _start(folder: Path, arguments: tuple[str, ...], input_bytes: bytes = b"") -
             command, cwd=folder, env=environment, input=input_bytes, capture_output=True, check=False, timeout=_LIMIT_S
         )
     except subprocess.TimeoutExpired:
-        raise RunError(
+        raise (TransientError if arguments[0] in _REMOTE else RunError)(
             f"git {' '.join(arguments)} took more than {_LIMIT_S / 60:g} minutes in {folder} and was stopped. "
             "Check the network and the repository's remotes: git remote -v"
         ) from None

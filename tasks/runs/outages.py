@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,7 +17,22 @@ LONGEST_PAUSE_S = 300.0
 _LEAST_SHARE = 0.75
 """A pause is shorter by chance, so that runs that wait for the same server don't all come back at once."""
 
+_NO_ANSWER = re.compile(
+    r"(could(n't| not)|failed to) (connect|resolve)|name resolution|name or service not known|unreachable|no route"
+    r"|connection (was |has been )?(closed|refused|reset|aborted|lost|broken)|(server|host) (disconnected|is down)"
+    r"|time(d[ -]?|-?)out|payload is not completed|broken pipe|unexpected.(eof|disconnect)|early eof|hung up|too slow"
+    r"|service unavailable|bad gateway|internal ?error|slow ?down|throttl|too many ?requests|max retries"
+    r"|\((429|5\d\d)\)|returned error: (429|5\d\d)",
+    re.IGNORECASE,
+)
+"""The words of git, ssh, curl, and of DVC with the libraries of its remotes."""
+
 Result = TypeVar("Result")
+
+
+def tells_of_outage(text: str) -> bool:
+    """Whether a program's messages say that a server, or the network, doesn't answer."""
+    return _NO_ANSWER.search(text) is not None
 
 
 class Outages:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from tasks.runs.dvc_state.cache import remove_damaged
 from tasks.runs.dvc_state.outputs import read_needs
+from tasks.runs.outages import tells_of_outage
 from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.supervisor import OnLine, run_dvc
 from tasks.workspace import Workspace
@@ -25,13 +26,6 @@ _REFUSED = re.compile(
     r"access ?denied|forbidden|unauthorized|\((401|403)\)|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
     r"|NoSuchBucket|locate credentials|authentication|permission denied|no remote specified|config file error"
     r"|no space left|quota exceeded|read-only file system",
-    re.IGNORECASE,
-)
-_NO_ANSWER = re.compile(
-    r"could(n't| not) (connect|resolve)|connection (was |has been )?(closed|refused|reset|aborted|lost|broken)"
-    r"|time(d[ -]?|-?)out|(server|host) (disconnected|is down)|unreachable|name resolution|name or service not known"
-    r"|payload is not completed|broken pipe|unexpected.eof|service unavailable|bad gateway|internal ?error"
-    r"|slow ?down|throttl|too many ?requests|max retries|\((429|5\d\d)\)",
     re.IGNORECASE,
 )
 _ERROR = "ERROR: "
@@ -89,7 +83,7 @@ def _transfer(stage: str, arguments: Sequence[str], workspace: Workspace, limit_
         text = "\n".join(errors)
         if _REFUSED.search(text):
             reason, remedy = "DVC's remote refuses this machine, or is not set up", Remedy.FIX
-        elif _NO_ANSWER.search(text):
+        elif tells_of_outage(text):
             reason, remedy = "DVC's remote doesn't answer", Remedy.WAIT
         else:
             reason, remedy = failure.reason, Remedy.RETRY

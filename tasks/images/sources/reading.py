@@ -21,8 +21,8 @@ _AHEAD_BYTES = 256 << 20
 def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
     """Yield the images with their bytes, in order, or with the refusal of what can't be read as an image.
 
-    That is what is no image by its first bytes, and what changed or disappeared after it was listed. For each reader, at
-    most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
+    That is what is no image by its first bytes, and what changed or disappeared after it was listed. For each reader,
+    at most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
 
     Raises:
         SourceError: an image can't be read; the message names it.

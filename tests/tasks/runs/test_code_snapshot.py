@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import RunError
+from tasks.errors import RunError, TransientError
 from tasks.runs.code_snapshot import unpack
 from tasks.workspace import Workspace
 from tests.tasks.runs.repository import ADD, change, git, make_repository
@@ -49,6 +49,27 @@ def test_unpack_fetches_a_commit_that_was_pushed_since(tmp_path: Path) -> None:
 def test_unpack_refuses_a_commit_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="git push"):
         unpack(make_repository(tmp_path / "clone"), "1" * 40)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:9/r.git", "Failed to connect|Could not connect|Connection refused"),
+        ("http://nowhere.invalid/r.git", "Could not resolve host"),
+    ],
+)
+def test_unpack_says_that_a_remote_does_not_answer(tmp_path: Path, address: str, said: str) -> None:
+    root = make_repository(tmp_path / "clone")
+    git(root, "remote", "add", "origin", address)
+    with pytest.raises(TransientError, match=said):
+        unpack(root, "1" * 40)
+
+
+def test_unpack_takes_a_remote_that_does_not_exist_for_no_outage(tmp_path: Path) -> None:
+    root = make_repository(tmp_path / "clone")
+    git(root, "remote", "add", "origin", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match="nowhere"):
+        unpack(root, "1" * 40)
 
 
 def test_unpack_keeps_the_ten_that_were_used_last(tmp_path: Path) -> None:

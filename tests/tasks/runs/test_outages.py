@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tasks.errors import RootstockError, SourceError, TransientError
-from tasks.runs.outages import FIRST_PAUSE_S, LONGEST_PAUSE_S, Outages
+from tasks.runs.outages import FIRST_PAUSE_S, LONGEST_PAUSE_S, Outages, tells_of_outage
 from tasks.runs.stage_failure import Remedy, StageFailed
 
 NOTHING_ANSWERS = TransientError("store:8333 can't be reached.")
@@ -106,3 +106,30 @@ def test_person_is_told_what_does_not_answer_when_it_is_tried_again_and_how_long
     for part in ("Stage ingest", "store:8333 can't be reached.", "The next attempt is in", "run.outage_limit_s"):
         assert part in text
     assert "2 h 00 min are left" in text.replace("\u00a0", " ").replace("120 min", "2 h 00 min")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error: RPC failed; HTTP 503 curl 22 The requested URL returned error: 503",
+        "fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF",
+        "ssh: connect to host git.example.org port 22: Connection timed out",
+        "ssh: Could not resolve hostname git.example.org: Temporary failure in name resolution",
+        "fatal: unable to access 'https://git.example.org/': Operation too slow. Less than 1000 bytes/sec",
+    ],
+)
+def test_messages_of_git_about_a_network_mean_that_waiting_helps(said: str) -> None:
+    assert tells_of_outage(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+        "fatal: Authentication failed for 'https://git.example.org/'",
+        "The requested URL returned error: 403",
+        "fatal: '/srv/r.git' does not appear to be a git repository",
+    ],
+)
+def test_messages_of_git_about_a_mistake_do_not(said: str) -> None:
+    assert not tells_of_outage(said)

@@ -1,0 +1,24 @@
+"""The program that a worker starts: its exit code tells an outage from a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows import start
+from tests.tasks.runs.repository import git, make_repository
+
+
+@pytest.mark.parametrize(("address", "code"), [("http://127.0.0.1:9/r.git", 75), ("/nowhere", 2)])
+def test_exit_code_tells_whether_waiting_helps(
+    address: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_repository(tmp_path / "clone")
+    git(root, "remote", "add", "origin", address)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv(start.COMMIT_VARIABLE, "1" * 40)
+    with pytest.raises(SystemExit) as ended:
+        start.main()
+    assert ended.value.code == code
+    assert address.rpartition("/")[0] in capsys.readouterr().err
