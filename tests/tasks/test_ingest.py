@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from tasks.files import sha256_hex
 from tasks.images.manifest import read_discovered
 from tasks.images.packs import index_packs
 from tasks.images.sources import SourceImage, SourceListing
+from tasks.images.sources.listing import ImageReader
 from tasks.images.sources.reading import LARGE_BYTES
 from tasks.params import load_settings
 from tasks.workspace import RAW, Workspace
@@ -151,13 +151,20 @@ def test_larger_limit_keeps_what_the_smaller_one_took(workspace: Path, source: P
 def versioned(listing: SourceListing, reads: list[str]) -> SourceListing:
     """The listing as a source would give it that knows versions; what is read is noted."""
 
-    def read(item: SourceImage) -> bytes:
-        reads.append(item.path)
-        return item.read()
+    @dataclasses.dataclass
+    class Noting:
+        reader: ImageReader
+
+        def read(self, image: SourceImage) -> bytes:
+            reads.append(image.path)
+            return self.reader.read(image)
+
+        def read_head(self, image: SourceImage) -> bytes | None:
+            return self.reader.read_head(image)
 
     return SourceListing(
         tuple(
-            dataclasses.replace(item, version=f"1 of {item.path}", read=functools.partial(read, item))
+            dataclasses.replace(item, version=f"1 of {item.path}", reader=Noting(item.reader))
             for item in listing.images
         ),
         listing.excluded,
@@ -196,7 +203,7 @@ def test_what_a_killed_run_packed_is_not_read_again(
     monkeypatch.setattr(ingest, "discover", lambda *_: found)
     settings = settings_for(change, source)
     last = found.images[-1]
-    broken = dataclasses.replace(last, read=functools.partial(source.read_bytes))
+    broken = dataclasses.replace(last, place=".")  # a folder
     monkeypatch.setattr(ingest, "discover", lambda *_: SourceListing((*found.images[:-1], broken), found.excluded))
     with pytest.raises(SourceError, match="can't be read"):
         ingest.run(settings, Workspace.at(workspace))

@@ -5,7 +5,6 @@ E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine L
 
 from __future__ import annotations
 
-import functools
 import io
 from importlib import metadata
 
@@ -33,7 +32,7 @@ def list_digits() -> SourceListing:
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype("uint8")
     items = [
-        SourceImage(f"{label}/{number:04d}.png", str(label), None, functools.partial(_png, pixels), _version(pixels))
+        SourceImage(f"{label}/{number:04d}.png", str(label), None, _Digits(), pixels, _version(pixels))
         for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
     ]
     about = {
@@ -43,6 +42,16 @@ def list_digits() -> SourceListing:
         "homepage": "https://archive.ics.uci.edu/dataset/80",
     }
     return SourceListing.of(items, about)
+
+
+class _Digits:
+    """Reads a digit: its place is its pixels."""
+
+    def read(self, image: SourceImage) -> bytes:
+        return _png(image.place)
+
+    def read_head(self, _image: SourceImage) -> None:
+        return None
 
 
 def _version(pixels: npt.NDArray[np.uint8]) -> str:

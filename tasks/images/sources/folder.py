@@ -6,7 +6,6 @@ in their Unicode form (NFC, NFD, as in archives from a Mac) are one class. The s
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tasks.images.sources.layout import (
     why_excluded,
 )
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
+from tasks.images.sources.local_files import LocalFiles
 from tasks.images.sources.policy import SourcePolicy
 
 
@@ -62,20 +62,21 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     root = policy.path(uri)
     with os.scandir(root) as top:
         splits = kept_splits(entry.name for entry in top if entry.is_dir(follow_symlinks=False))
-    entries: list[SourceImage | Excluded] = []
-    for path, size, wrong in _walk(root, policy.max_image_bytes):
-        parts = path.relative_to(root).parts
-        name, reason = printable("/".join(parts)), wrong or why_excluded(parts, splits)
+    reader, above = LocalFiles(root, policy.max_image_bytes), len(os.path.join(root, ""))  # noqa: PTH118
+
+    def entry(path: str, size: int, wrong: str | None) -> SourceImage | Excluded:
+        place = path[above:]
+        parts = place.split("/")
+        reason = wrong or why_excluded(parts, splits)
         if reason:
-            entries.append(Excluded(name, reason))
-        else:
-            read, read_head = functools.partial(policy.read_image, path), functools.partial(policy.read_head, path)
-            label, split = class_and_split(parts, splits)
-            entries.append(SourceImage(name, label, split, read, size_bytes=size, read_head=read_head))
-    return SourceListing.of(entries)
+            return Excluded(printable(place), reason)
+        label, split = class_and_split(parts, splits)
+        return SourceImage(printable(place), label, split, reader, place, size_bytes=size)
+
+    return SourceListing.of(entry(*found) for found in policy.watched(_walk(root, policy.max_image_bytes)))
 
 
-def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, int, str | None]]:
+def _walk(root: Path, max_bytes: int) -> Iterator[tuple[str, int, str | None]]:
     """Every file below the root, its size, and the reason to exclude it or None. Links to folders are not followed."""
     inside = os.path.realpath(root)
     pending = [root]
@@ -83,14 +84,14 @@ def _walk(root: Path, max_bytes: int) -> Iterator[tuple[Path, int, str | None]]:
         folder = pending.pop()
         entries = _entries(folder)
         if not entries:
-            yield folder, 0, "empty_folder"
+            yield str(folder), 0, "empty_folder"
         for entry in entries:
             if is_junk(entry.name):
-                yield Path(entry.path), 0, "system_file"
+                yield entry.path, 0, "system_file"
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
             else:
-                yield Path(entry.path), *_size_and_reason(entry, inside, max_bytes)
+                yield entry.path, *_size_and_reason(entry, inside, max_bytes)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,12 +27,14 @@ _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
 
 def printable(name: str) -> str:
     """The name with undecodable bytes, control characters and backslashes escaped. Different names stay different."""
+    if name.isprintable() and "\\" not in name:
+        return name  # the same object: a million names are not held twice
     return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in name)
 
 
 def class_name(name: str) -> str:
     """The name of a class in all tables: printable, and the same for all Unicode forms of a name."""
-    return unicodedata.normalize("NFC", printable(name))
+    return sys.intern(unicodedata.normalize("NFC", printable(name)))
 
 
 def kept_splits(names: Iterable[str]) -> dict[str, str]:

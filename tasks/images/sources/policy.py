@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tasks.errors import SourceError
-from tasks.images.reason_codes import RefusalCode, SourceChangedError
-from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
+from tasks.images.sources.memory import available_bytes
 from tasks.images.sources.source_cache import SourceCache
 from tasks.settings import Settings
 from tasks.workspace import Workspace
+
+Entry = TypeVar("Entry")
+
+BYTES_AN_ENTRY = 1_500
+"""`ingest` holds less than this about an entry: in the listing, and in the tables that it reads and writes."""
+_SPARE_BYTES = 256 << 20
+_ENTRIES_BETWEEN_LOOKS = 10_000
+
+
+class ListingStopped(Exception):
+    """A listing was stopped, because nobody waits for it any more, or because it may not download anything."""
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,8 @@ class SourcePolicy:
         max_unpacked_bytes: limit for an archive.
         max_unpacked_ratio: unpacked bytes divided by packed bytes; blank bitmaps come close to the limit.
         unpacked_bytes_free: this many unpacked bytes are allowed with any ratio.
+        is_wanted: asked again and again during a listing; once it returns False, the listing is stopped.
+        may_download: whether an archive in S3 may be downloaded for a listing, if it isn't in the cache.
     """
 
     folder: Path
@@ -47,6 +65,8 @@ class SourcePolicy:
     max_unpacked_bytes: int = 2 << 40
     max_unpacked_ratio: int = 100
     unpacked_bytes_free: int = 64 << 20
+    is_wanted: Callable[[], bool] = _always
+    may_download: bool = True
 
     @classmethod
     def of(cls, settings: Settings, workspace: Workspace) -> SourcePolicy:
@@ -77,23 +97,27 @@ class SourcePolicy:
             raise SourceError(f"The {kind} {uri!r} can't be read by this user. Fix it: chmod u+r {uri}")
         return path
 
-    def read_image(self, path: Path) -> bytes:
-        """The bytes of a local image.
+    def watched(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries of a listing, one by one, as long as the listing may go on.
 
         Raises:
-            SourceChangedError: the file has grown above `max_image_bytes` since it was listed.
+            ListingStopped: see `check_wanted`.
+            SourceError: the memory of this machine doesn't suffice for so many entries.
         """
-        with path.open("rb") as file:
-            data = file.read(self.max_image_bytes + 1)
-        if len(data) > self.max_image_bytes:
-            grew = f"{printable(str(path))} grew above {self.max_image_bytes:,} bytes while it was read."
-            raise SourceChangedError(grew, RefusalCode.CHANGED_WHILE_READ)
-        return data
+        for number, entry in enumerate(entries, 1):
+            self.check_wanted()
+            if number % _ENTRIES_BETWEEN_LOOKS == 0:
+                _check_room(number)
+            yield entry
 
-    def read_head(self, path: Path) -> bytes:
-        """The first bytes of a local file."""
-        with path.open("rb") as file:
-            return file.read(HEAD_BYTES)
+    def check_wanted(self) -> None:
+        """Long steps of a listing call this again and again.
+
+        Raises:
+            ListingStopped: nobody waits for the listing any more.
+        """
+        if not self.is_wanted():
+            raise ListingStopped
 
     def check_memory(self, what: str, size: int) -> None:
         """Refuse something that is too large for memory.
@@ -127,3 +151,19 @@ class SourcePolicy:
             return None
         where = "is not the table's own bucket, nor" if own else "is not"
         return f"the bucket {printable(bucket)!r} {where} in source.s3_buckets: add it if you trust this table"
+
+
+def _check_room(number: int) -> None:
+    """Refuse a listing before the kernel kills this process, or another one, because the memory is full.
+
+    Raises:
+        SourceError: too little memory is available for all that `ingest` will hold about so many entries.
+    """
+    available = available_bytes()
+    if available < _SPARE_BYTES + number * BYTES_AN_ENTRY:
+        raise SourceError(
+            f"The source has more than {number:,} entries, and this machine has too little memory for more of them: "
+            f"{available / 1e9:.1f} GB are available, and each entry takes up to {BYTES_AN_ENTRY:,} bytes. Give this "
+            "machine (or this container) more memory, or give a source with fewer entries, such as a folder below this "
+            "one or a table of the images that you want."
+        )

@@ -48,7 +48,8 @@ def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[So
 
 def _read(image: SourceImage) -> bytes | Refused:
     try:
-        if image.read_head and image.size_bytes > LARGE_BYTES and (refused := _refuse(image.read_head())):
+        head = image.read_head() if image.size_bytes > LARGE_BYTES else None
+        if head is not None and (refused := _refuse(head)):
             return refused
         data = image.read()
     except SourceChangedError as error:

@@ -11,14 +11,15 @@ Costs: an archive is hashed once. Zip and plain tar are read in place. A compres
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import SourceError
-from tasks.images.sources.archive import tars, zips
 from tasks.images.sources.archive.members import ArchiveMember
+from tasks.images.sources.archive.tars import Tar, unpack
+from tasks.images.sources.archive.zips import Zip
 from tasks.images.sources.layout import class_and_split, is_junk, kept_splits, printable, why_excluded
-from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing, consumed
 from tasks.images.sources.policy import SourcePolicy
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
@@ -54,7 +55,8 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
         check(uri, policy)
         path = policy.path(uri)
         digest = policy.cache.digest_of(path)
-    return _arranged(list(_members(path, digest, uri, policy)), digest, uri)
+    opened = _opened(path, digest, uri, policy)
+    return _arranged(list(policy.watched(opened.members(policy))), opened, digest, uri)
 
 
 def _kind(path: Path, shown: str) -> str:
@@ -72,43 +74,34 @@ def _kind(path: Path, shown: str) -> str:
     )
 
 
-def _members(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
+def _opened(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Tar | Zip:
     kind = _kind(path, shown)
     if kind == "zip":
-        return zips.list_zip(path, shown, policy)
-    if kind == "tar":
-        return tars.list_tar(path, shown, policy)
-    return tars.list_tar(tars.unpack(path, digest, kind, shown, policy), shown, policy)
+        return Zip(path, shown)
+    return Tar(path if kind == "tar" else unpack(path, digest, kind, shown, policy), shown)
 
 
-def _arranged(members: list[ArchiveMember], digest: str, uri: str) -> SourceListing:
-    images = [member.parts for member in members if not _reason(member)]
-    if not images:
+def _arranged(members: list[ArchiveMember], reader: Tar | Zip, digest: str, uri: str) -> SourceListing:
+    names = [member.name for member in members if not _reason(member)]
+    if not names:
         raise SourceError(f"The archive {uri!r} holds no file that may be read ({_counted(members)}). {_LAYOUT}")
-    top = _common_top(images)
-    splits = kept_splits({parts[top] for parts in images if len(parts) > top + 1})
-    entries: list[SourceImage | Excluded] = []
-    last = {member.parts: number for number, member in enumerate(members)}  # it also wins when tar or unzip unpack
-    for number, member in enumerate(members):
-        name, parts = printable("/".join(member.parts)), member.parts[top:]
-        is_double = last[member.parts] != number
+    top = _common_top(names)
+    splits = kept_splits({parts[top] for name in names if len(parts := name.split("/", top + 1)) > top + 1})
+    seen: set[str] = set()
+
+    def entry(number: int, member: ArchiveMember) -> SourceImage | Excluded:
+        is_double = member.name in seen  # the last one counts; it also wins when tar or unzip unpack
+        seen.add(member.name)
+        path, parts = printable(member.name), member.name.split("/")[top:]
         reason = _reason(member, is_double) or why_excluded(parts, splits)
-        if reason is None:
-            label, split = class_and_split(parts, splits)
-            entries.append(
-                SourceImage(
-                    name,
-                    label,
-                    split,
-                    member.read,
-                    f"{digest}:{number}",
-                    size_bytes=member.size_bytes,
-                    read_head=member.read_head,
-                )
-            )
-        else:
-            entries.append(Excluded(f"{name} (entry {number + 1})" if is_double else name, reason))
-    return SourceListing.of(entries)
+        if reason is not None:
+            return Excluded(f"{path} (entry {number + 1})" if is_double else path, reason)
+        label, split = class_and_split(parts, splits)
+        version, size = f"{digest}:{number}", member.size_bytes
+        return SourceImage(path, label, split, reader, member.place, version, size_bytes=size)
+
+    count = len(members)
+    return SourceListing.of(entry(count - place, member) for place, member in enumerate(consumed(members), 1))
 
 
 def _reason(member: ArchiveMember, is_double: bool = False) -> str | None:
@@ -116,20 +109,21 @@ def _reason(member: ArchiveMember, is_double: bool = False) -> str | None:
         return member.reason
     if is_double:
         return "duplicate_member"
-    return "system_file" if any(is_junk(part) for part in member.parts) else None
+    return "system_file" if any(is_junk(part) for part in member.name.split("/")) else None
 
 
-def _common_top(paths: Iterable[Sequence[str]]) -> int:
+def _common_top(names: Sequence[str]) -> int:
     """How many top folders are common to all files in folders. They are skipped.
 
     At least two levels stay below them, a class and its images, if any file is that deep.
     """
-    inside = [path for path in paths if len(path) > 1]
-    deepest = max((len(path) for path in inside), default=0)
+    deepest = max(name.count("/") + 1 for name in names)
     depth = 0
-    while deepest - depth > 2 and len({path[depth] for path in inside if len(path) > depth + 1}) == 1:
+    while deepest - depth > 2:
+        tops = {name.split("/", depth + 1)[depth] for name in names if name.count("/") > depth}
+        if len(tops) > 1:
+            break
         depth += 1
-        inside = [path for path in inside if len(path) > depth + 1]
     return depth
 
 

@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.errors import SourceError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArchiveMember:
     """One entry of an archive that is not a folder.
 
     Attributes:
-        parts: its path inside, folder by folder; undecodable bytes are surrogates.
-        read: returns its bytes, or raises SourceError.
-        read_head: returns the first bytes (`signatures.HEAD_BYTES`), or raises SourceError.
+        name: its path inside, `/` between folders; undecodable bytes are surrogates.
+        place: tells the archive's reader where its bytes are.
         size_bytes: unpacked.
         reason: why it is excluded; None for a regular file that may be read.
     """
 
-    parts: tuple[str, ...]
-    read: Callable[[], bytes]
-    read_head: Callable[[], bytes]
+    name: str
+    place: Any
     size_bytes: int
     reason: str | None = None
 
 
-def safe_parts(name: str) -> tuple[tuple[str, ...], str | None]:
-    """The parts of a member's name, and the reason to refuse it if unpacking would write outside of the folder.
+def safe_name(name: str) -> tuple[str, str | None]:
+    """The name of a member without empty parts, and the reason to refuse it if unpacking would write outside.
 
     Backslashes and drive letters count too: the archive may come from a system where they lead outside.
     """
     either = name.replace("\\", "/").split("/")
-    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    inside = "/".join(part for part in name.split("/") if part not in ("", "."))
+    inside = name if inside == name else inside  # one object
     if name.startswith(("/", "\\")) or (name[1:2] == ":" and name[:1].isalpha() and name[2:3] in ("/", "\\")):
-        return parts or (name,), "absolute_path"
+        return inside or name, "absolute_path"
     if ".." in either:
-        return parts, "path_out_of_archive"
-    if not parts or "\0" in name:
-        return parts or (name,), "invalid_name"
-    return parts, None
+        return inside, "path_out_of_archive"
+    if not inside or "\0" in name:
+        return inside or name, "invalid_name"
+    return inside, None
 
 
 def damaged(archive: str, what: object) -> SourceError:

@@ -21,7 +21,8 @@ import pyarrow as pa
 from tasks.errors import SourceError, StorageError
 from tasks.files import atomic_file
 from tasks.images.signatures import HEAD_BYTES
-from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_parts
+from tasks.images.sources.archive.members import ArchiveMember, damaged, safe_name
+from tasks.images.sources.listing import SourceImage
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
 
@@ -55,22 +56,39 @@ class _TarHeaders:
         return self._position
 
 
-def list_tar(path: Path, shown: str, policy: SourcePolicy) -> Iterator[ArchiveMember]:
-    """Every member of a plain tar except folders; `shown` is the archive's name in messages.
+class Tar:
+    """A plain tar; `shown` is its name in messages. The place of an image is the offset of its bytes."""
 
-    Raises:
-        SourceError: a header is wrong, or the end mark is missing, so members may be missing.
-    """
-    held = RandomAccessFile(path)
-    try:
-        for info in _entries(held, policy.max_header_bytes):
-            if not info.isdir():
-                parts, unsafe = safe_parts(info.name)
-                read = functools.partial(_read, held, info.offset_data, info.size, shown)
-                head = functools.partial(_read, held, info.offset_data, min(info.size, HEAD_BYTES), shown)
-                yield ArchiveMember(parts, read, head, info.size, unsafe or _reason(info, policy))
-    except _FAILURES as error:
-        raise damaged(shown, error) from None
+    def __init__(self, path: Path, shown: str) -> None:
+        self._held, self._shown = RandomAccessFile(path), shown
+
+    def members(self, policy: SourcePolicy) -> Iterator[ArchiveMember]:
+        """Every member except folders.
+
+        Raises:
+            SourceError: a header is wrong, or the end mark is missing, so members may be missing.
+        """
+        try:
+            for info in _entries(self._held, policy.max_header_bytes):
+                if not info.isdir():
+                    name, unsafe = safe_name(info.name)
+                    yield ArchiveMember(name, info.offset_data, info.size, unsafe or _reason(info, policy))
+        except _FAILURES as error:
+            raise damaged(self._shown, error) from None
+
+    def read(self, image: SourceImage) -> bytes:
+        """The bytes of an image; a SourceError if the file is shorter now."""
+        return self._read(image.place, image.size_bytes)
+
+    def read_head(self, image: SourceImage) -> bytes:
+        """The first bytes of an image; a SourceError if the file is shorter now."""
+        return self._read(image.place, min(image.size_bytes, HEAD_BYTES))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = self._held.read(offset, size)
+        if len(data) != size:
+            raise damaged(self._shown, f"it was {self._held.size} bytes long and is shorter now")
+        return data
 
 
 def _entries(held: RandomAccessFile, max_header_bytes: int) -> Iterator[tarfile.TarInfo]:
@@ -97,13 +115,6 @@ def _reason(info: tarfile.TarInfo, policy: SourcePolicy) -> str | None:
     if info.issparse():
         return "sparse_file"
     return "too_large" if info.size > policy.max_image_bytes else None
-
-
-def _read(held: RandomAccessFile, offset: int, size: int, shown: str) -> bytes:
-    data = held.read(offset, size)
-    if len(data) != size:
-        raise damaged(shown, f"it was {held.size} bytes long and is shorter now")
-    return data
 
 
 def unpack(path: Path, digest: str, kind: str, shown: str, policy: SourcePolicy) -> Path:
@@ -147,6 +158,7 @@ def _copy(read: Callable[[int], bytes], packed: BinaryIO, file: BinaryIO, shown:
     written = 0
     for number, chunk in enumerate(iter(functools.partial(read, _CHUNK), b"")):
         written += len(chunk)
+        policy.check_wanted()
         policy.check_unpacked(shown, packed.tell(), written)
         if number % _CHUNKS_BETWEEN_LOOKS == 0:
             _check_room(written, shown, policy)

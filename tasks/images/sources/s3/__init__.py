@@ -17,12 +17,13 @@ from typing import Any
 
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
-from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
+from tasks.images.sources.listing import Excluded, SourceImage, SourceListing, consumed
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.s3.client import Address, client_for, parse
 from tasks.images.sources.s3.download import download
 from tasks.images.sources.s3.errors import explained
-from tasks.images.sources.s3.objects import StoredObject, describe, fetch, head_reader, list_stored
+from tasks.images.sources.s3.images import StoredImages
+from tasks.images.sources.s3.objects import StoredObject, describe, fetch, list_stored
 
 _FOLDER_MARKERS = ("/", "_$folder$")  # of consoles and of Hadoop
 
@@ -51,25 +52,30 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """
     address, client = parse(uri), client_for(policy)
     prefix = _as_folder(address)
-    found = {stored.address.key[len(prefix.key) :]: stored for stored in list_stored(client, prefix)}
-    found.pop("", None)  # the marker of the prefix itself
-    folders = {name.partition("/")[0] for name in found if "/" in name}
+    found: list[StoredObject] = []
+    folders: set[str] = set()
+    for stored in policy.watched(list_stored(client, prefix)):
+        if stored.address != prefix:  # the marker of the prefix itself
+            found.append(stored)
+            folder, slash, _ = stored.address.key[len(prefix.key) :].partition("/")
+            if slash:
+                folders.add(folder)
     if all(is_junk(folder) for folder in folders):
         raise _without_classes(client, address, len(found))
-    splits = kept_splits(folders)
-    return SourceListing.of(_entry(name, stored, splits, client, policy) for name, stored in found.items())
+    splits, images = kept_splits(folders), StoredImages(client, str(prefix))
+    return SourceListing.of(_entry(stored, images, splits, policy) for stored in consumed(found))
 
 
 def _entry(
-    name: str, stored: StoredObject, splits: dict[str, str], client: Any, policy: SourcePolicy
+    stored: StoredObject, images: StoredImages, splits: dict[str, str], policy: SourcePolicy
 ) -> SourceImage | Excluded:
+    name = str(stored.address).removeprefix(images.root)
     parts = name.split("/")
     reason = _reason(parts, stored, splits, policy)
     if reason is not None:
         return Excluded(printable(name), reason)
     label, split = class_and_split(parts, splits)
-    read, read_head = functools.partial(fetch, client, stored), head_reader(client, stored)
-    return SourceImage(printable(name), label, split, read, stored.version, size_bytes=stored.size, read_head=read_head)
+    return images.image(stored, name, label, split, None)
 
 
 def describe_object(uri: str, policy: SourcePolicy) -> StoredObject:

@@ -36,7 +36,7 @@ _lock = threading.Lock()
 _clients: dict[int, Any] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Address:
     """`s3://bucket/key`; in the key, `..`, `//`, `%` and `?` have no special meaning."""
 

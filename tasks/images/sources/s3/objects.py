@@ -10,12 +10,11 @@ KMS or of the customer, or is in a directory bucket: https://docs.aws.amazon.com
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +38,7 @@ _LONGEST_PAUSE_S = 5.0
 _BROKEN = (boto.HTTPClientError, boto.IncompleteReadError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """One version of an object.
 
@@ -121,11 +120,9 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
     raise damaged(reading)
 
 
-def head_reader(client: Any, stored: StoredObject) -> Callable[[], bytes] | None:
-    """Returns the first bytes by a request of their own; None if `fetch` needs only one request anyway."""
-    if _is_one_request(stored):
-        return None
-    return functools.partial(_span, ObjectReader(client, stored), 0, HEAD_BYTES)
+def fetch_head(client: Any, stored: StoredObject) -> bytes | None:
+    """The first bytes, by a request of their own; None if `fetch` needs only one request anyway."""
+    return None if _is_one_request(stored) else _span(ObjectReader(client, stored), 0, HEAD_BYTES)
 
 
 def _is_one_request(stored: StoredObject) -> bool:

@@ -43,13 +43,14 @@ def locate(uris: Iterable[str], policy: SourcePolicy) -> dict[str, StoredObject 
 
 
 def _listed(uris: list[str], policy: SourcePolicy) -> tuple[dict[str, StoredObject], bool]:
-    """The objects in the listing, and whether the listing is complete."""
+    """These objects as the listing shows them, and whether the listing is complete."""
     if len(uris) == 1:
         return {}, False  # a request for one object is as quick, and needs no permission to list
     common = os.path.commonprefix(uris)  # noqa: RUF071 - keys are not paths
     objects = list_stored(client_for(policy), parse(common))
-    few = itertools.islice(objects, len(uris) * _PAGE)
-    met = {str(stored.address): stored for stored in few}
+    few = policy.watched(itertools.islice(objects, len(uris) * _PAGE))
+    wanted = set(uris)  # a prefix may hold a thousand times as many objects
+    met = {uri: stored for stored in few if (uri := str(stored.address)) in wanted}
     return met, next(objects, None) is None
 
 

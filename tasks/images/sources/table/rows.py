@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +21,7 @@ _SHOWN = 20
 _PARQUET_MAGIC = b"PAR1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """One row; `number` is its line in a CSV file, or counts from 1 in Parquet. Missing cells are empty."""
 
@@ -77,20 +79,23 @@ def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems)
         yield from _csv_rows(_text(data, table), table, problems)
 
 
-def _text(data: bytes, table: str) -> str:
+def _text(data: bytes, table: str) -> TextIO:
+    """The text of a CSV file, decoded as it is read: all of it at once would take up to four bytes a character."""
     try:
-        return data.decode("utf-8-sig")
+        data.decode()
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise SourceError(
             f"The table {table!r} is not UTF-8: byte {data[error.start]:#04x} in row {row}. "
             "Save it as UTF-8 (in a spreadsheet: CSV UTF-8)."
         ) from None
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
 
 
-def _header(text: str, table: str) -> tuple[str, list[str]]:
+def _header(text: TextIO, table: str) -> tuple[str, list[str]]:
     """The delimiter and the names of the columns."""
-    line = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    line = next((line for line in text if line.strip()), "")
+    text.seek(0)
     try:
         splits = {mark: _names(next(csv.reader([line], delimiter=mark), [])) for mark in _DELIMITERS}
     except csv.Error as error:
@@ -116,9 +121,9 @@ def _checked(names: list[str], table: str) -> list[str]:
     return names
 
 
-def _csv_rows(text: str, table: str, problems: Problems) -> Iterator[TableRow]:
+def _csv_rows(text: TextIO, table: str, problems: Problems) -> Iterator[TableRow]:
     mark, names = _header(text, table)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    reader = csv.reader(text, delimiter=mark, strict=True)
     start, is_header = 1, True
     try:
         for fields in reader:
@@ -162,7 +167,7 @@ def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[TableRow]:
 def _row(number: int, names: list[str], cells: Sequence[str]) -> TableRow:
     """A row without spaces around its cells, except around the path: a file's name may begin or end with a space."""
     given = {name: cell if name == "path" else cell.strip() for name, cell in zip(names, cells, strict=True)}
-    return TableRow(number, **given)
+    return TableRow(number, **{name: cell if name == "path" else sys.intern(cell) for name, cell in given.items()})
 
 
 def _damaged(table: str, error: Exception) -> SourceError:

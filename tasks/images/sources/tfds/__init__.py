@@ -22,7 +22,7 @@ from tasks.errors import SourceError
 from tasks.images.sources.layout import class_name, kept_splits, printable
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
-from tasks.images.sources.tfds.records import FORMATS, Fields, Record, list_records
+from tasks.images.sources.tfds.records import FORMATS, VERSION, Fields, Record, list_records
 
 SCHEME = "tfds:"
 _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>\w[\w.+-]*))?(:(?P<version>[\d*]+\.[\d*]+\.[\d*]+))?")
@@ -67,7 +67,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
             continue
         shards = [Path(str(path)) for path in info.filepaths]
         records = list_records(shards, file_format, fields, policy)
-        entries += [_entry(record, name, splits.get(name), names, policy) for record in records]
+        entries += (_entry(record, name, splits.get(name), names, policy) for record in policy.watched(records))
     return SourceListing.of(entries, _about(builder.info))
 
 
@@ -155,14 +155,14 @@ def _class_names(feature: Any) -> list[str]:
 def _entry(
     record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy
 ) -> SourceImage | Excluded:
-    name = f"{record.shard.name}__{record.number}"  # the same as in tfds.ReadConfig(add_tfds_id=True)
+    name = f"{record.shard.path.name}__{record.number}"  # the same as in tfds.ReadConfig(add_tfds_id=True)
     if not 0 <= record.label < len(names):
         return Excluded(printable(f"{split}/{name}"), "no_label")
     if record.size > policy.max_image_bytes:
         return Excluded(printable(f"{split}/{name}"), "too_large")
     label = names[record.label]
-    path, version = f"{printable(split)}/{label}/{printable(name)}", f"sha256:{record.sha256}"
-    return SourceImage(path, label, kept, record.read, version, size_bytes=record.size)
+    path, version = f"{printable(split)}/{label}/{printable(name)}", f"{VERSION}{record.sha256}"
+    return SourceImage(path, label, kept, record.shard, record.place, version, size_bytes=record.size)
 
 
 def _about(info: Any) -> dict[str, str]:

@@ -1,14 +1,13 @@
 """Shards of tf.train.Example records, prepared by TFDS: one pass makes an index, then images are read at random.
 
 The index is in the cache. It holds the place of each image's bytes, their SHA-256 and their class. While the shards are
-the same files (`source_cache.identity`), they aren't read for the listing. Memory: the index, some 200 bytes an image.
+the same files (`source_cache.identity`), they aren't read for the listing. Memory: the index, some 400 bytes an image.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ import pyarrow.parquet as pq
 
 from tasks.errors import SourceError
 from tasks.files import atomic_file, fingerprint, sha256_hex
+from tasks.images.sources.listing import SourceImage
 from tasks.images.sources.policy import SourcePolicy
 from tasks.images.sources.random_access_file import RandomAccessFile
 from tasks.images.sources.source_cache import identity
 
+VERSION = "sha256:"
 FORMATS = ("tfrecord", "array_record")
 _HEADER, _FOOTER = 12, 4  # TFRecord: length and its CRC, the record, its CRC
 _SCHEMA = pa.schema(
@@ -44,16 +45,51 @@ class Fields:
     label: str
 
 
-@dataclass(frozen=True)
-class Record:
-    """One image in a shard; `label` is the number of its class, `size` its bytes, and `read` returns the bytes."""
+class Shard:
+    """A file of records, whose images are read at random; `version` of an image is the SHA-256 of its bytes."""
 
-    shard: Path
+    def __init__(self, path: Path, file_format: str, fields: Fields) -> None:
+        self.path, self._fields = path, fields
+        self._file = RandomAccessFile(path) if file_format == "tfrecord" else None
+        self._source: Any = None
+        self._lock = threading.Lock()
+
+    def read(self, image: SourceImage) -> bytes:
+        """The bytes of an image; a SourceError if they have changed since they were listed."""
+        try:
+            data = self._bytes(image.place, image.size_bytes)
+        except Exception as error:  # noqa: BLE001 - see _index
+            raise _damaged(self.path, error) from None
+        if f"{VERSION}{sha256_hex(data)}" != image.version:
+            raise _damaged(self.path, f"{image.path} has changed since it was listed")
+        return data
+
+    def read_head(self, _image: SourceImage) -> None:
+        """No head: it would have to be verified, too."""
+
+    def _bytes(self, place: int, size: int) -> bytes:
+        if self._file is not None:
+            return self._file.read(place, size)
+        with self._lock:
+            if self._source is None:
+                self._source = _array_record_source(self.path)
+            record = self._source[place]
+        return _parse(record, self._fields)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image in a shard; `label` is the number of its class, and `size` counts its bytes.
+
+    `place` is the offset of its bytes in a tfrecord file, else its number in the shard.
+    """
+
+    shard: Shard
     number: int
+    place: int
     label: int
     size: int
     sha256: str
-    read: Callable[[], bytes]
 
 
 def list_records(shards: Sequence[Path], file_format: str, fields: Fields, policy: SourcePolicy) -> Iterator[Record]:
@@ -71,12 +107,12 @@ def list_records(shards: Sequence[Path], file_format: str, fields: Fields, polic
 
     group = "\n".join([*map(str, shards), file_format, fields.image, fields.label])
     table = pq.read_table(policy.cache.keep("tfds", group, _identity(shards), make)[0])
-    readers = [_reader(shard, file_format, fields) for shard in shards]
+    readers = [Shard(shard, file_format, fields) for shard in shards]
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
-            shard, read = shards[row["shard"]], readers[row["shard"]]
-            call = functools.partial(_read, read, shard, row["number"], row["offset"], row["size"], row["sha256"])
-            yield Record(shard, row["number"], row["label"], row["size"], row["sha256"], call)
+            number, offset = row["number"], row["offset"]
+            place = number if offset < 0 else offset
+            yield Record(readers[row["shard"]], number, place, row["label"], row["size"], row["sha256"])
 
 
 def _identity(shards: Sequence[Path]) -> str:
@@ -121,39 +157,10 @@ def _parse(record: bytes, fields: Fields) -> tuple[bytes, int]:
     return data, label
 
 
-def _reader(shard: Path, file_format: str, fields: Fields) -> Callable[[int, int, int], bytes]:
-    if file_format == "tfrecord":
-        held = RandomAccessFile(shard)
-        return lambda _number, offset, size: held.read(offset, size)
-    source: list[Any] = []
-    lock = threading.Lock()
-
-    def read(number: int, _offset: int, _size: int) -> bytes:
-        with lock:
-            if not source:
-                source.append(_array_record_source(shard))
-            record = source[0][number]
-        return _parse(record, fields)[0]
-
-    return read
-
-
 def _array_record_source(shard: Path) -> Any:
     from array_record.python.array_record_data_source import ArrayRecordDataSource  # type: ignore[import-untyped]
 
     return ArrayRecordDataSource([str(shard)])
-
-
-def _read(
-    read: Callable[[int, int, int], bytes], shard: Path, number: int, offset: int, size: int, sha256: str
-) -> bytes:
-    try:
-        data = read(number, offset, size)
-    except Exception as error:  # noqa: BLE001 - see _index
-        raise _damaged(shard, error) from None
-    if sha256_hex(data) != sha256:
-        raise _damaged(shard, f"record {number} has changed since it was listed")
-    return data
 
 
 def _damaged(shard: Path, what: object) -> SourceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,30 @@ MIB = 1 << 20
 BITMAP, TEXT = b"BM" + bytes(range(200)) * 5, b"text" * 300
 
 
+class FewBytes:
+    """Reads a few bytes as every image, and a text as every head."""
+
+    def read(self, _image: SourceImage) -> bytes:
+        return b"BM"
+
+    def read_head(self, _image: SourceImage) -> bytes:
+        return TEXT[:HEAD_BYTES]
+
+
 @pytest.mark.parametrize(("size", "most"), [(0, 8), (60 * MIB, 4), (200 * MIB, 1), (900 * MIB, 1)])
 def test_few_large_images_are_read_at_once(size: int, most: int) -> None:
     begun: list[str] = []
 
-    def reader(name: str) -> Callable[[], bytes]:
-        return lambda: (begun.append(name), b"BM")[1]
+    class Notes(FewBytes):
+        def read(self, image: SourceImage) -> bytes:
+            begun.append(image.path)
+            return super().read(image)
+
+        def read_head(self, _image: SourceImage) -> bytes:
+            return b"BM"
 
     names = [f"{number:02}" for number in range(30)]
-    images = (SourceImage(name, "a", None, reader(name), size_bytes=size) for name in names)
+    images = (SourceImage(name, "a", None, Notes(), size_bytes=size) for name in names)
     for number, (one, _) in enumerate(read_ahead(images, readers=4)):
         assert one.path == names[number]
         assert len(begun) <= number + most
@@ -34,10 +48,11 @@ def test_few_large_images_are_read_at_once(size: int, most: int) -> None:
 
 
 def test_large_file_that_is_no_image_is_not_read() -> None:
-    def read() -> bytes:
-        raise AssertionError("all of it was read")
+    class Film(FewBytes):
+        def read(self, image: SourceImage) -> bytes:
+            raise AssertionError(f"all of {image.path} was read")
 
-    film = SourceImage("film", "a", None, read, size_bytes=LARGE_BYTES + 1, read_head=lambda: TEXT[:HEAD_BYTES])
+    film = SourceImage("film", "a", None, Film(), size_bytes=LARGE_BYTES + 1)
     [(_, found)] = read_ahead([film], readers=1)
     assert isinstance(found, Refused)
 
@@ -60,6 +75,6 @@ def listed(kind: str, folder: Path) -> SourceListing:
 def test_every_source_of_files_tells_sizes_and_heads(kind: str, tmp_path: Path) -> None:
     images = listed(kind, tmp_path).images
     assert [image.size_bytes for image in images] == [len(BITMAP), len(TEXT), 2]
-    heads = [image.read_head() for image in images if image.read_head]
+    heads = [image.read_head() for image in images]
     assert heads == [BITMAP[:HEAD_BYTES], TEXT[:HEAD_BYTES], b"BM"]
     assert [image.read() for image in images] == [BITMAP, TEXT, b"BM"]
