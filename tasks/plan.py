@@ -10,12 +10,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import ingest, prepare
 from tasks.images.manifest import Discovered, previous_discovered
 from tasks.images.sources import SourceListing, SourcePolicy, discover
+from tasks.images.sources.policy import ListingStopped
 from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.reports.text import visible, without_credentials
@@ -27,6 +28,7 @@ from tasks.settings import Settings
 from tasks.workspace import RAW, Workspace
 
 LISTING_LIMIT_S = 10.0
+LISTER = "listing"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ def _packed(workspace: Workspace) -> list[Discovered]:
 
 
 def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], SourceListing | None]:
-    """List the source in the background. The returned function waits for it; it returns None if that takes long."""
+    """List the source in the background. The returned function waits for it; it returns None if that takes long.
+
+    Then the listing ends, too: nothing lists, unpacks or downloads beside `ingest`.
+    """
     source = settings.source
     if source.uri.startswith("tfds:"):
         return lambda: None  # the listing may need a download
@@ -117,7 +122,9 @@ def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], Sou
 
     def look() -> None:
         try:
-            found.append(discover(source.uri, SourcePolicy.of(settings, workspace)))
+            found.append(discover(source.uri, policy))
+        except ListingStopped:
+            pass
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             found.append(error)
 
@@ -131,7 +138,10 @@ def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], Sou
         return outcome
 
     deadline = time.monotonic() + LISTING_LIMIT_S
-    thread = threading.Thread(target=look, daemon=True)
+    policy = replace(
+        SourcePolicy.of(settings, workspace), is_wanted=lambda: time.monotonic() < deadline, may_download=False
+    )
+    thread = threading.Thread(target=look, name=LISTER, daemon=True)
     thread.start()
     return answer
 

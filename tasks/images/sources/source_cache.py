@@ -68,11 +68,12 @@ class SourceCache:
         self._sweep(entry)
         return entry / _DATA, digest
 
-    def digest_of(self, path: Path) -> str:
+    def digest_of(self, path: Path, on_chunk: Callable[[], None] | None = None) -> str:
         """SHA-256 (hex) of a file of the source; the file is read only if it isn't the same as the last time.
 
         Cost: one sequential read (1 to 2 GB/s of processor time), then none until the file changes. A file that changed
         within the last seconds is read again: clocks of file systems are coarse (git calls such entries racy).
+        `on_chunk` is called after each MiB, and may raise to stop.
         """
         note = self.folder / "digests" / f"{fingerprint(str(path.resolve()))}.json"
         before = identity(path)
@@ -80,7 +81,7 @@ class SourceCache:
         if known.get("identity") == before:
             os.utime(note)
             return known["sha256"]
-        digest = file_sha256(path)
+        digest = file_sha256(path, on_chunk)
         if identity(path) == before and abs(time.time() - path.stat().st_ctime) > _RACY_S:
             write_json(note, {"identity": before, "sha256": digest})
             for other in note.parent.glob("*.json"):

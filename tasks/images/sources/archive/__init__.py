@@ -54,7 +54,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     else:
         check(uri, policy)
         path = policy.path(uri)
-        digest = policy.cache.digest_of(path)
+        digest = policy.cache.digest_of(path, policy.check_wanted)
     opened = _opened(path, digest, uri, policy)
     return _arranged(list(policy.watched(opened.members(policy))), opened, digest, uri)
 

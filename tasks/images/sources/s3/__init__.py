@@ -18,7 +18,7 @@ from typing import Any
 from tasks.errors import SourceError
 from tasks.images.sources.layout import LAYOUT, class_and_split, is_junk, kept_splits, printable, why_excluded
 from tasks.images.sources.listing import Excluded, SourceImage, SourceListing, consumed
-from tasks.images.sources.policy import SourcePolicy
+from tasks.images.sources.policy import ListingStopped, SourcePolicy
 from tasks.images.sources.s3.client import Address, client_for, parse
 from tasks.images.sources.s3.download import download
 from tasks.images.sources.s3.errors import explained
@@ -107,6 +107,7 @@ def download_object(uri: str, policy: SourcePolicy) -> tuple[Path, str]:
 
     Raises:
         SourceError: see `fetch_object`.
+        ListingStopped: it isn't in the cache, and the policy forbids to download it.
         OSError: the disk is full or read-only.
     """
     client = client_for(policy)
@@ -114,7 +115,12 @@ def download_object(uri: str, policy: SourcePolicy) -> tuple[Path, str]:
     if not stored.etag:
         policy.check_memory(f"The archive {uri!r}, whose store gives no ETag,", stored.size)
     content = stored.version or str(uuid.uuid4())  # without a version, the object may have changed
-    return policy.cache.keep("downloads", uri, content, functools.partial(download, client, stored))
+    make = functools.partial(download, client, stored) if policy.may_download else _stop
+    return policy.cache.keep("downloads", uri, content, make)
+
+
+def _stop(_path: Path) -> None:
+    raise ListingStopped
 
 
 def _as_folder(address: Address) -> Address:
