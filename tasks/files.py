@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,39 +33,35 @@ _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of lin
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing. It appears under `path` only if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _reserved(path, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a folder to fill. It replaces `path` only if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-        if path.exists():
-            _exchange(temporary, path)
-        else:
-            temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _reserved(path, Path.mkdir) as temporary:
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            if path.exists():
+                _exchange(temporary, path)
+            else:
+                temporary.replace(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     sync_folder(path.parent)
     shutil.rmtree(temporary, ignore_errors=True)  # the old version
 
@@ -72,15 +70,68 @@ def sweep_temporaries(folder: Path) -> int:
     """Remove temporary files of killed processes from `folder` (not from its sub-folders)."""
     swept = 0
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        writer = leftover.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 1)[-1]
-        if writer.isdigit() and int(writer) != os.getpid() and _is_alive(int(writer)):
-            continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
-        swept += 1
+        lock = _lock_unused(leftover)
+        if lock is not None:
+            try:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            finally:
+                os.close(lock)
+            swept += 1
     return swept
+
+
+@contextlib.contextmanager
+def _reserved(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside `path`, which `sweep_temporaries` spares, because this process holds its lock.
+
+    The kernel releases the lock when the process ends. Unlike a process number, it means the same in all containers
+    that share a folder, and on NFS on all machines (there, folders can't be locked, so they are never swept).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = None
+    while lock is None:  # a sweeper may find it before it is locked: then make another one
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+        make(temporary)
+        lock = _lock_new(temporary)
+    try:
+        yield temporary
+    finally:
+        os.close(lock)
+
+
+def _lock_new(temporary: Path) -> int | None:
+    """A descriptor that holds the lock of a new file or folder; None if it was removed meanwhile."""
+    try:
+        descriptor = _open(temporary)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # a file system without locks: nothing can be swept there either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if temporary.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _lock_unused(leftover: Path) -> int | None:
+    """A descriptor that holds the lock; None if a writer holds it, if the file is gone, or if it can't be locked."""
+    try:
+        descriptor = _open(leftover)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only what may be written
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -179,13 +230,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

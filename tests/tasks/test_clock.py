@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import ingest, prepare
-from tasks.files import sweep_temporaries
+from tasks.files import atomic_file, sweep_temporaries
 from tasks.runs import process_guard
 from tasks.runs.code_snapshot import _KEPT, unpack
 from tasks.runs.supervisor import supervise
@@ -79,12 +79,12 @@ def test_time_limit_holds_while_the_clock_jumps(
 def test_temporaries_of_the_dead_are_swept_and_of_the_living_kept_whatever_their_times(
     tmp_path: Path, moment: int
 ) -> None:
-    gone, alive = (tmp_path / f".file.{number}.partial" for number in (2**22 + 1, os.getppid()))
-    for path in (gone, alive):
-        path.touch()
-    date(tmp_path, moment)
-    assert sweep_temporaries(tmp_path) == 1
-    assert (gone.exists(), alive.exists()) == (False, True)
+    (tmp_path / ".gone.1.partial").touch()
+    with atomic_file(tmp_path / "alive") as file:
+        file.write(b"whole")
+        date(tmp_path, moment)
+        assert sweep_temporaries(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["alive"]
 
 
 def test_code_that_was_just_unpacked_is_kept_though_the_clock_was_put_back(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +21,6 @@ from hypothesis import strategies as st
 
 from tasks.errors import IntegrityError
 from tasks.files import (
-    TEMPORARY_SUFFIX,
     atomic_file,
     atomic_folder,
     fingerprint,
@@ -143,27 +145,67 @@ def test_atomic_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
     assert steps == ["fsync", "rename", "fsync"]
 
 
-def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    (tmp_path / f".file.{dead.pid}{TEMPORARY_SUFFIX}").write_bytes(b"half")
-    folder = tmp_path / f".folder.{dead.pid}{TEMPORARY_SUFFIX}"
-    folder.mkdir()
-    (folder / "inner").write_bytes(b"half")
+WRITER = """
+import os, sys
+from pathlib import Path
+from tasks import files
+
+os.getpid = lambda: int(sys.argv[2])
+with files.{kind}(Path(sys.argv[1])):
+    print("open", flush=True)
+    input()
+"""
+NOBODY = 2**22 + 1
+"""As a number of a process, larger than any: the number that a process has in another container tells nothing here."""
+
+
+@contextlib.contextmanager
+def writer(kind: str, path: Path, number: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that is writing to the path, and whose number is seen as another one."""
+    command = [sys.executable, "-c", WRITER.format(kind=kind), str(path), str(number)]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield process
+
+
+@pytest.mark.parametrize("kind", ["atomic_file", "atomic_folder"])
+def test_sweep_spares_live_writers_whatever_their_numbers_and_removes_what_killed_ones_left(
+    tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "whole").write_bytes(b"whole")
-    assert sweep_temporaries(tmp_path) == 2
-    assert contents(tmp_path) == {"whole": b"whole"}
+    with writer(kind, tmp_path / "one", NOBODY) as one:
+        assert sweep_temporaries(tmp_path) == 0
+        one.communicate("\n")
+    assert (tmp_path / "one").exists()
+    with writer(kind, tmp_path / "two", os.getppid()) as two:
+        two.kill()
+    assert sweep_temporaries(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "one"}
 
 
-def test_sweep_spares_live_writers(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
-        try:
-            leftover = tmp_path / f".file.{alive.pid}{TEMPORARY_SUFFIX}"
-            leftover.write_bytes(b"half")
-            assert sweep_temporaries(tmp_path) == 0
-            assert leftover.exists()
-        finally:
-            alive.kill()
+def test_sweep_spares_a_file_that_this_process_writes(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "file") as file:
+        assert sweep_temporaries(tmp_path) == 0
+        file.write(b"whole")
+    assert contents(tmp_path) == {"file": b"whole"}
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_error_of_any_kind_passes_through_and_leaves_nothing(
+    tmp_path: Path, atomic: Callable[[Path], contextlib.AbstractContextManager[object]]
+) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), atomic(tmp_path / "one"):
+        raise FileNotFoundError("mine")
+    assert contents(tmp_path) == {}
+
+
+def test_two_writers_with_one_number_do_not_mix(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "file") as one:
+        one.write(b"one")
+        write_bytes(tmp_path / "file", b"two")
+        assert contents(tmp_path)["file"] == b"two"
+    assert contents(tmp_path) == {"file": b"one"}
 
 
 @given(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tasks.files import file_sha256, fingerprint, read_json, sweep_temporaries, write_json
 
@@ -92,14 +93,18 @@ class SourceCache:
     def _sweep(self, used: Path) -> None:
         """Remove unused entries of one kind."""
         group = used.name.partition("-")[0]
+
+        def is_unused(entry: Path, rank: int) -> bool:
+            is_superseded = entry.name.partition("-")[0] == group
+            is_stale = is_superseded or _idle_s(entry) > KEPT_S or rank >= MAX_ENTRIES
+            is_unfinished = not (entry / _NOTE).exists()
+            return is_stale and (_idle_s(entry) > IN_USE_S or (is_superseded and is_unfinished))
+
         others = [path for path in used.parent.iterdir() if path.suffix != ".lock" and path != used]
         for rank, other in enumerate(sorted(others, key=_idle_s)):
-            is_superseded = other.name.partition("-")[0] == group
-            is_stale = is_superseded or _idle_s(other) > KEPT_S or rank >= MAX_ENTRIES
-            is_unfinished = not (other / _NOTE).exists()
-            if is_stale and (_idle_s(other) > IN_USE_S or (is_superseded and is_unfinished)):
+            if is_unused(other, rank):
                 with _locked(other, wait=False) as is_free:
-                    if is_free:
+                    if is_free and is_unused(other, rank):  # another process may have finished it, or used it
                         (other / _NOTE).unlink(missing_ok=True)  # a half-removed entry must not be valid
                         shutil.rmtree(other, ignore_errors=True)
                         _lock_of(other).unlink(missing_ok=True)
@@ -151,7 +156,15 @@ def _locked(entry: Path, wait: bool = True) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if _is_at(path, file):
                 yield True
                 return
         # The last holder of the lock has removed the entry and the lock file: open the new lock file.
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    """Whether the open file has this path; it hasn't if another process has removed or replaced it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

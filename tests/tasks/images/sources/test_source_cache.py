@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -125,6 +126,26 @@ def test_entries_are_made_once_and_spared_while_processes_contend(tmp_path: Path
     children = [subprocess.Popen([*command, str(n), str(tmp_path / "made")], env=environment) for n in range(3)]
     assert [child.wait() for child in children] == [0, 0, 0]
     assert sorted(map(int, (tmp_path / "made").read_text().split())) == list(range(30))
+
+
+def test_entry_that_is_finished_before_the_sweeper_gets_its_lock_stays(
+    cache: SourceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AssertionError):
+        cache.keep("kind", "a", "1", refuse)
+    locked = source_cache._locked
+
+    def finish_first(entry: Path, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
+        if not wait:
+            with locked(entry):
+                (entry / "data").write_bytes(b"x")
+                source_cache._note(entry, hashlib.sha256(b"x").hexdigest())
+        return locked(entry, wait)
+
+    monkeypatch.setattr(source_cache, "_locked", finish_first)
+    cache.keep("kind", "a", "2", writing(b"y"))
+    monkeypatch.undo()
+    assert cache.keep("kind", "a", "1", refuse)[0].read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose", "note"])
