@@ -25,6 +25,7 @@ from flows.typed_settings import TypedSettings
 from tasks.errors import RootstockError
 from tasks.files import read_json
 from tasks.runs.accuracy_regression import describe_accuracy
+from tasks.runs.claims import claim_person_folder
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
 from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
@@ -41,11 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Workspace.at(Path.cwd())
-    before = len(read_history(workspace))
     try:
-        _run(chosen, workspace)
-        print(f"\n{costs_table(read_history(workspace)[before:])}")
-        _tell(workspace)
+        typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
+        typed.check()  # what can't be understood is told before this command waits for another one
+        with claim_person_folder(workspace, typed.command()):
+            before = len(read_history(workspace))
+            _run(typed, workspace)
+            print(f"\n{costs_table(read_history(workspace)[before:])}")
+            _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
         return error.exit_code
@@ -64,8 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(chosen: argparse.Namespace, workspace: Workspace) -> None:
-    typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
+def _run(typed: TypedSettings, workspace: Workspace) -> None:
     if said := typed.apply(RunContext(workspace)):  # the flow checks again; here it doesn't need Prefect
         print(said, flush=True)
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})

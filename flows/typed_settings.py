@@ -97,15 +97,25 @@ class TypedSettings:
         if self.reset and before and (gone := _gone(before, committed, settings)):
             yield f"Back to the committed settings, without: {_assignments(gone)}"
         if kept := {name: value for name, value in differs.items() if name not in given}:
-            yield f"Settings from before, not as committed: {_assignments(kept)}. Without them: {self._reset_command()}"
+            told = f"Settings from before, not as committed: {_assignments(kept)}"
+            yield f"{told}. Without them: {self.command(reset=True)}"
         if changed := {name: value for name, value in differs.items() if name in given}:
             told = f"Changed in {PARAMS}, also for later runs: {_assignments(changed)}"
             yield f"{told}. Back to the committed settings: {_RESET}"
 
-    def _reset_command(self) -> str:
-        """This run's command, with RESET=1."""
+    def check(self) -> None:
+        """Check what needs no file of the folder.
+
+        Raises:
+            SettingsError: the text is not understood.
+        """
+        _ = self.changes
+
+    def command(self, *, reset: bool | None = None) -> str:
+        """This run's command; `reset` replaces its RESET."""
+        first = _RESET if (self.reset if reset is None else reset) else "make run"
         typed = {"SOURCE": self.source, "STRATEGY": self.strategy, "SET": self.assignments}
-        return shlex.join([*_RESET.split(), *(f"{name}={text}" for name, text in typed.items() if text)])
+        return shlex.join([*first.split(), *(f"{name}={text}" for name, text in typed.items() if text)])
 
 
 def committed_params(workspace: Workspace) -> str | None:

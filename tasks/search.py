@@ -30,6 +30,7 @@ from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
 from tasks.reports.html import render
+from tasks.runs.claims import claim_person_folder
 from tasks.settings import Settings
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.head import Pooling
@@ -174,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if best.candidate.pooling == "bilinear":
             print("With them, train also tries average_maximum at this C; the lower log loss decides.")
         if options.write:
-            change_settings(workspace.folder, parse_changes(assignments))
+            with claim_person_folder(workspace, "python -m tasks.search --write"):
+                change_settings(workspace.folder, parse_changes(assignments))
         print(f"See {SEARCH_PAGE}")
 
     return run_program(body)

@@ -141,6 +141,11 @@ class Workspace:
         """The note in a deployed run's folder: which run works in it, and how that run ended."""
         return self.folder / _STATE / "run.json"
 
+    @property
+    def run_claim(self) -> Path:
+        """The claim of the command that works in a person's folder."""
+        return self.folder / _STATE / "run.claim"
+
     # Shared by all runs of a clone.
     @property
     def shared_costs(self) -> Path:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+
+from tasks.workspace import Workspace
 
 
 @contextlib.contextmanager
@@ -44,3 +48,24 @@ def claimed(
         file.write(title)
         file.flush()
         yield True
+
+
+@contextlib.contextmanager
+def claim_person_folder(workspace: Workspace, command: str) -> Iterator[None]:
+    """Let nobody else change params.yaml and the outputs in a person's folder during the block.
+
+    If another command does so, say which one, and wait for its end.
+
+    Args:
+        workspace: the folder.
+        command: as the person typed it, for others who then have to wait.
+    """
+    title = f"{command}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S} (process {os.getpid()})"
+    with claimed(workspace.run_claim, title, on_wait=tell):
+        yield
+
+
+def tell(holder: str) -> None:
+    """Say whom this process waits for."""
+    who = holder or "Another command"
+    print(f"{who}, works in this folder. This command begins when it has ended; Ctrl-C stops this one.", flush=True)

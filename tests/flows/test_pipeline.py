@@ -211,6 +211,27 @@ def test_make_run_needs_no_server_tells_where_the_results_are_waits_and_tries_ag
     assert project.left_over() == []
 
 
+def test_second_run_in_a_folder_waits_says_for_whom_and_changes_no_setting_of_the_first(
+    project: Project, api: Api, tmp_path: Path
+) -> None:
+    project.behave("prepare", "wait")
+    first = project.command(*PIPELINE, "--set", "train.seed=7")
+    project.wait_for("prepare")
+    said = tmp_path / "second.log"
+    second = project.command(*PIPELINE, "--set", "train.seed=8", output=said)
+    wait_until(lambda: "Ctrl-C" in said.read_text() or second.poll() is not None, "the second run to wait")
+    assert re.match(
+        r"make run SET=train.seed=7, since [\d :-]+ \(process \d+\), works in this folder", said.read_text()
+    )
+    second.send_signal(signal.SIGINT)
+    assert second.wait(60) == 130
+    project.behave("prepare", "")
+    assert first.wait(300) == 0, (project.folder / "command.log").read_text()
+    assert "  seed: 7\n" in (project.folder / "params.yaml").read_text()
+    assert "seed: 7\n" in project.lock()
+    assert project.ran() == list(STAGES)
+
+
 def test_user_error_is_not_retried_and_its_message_comes_last(project: Project, api: Api) -> None:
     project.behave("prepare", "user error")
     code, text = project.run(*PIPELINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tasks.errors import SettingsError
 from tasks.files import read_json
 from tasks.images.manifest import read_examples, write_examples
 from tasks.params import load_settings
+from tasks.runs import claims
+from tasks.runs.claims import claim_person_folder
 from tasks.settings import Settings
 from tasks.workspace import SEARCH_PAGE, Workspace
 from tests.conftest import contents, fill_source
@@ -76,6 +79,26 @@ def test_what_is_written_is_what_training_then_takes(
     assert summary["chosen"]["inverse_regularization"] == pytest.approx(best.inverse_regularization, rel=1e-2)
     assert summary["log_loss_by_pooling"].keys() == {"average_maximum", best.pooling}
     assert ("train also tries average_maximum" in printed) == (best.pooling == "bilinear")
+
+
+def test_nothing_is_written_while_a_run_works_in_the_folder(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = search.Found(search.Candidate("average_maximum", 1.0), 0.5, 0.9)
+    monkeypatch.setattr(search, "run", lambda *_: (found, [found]))
+    monkeypatch.chdir(workspace)
+    before = (workspace / "params.yaml").read_bytes()
+    with ExitStack() as other:
+        other.enter_context(claim_person_folder(Workspace.at(workspace), "make run"))
+
+        def end(told: str) -> None:
+            assert told.startswith("make run, since ")
+            assert (workspace / "params.yaml").read_bytes() == before
+            other.close()
+
+        monkeypatch.setattr(claims, "tell", end)
+        assert search.main(["--write"]) == 0
+    assert (workspace / "params.yaml").read_bytes() != before
 
 
 def test_candidates_are_measured_as_training_weighs_the_classes(

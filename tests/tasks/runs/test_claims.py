@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -33,8 +31,10 @@ class Holder:
         assert self._process.stdout.readline() == b"held\n"
 
     def kill(self) -> None:
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+        self._process.kill()  # does nothing if it has ended
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def __enter__(self) -> Holder:
         return self
@@ -71,7 +71,7 @@ def test_waiting_process_hears_who_holds_the_claim_and_gets_it_after_a_kill(tmp_
     with Holder(path, "alone") as other:
         waiting = threading.Thread(target=wait)
         waiting.start()
-        wait_until(lambda: bool(heard))
+        wait_until(lambda: bool(heard), "the holder to be named")
         assert heard == ["the other run"]
         assert not got.is_set()
         other.kill()
