@@ -29,8 +29,8 @@ BLOCK = "rootstock-alerts"
 FLOWS = ("pipeline", "stage")
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
 """The event that a run emits when the new champion is clearly worse than the previous one."""
-_HEARTBEAT_S = 30  # the same as in prefect.yaml
-_MISSED = 3
+HEARTBEAT_S = 30
+"""How often a run sends a heartbeat, seconds; the same as in prefect.yaml."""
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 _ADDRESS = "{{ flow_run | ui_url or '' }}"
 
@@ -47,7 +47,6 @@ class Alert:
         silence_s: raise the alert when none of the events in `expect` came for this many seconds.
         text: Jinja template of the message to the webhook.
         of_runs: whether the events belong to runs of the project's flows.
-        crashes: whether the run is set to Crashed, which frees its slot.
         former_names: earlier names, which a server may still use.
     """
 
@@ -58,7 +57,6 @@ class Alert:
     after: tuple[str, ...] = ()
     silence_s: float | None = None
     of_runs: bool = True
-    crashes: bool = False
     former_names: tuple[str, ...] = ()
 
 
@@ -75,14 +73,14 @@ ALERTS = (
         "{{ flow_run.state.message or 'no reason was given' }} " + _ADDRESS,
     ),
     Alert(
-        "rootstock: a run was lost",
-        "A running run stopped sending heartbeats: its machine or process is gone. The run is set to Crashed.",
+        "rootstock: a run is silent",
+        "A running run sends no heartbeats: its machine is gone, or it doesn't reach the server.",
         (*_runs("heartbeat"), *_runs(*_ENDS)),
-        "{{ flow.name }} / {{ flow_run.name }} was lost: no heartbeat any more. It counts as crashed. " + _ADDRESS,
+        "{{ flow.name }} / {{ flow_run.name }} has sent no heartbeat for ten minutes: its machine is gone, or doesn't "
+        "reach the server. If it is gone, the next worker sets the run to Crashed. " + _ADDRESS,
         after=_runs("heartbeat"),
-        silence_s=_MISSED * _HEARTBEAT_S + 10,
-        crashes=True,
-        former_names=("rootstock: a run vanished",),
+        silence_s=20 * HEARTBEAT_S,
+        former_names=("rootstock: a run was lost", "rootstock: a run vanished"),
     ),
     Alert(
         "rootstock: a run is late",
@@ -155,8 +153,7 @@ def _ensure_block(webhook: str) -> UUID:
 
 
 def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import CallWebhook, ChangeFlowRunState, DoNothing
+    from prefect.events.actions import CallWebhook, DoNothing
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
@@ -172,9 +169,6 @@ def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
         within=timedelta(seconds=alert.silence_s or 0),
     )
     actions: list[ActionTypes] = []
-    if alert.crashes:
-        reason = "It stopped sending heartbeats: its machine or its process is gone."
-        actions.append(ChangeFlowRunState(state=StateType.CRASHED, message=reason))
     if block:
         actions.append(CallWebhook(block_document_id=block, payload=_json(alert.text)))
     return AutomationCore(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from flows.attempt_channel import read_message
+from flows.silence import Silence
 from tasks.errors import RunError
 from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.runs.costs import Costs, append_history
@@ -82,30 +83,6 @@ def dispatch(stage_task: StageTask, settings: Run, context: RunContext, items: S
         return
     names = [stage_task.name if item is None else f"{stage_task.name}@{item}" for item in items]
     _WorkPool(pool, settings, context).run([name for name in names if read_needs(context.workspace, name).has_to_run])
-
-
-class Silence:
-    """Measures how long a message has been the same, by the monotonic clock of this machine.
-
-    Args:
-        clock: the monotonic clock.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._heard: str | None = None
-        self._since = clock()
-
-    def is_longer(self, heard: str, limit_s: float) -> bool:
-        """Note the present message. Returns whether it has been the same for longer than the limit, in seconds."""
-        if heard != self._heard:
-            self._heard = heard
-            self.restart()
-        return self._clock() - self._since > limit_s
-
-    def restart(self) -> None:
-        """Start counting again."""
-        self._since = self._clock()
 
 
 @dataclass

@@ -33,8 +33,6 @@ _ALWAYS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 SERVED = {
-    # By default leases are in memory: a server that restarts forgets which run holds a slot, and ends that run.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # With the default of 15 s, every run that waits in the queue counts as late.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",

@@ -58,7 +58,7 @@ def _serve(workspace: Workspace, port: int) -> None:
         os.environ.update(environment)
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)
-        worker_command = _command("worker", "start", "--pool", POOL)
+        worker_command = [sys.executable, "-m", "flows.patient_worker", "--pool", POOL]
         with GuardedProcess(worker_command, workspace.folder, environment, grace_s=_GRACE_S) as worker:
             print(_welcome(server), flush=True)
             while worker.ending() is None and server.is_running():

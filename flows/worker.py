@@ -29,7 +29,7 @@ def _become_worker(pool: str) -> None:
     environment = with_login(Workspace.at(Path.cwd()), os.environ)
     if environment.get("PREFECT_API_URL"):  # else it is in a profile of Prefect
         check_access(environment)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "1"]
+    command = [sys.executable, "-m", "flows.patient_worker", "--pool", pool, "--limit", "1"]
     os.execve(sys.executable, command, environment)  # noqa: S606 - this interpreter, no shell
 
 

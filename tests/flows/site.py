@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 
 class Site:
-    """A server and a worker of the pool `local` in a project. Neither pool nor worker limits how many runs it has.
+    """A server and a worker of the pool `local` in a project. The pool has one run at a time, as in docs/prefect.md.
 
     Attributes:
         api: the server's.
@@ -32,15 +32,13 @@ class Site:
             **served_environment(Workspace.at(project.folder), project.environment),
             **protected_environment(login, self._port),
             **self.api.client,
-            # How long a run that waits for its deployment's slot sleeps; Prefect's 30 s would only make the tests wait.
-            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
         }
         self._worker: subprocess.Popen[bytes] | None = None
         self.start_server()
 
     def open(self) -> None:
-        for pool in ("local", "gpu"):
-            self.api.post("/work_pools/", name=pool, type="process")
+        self.api.post("/work_pools/", name="local", type="process", concurrency_limit=1)
+        self.api.post("/work_pools/", name="gpu", type="process")
         self.prefect("deploy", "--all")
         assert self.api.active_schedules() == []
         self._worker = start_worker(self.project, "local", self.folder / "worker.log", limit=20)
@@ -95,7 +93,7 @@ class Site:
 
 def start_worker(project: Project, pool: str, log: Path, limit: int = 1) -> subprocess.Popen[bytes]:
     """A worker, as `make worker` starts it but for the limit."""
-    arguments = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
+    arguments = ["-m", "flows.patient_worker", "--pool", pool, "--limit", str(limit)]
     process = project.command(*arguments, output=log)
     wait_until(lambda: "Worker '" in log.read_text(), "the worker to start")
     return process

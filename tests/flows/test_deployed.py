@@ -99,7 +99,7 @@ def test_schedule_of_one_minute_fires_and_an_unchanged_source_computes_nothing(
     assert deployment["version"] == project.git("rev-parse", "HEAD")
     (schedule,) = deployment["schedules"]
     assert (schedule["active"], schedule["schedule"]["timezone"]) == (True, "Etc/UTC")
-    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["global_concurrency_limit"] is None  # a server that is down for minutes would end the run
     try:
         run = _first_scheduled(api, deployment["id"])
     finally:

@@ -1,0 +1,57 @@
+"""The worker's loops: an outage of Prefect's server doesn't end them, other errors do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import anyio
+import httpx
+import pytest
+
+from flows.patient_worker import ask_for_ever
+from tests.conftest import PROJECT
+
+OUTAGE = 50
+"""So many questions aren't answered; after twelve of them, Prefect's own loop would end."""
+
+
+def test_loop_goes_on_through_an_outage_and_ends_when_it_is_answered() -> None:
+    asked = []
+
+    async def ask() -> None:
+        asked.append(1)
+        if len(asked) < OUTAGE:
+            raise httpx.ConnectError("refused")
+        raise KeyboardInterrupt  # what a stopped worker gets
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(lambda: ask_for_ever(ask, interval=0.0001, backoff=4))
+    assert len(asked) == OUTAGE
+
+
+def test_loop_ends_with_an_error_that_is_no_outage() -> None:
+    async def ask() -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        anyio.run(lambda: ask_for_ever(ask, interval=0.0001, backoff=4))
+
+
+def test_prefects_worker_runs_with_these_loops() -> None:
+    code = """
+import runpy, sys
+from flows import lost_runs, patient_worker
+def check(*_, **__):
+    from prefect._internal import observers
+    from prefect.workers import base
+    assert base.critical_service_loop is observers.critical_service_loop is patient_worker.ask_for_ever
+    print(sys.argv)
+runpy.run_module, lost_runs.watch_in_background = check, lambda: print("watches")
+sys.argv = ["x", "--pool", "local"]
+patient_worker.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ended.stdout == "watches\n['prefect', 'worker', 'start', '--type', 'process', '--pool', 'local']\n", (
+        ended.stderr
+    )
