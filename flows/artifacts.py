@@ -15,6 +15,8 @@ from prefect.events import emit_event
 from flows.alerts import ACCURACY_DROPPED
 from tasks import plan, report
 from tasks.errors import DataError, RootstockError, SourceError
+from tasks.files import read_json
+from tasks.reports.strategy_table import strategy_table
 from tasks.runs.accuracy_regression import describe_regression, read_metrics
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
@@ -46,6 +48,11 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
 def show_report(context: RunContext) -> None:
     """Show the artifact `report`: metrics, the confusion matrix, the worst mistakes as images."""
     _show("report", "How good the champion is.", lambda: report.run(context.workspace))
+
+
+def show_metrics(context: RunContext) -> None:
+    """Show the artifact `metrics`: the accuracy of each strategy."""
+    _show("metrics", "How good each strategy is.", lambda: strategy_table(read_json(context.workspace.metrics)))
 
 
 @contextlib.contextmanager

@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
-from flows.artifacts import show_costs, show_plan, show_report, watch_accuracy
+from flows.artifacts import show_costs, show_metrics, show_plan, show_report, watch_accuracy
 from flows.form import filled_in, settings_form
 from flows.logs import shorten_errors
 from flows.remote_stages import check_work_pools, dispatch
+from flows.server_outages import wait_for_server
 from flows.settings_changes import apply_changes
 from flows.this_run import this_run
-from tasks.files import read_json
-from tasks.reports.strategy_table import strategy_table
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run_here, train
@@ -37,7 +35,8 @@ def pipeline(**changes: Any) -> None:
         check_work_pools(settings.run, context)
         if not (show_plan(context, settings) and is_finished(context)):
             _bring_up_to_date(context, settings)
-        create_markdown_artifact(key="metrics", markdown=strategy_table(read_json(context.workspace.metrics)))
+        show_metrics(context)
+    wait_for_server(context, settings.run)
 
 
 def _bring_up_to_date(context: RunContext, settings: Settings) -> None:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import get_client, get_run_logger
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    WorkerFilter,
+    WorkerFilterStatus,
+)
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
@@ -23,8 +31,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from flows.attempt_channel import read_message
+from flows.server_outages import needs_server
 from flows.silence import Silence
-from tasks.errors import RunError
+from tasks.errors import RunError, TransientError
+from tasks.markdown_tables import duration
 from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.runs.costs import Costs, append_history
 from tasks.runs.dvc_state.lock_entries import LockEntry, begin_attempt, merge_lock_entry
@@ -33,13 +43,17 @@ from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.transfers import TRANSFER_TRIES, push
 from tasks.settings import HERE, Run
-from tasks.stages import StageTask, log, run_here
+from tasks.stages import StageTask, log, outlast, run_here
 from tasks.workspace import LOCK
+
+Result = TypeVar("Result")
 
 _POLL_S = 2.0
 _START_S = 120.0
 _HEARTBEATS = 4
 """A worker that misses this many heartbeats counts as lost."""
+_CHECK_SERVER = "Check that it runs, and that this machine reaches the address in PREFECT_API_URL."
+_CHECK_WORKERS = "Start one: make worker POOL={}. If one runs, Prefect's UI shows whether the pool is paused."
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -53,9 +67,14 @@ def check_work_pools(settings: Run, context: RunContext) -> None:
     if context.deployed is None or not pools:
         return
     with get_client(sync_client=True) as client:
+
+        def look(pool: str) -> None:
+            with needs_server():
+                client.read_deployment_by_name(f"stage/{pool}")
+
         for pool, stage in pools.items():
             try:
-                client.read_deployment_by_name(f"stage/{pool}")
+                outlast(partial(look, pool), context, settings)
             except ObjectNotFound:
                 raise RunError(
                     f"Stage {stage} should run on the work pool {pool} (run.work_pools in params.yaml), but there is "
@@ -90,7 +109,8 @@ class _Attempt:
     stage: str
     number: int
     flow_run: UUID
-    silence: Silence = field(default_factory=Silence)
+    silence: Silence = field(default_factory=lambda: Silence())
+    waiting: Silence = field(default_factory=lambda: Silence())
     entry: LockEntry | None = None
     costs: list[Costs] = field(default_factory=list)
     merged: bool = False
@@ -119,13 +139,13 @@ class _WorkPool:
         if not names:
             return
         with get_client(sync_client=True) as client:
-            self._end_orphans(client)
+            self._outlast(lambda: self._end_orphans(client))
             needed = sorted({path for name in names for path in list_inputs(self._workspace, name)})
             self._push(names[0], needed)
             attempts: list[_Attempt] = []
             try:
                 # One by one: if a stage can't be started, the earlier ones are in the list and are cancelled below.
-                attempts.extend(self._start(client, name, 1) for name in names)
+                attempts.extend(self._outlast(partial(self._start, client, name, 1)) for name in names)
                 self._watch(client, attempts)
             finally:
                 for attempt in attempts:
@@ -139,7 +159,16 @@ class _WorkPool:
         def send() -> None:
             push(stage, self._workspace, paths, limit_s=self._settings.stage_time_limit_s, on_line=log)
 
-        self._outages.outlast(send, self._settings.outage_limit_s, self._logger.warning, TRANSFER_TRIES)
+        self._outlast(send, TRANSFER_TRIES)
+
+    def _outlast(self, act: Callable[[], Result], tries: int = 1) -> Result:
+        """Do something, after each outage again."""
+
+        def try_once() -> Result:
+            with needs_server():
+                return act()
+
+        return self._outages.outlast(try_once, self._settings.outage_limit_s, self._logger.warning, tries)
 
     def _watch(self, client: Any, attempts: list[_Attempt]) -> None:
         while not all(attempt.merged for attempt in attempts):
@@ -165,17 +194,18 @@ class _WorkPool:
         except SERVER_TROUBLE as error:
             self._logger.warning("Prefect's server doesn't answer (%s); nothing is lost.", type(error).__name__)
             attempt.silence.restart()  # a silent server says nothing about the worker
+            if self._is_too_long(attempt):
+                raise self._given_up(attempt, "Prefect's server has not answered", _CHECK_SERVER) from None
             return attempt
         if attempt.entry is not None:
             return attempt
         if state.is_final():
             return self._again(client, attempt, _failure(attempt, state, message))
         if state.is_scheduled():
-            if not attempt.waits:
-                attempt.waits = True
-                self._logger.info("Stage %s: waiting for a worker of pool %s.", attempt.stage, self._name)
-            attempt.silence.restart()
-        elif attempt.silence.is_longer(f"{state.type} {message}", limit_s := self._lost_after_s(message)):
+            self._wait_for_worker(client, attempt)
+            return attempt
+        attempt.waiting.restart()
+        if attempt.silence.is_longer(f"{state.type} {message}", limit_s := self._lost_after_s(message)):
             reason = f"its worker is lost: it sent no heartbeat for {limit_s:g} s (run.lost_after_s)"
             result = client.set_flow_run_state(attempt.flow_run, Crashed(message=f"Given up: {reason}."))
             if result.status == SetStateStatus.ACCEPT:  # else it has just ended by itself
@@ -183,6 +213,33 @@ class _WorkPool:
                     client, attempt, StageFailed(attempt.stage, reason, "", _command(attempt), Remedy.RETRY)
                 )
         return attempt
+
+    def _wait_for_worker(self, client: Any, attempt: _Attempt) -> None:
+        if not attempt.waits:
+            attempt.waits = True
+            self._logger.info("Stage %s: waiting for a worker of pool %s.", attempt.stage, self._name)
+        attempt.silence.restart()
+        if self._is_too_long(attempt):
+            if not self._is_served(client):
+                nobody = f"no worker of pool {self._name} has taken it"
+                raise self._given_up(attempt, nobody, _CHECK_WORKERS.format(self._name))
+            attempt.waiting.restart()  # its workers are busy
+
+    def _is_too_long(self, attempt: _Attempt) -> bool:
+        return attempt.waiting.is_longer("waits", self._settings.outage_limit_s)
+
+    def _is_served(self, client: Any) -> bool:
+        """Whether a worker of the pool is there and may take a stage, now or when it has finished another one."""
+        online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+        try:
+            paused = client.read_work_pool(self._name).is_paused
+            return not paused and bool(client.read_workers_for_work_pool(self._name, worker_filter=online))
+        except SERVER_TROUBLE:
+            return True  # nobody knows
+
+    def _given_up(self, attempt: _Attempt, what: str, advice: str) -> TransientError:
+        waited = f"{duration(self._settings.outage_limit_s)} (run.outage_limit_s)"
+        return TransientError(f"Stage {attempt.stage}: {what} for {waited}. {advice} Finished work is kept.")
 
     def _lost_after_s(self, message: dict[str, Any]) -> float:
         """How long an attempt may be silent: longer before the first heartbeat, while the worker starts Python."""
@@ -199,7 +256,7 @@ class _WorkPool:
             retries += 1
         else:
             raise failure
-        again = self._start(client, attempt.stage, attempt.number + 1)
+        again = self._outlast(lambda: self._start(client, attempt.stage, attempt.number + 1))
         again.retries, again.pauses = retries, pauses
         return again
 

@@ -106,11 +106,7 @@ def check_access(environment: Mapping[str, str]) -> None:
     """
     url, login = environment["PREFECT_API_URL"], environment.get(LOGIN_VARIABLE)
     try:
-        request = urllib.request.Request(f"{url}/admin/version")  # noqa: S310 - the user's own address
-        if login:
-            request.add_unredirected_header("Authorization", authorization(login))
-        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-            pass
+        ask_server(environment)
     except urllib.error.HTTPError as answer:
         with answer:
             if answer.code == http.HTTPStatus.UNAUTHORIZED and b"exception_message" in answer.read():
@@ -120,6 +116,20 @@ def check_access(environment: Mapping[str, str]) -> None:
             f"PREFECT_API_URL names {url}, but no Prefect server answers there ({error}). "
             "Start it (here: make ui), or unset PREFECT_API_URL; then make run starts a temporary one."
         ) from None
+
+
+def ask_server(environment: Mapping[str, str]) -> None:
+    """Ask the server at PREFECT_API_URL for its version, once.
+
+    Raises:
+        OSError: it doesn't answer; a urllib.error.HTTPError if it refuses.
+        ValueError: the address is none.
+    """
+    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/admin/version")  # noqa: S310 - the user's own
+    if login := environment.get(LOGIN_VARIABLE):
+        request.add_unredirected_header("Authorization", authorization(login))
+    with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+        pass
 
 
 def _no_access(url: str, login: str | None) -> str:

@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from flows.attempt_channel import AttemptChannel
 from flows.logs import shorten_errors
+from flows.server_outages import needs_server
 from flows.this_run import deployed_run
 from tasks import stages
 from tasks.files import write_bytes
@@ -59,4 +60,9 @@ def stage(name: str, commit: str, params: str, lock: str, heartbeat_s: float) ->
             stages.outlast(send, context, settings, TRANSFER_TRIES)  # waits here: the work is done
         entry, costs = read_lock_entry(workspace, name), read_history(workspace)[before:]
         remove(workspace)
-    channel.send_result(entry, costs)
+
+    def send_result() -> None:
+        with needs_server():
+            channel.send_result(entry, costs)
+
+    stages.outlast(send_result, context, settings)

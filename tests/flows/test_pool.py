@@ -10,17 +10,25 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed, Running
+from prefect.states import Completed, Failed, Running, Scheduled
 
 from flows import remote_stages
+from flows.silence import Silence
+from tasks.errors import TransientError
 from tasks.params import load_settings
 from tasks.runs.outages import Outages
 from tasks.runs.run_context import DeployedRun, RunContext
 from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
+
+
+class EndOfTestError(Exception):
+    """Ends what would go on for ever."""
+
 
 FAST, BROKEN = "train@head_replacement", "train@feature_extraction"
 
@@ -139,9 +147,95 @@ def test_outage_on_a_worker_or_of_the_remote_is_waited_for_and_is_no_retry(
         assert sum(pauses) == 8
 
 
+class Idle(Server):
+    """Nobody takes the stage, or the server doesn't answer; the watching run's clock goes on meanwhile."""
+
+    def __init__(self, clock: list[float], *, answers: bool = True, workers: int = 0, paused: bool = False) -> None:
+        super().__init__()
+        self._clock, self._answers, self._workers, self._paused = clock, answers, workers, paused
+
+    def _state(self, _stage: str) -> State[Any]:
+        self._clock[0] += 600
+        if not self._answers:
+            raise httpx.ConnectError("refused")
+        return Scheduled()
+
+    def read_work_pool(self, _name: str) -> Any:
+        return SimpleNamespace(is_paused=self._paused)
+
+    def read_workers_for_work_pool(self, _name: str, **_: Any) -> list[str]:
+        return ["a worker"] * self._workers
+
+
+LIMIT = r"2.h.00.min \(run\.outage_limit_s\)\."
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ({}, rf"no worker of pool gpu has taken it for {LIMIT} Start one: make worker POOL=gpu"),
+        ({"workers": 1, "paused": True}, "no worker of pool gpu has taken it"),
+        ({"answers": False}, rf"Prefect's server has not answered for {LIMIT} Check that it runs"),
+    ],
+)
+def test_wait_for_a_worker_or_for_the_server_ends_and_says_what_to_check(
+    server: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TransientError, match=told):
+        wait_in_vain(Idle(now := [0.0], **server), now, tmp_path, monkeypatch)
+    assert 7200 < now[0] < 10_000
+
+
+def test_wait_for_a_worker_that_is_busy_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Idle):
+        def _state(self, stage: str) -> State[Any]:
+            state = super()._state(stage)
+            if now[0] > 100_000:
+                raise EndOfTestError
+            return state
+
+    with pytest.raises(EndOfTestError):
+        wait_in_vain(Busy(now := [0.0], workers=1), now, tmp_path, monkeypatch)
+
+
+def wait_in_vain(server: Server, now: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a stage to the pool by a clock that the server sets."""
+    stand_in_for_prefect(server, monkeypatch)
+    monkeypatch.setattr(remote_stages, "_POLL_S", 0)
+    monkeypatch.setattr(remote_stages, "Silence", lambda: Silence(lambda: now[0]))
+    monkeypatch.setattr(remote_stages, "list_inputs", lambda *_: [])
+    monkeypatch.setattr(remote_stages, "push", lambda *_, **__: None)
+    (folder / "params.yaml").touch()
+    context = RunContext(Workspace.at(folder), DeployedRun(folder, "manual", "0" * 40, "test", print))
+    remote_stages._WorkPool("gpu", load_settings(PARAMS.parent).run, context).run([FAST])
+
+
+@pytest.mark.parametrize("outage_s", [60.0, 9000.0])
+def test_stage_that_cannot_be_sent_is_sent_when_the_server_answers_again(
+    outage_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Down(Server):
+        def read_deployment_by_name(self, name: str) -> Any:
+            if sum(pauses) < outage_s:
+                raise httpx.ConnectError("refused")
+            return super().read_deployment_by_name(name)
+
+    pauses = list[float]()
+    stand_in_for_prefect(Down(), monkeypatch)
+    monkeypatch.setattr(remote_stages, "list_inputs", lambda *_: [])
+    (tmp_path / "params.yaml").touch()
+    deployed = DeployedRun(tmp_path, "manual", "0" * 40, "test", print)
+    context = RunContext(Workspace.at(tmp_path), deployed, Outages(pauses.append))
+    pool = remote_stages._WorkPool("gpu", load_settings(PARAMS.parent).run, context)
+    error, told = (TransientError, "doesn't answer") if outage_s > 7200 else (StageFailed, "no images")
+    with pytest.raises(error, match=told):
+        pool.run([BROKEN])
+    assert sum(pauses) >= min(outage_s, 7200)
+
+
 def test_silence_counts_from_what_was_new_last() -> None:
     now = [0.0]
-    silence = remote_stages.Silence(lambda: now[0])
+    silence = Silence(lambda: now[0])
     longer = []
     for now[0], said in ((5.0, "a"), (15.0, "a"), (16.0, "b"), (26.0, "b"), (27.0, "b")):
         longer.append(silence.is_longer(said, 10))
@@ -150,7 +244,7 @@ def test_silence_counts_from_what_was_new_last() -> None:
 
 def test_silence_that_was_restarted_counts_anew() -> None:
     now = [0.0]
-    silence = remote_stages.Silence(lambda: now[0])
+    silence = Silence(lambda: now[0])
     silence.is_longer("a", 10)
     now[0] = 100.0
     silence.restart()
