@@ -5,7 +5,6 @@ Usage: python -m tasks.plan. The source is listed only if this needs no download
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -105,9 +104,9 @@ def _packed(workspace: Workspace) -> list[Discovered]:
     raw = workspace.raw
     if raw.is_dir():
         return previous_discovered(raw)
-    with tempfile.TemporaryDirectory() as temporary:
-        fetch_output(workspace, f"{RAW}/manifest.parquet", Path(temporary))
-        return previous_discovered(Path(temporary))
+    with workspace.temporary_folder() as temporary:
+        fetch_output(workspace, f"{RAW}/manifest.parquet", temporary)
+        return previous_discovered(temporary)
 
 
 def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], SourceListing | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,9 @@ def _read_evaluation(workspace: Workspace) -> Any:
     file = workspace.evaluation
     if file.exists():
         return read_json(file)
-    with tempfile.TemporaryDirectory() as temporary:  # a deployed run's folder lacks outputs of unchanged stages
-        if fetch_output(workspace, EVALUATION, Path(temporary)):
-            return read_json(Path(temporary) / file.name)
+    with workspace.temporary_folder() as temporary:  # a deployed run's folder lacks outputs of unchanged stages
+        if fetch_output(workspace, EVALUATION, temporary):
+            return read_json(temporary / file.name)
     raise IntegrityError(f"There is no {EVALUATION}. Make it: dvc repro evaluate")
 
 

@@ -8,7 +8,8 @@ costs, decisions) are in the `.rootstock` of the clone that the folder belongs t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -179,6 +180,13 @@ class Workspace:
     @property
     def decisions(self) -> Path:
         return self.clone / _STATE / "decisions.json"
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A folder for the block. If the process is killed, it stays until the run's folder is removed."""
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.temporary) as name:
+            yield Path(name)
 
     def decide_once(self, name: str, facts: Mapping[str, Any], decide: Callable[[], Any]) -> Any:
         """The decision of an earlier run about the same facts; the first run decides and notes it.

@@ -10,7 +10,6 @@ import select
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,8 +95,8 @@ def supervise(
     grace_s: float = GRACE_S,
 ) -> Ending:
     """Run a command to its end. If an exception leaves this call, all processes of the command are stopped first."""
-    with tempfile.TemporaryDirectory(prefix="rootstock-") as temporary:
-        progress_file = Path(temporary) / "progress.json"
+    with Workspace.at(folder).temporary_folder() as temporary:
+        progress_file = temporary / "progress.json"
         variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
         with GuardedProcess(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
             states = _new_states(progress_file)

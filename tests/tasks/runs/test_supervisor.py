@@ -197,19 +197,23 @@ def test_exception_kills_all_descendants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_death_of_the_supervisor_kills_all_descendants(tmp_path: Path, number: signal.Signals) -> None:
+def test_death_of_the_supervisor_kills_all_descendants_and_leaves_no_file_elsewhere(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
     code = f"""
 import os, sys; from pathlib import Path
 from tasks.runs.supervisor import supervise
 command = [sys.executable, "-c", {FAMILY + chr(10) + "time.sleep(600)"!r}]
 supervise(command, Path.cwd(), os.environ, print, print, limit_s=600, grace_s=0.5)
 """
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(elsewhere)}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) as supervisor:
         members = family(tmp_path)
         assert all(is_running(member) for member in members)
         supervisor.send_signal(number)
     wait_until(lambda: not any(is_running(member) for member in members), "the family to end")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_death_of_the_guard_kills_the_group_and_is_reported(tmp_path: Path) -> None:
