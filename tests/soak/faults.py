@@ -61,7 +61,7 @@ class Faults:
     def step(self) -> None:
         """Do what has become due."""
         while self._later and self._later[0][0] <= time.monotonic():
-            heapq.heappop(self._later)[2]()
+            self._do(heapq.heappop(self._later)[2])
         if self._hunts:
             living = by_role(self._mark)
             self._hunts = [hunt for hunt in self._hunts if not self._strike(hunt, living)]
@@ -70,7 +70,16 @@ class Faults:
         """Undo everything now."""
         self._hunts.clear()
         while self._later:
-            heapq.heappop(self._later)[2]()
+            self._do(heapq.heappop(self._later)[2])
+
+    def _do(self, action: Callable[[], None]) -> None:
+        """Undo a fault. A command that another fault hits is tried again."""
+        try:
+            action()
+        except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+            self._record.say(f"tries again: {error}")
+            time.sleep(1)
+            self._after(5, action)
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), action))

@@ -77,6 +77,22 @@ def not_quiet(quiet: Sequence[Night], wanted: int) -> list[str]:
     return found + ([f"only {good} of {wanted} nights after the last fault completed"] if good < wanted else [])
 
 
+def false_alarms(texts: Sequence[str], nights: Sequence[Night]) -> list[str]:
+    """Messages that tell of a lost or failed night which completed."""
+    return [
+        f"{night.name} completed, but: {text[:200]}"
+        for night in nights
+        for text in texts
+        if night.state == GOOD and f" / {night.name} " in text and " is late" not in text
+    ]
+
+
+def silent(texts: Sequence[str], nights: Sequence[Night]) -> list[Night]:
+    """Nights that ended badly without a message."""
+    bad = [night for night in nights if night.ended is not None and night.state != GOOD]
+    return [night for night in bad if not any(f" / {night.name} " in text for text in texts)]
+
+
 def _waited_only(night: Night) -> bool:
     """Whether it has only waited until now: for its turn, or for a worker."""
     return night.began is None and night.ended is None

@@ -11,6 +11,9 @@ import psutil
 from tasks.files import TEMPORARY_SUFFIX
 from tests.soak.processes import ours
 
+_OF_PREFECT = "runner_storage"
+"""A folder that Prefect makes once and uses again."""
+
 
 def processes(mark: Path, services: Iterable[int]) -> list[str]:
     """Processes with the soak's mark that are no services."""
@@ -30,5 +33,5 @@ def files(clone: Path, temporary: Path) -> list[str]:
     found += [f"lock {path}" for path in (clone / ".git").rglob("*.lock")]
     found += [f"unfinished object {path}" for path in (clone / ".git/objects").rglob("tmp_*")]
     found += [f"unfinished file {path}" for path in clone.rglob(f"*{TEMPORARY_SUFFIX}") if ".git" not in path.parts]
-    found += [f"temporary file {path}" for path in temporary.iterdir()]
+    found += [f"temporary file {path}" for path in temporary.iterdir() if path.name != _OF_PREFECT]
     return found

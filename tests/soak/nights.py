@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +25,8 @@ def read_nights(api: Api, deployment: str, logs: bool) -> list[Night]:
     wanted = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": _PAGE}
     while page := api.post("/flow_runs/filter", **wanted, offset=len(runs)):
         runs += page
-    return [_night(api, run, logs) for run in runs if run["state"]["name"] != "Scheduled"]
+    due = [run for run in runs if (_seconds(run["expected_start_time"]) or 0.0) <= time.time()]
+    return [_night(api, run, logs) for run in due]
 
 
 def _night(api: Api, run: dict[str, Any], logs: bool) -> Night:

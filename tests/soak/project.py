@@ -57,7 +57,8 @@ class SoakProject:
         self.folder.mkdir()
         for name in ("flows", "tasks"):
             shutil.copytree(PROJECT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(PARAMS, self.folder)
+        for file in (PARAMS, PROJECT / ".dvcignore"):
+            shutil.copy(file, self.folder)
         shutil.copy(Path(__file__).with_name("late_stages.py"), self.folder)
         (self.folder / "dvc.yaml").write_text(yaml.safe_dump(late_graph(), sort_keys=False))
         (self.folder / "prefect.yaml").write_text(every_minute((PROJECT / "prefect.yaml").read_text()))

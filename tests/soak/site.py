@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,7 @@ A_CLASS = 18
 
 
 class Site:
-    """`with Site(folder, random) as site:`; services run only while `tend` is called often.
+    """`with Site(folder, random) as site:`; a thread starts services again.
 
     Attributes:
         folder: of all files of the soak; `logs` in it has the services' logs.
@@ -42,6 +43,8 @@ class Site:
         self._random = random
         self._stack = ExitStack()
         self.services: dict[str, Service] = {}
+        self._closing = threading.Event()
+        self._tending = threading.Thread(target=self._tend, daemon=True)
 
     def __enter__(self) -> Site:
         with ExitStack() as stack:
@@ -60,6 +63,7 @@ class Site:
             self.chat = stack.enter_context(receiver("/hooks/soak"))
             self.project = SoakProject(self.disk.folder, self.folder, f"http://127.0.0.1:{self.proxy_port}")
             self.project.make()
+            self._tending.start()
             stack.callback(self._stop_services)
             self._start_services()
             self._stack = stack.pop_all()
@@ -80,14 +84,8 @@ class Site:
             self.proxy.__exit__()
             self.proxy = None
 
-    def tend(self) -> None:
-        """What a service manager does all the time."""
-        for service in self.services.values():
-            service.tend()
-
     def wait_for_server(self) -> None:
         while not self.api.answers():
-            self.tend()
             time.sleep(0.5)
 
     def _start_services(self) -> None:
@@ -114,9 +112,16 @@ class Site:
 
     def _add(self, name: str, command: list[str], folder: Path) -> None:
         self.services[name] = Service(name, command, folder, self.project.environment, self.logs / f"{name}.log")
-        self.services[name].tend()
+
+    def _tend(self) -> None:
+        """What a service manager does."""
+        while not self._closing.wait(0.5):
+            for service in list(self.services.values()):
+                service.tend()
 
     def _stop_services(self) -> None:
+        self._closing.set()
+        self._tending.join()
         for service in reversed(list(self.services.values())):
             service.stop()
 

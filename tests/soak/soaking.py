@@ -21,7 +21,7 @@ from tests.soak.source import JUNK
 
 QUIET_NIGHTS = 2
 _QUIET_LIMIT_S = 1200.0
-_TICK_S = 0.2
+_TICK_S = 0.3
 
 
 def soak(folder: Path, seed: int, length_s: float, pause_s: float, commit: str) -> Soak:
@@ -58,7 +58,7 @@ def _ended(nights: Sequence[Night]) -> list[Night]:
 
 
 class _Course:
-    """Keeps services running and takes samples while it waits for something.
+    """Takes samples while it waits for something.
 
     Attributes:
         tips: every commit that was seen at the tip of the branch.
@@ -73,7 +73,6 @@ class _Course:
         """Wait for a condition. Returns whether it came within the limit."""
         give_up = time.monotonic() + limit_s
         while time.monotonic() < give_up:
-            self.site.tend()
             step()
             self._watch()
             with contextlib.suppress(OSError, urllib.error.URLError):  # the server may be down
@@ -95,12 +94,12 @@ class _Course:
             self.record.sample(samples.take(self.site))
 
     def quiet_nights(self, since: float) -> list[Night]:
-        """Wait until enough nights have ended that were due after the last fault, and no run is active."""
+        """Wait until enough nights have ended that began after the last fault, and no run is active."""
         found: list[Night] = []
 
         def enough() -> bool:
             time.sleep(2)
-            found[:] = [one for one in self.site.nights() if one.due > since and one.state in ENDED]
+            found[:] = [one for one in self.site.nights() if (one.began or 0) > since and one.state in ENDED]
             return len(found) >= QUIET_NIGHTS
 
         self.wait(enough, _QUIET_LIMIT_S)
@@ -108,10 +107,10 @@ class _Course:
         self.site.schedule(active=False)
 
         def idle() -> bool:
-            time.sleep(2)
-            return not any(one.state in ("RUNNING", "PENDING", "CANCELLING") for one in self.site.nights())
+            time.sleep(10)  # a worker may be about to take the next night
+            return all(one.state in ENDED for one in self.site.nights())
 
-        if not self.wait(idle, 300):
+        if not self.wait(idle, _QUIET_LIMIT_S):
             self.record.say("a run is still active")
         time.sleep(5)
         return found
@@ -145,12 +144,14 @@ class _Course:
             "no process is left over": leftovers.processes(site.disk.folder, services),
             "no worktree, lock or unfinished file is left over": leftovers.files(clone, site.disk.folder / "tmp"),
             "memory and disk are flat": samples.grown(record.samples),
+            "alerts tell the truth": judging.false_alarms(site.chat.texts(), nights),
             "the remotes have all": self._not_shared(history),
         }
         figures = {
             "versions on the branch": str(len(history)),
             "images at the source": str(len(site.source.labels)),
             "alerts received": str(len(site.chat.bodies)),
+            "nights that ended badly without an alert": str(len(judging.silent(site.chat.texts(), nights))),
             "starts of the server, of the worker": ", ".join(str(one.starts) for one in site.services.values()),
         }
         return Soak(seed, commit, length_s, nights, quiet, record.faults, record.samples, problems, figures)
