@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tests.soak.plan import PERSON
 from tests.soak.record import Fault, Night, Sample
 
+_CONFUSED_S = 420.0
 SETTLE_S = 20.0
 """Until a killed service runs again, a night is still disturbed."""
 GOOD = "COMPLETED"
@@ -77,13 +78,24 @@ def not_quiet(quiet: Sequence[Night], wanted: int) -> list[str]:
     return found + ([f"only {good} of {wanted} nights after the last fault completed"] if good < wanted else [])
 
 
-def false_alarms(texts: Sequence[str], nights: Sequence[Night]) -> list[str]:
-    """Messages that tell of a lost or failed night which completed."""
+def false_alarms(texts: Sequence[str], nights: Sequence[Night], confusing: Sequence[float]) -> list[str]:
+    """Messages that tell of a lost or failed night which completed.
+
+    Prefect takes events of a run for too early if the run was made, or the server started, less than 5 minutes before.
+
+    Args:
+        texts: of the messages.
+        nights: all.
+        confusing: when runs were made (by a deployment), or the server was started again; Unix times.
+    """
     return [
         f"{night.name} completed, but: {text[:200]}"
         for night in nights
         for text in texts
-        if night.state == GOOD and f" / {night.name} " in text and " is late" not in text
+        if night.state == GOOD
+        and f" / {night.name} " in text
+        and " is late" not in text
+        and not any(moment - 60 < (night.ended or 0) < moment + _CONFUSED_S for moment in confusing)
     ]
 
 

@@ -16,7 +16,7 @@ class Service:
     """One program that should always run.
 
     Attributes:
-        starts: how often it was started.
+        started: when, Unix times.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Service:
     folder: Path
     environment: Mapping[str, str]
     log: Path
-    starts: int = 0
+    started: list[float] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
     _ended: float = field(default=float("-inf"))
 
@@ -43,7 +43,7 @@ class Service:
                     stderr=file,
                     start_new_session=True,
                 )
-            self.starts += 1
+            self.started.append(time.time())
 
     @property
     def process_id(self) -> int | None:

@@ -103,6 +103,7 @@ class Site:
         self.api.post("/work_pools/", name="local", type="process", concurrency_limit=1)
         self.api.post("/work_pools/", name="gpu", type="process")
         self.deploy()
+        self.deployed = time.time()
         self.project.run("-m", "flows.alerts")
         self.deployment: str = self.api.get("/deployments/name/pipeline/nightly")["id"]
         self._add("worker", [sys.executable, "-m", "flows.worker", "--pool", "local"], folder)

@@ -144,7 +144,7 @@ class _Course:
             "no process is left over": leftovers.processes(site.disk.folder, services),
             "no worktree, lock or unfinished file is left over": leftovers.files(clone, site.disk.folder / "tmp"),
             "memory and disk are flat": samples.grown(record.samples),
-            "alerts tell the truth": judging.false_alarms(site.chat.texts(), nights),
+            "alerts tell the truth": judging.false_alarms(site.chat.texts(), nights, self._confusing()),
             "the remotes have all": self._not_shared(history),
         }
         figures = {
@@ -152,9 +152,14 @@ class _Course:
             "images at the source": str(len(site.source.labels)),
             "alerts received": str(len(site.chat.bodies)),
             "nights that ended badly without an alert": str(len(judging.silent(site.chat.texts(), nights))),
-            "starts of the server, of the worker": ", ".join(str(one.starts) for one in site.services.values()),
+            "starts of the server, of the worker": ", ".join(str(len(one.started)) for one in site.services.values()),
         }
         return Soak(seed, commit, length_s, nights, quiet, record.faults, record.samples, problems, figures)
+
+    def _confusing(self) -> list[float]:
+        """When runs were made, or the server was started again."""
+        found = [one.ended for one in self.record.faults if "deployment" in one.kind]
+        return [self.site.deployed, *self.site.services["server"].started, *found]
 
     def _on_remote(self, digest: str) -> bytes | None:
         client = self.site.client

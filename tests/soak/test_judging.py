@@ -61,7 +61,8 @@ def test_quiet_nights_must_all_complete(quiet: list[Night], found: int) -> None:
 def test_alert_about_a_night_that_completed_is_false_and_a_bad_night_needs_one() -> None:
     texts = ["pipeline / calm-owl was lost: no heartbeat", "pipeline / shy-fox is late", "pipeline / red-cat ended"]
     nights = [NIGHT, replace(NIGHT, name="shy-fox"), replace(FAILED, name="red-cat"), replace(FAILED, name="old-dog")]
-    (found,) = judging.false_alarms(texts, nights)
+    assert judging.false_alarms(texts, nights, [NIGHT.ended or 0]) == []
+    (found,) = judging.false_alarms(texts, nights, [])
     assert found.startswith("calm-owl completed, but")
     assert [night.name for night in judging.silent(texts, nights)] == ["old-dog"]
 
