@@ -26,7 +26,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Event:
-    """Something that shall happen.
+    """Something that is to happen.
 
     Attributes:
         at_s: seconds after the beginning of the nights.
