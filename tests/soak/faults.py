@@ -47,10 +47,8 @@ class Faults:
     def begin(self, event: Event) -> None:
         if event.kind == "source":
             self._record.say(f"source: {self._site.source.change(self._random.randint(1, 4))}")
-        elif event.kind in SIGNALS:
+        elif event.kind in (*SIGNALS, "power failure"):
             self._hunts.append(_Hunt(event, time.monotonic() + _HUNT_S))
-        elif event.kind == "power failure":
-            self._cut_power(event)
         elif event.kind == "full disk":
             self._fill_disk(event)
         elif event.kind in PERSON:
@@ -87,11 +85,14 @@ class Faults:
     def _strike(self, hunt: _Hunt, living: dict[str, list[psutil.Process]]) -> bool:
         """Send the signal if its time has come. Returns whether the hunt is over."""
         now, event = time.monotonic(), hunt.event
-        targets = living.get(event.target, [])
+        targets = living.get("engine" if event.kind == "power failure" else event.target, [])
         if targets and hunt.strike_at is None:
             hunt.strike_at = now + event.delay_s
         if not targets or hunt.strike_at is None or now < hunt.strike_at:
             return now > hunt.deadline
+        if event.kind == "power failure":
+            self._cut_power(event)
+            return True
         victim = self._random.choice(targets)
         began = time.time()
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -119,10 +120,10 @@ class Faults:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     action(one)
         psutil.wait_procs(victims, 10)
-        torn = TEARS[event.target](self._site.project, self._random)
-        self._record.fault(
-            began, "power failure", event.target, f"{len(victims)} processes; {torn or 'nothing to tear'}"
-        )
+        for target in (event.target, *self._random.sample(sorted(TEARS), len(TEARS))):
+            if torn := TEARS[target](self._site.project, self._random):
+                break
+        self._record.fault(began, "power failure", target, f"{len(victims)} processes; {torn}")
 
     def _fill_disk(self, event: Event) -> None:
         disk, began = self._site.disk, time.time()
