@@ -7,15 +7,17 @@ from pathlib import Path
 import psutil
 
 ROLES = {
-    "guard": "process_guard.py",  # its command line names the command that it guards, so it comes first
-    "server": "flows.server_app",
-    "worker": " worker start ",
-    "engine": "prefect.engine",
-    "stage": "-m tasks.",
-    "late stage": "late_stages.py",
-    "dvc": "-m dvc ",
-    "git": "git ",
+    "process_guard.py": "guard",  # its command line names the command that it guards, so it comes first
+    "flows.server_app": "server",
+    " worker start ": "worker",
+    "patient_worker": "worker",
+    "flows.start": "engine",
+    "prefect.engine": "engine",
+    "-m tasks.": "stage",
+    "late_stages.py": "late stage",
+    "-m dvc ": "dvc",
 }
+"""Part of a command line -> what the process is; the first that fits decides."""
 OF_RUNS = ("engine", "guard", "dvc", "stage", "late stage", "git")
 
 
@@ -37,7 +39,7 @@ def role_of(command: list[str]) -> str:
         return "git"
     if command and command[0].endswith("sh"):
         return "shell"
-    return next((role for role, part in ROLES.items() if part in line and role != "git"), "other")
+    return next((role for part, role in ROLES.items() if part in line), "other")
 
 
 def by_role(mark: Path) -> dict[str, list[psutil.Process]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 import time
@@ -106,7 +107,7 @@ class Site:
         self.deployed = time.time()
         self.project.run("-m", "flows.alerts")
         self.deployment: str = self.api.get("/deployments/name/pipeline/nightly")["id"]
-        self._add("worker", [sys.executable, "-m", "flows.worker", "--pool", "local"], folder)
+        self._add("worker", _worker_command(), folder)
 
     def deploy(self) -> None:
         self.project.run("-m", "prefect", "--no-prompt", "deploy", "--name", "nightly")
@@ -131,3 +132,11 @@ class Site:
 
     def nights(self, logs: bool = False) -> list[Night]:
         return read_nights(self.api, self.deployment, logs)
+
+
+def _worker_command() -> list[str]:
+    """A worker that gives a run which never begins up after minutes; an hour is right where nights are a day apart."""
+    if importlib.util.find_spec("flows.patient_worker") is None:
+        return [sys.executable, "-m", "flows.worker", "--pool", "local"]
+    program = "from flows import lost_runs, patient_worker; lost_runs.STUCK_S = 240.0; patient_worker.main()"
+    return [sys.executable, "-c", program, "--pool", "local", "--limit", "1"]
