@@ -67,5 +67,6 @@ def _fault(random: Random, at_s: float) -> Event:
     # A process that stands still for over 100 seconds counts as lost; that is a case of its own, and seldom.
     long = kind == "SIGSTOP" and random.random() < 0.1
     lasts_s = random.uniform(110, 150) if long else random.uniform(5, 45)
-    latest_s = 25.0 if target == "engine" or kind == "power failure" else 4.0
-    return Event(at_s, kind, target, lasts_s, random.choice((0.0, random.uniform(0, latest_s))))
+    whole_night = target == "engine" or kind == "power failure"
+    delay_s = random.uniform(0, 40) if whole_night else random.choice((0.0, random.uniform(0, 4)))
+    return Event(at_s, kind, target, lasts_s, delay_s)
