@@ -14,7 +14,10 @@ from tasks.workspace import Workspace
 
 
 def share_cache(workspace: Workspace) -> None:
-    """Make DVC in a deployed run's folder use the clone's cache, remotes and credentials."""
+    """Make DVC in a deployed run's folder use the clone's cache, remotes and credentials.
+
+    What DVC notes about the folder goes with the folder. By default it would stay in /var/tmp for ever.
+    """
     from dvc.config import Config
 
     of_clone, here = workspace.clone / ".dvc", workspace.folder / ".dvc"
@@ -22,6 +25,7 @@ def share_cache(workspace: Workspace) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(of_clone / "config.local", here / "config.local")
     with Config(dvc_dir=str(here), validate=False).edit("local") as local:
+        local["core"]["site_cache_dir"] = str((here / "tmp/site").resolve())
         local["cache"]["dir"] = settings["cache"].get("dir") or str((of_clone / "cache").resolve())
         for name, remote in settings["remote"].items():
             if Path(remote["url"]).is_absolute():  # a folder; its path in the clone may be relative
