@@ -20,7 +20,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA HOURS SEED
+unexport SOURCE STRATEGY SET RESET POOL DATA DRY HOURS SEED
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -32,6 +32,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 # What each target reads. Make itself would ignore another variable: `make run SORUCE=images` would train on the digits.
 READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
+READS_tidy := DRY
 READS_bench := DATA
 READS_test := TESTS
 READS_quick := TESTS
@@ -44,7 +45,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
+.PHONY: help setup run plan repro tidy test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ plan: .venv/ready ## show what the next run would do, why, and what it would cos
 
 repro: .venv/ready ## do the same work without Prefect, by DVC
 	@python -m dvc --wait-for-lock repro
+
+tidy: .venv/ready ## delete what nothing needs any more, such as data of old runs; DRY=1 only says what
+	@python -m tasks.tidy $(call option,--dry,DRY)
 
 ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print its address and login
 	@python -m flows.ui

@@ -24,8 +24,10 @@ from tasks.runs.costs import read_history
 from tasks.runs.dvc_state.lock_entries import read_lock_entry
 from tasks.runs.dvc_state.outputs import list_outputs
 from tasks.runs.run_context import RunContext
+from tasks.runs.tidying import keep_untidied
 from tasks.runs.transfers import TRANSFER_TRIES, push
 from tasks.runs.worktrees import check_out, claim_folder, remove
+from tasks.workspace import Workspace
 
 
 @flow
@@ -42,7 +44,11 @@ def stage(name: str, commit: str, params: str, lock: str, heartbeat_s: float) ->
     shorten_errors()
     run = deployed_run()
     channel = AttemptChannel(UUID(flow_run.id), heartbeat_s)
-    with channel.heartbeats(), claim_folder(run.clone, f"stage-{name}") as workspace:
+    with (
+        channel.heartbeats(),
+        keep_untidied(Workspace.at(run.clone), f"the stage {run.title}", run.say),
+        claim_folder(run.clone, f"stage-{name}") as workspace,
+    ):
         check_out(workspace, commit, run.say)
         write_bytes(workspace.params, params.encode())
         write_bytes(workspace.lock, lock.encode())

@@ -11,7 +11,9 @@ from prefect import get_run_logger
 from prefect.runtime import deployment, flow_run
 
 from flows.start import CLONE_VARIABLE, COMMIT_VARIABLE
+from tasks.params import load_settings
 from tasks.runs.run_context import DeployedRun, RunContext
+from tasks.runs.tidying import keep_untidied, tidy_after
 from tasks.runs.worktrees import run_folder
 from tasks.workspace import Workspace
 
@@ -20,10 +22,20 @@ from tasks.workspace import Workspace
 def this_run() -> Iterator[RunContext]:
     """The context of this run. The results of a deployed run are committed if the block ends without an error."""
     if CLONE_VARIABLE not in os.environ:
-        yield RunContext(Workspace.at(Path.cwd()))
+        workspace = Workspace.at(Path.cwd())
+        with keep_untidied(workspace, f"make run in {workspace.folder}", get_run_logger().info):
+            yield RunContext(workspace)
         return
-    with run_folder(deployed_run()) as context, contextlib.chdir(context.workspace.folder):
+    run = deployed_run()
+    clone = Workspace.at(run.clone)
+    with (
+        keep_untidied(clone, f"the run {run.title} of {run.name}", run.say),
+        run_folder(run) as context,
+        contextlib.chdir(context.workspace.folder),
+    ):
         yield context
+        kept_runs = load_settings(context.workspace.folder).run.kept_runs
+    tidy_after(clone, kept_runs, run.say)
 
 
 def deployed_run() -> DeployedRun:

@@ -188,13 +188,14 @@ class WorkPools(Block):
 
 
 class Run(Block):
-    """How long a stage may take, how often it is retried, and where it runs."""
+    """How long a stage may take, how often it is retried, where it runs, and how many runs keep their data."""
 
     stage_time_limit_s: float = Field(gt=0, description="a stage that takes longer is stopped, seconds")
     stage_retries: int = Field(ge=0, le=10, description="how often a crashed stage is retried")
     outage_limit_s: float = Field(ge=0, description="how long a run waits in all for what doesn't answer, seconds")
     work_pools: WorkPools
     lost_after_s: float = Field(ge=1, description="a worker without a heartbeat for this long is lost, seconds")
+    kept_runs: int = Field(ge=1, description="last runs of each deployment whose data stay in the cache")
 
 
 class Settings(Block):

@@ -169,6 +169,16 @@ class Workspace:
         return self.clone / _STATE / "code"
 
     @property
+    def tidy_claim(self) -> Path:
+        """The claim that each run shares, and that `make tidy` has alone."""
+        return self.clone / _STATE / "tidy.claim"
+
+    @property
+    def tidy_record(self) -> Path:
+        """The outputs of the kept commits."""
+        return self.clone / _STATE / "tidy.json"
+
+    @property
     def prefect_home(self) -> Path:
         return self.clone / _STATE / "prefect"
 

@@ -144,6 +144,7 @@ def installed(started: Iterable[list[str]]) -> list[str]:
     [
         ("run", {"SOURCE": "--source", "STRATEGY": "--strategy", "SET": "--set"}, ["flows.pipeline"]),
         ("worker", {"POOL": "--pool"}, ["flows.worker"]),
+        ("tidy", {"DRY": "--dry"}, ["tasks.tidy"]),
         ("bench", {"DATA": "--data"}, ["benchmarks"]),
     ],
 )

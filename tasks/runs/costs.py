@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tasks.files import read_json, write_json
+from tasks.files import read_json, write_bytes, write_json
 from tasks.markdown_tables import duration, markdown_table, size
 from tasks.workspace import Workspace
 
@@ -22,6 +22,7 @@ _HISTORY = "history.jsonl"
 _COMPUTED = ("packed", "decoded", "extracted")
 """Names of the field with the number of computed images in a stage's summary; `reused` is the number of others."""
 _RECENT = 5
+_KEPT_ENTRIES = 2000
 _ONLY_IF_MEASURED = {"GPU": "gpu_seconds", "energy": "energy_j"}
 
 Costs = dict[str, Any]
@@ -58,6 +59,14 @@ def read_history(workspace: Workspace) -> list[Costs]:
 def read_experience(workspace: Workspace) -> list[Costs]:
     """The costs of every stage that ran in the clone, deployed runs included, the oldest first."""
     return _read(workspace.shared_costs / _HISTORY)
+
+
+def shorten_history(workspace: Workspace) -> None:
+    """Keep the last entries of a clone's history only. No run may be active."""
+    path = workspace.shared_costs / _HISTORY
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if len(lines) > _KEPT_ENTRIES:
+        write_bytes(path, b"".join(lines[-_KEPT_ENTRIES // 2 :]))
 
 
 def _read(path: Path) -> list[Costs]:

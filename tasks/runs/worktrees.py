@@ -36,7 +36,7 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
         before = sound_tip(run)
         results = results_of(run, before)
         if is_worktree(workspace.folder):
-            note = _read_note(workspace)
+            note = read_note(workspace)
             _stop_orphans(workspace, run.say)
             if note.get("before") == before:  # no commit since then
                 repair_torn_files(workspace)
@@ -119,7 +119,7 @@ def _stop_orphans(workspace: Workspace, say: Say) -> None:
 @contextlib.contextmanager
 def _noted(run: DeployedRun, workspace: Workspace, before: str | None) -> Iterator[None]:
     """Keep a note in the folder: which run works in it, and how that run ended if it failed."""
-    note: dict[str, Any] = {"title": run.title, "before": before, "ended": None}
+    note: dict[str, Any] = {"title": run.title, "branch": run.branch, "before": before, "ended": None}
     write_json(workspace.run_note, note)
     try:
         yield
@@ -130,7 +130,8 @@ def _noted(run: DeployedRun, workspace: Workspace, before: str | None) -> Iterat
         raise
 
 
-def _read_note(workspace: Workspace) -> dict[str, Any]:
+def read_note(workspace: Workspace) -> dict[str, Any]:
+    """What a run noted in its folder: its title and branch, the branch's tip when it began, and how it ended."""
     try:
         note: dict[str, Any] = read_json(workspace.run_note)
     except (OSError, ValueError):  # the run was killed before it wrote a note

@@ -13,7 +13,7 @@ from tasks.runs.stage_failure import Remedy, StageFailed
 from tasks.runs.transfers import TRANSFER_TRIES, fetch_inputs, push
 from tasks.runs.worktrees import check_out
 from tasks.workspace import Workspace
-from tests.tasks.runs.repository import commit, dvc, git, make_parts, make_repository
+from tests.tasks.runs.repository import commit, deployed, dvc, git, make_parts, make_repository, working
 
 
 @pytest.fixture
@@ -106,3 +106,32 @@ def test_remote_that_answers_again_gets_everything(tmp_path: Path, monkeypatch: 
     assert len(list((tmp_path / "store/files").rglob("*"))) == 3  # md5, two digits, the file
     (text,) = said
     assert "dvc push: DVC's remote doesn't answer.\nunexpected error - Could not connect to the endpoint" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_pushed", [True, False])
+def test_run_heals_what_a_persons_dvc_gc_has_deleted(tmp_path: Path, is_pushed: bool) -> None:
+    root = make_repository(tmp_path / "clone")
+    if is_pushed:
+        dvc(root, "remote", "add", "-d", "store", str(tmp_path / "store"))
+        commit(root, "A remote")
+
+    def night() -> list[str]:
+        with working(deployed(root, [])) as folder:
+            stages = []
+            for name in ("count", "double"):
+                if fetch_inputs(name, Workspace.at(folder), limit_s=60, on_line=print):
+                    dvc(folder, "repro", "--single-item", name)
+                    stages.append(name)
+            if is_pushed:
+                dvc(folder, "push")
+        return stages
+
+    assert night() == ["count", "double"]
+    lock = git(root, "show", "runs/nightly:dvc.lock")
+    dvc(root, "gc", "--workspace", "--force")
+    objects = root / ".dvc/cache/files/md5"
+    assert not any(path.is_file() for path in objects.rglob("*"))
+    assert night() == (["count"] if is_pushed else ["count", "double"])
+    assert git(root, "show", "runs/nightly:dvc.lock") == lock
+    assert any(path.is_file() for path in objects.rglob("*"))

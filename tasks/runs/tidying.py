@@ -1,0 +1,131 @@
+"""Deletes what nothing needs any more from a clone: old versions in DVC's cache, dead run folders, loose git objects.
+
+Runs and tidying exclude each other by a claim: runs hold it together, tidying holds it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.markdown_tables import size
+from tasks.runs.claims import claimed
+from tasks.runs.costs import shorten_history
+from tasks.runs.dvc_state.garbage import Garbage, collect_garbage
+from tasks.runs.git import git, tip
+from tasks.runs.retention import describe, kept_commits
+from tasks.runs.run_context import Say
+from tasks.runs.worktrees import is_worktree, read_note, remove
+from tasks.workspace import Workspace
+
+TIDYING = "make tidy"
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What tidying freed, or would free, and what it kept.
+
+    Attributes:
+        garbage: in DVC's cache.
+        folders: folders of runs that can't be continued.
+        folders_mb: their size, MB.
+        kept: the reasons, in words.
+    """
+
+    garbage: Garbage
+    folders: list[str]
+    folders_mb: float
+    kept: str
+
+    @property
+    def freed_mb(self) -> float:
+        return self.garbage.size_mb + self.folders_mb
+
+
+def keep_untidied(workspace: Workspace, title: str, say: Say) -> AbstractContextManager[bool]:
+    """Keep others from tidying the clone during the block. Waits for one that has begun."""
+    return claimed(
+        workspace.tidy_claim,
+        title,
+        shared=True,
+        on_wait=lambda holder: say(f"Waits for `{holder}`, which deletes old data in this clone."),
+    )
+
+
+def tidying(workspace: Workspace, on_wait: Callable[[str], None] | None) -> AbstractContextManager[bool]:
+    """The claim for `tidy`. Without `on_wait` it isn't waited for; the value says whether it is held."""
+    return claimed(workspace.tidy_claim, TIDYING, on_wait=on_wait)
+
+
+def tidy(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> Tidied:
+    """Delete what nothing needs; the caller holds the claim of `tidying`, unless it is dry.
+
+    Args:
+        workspace: of a clone.
+        kept_runs: number of runs whose data each branch `runs/*` keeps.
+        dry: only measure.
+
+    Raises:
+        RunError: what is needed can't be told; nothing is deleted then.
+    """
+    clone = Workspace.at(workspace.clone)
+    kept = kept_commits(clone.folder, kept_runs)
+    unfinished, dead = _sorted_folders(clone)
+    commits = [commit for some in kept.values() for commit in some]
+    garbage = collect_garbage(clone, commits, unfinished, dry=dry)
+    folders_mb = sum(_size_mb(one.folder) for one in dead)
+    if not dry:
+        for one in dead:
+            remove(one)
+        shorten_history(clone)
+        _collect_git(clone.folder)
+    told = [describe(kept), "the working tree", *(f"the unfinished run in {one.folder}" for one in unfinished)]
+    return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, "; ".join(told))
+
+
+def tidy_after(workspace: Workspace, kept_runs: int, say: Say) -> None:
+    """Tidy after a run, if no other run is active. A failure is one line, because the run itself has succeeded."""
+    try:
+        with tidying(workspace, None) as is_mine:
+            if is_mine and (done := tidy(workspace, kept_runs)).freed_mb:
+                say(f"Tidied: {describe_freed(done)}.")
+    except Exception as error:  # noqa: BLE001
+        say(f"Tidying failed, and the run is not affected: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def describe_freed(done: Tidied) -> str:
+    """What was freed, in words, such as `1.2 GB in DVC's cache (420 files)`."""
+    told = [f"{size(done.garbage.size_mb)} in DVC's cache ({done.garbage.objects:,} files)"]
+    if done.folders:
+        told.append(f"{size(done.folders_mb)} of runs that can't be continued ({', '.join(done.folders)})")
+    return " and ".join(told)
+
+
+def _sorted_folders(clone: Workspace) -> tuple[list[Workspace], list[Workspace]]:
+    """The folders of unfinished runs, and of runs that can't be continued: git or the branch has moved on."""
+    unfinished: list[Workspace] = []
+    dead: list[Workspace] = []
+    for folder in sorted(clone.runs.iterdir()) if clone.runs.is_dir() else []:
+        if folder.is_dir() and not folder.is_symlink():
+            (unfinished if _can_be_continued(clone, folder) else dead).append(Workspace(folder, clone.folder))
+    return unfinished, dead
+
+
+def _can_be_continued(clone: Workspace, folder: Path) -> bool:
+    if not is_worktree(folder):
+        return False
+    note = read_note(Workspace(folder, clone.folder))
+    return "branch" not in note or tip(clone.folder, note["branch"]) == note["before"]
+
+
+def _size_mb(folder: Path) -> float:
+    files = (path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(stat.st_size for stat in files if stat.st_nlink == 1) / 1e6
+
+
+def _collect_git(clone: Path) -> None:
+    """Pack git's loose objects once there are thousands, as git itself does after a person's commands."""
+    settings = ("gc.autoDetach=false", "gc.worktreePruneExpire=never")  # a person's worktree may be on another disk
+    git(clone, *(part for one in settings for part in ("-c", one)), "gc", "--auto", "--quiet")
