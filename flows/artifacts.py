@@ -19,6 +19,7 @@ from tasks.files import read_json
 from tasks.reports.strategy_table import strategy_table
 from tasks.runs.accuracy_regression import describe_regression, read_metrics
 from tasks.runs.costs import costs_table, read_history
+from tasks.runs.disk_budget import check_disk
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 
@@ -26,23 +27,26 @@ from tasks.settings import Settings
 def show_plan(context: RunContext, settings: Settings) -> bool:
     """Show the artifact `plan`: which stages will run and why, how many images are new, how long it will take.
 
+    Then check that the disk has room for it.
+
     Returns:
         Whether the source was listed and didn't change, so that the stage `ingest` would change nothing.
 
     Raises:
         SourceError: the listing shows that the source is not usable.
         DataError: the listing shows that a class has too few images.
+        StorageError: the plan needs more disk space than is free.
     """
-    known = False
+    made: list[plan.Plan] = []
 
     def make() -> str:
-        nonlocal known
-        found = plan.run(settings, context.workspace)
-        known = found.source_is_known
-        return found.text
+        made.append(plan.run(settings, context.workspace))
+        return made[0].text
 
     _show("plan", "The plan of this run, made before it began.", make, fatal=(SourceError, DataError))
-    return known
+    for one in made:
+        check_disk(one.steps, context.workspace, settings.run.kept_runs)
+    return any(one.source_is_known for one in made)
 
 
 def show_report(context: RunContext) -> None:

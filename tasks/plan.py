@@ -22,7 +22,7 @@ from tasks.reports.text import visible, without_credentials
 from tasks.runs.costs import read_experience
 from tasks.runs.dvc_state.changes import read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
-from tasks.runs.planning import SourceNews, make_plan, plan_text
+from tasks.runs.planning import SourceNews, Step, make_plan, plan_text
 from tasks.settings import Settings
 from tasks.workspace import RAW, Workspace
 
@@ -37,10 +37,12 @@ class Plan:
     Attributes:
         text: in Markdown.
         source_is_known: the source was listed, and the stage `ingest` would change nothing.
+        steps: its stages.
     """
 
     text: str
     source_is_known: bool
+    steps: list[Step]
 
 
 def run(settings: Settings, workspace: Workspace) -> Plan:
@@ -59,7 +61,7 @@ def run(settings: Settings, workspace: Workspace) -> Plan:
     source = _news(settings, workspace, listing())
     steps = make_plan(changes, source, read_experience(workspace))
     sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
-    return Plan(plan_text(steps, source, workspace), sure)
+    return Plan(plan_text(steps, source, workspace), sure, steps)
 
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ def share_cache(workspace: Workspace) -> None:
         for name, remote in settings["remote"].items():
             if Path(remote["url"]).is_absolute():  # a folder; its path in the clone may be relative
                 local["remote"].setdefault(name, {})["url"] = remote["url"]
+
+
+def cache_folder(workspace: Workspace) -> Path:
+    """DVC's cache of a workspace; it may not exist yet."""
+    from dvc.config import Config
+
+    here = workspace.folder / ".dvc"
+    return Path(Config(dvc_dir=str(here))["cache"].get("dir") or here / "cache").resolve()
+
+
+def shares_blocks(folder: Path, cache: Path) -> bool:
+    """Whether a file in a folder and its copy in the cache take their space once, as on Btrfs and XFS."""
+    from dvc_objects.fs.system import reflink
+
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        one = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder))
+        other = stack.enter_context(tempfile.TemporaryDirectory(dir=cache))
+        reflink(one.name, f"{other}/copy")  # type: ignore[no-untyped-call]
+        return True
+    return False
 
 
 def remove_damaged(workspace: Workspace, name: str) -> list[str]:
