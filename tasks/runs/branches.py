@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks.errors import RunError
 from tasks.files import write_bytes
-from tasks.runs.git import NO_COMMIT, git, git_path, is_ancestor, is_sound, read_blob, tip
+from tasks.runs.git import NO_COMMIT, git, git_path, is_ancestor, is_sound, read_blob, remove_damaged_objects, tip
 from tasks.runs.run_context import DeployedRun
 from tasks.workspace import LOCK, METRICS, PARAMS
 
@@ -37,13 +37,15 @@ def sound_tip(run: DeployedRun) -> str | None:
         return None
     if commit is not None and is_sound(run.clone, commit):
         return commit
+    remove_damaged_objects(run.clone)
     log = git_path(run.clone, f"logs/refs/heads/{run.branch}")
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     earlier = next((one for line in reversed(lines) for one in line.split()[1::-1] if is_sound(run.clone, one)), None)
     if earlier is None:
         raise RunError(
-            f"The branch {run.branch} is damaged, and its log names no sound commit. Fetch it from another clone, or "
-            f"begin a new history: rm {shlex.quote(str(reference))}"
+            f"The branch {run.branch} is damaged, and its log names no sound commit. Remove it: the next run "
+            "fetches the branch from git's remote if it is there, else it begins a new history: "
+            f"rm {shlex.quote(str(reference))}"
         )
     write_bytes(reference, f"{earlier}\n".encode())
     run.say(f"{run.branch} was damaged ({commit or 'empty'}). It is set back to its last sound commit, {earlier[:10]}.")
@@ -57,26 +59,24 @@ def results_of(run: DeployedRun, before: str | None) -> dict[str, bytes | None]:
     return {name: read_blob(run.clone, before, name) for name in RESULTS}
 
 
-def commit_results(run: DeployedRun, folder: Path, before: str | None) -> None:
-    """Add a commit to the run's branch, unless the run changed nothing.
-
-    The branch must be at the same commit as when the run began. If two runs overlap, which Prefect's limits don't
-    allow, the second one is refused.
-    """
+def make_commit(run: DeployedRun, folder: Path, before: str | None) -> str | None:
+    """Make the commit of a run, on no branch yet. Returns None if the run changed nothing."""
     git(folder, "add", "--force", "--", *(name for name in (PARAMS, *RESULTS) if (folder / name).exists()))
     tree = git(folder, "write-tree")
     parents = _parents(run, before)
     if tree == git(folder, "rev-parse", f"{parents[0]}^{{tree}}") and len(parents) == 1:
         run.say(f"Nothing new: {run.branch} stays as it is.")
-        return
+        return None
     flags = [part for parent in parents for part in ("-p", parent)]
-    commit = git(folder, "commit-tree", tree, *flags, "-m", f"Run {run.name}: {run.title}\n\nCode: {run.commit}")
-    _move_branch(run, before, commit)
-    run.say(f"Committed {commit[:10]} on {run.branch}.")
+    return git(folder, "commit-tree", tree, *flags, "-m", f"Run {run.name}: {run.title}\n\nCode: {run.commit}")
 
 
-def _move_branch(run: DeployedRun, before: str | None, commit: str) -> None:
-    """Move the run's branch from one commit to the next."""
+def move_branch(run: DeployedRun, before: str | None, commit: str) -> None:
+    """Move the run's branch from one commit to the next.
+
+    The branch must be at the same commit as when the run began. If two runs overlap, which Prefect's limits don't
+    allow, the second one is refused.
+    """
     move = ("update-ref", "--create-reflog", f"refs/heads/{run.branch}", commit, before or NO_COMMIT)
     try:
         git(run.clone, *move)

@@ -6,6 +6,7 @@ They run none of the repository's hooks: `dvc install`, say, adds one to each ch
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -46,10 +47,12 @@ _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30"
 _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsync=all",  # a commit survives a power failure
+    "advice.pushUpdateRejected=false",  # it is meant for people at a prompt
     "core.filesRefLockTimeout=5000",  # milliseconds; another command of git may be changing the branch
 )
 _LIMIT_S = 1800.0
 _REMOTE = ("fetch", "push", "ls-remote")
+_DAMAGED = re.compile(r"object corrupt or missing: (.*\S)")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -110,6 +113,17 @@ def is_sound(folder: Path, commit: str) -> bool:
     return not known.returncode and not read.returncode and b" missing\n" not in known.stdout
 
 
+def is_here(folder: Path, commit: str) -> bool:
+    return not _start(folder, ("cat-file", "-e", f"{commit}^{{commit}}")).returncode
+
+
+def remove_damaged_objects(folder: Path) -> None:
+    """Remove the objects that can't be read. git wouldn't fetch them again, because their files are there."""
+    said = _start(folder, ("fsck", "--no-dangling", "--no-reflogs")).stderr.decode(errors="surrogateescape")
+    for path in _DAMAGED.findall(said):
+        (folder / path).unlink(missing_ok=True)
+
+
 def need_commit(folder: Path, commit: str) -> None:
     """Fetch a commit from the repository's remotes if it isn't here.
 
@@ -117,12 +131,11 @@ def need_commit(folder: Path, commit: str) -> None:
         RunError: no remote has it.
         TransientError: a remote doesn't answer.
     """
-    look = ("cat-file", "-e", f"{commit}^{{commit}}")
-    if not _start(folder, look).returncode:
+    if is_here(folder, commit):
         return
     for remote in git(folder, "remote").split():
         git(folder, "fetch", "--quiet", remote)
-    if _start(folder, look).returncode:
+    if not is_here(folder, commit):
         raise RunError(
             f"Commit {commit} is neither in {folder} nor on its remotes. Push it from the clone where it was made (git "
             "push), then run again."

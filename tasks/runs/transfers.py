@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from tasks.errors import RunError, TransientError
 from tasks.runs.dvc_state.cache import remove_damaged
 from tasks.runs.dvc_state.outputs import read_needs
 from tasks.runs.outages import tells_of_outage
@@ -67,6 +68,20 @@ def push(stage: str, workspace: Workspace, paths: list[str], *, limit_s: float, 
     """
     if paths:
         _transfer(stage, ["push", *paths], workspace, limit_s, on_line)
+
+
+def push_all(workspace: Workspace, *, limit_s: float, on_line: OnLine) -> None:
+    """Send all files that dvc.lock names and DVC's default remote lacks.
+
+    Raises:
+        TransientError: they can't be sent now.
+        RunError: the remote refuses them.
+    """
+    try:
+        _transfer("", ["push"], workspace, limit_s, on_line)
+    except StageFailed as failure:
+        kind = RunError if failure.remedy is Remedy.FIX else TransientError
+        raise kind(f"The data of this run can't be pushed: {failure.reason}.\n{failure.said}") from None
 
 
 def _transfer(stage: str, arguments: Sequence[str], workspace: Workspace, limit_s: float, on_line: OnLine) -> None:

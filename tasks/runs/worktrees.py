@@ -14,13 +14,15 @@ from typing import Any
 
 from tasks.errors import RunError
 from tasks.files import read_json, write_bytes, write_json
-from tasks.runs.branches import RESULTS, commit_results, results_of, sound_tip
+from tasks.runs.branches import RESULTS, make_commit, move_branch, results_of
 from tasks.runs.claims import claimed
 from tasks.runs.dvc_state.cache import share_cache
+from tasks.runs.dvc_state.outputs import remove_other_versions
 from tasks.runs.dvc_state.torn_files import repair_torn_files
 from tasks.runs.git import git, git_path, need_commit, succeeds
 from tasks.runs.orphans import stop_orphans
 from tasks.runs.run_context import DeployedRun, RunContext, Say, safe_name
+from tasks.runs.sharing import begin, publish
 from tasks.runs.transfers import remove_partial
 from tasks.workspace import Workspace
 
@@ -31,14 +33,18 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
 
     Raises:
         RunError: the commit can't be found, or another run has moved the branch meanwhile.
+        TransientError: a remote that shares the results doesn't answer.
     """
     with claim_folder(run.clone, run.name) as workspace:
-        before = sound_tip(run)
+        start = begin(run)
+        before = start.tip
         results = results_of(run, before)
+        moved_on = False
         if is_worktree(workspace.folder):
             note = read_note(workspace)
             _stop_orphans(workspace, run.say)
-            if note.get("before") == before:  # no commit since then
+            moved_on = note.get("before") != before
+            if not moved_on:
                 repair_torn_files(workspace)
                 results |= {
                     name: content for name in RESULTS if (content := _read(workspace.folder / name)) is not None
@@ -49,9 +55,16 @@ def run_folder(run: DeployedRun) -> Iterator[RunContext]:
         for name, content in results.items():
             if content is not None:
                 write_bytes(workspace.folder / name, content)
+        if moved_on:  # a stage that keeps its output would go on from one that isn't in the history
+            remove_other_versions(workspace)
         with _noted(run, workspace, before):
-            yield RunContext(workspace, run)
-            commit_results(run, workspace.folder, before)
+            context = RunContext(workspace, run)
+            yield context
+            commit = make_commit(run, workspace.folder, before)
+            publish(context, start, commit)
+            if commit is not None:
+                move_branch(run, before, commit)
+                run.say(f"Committed {commit[:10]} on {run.branch}.")
         remove(workspace)
 
 

@@ -53,6 +53,15 @@ def shares_blocks(folder: Path, cache: Path) -> bool:
     return False
 
 
+def has_default_remote(clone: Path, commit: str) -> bool:
+    """Whether DVC has a default remote in a run of a commit: by the commit, the clone's own settings or the user's."""
+    from dvc.config import Config
+    from dvc.fs import GitFileSystem
+
+    committed = GitFileSystem(str(clone), rev=commit)
+    return "remote" in Config(dvc_dir=".dvc", local_dvc_dir=str(clone / ".dvc"), fs=committed)["core"]
+
+
 def remove_damaged(workspace: Workspace, name: str) -> list[str]:
     """Remove a stage's inputs from the cache if their bytes don't match their hashes. Returns the outputs' paths.
 

@@ -49,6 +49,14 @@ def read_needs(workspace: Workspace, name: str) -> StageNeeds:
         )
 
 
+def remove_other_versions(workspace: Workspace) -> None:
+    """Remove the outputs whose version isn't the one in dvc.lock; the stages fetch that one if they need it."""
+    with open_repository(workspace) as repository:
+        for out in (out for stage in repository.index.stages for out in stage.outs if out.use_cache):
+            if out.exists and (not out.hash_info or out.changed_checksum()):
+                out.remove()
+
+
 def list_outputs(workspace: Workspace, name: str) -> list[str]:
     """The outputs of a stage that dvc.lock names and the cache holds."""
     with open_repository(workspace) as repository:

@@ -86,7 +86,7 @@ def test_only_commit_of_a_branch_that_is_damaged_is_reported_with_what_to_do(roo
     work(deployed(root), LOCK)
     damage(root, git(root, "rev-parse", "runs/nightly"))
     with (
-        pytest.raises(RunError, match=r"begin a new history: rm .*refs/heads/runs/nightly"),
+        pytest.raises(RunError, match=r"begins a new history: rm .*refs/heads/runs/nightly"),
         run_folder(deployed(root)),
     ):
         pass
