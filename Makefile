@@ -20,7 +20,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA DRY HOURS SEED
+unexport SOURCE STRATEGY SET RESET POOL DATA DRY HOURS SEED MEND
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -33,6 +33,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
 READS_tidy := DRY
+READS_doctor := MEND
 READS_bench := DATA
 READS_test := TESTS
 READS_quick := TESTS
@@ -45,7 +46,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro tidy test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
+.PHONY: help setup run plan repro tidy doctor test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ repro: .venv/ready ## do the same work without Prefect, by DVC
 
 tidy: .venv/ready ## delete what nothing needs any more, such as data of old runs; DRY=1 only says what
 	@python -m tasks.tidy $(call option,--dry,DRY)
+
+doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe
+	@python -m flows.doctor $(if $(filter 1,$(value MEND)),--repair)
 
 ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print its address and login
 	@python -m flows.ui

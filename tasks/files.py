@@ -83,6 +83,15 @@ def sweep_temporaries(folder: Path) -> int:
     return swept
 
 
+def is_abandoned(leftover: Path) -> bool:
+    """Whether `sweep_temporaries` would remove this temporary file or folder."""
+    lock = _lock_unused(leftover)
+    if lock is None:
+        return False
+    os.close(lock)
+    return True
+
+
 @contextlib.contextmanager
 def _reserved(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A new file or folder beside `path`, which `sweep_temporaries` spares, because this process holds its lock.

@@ -65,6 +65,11 @@ def load_weights() -> Weights:
     return _verified(_read_file(_download()), "Keras' download")
 
 
+def are_here() -> bool:
+    """Whether a file with weights is on this machine, so that `load_weights` needs no download."""
+    return bool(os.environ.get(VARIABLE)) or (_keras_cache() / _KERAS_FILE).exists() or _packaged_file() is not None
+
+
 def digest(weights: Weights) -> str:
     """SHA-256 over the tensors in layer order; see `SHA256`."""
     sha256 = hashlib.sha256()

@@ -66,6 +66,24 @@ def test_run_commits_on_its_branch_and_leaves_the_persons_folder_alone(
     site.assert_nothing_to_do("runs/nightly")
 
 
+def test_doctor_finds_the_server_its_worker_and_the_pool_that_lacks_one(site: Site, project: Project) -> None:
+    site.api.post("/work_pools/", name="paused", type="process", is_paused=True)
+    code, text = project.run("-m", "flows.doctor")
+    site.prefect("work-pool", "delete", "paused")
+    for line in (
+        "Prefect: the server answers, with Prefect 3.",
+        "Prefect: the work pool local has a worker",
+        "Prefect: the work pool gpu has no worker, and no schedule or setting needs one",
+        "Prefect: no run is late",
+        "clock: this machine's clock agrees with the clock of 127.0.0.1",
+    ):
+        assert f"\nok     {line}" in text
+    assert code == 2
+    assert (
+        "\nWRONG  Prefect: The work pool paused is paused.\n       Repair it: prefect work-pool resume paused\n" in text
+    )
+
+
 @pytest.mark.usefixtures("whole")
 def test_half_finished_edits_reach_no_deployed_run(site: Site, project: Project) -> None:
     edited = [

@@ -82,13 +82,13 @@ def _remove_damaged(out: Any, path: str) -> bool:
     names = {content.hash_info.value} if content else set()
     names |= {hash_info.value for _, _, hash_info in content} if content and content.hash_info.isdir else set()
     files = map(Path, map(out.cache.oid_to_path, names))
-    damaged = [file for file in files if file.exists() and not _has_its_hash(file)]
+    damaged = [file for file in files if file.exists() and not has_its_hash(file)]
     for file in damaged:
         file.unlink()
     return bool(damaged)
 
 
-def _has_its_hash(file: Path) -> bool:
+def has_its_hash(file: Path) -> bool:
     """Whether a file of the cache has the MD5 in its name."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

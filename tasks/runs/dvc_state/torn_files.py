@@ -30,6 +30,13 @@ def repair_torn_files(workspace: Workspace) -> None:
             restore_torn_lock(workspace)
 
 
+def find_torn(workspace: Workspace) -> list[Path]:
+    """The torn ones of both files."""
+    note = workspace.folder / ".dvc/tmp/rwlock"
+    whole = {note: _is_whole_note(note), workspace.lock: _is_whole_lock(workspace)}
+    return [path for path, is_whole in whole.items() if not is_whole]
+
+
 def restore_torn_lock(workspace: Workspace) -> bool:
     """Replace a torn dvc.lock by its last whole version, or remove it if there is none. Returns whether it was torn.
 
