@@ -31,6 +31,8 @@ ACCURACY_DROPPED = "rootstock.accuracy.dropped"
 """The event that a run emits when the new champion is clearly worse than the previous one."""
 HEARTBEAT_S = 30
 """How often a run sends a heartbeat, seconds; the same as in prefect.yaml."""
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "@\u200b"}
+"""In this order. The last one puts a space without width after an @."""
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
 _ADDRESS = "{{ flow_run | ui_url or '' }}"
 
@@ -177,8 +179,13 @@ def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
 
 
 def _json(text: str) -> str:
-    """A template that renders to `{"text": <the rendered text as a JSON string>}`."""
-    return "{% set text %}" + text + '{% endset %}{"text": {{ text | tojson }}}'
+    """A template that renders to `{"text": <the rendered text as a JSON string>}`.
+
+    Names of files and messages of errors are in the text. Slack takes `<!channel>` in it for a call to everybody, so &,
+    < and > are written as Slack documents it. Mattermost does so with `@all`, so no name follows an @ at once.
+    """
+    plain = "".join(f" | replace({old!r}, {new!r})" for old, new in _ESCAPES.items())
+    return "{% set text %}" + text + '{% endset %}{"text": {{ text' + plain + " | tojson }}}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tasks.workspace import Workspace
 
 LOGIN_VARIABLE = "PREFECT_API_AUTH_STRING"
 """The environment variable from which Prefect's clients take the login, as user:password."""
+_ADDRESS = "PREFECT_API_URL"
 _USER = "rootstock"
 _LOOPBACK = ("127.0.0.1", "localhost")
 _OTHERS = 0o077
@@ -44,13 +45,24 @@ def kept_login(workspace: Workspace) -> str:
 def with_login(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a client of the server at PREFECT_API_URL, with the login if that server is this clone's.
 
-    The login of another server comes from the user, and is never replaced.
+    The login of another server comes from the user, and is never replaced. A login in the address
+    (http://user:password@host/api) is moved to its own variable: Prefect prints the address in messages.
     """
+    moved = _without_login_in_address(environment)
     known = _read(workspace.server_login)
-    address = urllib.parse.urlsplit(environment.get("PREFECT_API_URL", ""))
-    if known is None or address.hostname not in _LOOPBACK or environment.get(LOGIN_VARIABLE):
+    address = urllib.parse.urlsplit(moved.get(_ADDRESS, ""))
+    if known is None or address.hostname not in _LOOPBACK or moved.get(LOGIN_VARIABLE):
+        return moved
+    return {**moved, LOGIN_VARIABLE: known}
+
+
+def _without_login_in_address(environment: Mapping[str, str]) -> dict[str, str]:
+    address = urllib.parse.urlsplit(environment.get(_ADDRESS, ""))
+    login, separator, host = address.netloc.rpartition("@")
+    if not separator or ":" not in login:  # a name alone is no login
         return dict(environment)
-    return {**environment, LOGIN_VARIABLE: known}
+    found = environment.get(LOGIN_VARIABLE) or urllib.parse.unquote(login)
+    return {**environment, _ADDRESS: address._replace(netloc=host).geturl(), LOGIN_VARIABLE: found}
 
 
 def authorization(login: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from flows.login import LOGIN_VARIABLE, authorization, kept_login, new_login
 from tasks.errors import RootstockError
+from tasks.reports.text import without_credentials
 from tasks.runs.guarded_process import GuardedProcess
 from tasks.workspace import SERVER_LOGIN, Workspace
 
@@ -99,19 +100,21 @@ class Server:
 def check_access(environment: Mapping[str, str]) -> None:
     """Check that a server answers at PREFECT_API_URL, and that it lets in a client with this environment.
 
+    A login that is part of the address is never shown: see `flows.login.with_login`.
+
     Errors that aren't Prefect's own, such as those of a proxy, are left to Prefect's client.
 
     Raises:
         RootstockError: nothing answers, or the server wants another login.
     """
-    url, login = environment["PREFECT_API_URL"], environment.get(LOGIN_VARIABLE)
+    url, login = without_credentials(environment["PREFECT_API_URL"]), environment.get(LOGIN_VARIABLE)
     try:
         ask_server(environment)
     except urllib.error.HTTPError as answer:
         with answer:
             if answer.code == http.HTTPStatus.UNAUTHORIZED and b"exception_message" in answer.read():
                 raise RootstockError(_no_access(url, login)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise RootstockError(
             f"PREFECT_API_URL names {url}, but no Prefect server answers there ({error}). "
             "Start it (here: make ui), or unset PREFECT_API_URL; then make run starts a temporary one."

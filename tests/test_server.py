@@ -11,7 +11,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,7 +65,12 @@ def test_image_is_the_prefect_that_is_locked() -> None:
 
 def test_nothing_but_the_loopback_is_opened_and_the_database_not_at_all() -> None:
     opened = {name: service.get("ports", []) for name, service in COMPOSE["services"].items()}
-    assert opened == {"database": [], "prefect": ["127.0.0.1:4200:4200"]}
+    assert opened == {"database": [], "backup": [], "prefect": ["127.0.0.1:4200:4200"]}
+
+
+def test_no_log_grows_for_ever() -> None:
+    logs = {name: service["logging"] for name, service in COMPOSE["services"].items()}
+    assert all(log["options"].keys() == {"max-size", "max-file"} for log in logs.values()), logs
 
 
 def test_secrets_are_in_no_file_that_git_keeps() -> None:
@@ -156,7 +163,7 @@ def test_page_of_another_origin_may_not_read(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_worker_that_logs_in_can_work_and_postgresql_keeps_it(site: Site, tmp_path: Path) -> None:
+def test_worker_that_logs_in_can_work_postgresql_keeps_it_and_a_backup_restores_it(site: Site, tmp_path: Path) -> None:
     code = "from prefect import flow\n@flow\ndef pipeline(): pass\npipeline()"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     client = {**clean, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"{site.address}/api", "DO_NOT_TRACK": "1"}
@@ -171,3 +178,28 @@ def test_worker_that_logs_in_can_work_and_postgresql_keeps_it(site: Site, tmp_pa
     query = "SELECT flow.name, flow_run.state_type FROM flow_run JOIN flow ON flow.id = flow_run.flow_id"
     rows = subprocess.run(["psql", url, "-Atc", query], capture_output=True, text=True, check=True).stdout
     assert rows.splitlines() == ["pipeline|COMPLETED"]
+
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for age_days in (13, 15):
+        old = folder / f"prefect-{age_days}.dump"
+        old.touch()
+        os.utime(old, (time.time() - 86400 * age_days,) * 2)
+    backup = {**COMPOSE["services"]["backup"]["environment"], "BACKUP_FOLDER": str(folder)}
+    at = urllib.parse.urlsplit(url)
+    backup |= {"PGHOST": HOST, "PGPORT": str(at.port), "PGPASSWORD": str(at.password)}
+    variables = {**clean, **backup}
+    dump = sh(variables, "sh", "server/backup.sh").strip()
+    assert sorted(path.name for path in folder.iterdir()) == ["prefect-13.dump", Path(dump).name]
+    assert sh({**variables, "PGPASSWORD": "wrong"}, "sh", "server/backup.sh", code=1) == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["prefect-13.dump", Path(dump).name]
+    sh(variables, "psql", "-c", "CREATE DATABASE restored")
+    sh(variables, "pg_restore", "-d", "restored", "--clean", "--if-exists", "--exit-on-error", dump)
+    assert sh(variables, "psql", "-d", "restored", "-Atc", query) == rows
+
+
+def sh(variables: dict[str, str], *command: str, code: int = 0) -> str:
+    """Run a command in the project's folder; gives its output."""
+    ended = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout

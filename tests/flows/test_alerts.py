@@ -123,9 +123,10 @@ def test_failed_run_is_reported_with_its_reason(
     api: Api, told: list[str], chat: Receiver, kind: str, state: str
 ) -> None:
     run = start_run(api, f"run-{kind}")
-    end(api, run, kind, message='the disk is "full"\nreally')
+    end(api, run, kind, message='the disk is "full"\nreally: <!channel> & @here.jpg')
     text = wait_for(chat, f"run-{kind}")
-    assert text.startswith(f'pipeline / run-{kind} ended as {state}: the disk is "full"\nreally')
+    told = 'the disk is "full"\nreally: &lt;!channel&gt; &amp; @\u200bhere.jpg'  # nobody is called
+    assert text.startswith(f"pipeline / run-{kind} ended as {state}: {told}")
     assert run["id"] in text
 
 
@@ -143,8 +144,8 @@ def test_late_run_is_reported(api: Api, told: list[str], chat: Receiver) -> None
 
 def test_dropped_accuracy_is_reported(api: Api, told: list[str], chat: Receiver) -> None:
     """That a run emits this event: tests/flows/test_pipeline.py."""
-    emit(api, ACCURACY_DROPPED, {"prefect.resource.id": "rootstock.champion"}, payload={"text": 'from "0.9" to 0.5'})
-    assert wait_for(chat, "to 0.5") == 'from "0.9" to 0.5'
+    emit(api, ACCURACY_DROPPED, {"prefect.resource.id": "rootstock.champion"}, payload={"text": '@all: "0.9" to 0.5'})
+    assert wait_for(chat, "to 0.5") == '@\u200ball: "0.9" to 0.5'
 
 
 def test_killed_run_is_reported_as_silent_and_set_to_crashed_by_a_worker(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import pytest
 from flows import ui
 from flows.login import LOGIN_VARIABLE, kept_login, with_login
 from tasks.workspace import Workspace
+from tests.conftest import PARAMS, PROJECT
 
 HERE = "http://127.0.0.1:4200/api"
 
@@ -101,3 +104,32 @@ def test_password_is_printed_to_a_terminal_only(terminal: bool, monkeypatch: pyt
     assert ("rootstock:canary" in text) == terminal
     assert (".rootstock/prefect_login" in text.splitlines()[2]) != terminal
     assert f"export PREFECT_API_URL={HERE}" in text
+
+
+@pytest.mark.parametrize("host", ["prefect.example.org", "127.0.0.1:4200"])
+def test_login_in_the_address_is_moved_to_where_nobody_prints_it(here: Workspace, host: str) -> None:
+    kept_login(here)
+    moved = with_login(here, {"PREFECT_API_URL": f"http://ann:s%40cret@{host}/api"})
+    assert moved == {"PREFECT_API_URL": f"http://{host}/api", LOGIN_VARIABLE: "ann:s@cret"}
+    chosen = with_login(here, {"PREFECT_API_URL": f"http://ann:s%40cret@{host}/api", LOGIN_VARIABLE: "bob:other"})
+    assert chosen == {"PREFECT_API_URL": f"http://{host}/api", LOGIN_VARIABLE: "bob:other"}
+
+
+@pytest.mark.parametrize(
+    ("program", "address"),
+    [
+        ("flows.pipeline", "http://ann:canary@127.0.0.1:9/api"),
+        ("flows.worker", "http://ann:canary@127.0.0.1/api"),
+        ("flows.alerts", "http://ann:canary@127.0.0.1:9/api"),
+    ],
+)
+def test_login_in_the_address_of_a_server_that_is_away_is_not_printed(
+    tmp_path: Path, program: str, address: str
+) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": address, "PYTHONPATH": str(PROJECT)}
+    shutil.copy(PARAMS, tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-m", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, "canary" in ended.stdout + ended.stderr) == (2, False), ended.stderr
+    assert "no Prefect server answers there" in ended.stderr
