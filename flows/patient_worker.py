@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -36,6 +37,8 @@ def main() -> None:
     from flows.lost_runs import watch_in_background
 
     watch_in_background()
+    # A shell starts commands in the background with SIGINT ignored. Prefect's worker ends by it when SIGTERM comes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["prefect", "worker", "start", "--type", "process", *sys.argv[1:]]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 

@@ -17,11 +17,14 @@ from prefect import get_client, get_run_logger
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.progress import clock, describe
 
 _EVERY_S = 2.0
 _LONGEST_COURSE = 200
+_TRIES = 1
+"""Prefect would otherwise wait for minutes for a server that is down, at each stage, and the work with it."""
 SERVER_TROUBLE = (httpx.HTTPError, PrefectException, OSError)
 """Errors of a call when Prefect's server is down or refuses the call."""
 
@@ -57,8 +60,9 @@ class ProgressArtifacts:
 
     def _send(self, state: dict[str, Any]) -> None:
         try:
-            self._send_bar(state)
-            self._send_course()
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _TRIES}):
+                self._send_bar(state)
+                self._send_course()
         except SERVER_TROUBLE as error:  # no reason to end hours of work
             get_run_logger().warning("The progress could not be shown: %s: %s", type(error).__name__, error)
         self._sent_at = time.monotonic()  # after the calls, so that a slow server gets fewer of them

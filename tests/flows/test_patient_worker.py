@@ -40,18 +40,18 @@ def test_loop_ends_with_an_error_that_is_no_outage() -> None:
 
 def test_prefects_worker_runs_with_these_loops() -> None:
     code = """
-import runpy, sys
+import runpy, signal, sys
 from flows import lost_runs, patient_worker
 def check(*_, **__):
     from prefect._internal import observers
     from prefect.workers import base
     assert base.critical_service_loop is observers.critical_service_loop is patient_worker.ask_for_ever
-    print(sys.argv)
+    print(sys.argv, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a script's background
 runpy.run_module, lost_runs.watch_in_background = check, lambda: print("watches")
 sys.argv = ["x", "--pool", "local"]
 patient_worker.main()
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert ended.stdout == "watches\n['prefect', 'worker', 'start', '--type', 'process', '--pool', 'local']\n", (
-        ended.stderr
-    )
+    arguments = ["prefect", "worker", "start", "--type", "process", "--pool", "local"]
+    assert ended.stdout == f"watches\n{arguments} True\n", ended.stderr
