@@ -49,6 +49,7 @@ class Alert:
         silence_s: raise the alert when none of the events in `expect` came for this many seconds.
         text: Jinja template of the message to the webhook.
         of_runs: whether the events belong to runs of the project's flows.
+        deployment: the events belong to runs of this deployment, and count for all of them together.
         former_names: earlier names, which a server may still use.
     """
 
@@ -59,6 +60,7 @@ class Alert:
     after: tuple[str, ...] = ()
     silence_s: float | None = None
     of_runs: bool = True
+    deployment: str | None = None
     former_names: tuple[str, ...] = ()
 
 
@@ -90,6 +92,20 @@ ALERTS = (
         _runs("Late"),
         "{{ flow.name }} / {{ flow_run.name }} is late: no worker has taken it. Either no worker is running, or all "
         "are busy with other runs. " + _ADDRESS,
+    ),
+    Alert(
+        "rootstock: no night finished",
+        "No run of the deployment nightly has finished for 26 hours, whatever the reason.",
+        _runs("Completed"),
+        "{% if deployment.paused or not deployment.schedules | selectattr('active') | list %}"
+        "{{ deployment.name }} is paused. Its last finished run was more than 26 hours ago."
+        "{% else %}"
+        "No run of {{ deployment.name }} has finished for 26 hours. Is a worker running? Did the runs fail? "
+        + _ADDRESS
+        + "{% endif %}",
+        after=_runs(*_ENDS, "Running", "Late"),
+        silence_s=26 * 3600.0,
+        deployment="nightly",
     ),
     Alert(
         "rootstock: the accuracy dropped",
@@ -159,13 +175,17 @@ def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
-    related = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
+    related = [_related("flow", *FLOWS)] if alert.of_runs else []
+    counted_for = "prefect.resource.id"
+    if alert.deployment:
+        related.append(_related("deployment", alert.deployment))
+        counted_for = "related:deployment:prefect.resource.id"
     trigger = EventTrigger(
         after=set(alert.after),
         expect=set(alert.expect),
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"} if alert.of_runs else {}),
-        match_related=ResourceSpecification(related if alert.of_runs else {}),
-        for_each={"prefect.resource.id"},
+        match_related=[ResourceSpecification(one) for one in related] or ResourceSpecification({}),
+        for_each={counted_for},
         posture=Posture.Reactive if alert.silence_s is None else Posture.Proactive,
         threshold=1,
         within=timedelta(seconds=alert.silence_s or 0),
@@ -176,6 +196,10 @@ def _automation(alert: Alert, block: UUID | None) -> AutomationCore:
     return AutomationCore(
         name=alert.name, description=alert.description, trigger=trigger, actions=actions or [DoNothing()]
     )
+
+
+def _related(role: str, *names: str) -> dict[str, str | list[str]]:
+    return {"prefect.resource.role": role, "prefect.resource.name": list(names)}
 
 
 def _json(text: str) -> str:
