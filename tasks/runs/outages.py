@@ -95,7 +95,7 @@ class Outages:
         pause_s = min(FIRST_PAUSE_S * 2**number, LONGEST_PAUSE_S) * random.uniform(_LEAST_SHARE, 1)  # noqa: S311 - no secret
         pause_s = min(pause_s, left_s)
         say(
-            f"{_words(failure)}\nThe next attempt is in {duration(pause_s)}. This run waits for outages for "
+            f"{_words(failure)}\nThe next attempt is in {duration(pause_s)}. This run may wait "
             f"{duration(limit_s)} in all (run.outage_limit_s); {duration(left_s)} are left. Finished work is kept."
         )
         self._sleep(pause_s)
