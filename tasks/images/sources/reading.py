@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tasks.errors import SourceError
+from tasks.errors import SourceError, TransientError
 from tasks.images.reason_codes import RefusalCode, Refused, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.listing import SourceImage
@@ -16,6 +17,18 @@ LARGE_BYTES = 8 << 20
 
 _AHEAD_PER_READER = 2
 _AHEAD_BYTES = 256 << 20
+_NO_ANSWER = {
+    errno.ECONNABORTED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""Errors of file systems behind a network. EIO is not here: a damaged disk gives it too, and no pause helps there."""
 
 
 def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
@@ -57,9 +70,10 @@ def _read(image: SourceImage) -> bytes | Refused:
     except (FileNotFoundError, NotADirectoryError):
         return Refused(RefusalCode.GONE, "it was removed after the source was listed")
     except OSError as error:
-        raise SourceError(
-            f"{image.path} can't be read: {error.strerror or error}. Fix or remove it at the source."
-        ) from None
+        told = f"{image.path} can't be read: {error.strerror or error}."
+        if error.errno in _NO_ANSWER:
+            raise TransientError(f"{told} The file system at the other end of the network doesn't answer.") from None
+        raise SourceError(f"{told} Fix or remove it at the source.") from None
     return _refuse(data[:HEAD_BYTES]) or data
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from tasks.errors import RootstockError, SourceError, TransientError
 from tasks.images.reason_codes import Refused
 from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources import SourceImage, SourceListing, discover
@@ -55,6 +58,26 @@ def test_large_file_that_is_no_image_is_not_read() -> None:
     film = SourceImage("film", "a", None, Film(), size_bytes=LARGE_BYTES + 1)
     [(_, found)] = read_ahead([film], readers=1)
     assert isinstance(found, Refused)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ESTALE, TransientError),
+        (errno.ENOTCONN, TransientError),
+        (errno.EACCES, SourceError),
+        (errno.EIO, SourceError),
+    ],
+)
+def test_file_system_behind_a_network_that_does_not_answer_is_no_mistake_of_the_user(
+    number: int, kind: type[RootstockError]
+) -> None:
+    class Broken(FewBytes):
+        def read(self, _image: SourceImage) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(kind, match=f"a/1 can't be read: {os.strerror(number)}"):
+        list(read_ahead([SourceImage("a/1", "a", None, Broken())], readers=1))
 
 
 def listed(kind: str, folder: Path) -> SourceListing:
