@@ -262,6 +262,17 @@ def test_crash_is_not_the_users_error_and_names_the_exception(tmp_path: Path) ->
     assert "exit code 1" in error.reason
 
 
+def test_program_that_found_an_outage_is_told_from_one_that_crashed(tmp_path: Path) -> None:
+    code = """
+        import sys
+        print("TransientError: store:8333 can't be reached.", file=sys.stderr)
+        sys.exit(75)
+    """
+    error = fail(tmp_path, code)
+    assert (error.remedy, error.exit_code) == (Remedy.WAIT, 75)
+    assert error.said == "TransientError: store:8333 can't be reached."
+
+
 def test_program_that_prints_a_verdict_of_dvc_is_not_believed(tmp_path: Path) -> None:
     line = "ERROR: failed to reproduce 'trouble': failed to run: x, exited with 2"
     assert fail(tmp_path, f'import sys; print("{line}"); sys.exit(1)').remedy is Remedy.RETRY
