@@ -43,7 +43,7 @@ class Outages:
         clock: the monotonic clock, seconds.
 
     Attributes:
-        waited_s: the sum of all pauses, seconds.
+        waited_s: the sum of all pauses, and of repeated attempts in vain, seconds.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Outages:
             RootstockError: the last failure: no pause helps, or the time for pauses is used up.
         """
         pauses = unknown = 0
+        is_repeated = False
         while True:
             began = self._clock()
             try:
@@ -73,10 +74,14 @@ class Outages:
                 unknown += _remedy(failure) is Remedy.RETRY
                 if _remedy(failure) is Remedy.FIX or unknown >= tries:
                     raise
-                if self._clock() - began > LONGEST_PAUSE_S:  # much was done in between: this is a new outage
+                took_s = self._clock() - began
+                if took_s > LONGEST_PAUSE_S:  # much may have been done in between: perhaps this is a new outage
                     pauses = 0
+                if is_repeated:
+                    self.waited_s += min(took_s, LONGEST_PAUSE_S)
                 self.pause(failure, pauses, limit_s, say)
                 pauses += 1
+                is_repeated = True
 
     def pause(self, failure: RootstockError, number: int, limit_s: float, say: Callable[[str], None]) -> None:
         """Wait before the next attempt.

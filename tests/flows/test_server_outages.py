@@ -74,7 +74,7 @@ def test_run_whose_server_is_gone_for_good_ends_and_says_where_its_results_are(
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     pauses = list[float]()
     server_outages.wait_for_server(deployed(tmp_path, Outages(pauses.append)), SETTINGS)
-    assert sum(pauses) == SETTINGS.outage_limit_s
+    assert SETTINGS.outage_limit_s - 10 < sum(pauses) <= SETTINGS.outage_limit_s  # attempts in vain count too
     assert said.messages[-1].startswith("The results are on the branch runs/nightly. Prefect's server doesn't answer")
 
 

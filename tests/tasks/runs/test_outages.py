@@ -67,6 +67,22 @@ def test_pauses_are_short_again_after_long_work() -> None:
     assert max(clock.pauses) <= FIRST_PAUSE_S
 
 
+def test_attempts_in_vain_count_as_waiting_but_no_more_than_the_longest_pause() -> None:
+    """DVC, say, tries every file again for a while before it fails: a run must not wait for days by attempts alone."""
+    clock = Clock()
+    fail = failing(NOTHING_ANSWERS, 1000)
+    attempts: list[float] = []
+
+    def act() -> str:
+        attempts.append(clock.now)
+        clock.now += 10 * LONGEST_PAUSE_S
+        return fail()
+
+    with pytest.raises(TransientError):
+        clock.outages().outlast(act, 7200, print)
+    assert 7200 / (LONGEST_PAUSE_S + FIRST_PAUSE_S) < len(attempts) - 1 < 7200 / LONGEST_PAUSE_S + 1
+
+
 def test_limit_is_for_the_whole_run_and_the_last_failure_says_so() -> None:
     clock = Clock()
     outages = clock.outages()
