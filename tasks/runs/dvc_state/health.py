@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import uuid
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runs.dvc_state.cache import has_its_hash
-from tasks.runs.dvc_state.repository import open_repository
 from tasks.runs.dvc_state.torn_files import find_torn, repair_torn_files
 from tasks.runs.findings import MEND, Finding
 from tasks.workspace import Workspace
@@ -37,7 +37,7 @@ def check_cache(workspace: Workspace, seed: int) -> Iterator[Finding]:
 
     DVC trusts what is in its cache. A damaged object that is removed is fetched or computed again when it is needed.
     """
-    with open_repository(workspace) as repository:
+    with _looked_at(workspace) as repository:
         files = sorted(_objects(repository))
     here = [file for file in files if file.exists()]
     random.Random(seed).shuffle(here)  # noqa: S311 - no secret
@@ -67,7 +67,7 @@ def check_cache(workspace: Workspace, seed: int) -> Iterator[Finding]:
 
 def check_remote(workspace: Workspace) -> Iterator[Finding]:
     """Write, read and remove a small object on DVC's default remote."""
-    with open_repository(workspace) as repository:
+    with _looked_at(workspace) as repository:
         if not repository.config["core"].get("remote"):
             yield Finding("DVC has no default remote, so this clone's cache is the only copy of the results")
             return
@@ -91,13 +91,22 @@ def check_remote(workspace: Workspace) -> Iterator[Finding]:
         yield Finding(f"DVC's remote {remote.name} returns other bytes than were written.", _access(remote))
 
 
+@contextlib.contextmanager
+def _looked_at(workspace: Workspace) -> Iterator[Any]:
+    """DVC's view of the workspace without its lock, which a run may hold for long: nothing is changed by it."""
+    from dvc.repo import Repo  # takes a second
+
+    with Repo(str(workspace.folder)) as repository:
+        yield repository
+
+
 def _access(remote: Any) -> str:
     return f"dvc remote list; then check its address, its credentials and the network ({remote.name})"
 
 
 def remote_endpoint(workspace: Workspace) -> str | None:
     """The HTTP address of DVC's default remote, whose clock can be read; None if it has none."""
-    with open_repository(workspace) as repository:
+    with _looked_at(workspace) as repository:
         name = repository.config["core"].get("remote")
         settings = repository.config["remote"][name] if name else {}
     address = settings.get("endpointurl") or settings.get("url", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 
 import pytest
 
+from tasks import ingest
 from tasks.errors import SourceError
-from tasks.images.sources import SourceListing, SourcePolicy, archive, folder, s3, table
+from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, archive, folder, s3, table
 from tasks.images.sources import policy as policies
 from tasks.images.sources.s3 import client as s3_client
 from tasks.images.sources.s3.client import Address
 from tasks.images.sources.s3.objects import StoredObject
 from tasks.images.sources.table import remote
+from tasks.workspace import Workspace
 from tests.tasks.images.sources.making import make_csv, make_tar, make_zip
 from tests.tasks.images.sources.policies import policy
+from tests.tasks.steps import Change
 
 ENTRIES = 4_000
 KEPT_MB, PEAK_MB = 450, 1_000
@@ -109,3 +113,36 @@ def test_listing_is_refused_while_there_is_memory_left(
     monkeypatch.setattr(policies, "available_bytes", lambda: (256 << 20) + 3_000 * policies.BYTES_AN_ENTRY)
     with pytest.raises(SourceError, match=r"more than 3,500 entries, and this machine has too little memory.*0\.3 GB"):
         discover(uri, policy(tmp_path))
+
+
+class Keys:
+    """Reads an image whose bytes are few, and different for each path."""
+
+    def read(self, image: SourceImage) -> bytes:
+        return b"BM" + image.path.encode()
+
+    def read_head(self, _image: SourceImage) -> None:
+        return None
+
+
+def test_ingest_holds_less_about_each_entry_than_a_listing_is_refused_for(
+    workspace: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listing(*_: object) -> SourceListing:
+        keys = Keys()
+        return SourceListing.of(
+            SourceImage(name, sys.intern(name.partition("/")[0]), None, keys, name, f"{hash(name):032x}:{number}")
+            for number, name in enumerate(NAMES)
+        )
+
+    monkeypatch.setattr(ingest, "discover", listing)
+    settings = change()
+    for _ in range(2):  # the first run has its packs in memory, too; the second one imports what this one needs
+        ingest.run(settings, Workspace.at(workspace))
+    tracemalloc.start()
+    try:
+        assert ingest.run(settings, Workspace.at(workspace)).reused == ENTRIES
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / ENTRIES < policies.BYTES_AN_ENTRY
