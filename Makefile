@@ -68,7 +68,7 @@ tidy: .venv/ready ## delete what nothing needs any more, such as data of old run
 	@python -m tasks.tidy $(call option,--dry,DRY)
 
 doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe
-	@python -m flows.doctor $(if $(filter 1,$(value MEND)),--repair)
+	@python -m flows.doctor $(if $(filter command,$(firstword $(origin MEND))),$(call option,--repair,MEND))
 
 ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print its address and login
 	@python -m flows.ui

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flows.doctor", description="Say what is wrong, and what repairs it."
     )
-    parser.add_argument("--repair", action="store_true", help="do what is safe")
+    parser.add_argument("--repair", nargs="?", const="1", choices=["1"], help="do what is safe")
     repair = parser.parse_args(arguments).repair
     wrong = 0
     for subject, check in checks(Workspace.at(Path.cwd()), dict(os.environ)):

@@ -158,6 +158,12 @@ def test_variable_reaches_the_program_as_it_is_and_nothing_in_it_is_executed(
         assert list(made.folder.rglob("executed")) == []
 
 
+def test_doctor_repairs_only_if_a_person_types_it(made: Copy) -> None:
+    assert made.succeed("doctor", "MEND=1")[-1] == ["python", "-m", "flows.doctor", "--repair", "1"]
+    made.record.unlink()
+    assert made.succeed("doctor", MEND="1")[-1] == ["python", "-m", "flows.doctor"]
+
+
 def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
     assert made.succeed("run") == [["python", "-m", "flows.pipeline"]]
     assert made.succeed("run", "SET=a=1 b=2") == [["python", "-m", "flows.pipeline", "--set", "a=1 b=2"]]

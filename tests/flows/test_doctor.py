@@ -78,6 +78,12 @@ def test_what_is_wrong_ends_with_two_and_can_be_mended(
     assert not leftover.exists()
 
 
+def test_word_that_means_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        doctor.main(["--repair", "yes"])
+    assert "invalid choice: 'yes'" in capsys.readouterr().err
+
+
 def test_gpu_that_the_environment_can_not_use_is_told(clone: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.vgg.engines.has_gpu", lambda: True)
     [finding] = doctor.check_environment(clone)
