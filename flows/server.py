@@ -33,16 +33,20 @@ _ALWAYS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
+KEPT_RUNS_S = "7776000"
+"""How long Prefect's database keeps a run with its logs and artifacts: 90 days."""
 SERVED = {
     # With the default of 15 s, every run that waits in the queue counts as late.
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1800",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "60",
+    # By default runs, logs and artifacts stay for ever; events are deleted after a week.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": KEPT_RUNS_S,
 }
 """Settings of a server with schedules and a queue; `server/compose.yaml` and docs/prefect.md have the same ones."""
 _NOT_NEEDED_FOR_ONE_RUN = (
     "CANCELLATION_CLEANUP",
     "CLEANUP_RECONCILER",
-    "DB_VACUUM",
     "EVENT_PERSISTER",
     "FOREMAN",
     "LATE_RUNS",
@@ -192,6 +196,8 @@ def temporary_server(workspace: Workspace) -> Iterator[Server]:
         **protected_environment(login, port),
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "flow_runs",  # once, when the server starts
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": KEPT_RUNS_S,
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED_FOR_ONE_RUN},
     }
     with _started(workspace, environment, port, login) as server:
