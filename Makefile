@@ -20,7 +20,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA DRY HOURS SEED MEND
+unexport SOURCE STRATEGY SET RESET POOL DATA DRY REMOTE HOURS SEED MEND
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -32,7 +32,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 # What each target reads. Make itself would ignore another variable: `make run SORUCE=images` would train on the digits.
 READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
-READS_tidy := DRY
+READS_tidy := DRY REMOTE
 READS_doctor := MEND
 READS_bench := DATA
 READS_test := TESTS
@@ -64,8 +64,8 @@ plan: .venv/ready ## show what the next run would do, why, and what it would cos
 repro: .venv/ready ## do the same work without Prefect, by DVC
 	@python -m dvc --wait-for-lock repro
 
-tidy: .venv/ready ## delete what nothing needs any more, such as data of old runs; DRY=1 only says what
-	@python -m tasks.tidy $(call option,--dry,DRY)
+tidy: .venv/ready ## delete what nothing needs any more, such as data of old runs; DRY=1 REMOTE=1
+	@python -m tasks.tidy $(call option,--dry,DRY) $(if $(filter command,$(firstword $(origin REMOTE))),$(call option,--remote,REMOTE))
 
 doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe
 	@python -m flows.doctor $(if $(filter command,$(firstword $(origin MEND))),$(call option,--repair,MEND))

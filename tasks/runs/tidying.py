@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import RunError
 from tasks.markdown_tables import size
 from tasks.runs.claims import claimed
 from tasks.runs.costs import shorten_history
-from tasks.runs.dvc_state.garbage import Garbage, collect_garbage
+from tasks.runs.dvc_state.garbage import Garbage, collect_garbage, collect_remote
 from tasks.runs.git import git, tip
 from tasks.runs.retention import describe, kept_commits
 from tasks.runs.run_context import Say
@@ -83,6 +84,22 @@ def tidy(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> Tidied:
         _collect_git(clone.folder)
     told = [describe(kept), "the working tree", *(f"the unfinished run in {one.folder}" for one in unfinished)]
     return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, "; ".join(told))
+
+
+def tidy_remote(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> int:
+    """Delete the same from DVC's remote, as far as the branches of all clones allow. Returns the number of files.
+
+    Branches are fetched first. Runs of other clones must not be active: they push their data before their branch.
+
+    Raises:
+        RunError: git's remotes can't be fetched, or it isn't known what is needed; nothing is deleted then.
+    """
+    clone = Workspace.at(workspace.clone)
+    if not git(clone.folder, "remote"):
+        raise RunError("Nothing was deleted on the remote: git has no remote, so it isn't known what others need.")
+    git(clone.folder, "fetch", "--quiet", "--all", "--tags")
+    commits = [commit for some in kept_commits(clone.folder, kept_runs).values() for commit in some]
+    return collect_remote(clone, commits, _sorted_folders(clone)[0], dry=dry)
 
 
 def tidy_after(workspace: Workspace, kept_runs: int, say: Say) -> None:

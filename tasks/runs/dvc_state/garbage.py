@@ -8,7 +8,7 @@ which may name outputs that the index doesn't know: those of strategies that are
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,46 @@ def collect_garbage(
         RunError: a kept version can't be read; nothing is deleted then.
     """
     with _opened(workspace) as repository:
-        wanted = _outputs_here(repository).union(*_outputs_of_commits(workspace, repository, commits).values())
-        for one in (workspace, *unfinished):
-            wanted |= _outputs_of_lock(_read(one.whole_lock)) | _outputs_of_lock(_read(one.lock))
+        wanted = _wanted(workspace, repository, commits, unfinished)
         stores = {id(store): store for _, store in repository.cache.by_scheme() if store is not None}.values()
         found = [_collect(store, wanted, dry) for store in stores]
         if not dry:
             _drop_useless_notes(repository)
     return Garbage(sum(one.objects for one in found), sum(one.size_mb for one in found))
+
+
+def collect_remote(workspace: Workspace, commits: Sequence[str], unfinished: Iterable[Workspace], *, dry: bool) -> int:
+    """Delete the same from DVC's default remote. Returns the number of files.
+
+    Raises:
+        RunError: there is no remote, or the files of a kept version aren't known; nothing is deleted then.
+    """
+    from dvc_data.hashfile.db import get_index
+    from dvc_data.hashfile.gc import gc
+
+    with _opened(workspace) as repository:
+        remote = repository.cloud.get_remote_odb(None, "gc -c", hash_name="md5")
+        local = repository.cache.local
+        wanted = _wanted(workspace, repository, commits, unfinished)
+        listed = {value for value in wanted if value.endswith(_DIRECTORY)}
+        inside = {**_listings(remote, listed), **_listings(local, listed)}
+        if lacking := sorted(listed - inside.keys()):
+            raise RunError(
+                f"Nothing was deleted on the remote: the listing {lacking[0]} of a kept version is neither in the "
+                "cache nor there. Push it from the clone where it was made (dvc push), or delete the branch or tag."
+            )
+        removed: int = gc(remote, _as_hashes(remote, wanted.union(*inside.values())), dry=dry)
+        if removed and not dry:
+            get_index(remote).clear()  # DVC's note of what the remote holds
+    return removed
+
+
+def _wanted(workspace: Workspace, repository: Any, commits: Sequence[str], unfinished: Iterable[Workspace]) -> set[str]:
+    """The hashes of all outputs that are needed."""
+    wanted = _outputs_here(repository).union(*_outputs_of_commits(workspace, repository, commits).values())
+    for one in (workspace, *unfinished):
+        wanted |= _outputs_of_lock(_read(one.whole_lock)) | _outputs_of_lock(_read(one.lock))
+    return wanted
 
 
 @contextmanager
@@ -118,31 +150,33 @@ def _read(path: Path) -> bytes | None:
 
 def _collect(store: Any, wanted: set[str], dry: bool) -> Garbage:
     from dvc_data.hashfile.gc import gc
-    from dvc_data.hashfile.hash_info import HashInfo
 
-    used = {HashInfo(store.hash_name, value) for value in wanted | _inside(store, wanted)}
-    names = {one.value for one in used}
+    names = wanted.union(*_listings(store, wanted).values())
     sizes = [_size(store.oid_to_path(name)) for name in store.all() if name not in names]
     if not dry:
-        gc(store, used)
+        gc(store, _as_hashes(store, names))
     return Garbage(len(sizes), sum(sizes) / 1e6)
 
 
-def _inside(store: Any, wanted: set[str]) -> set[str]:
-    """The files of all wanted directories. A listing that is missing or damaged gives none: DVC can't use them."""
+def _as_hashes(store: Any, names: Iterable[str]) -> set[Any]:
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    return {HashInfo(store.hash_name, name) for name in names}
+
+
+def _listings(store: Any, wanted: set[str]) -> dict[str, set[str]]:
+    """The files of each wanted directory, unless its listing is missing or damaged: then DVC can't use them."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
     from dvc_objects.errors import ObjectFormatError
 
-    inside = set()
+    found = {}
     for value in wanted:
         if value.endswith(_DIRECTORY):
-            try:
+            with suppress(FileNotFoundError, ObjectFormatError):
                 tree = Tree.load(store, HashInfo(store.hash_name, value))
-            except (FileNotFoundError, ObjectFormatError):
-                continue
-            inside |= {info.value for _, _, info in tree}
-    return inside
+                found[value] = {info.value for _, _, info in tree}
+    return found
 
 
 def _size(path: str) -> int:
