@@ -11,17 +11,24 @@ from collections.abc import Callable, Iterator
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.alerts import ACCURACY_DROPPED
 from tasks import plan, report
 from tasks.errors import DataError, RootstockError, SourceError
 from tasks.files import read_json
+from tasks.progress_artifacts import SERVER_TROUBLE
 from tasks.reports.strategy_table import strategy_table
 from tasks.runs.accuracy_regression import describe_regression, read_metrics
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.disk_budget import check_disk
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
+
+_TRIES = 1
+"""Prefect would otherwise wait for minutes for a server that is down, before the results are committed."""
+_later: list[dict[str, str]] = []
+"""The artifacts that this run could not show yet."""
 
 
 def show_plan(context: RunContext, settings: Settings) -> bool:
@@ -82,9 +89,28 @@ def watch_accuracy(context: RunContext) -> Iterator[None]:
         emit_event(ACCURACY_DROPPED, resource, payload={"text": drop})
 
 
+def show_the_rest() -> None:
+    """Show the artifacts for which Prefect's server didn't answer at their time."""
+    while _later:
+        artifact = _later.pop(0)
+        with _told(artifact["key"]):
+            create_markdown_artifact(**artifact)
+
+
 def _show(key: str, description: str, make: Callable[[], str], fatal: tuple[type[RootstockError], ...] = ()) -> None:
+    with _told(key, fatal):
+        artifact = {"markdown": make(), "key": key, "description": description}
+        try:
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _TRIES}):
+                create_markdown_artifact(**artifact)
+        except SERVER_TROUBLE:
+            _later.append(artifact)
+
+
+@contextlib.contextmanager
+def _told(key: str, fatal: tuple[type[RootstockError], ...] = ()) -> Iterator[None]:
     try:
-        create_markdown_artifact(make(), key=key, description=description)
+        yield
     except fatal:
         raise
     except Exception as error:  # noqa: BLE001 - no other error may end the run

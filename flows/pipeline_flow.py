@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.artifacts import show_costs, show_metrics, show_plan, show_report, watch_accuracy
+from flows.artifacts import show_costs, show_metrics, show_plan, show_report, show_the_rest, watch_accuracy
 from flows.form import filled_in, settings_form
 from flows.logs import shorten_errors
 from flows.remote_stages import check_work_pools, dispatch
@@ -37,6 +37,7 @@ def pipeline(**changes: Any) -> None:
             _bring_up_to_date(context, settings)
         show_metrics(context)
     wait_for_server(context, settings.run)
+    show_the_rest()
 
 
 def _bring_up_to_date(context: RunContext, settings: Settings) -> None:

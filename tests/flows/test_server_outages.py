@@ -9,8 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows import server_outages
+from flows import artifacts, server_outages
 from flows.server import free_port
 from tasks import stages
 from tasks.errors import TransientError
@@ -84,3 +85,28 @@ def test_refusal_is_no_outage(status: int, is_outage: bool) -> None:
     error = httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
     with pytest.raises(TransientError if is_outage else httpx.HTTPStatusError), server_outages.needs_server():
         raise error
+
+
+def test_artifacts_wait_for_the_server_and_the_work_does_not(
+    monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    tried, shown = list[tuple[str, int]](), list[str]()
+    down = True
+
+    def create(markdown: str, *, key: str, description: str) -> None:
+        tried.append((key, PREFECT_CLIENT_MAX_RETRIES.value()))
+        if down:
+            raise httpx.ConnectError("refused")
+        shown.append(markdown)
+
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", create)
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 7}):
+        artifacts._show("report", "How good.", lambda: "the report")
+        artifacts._show("costs", "What it cost.", lambda: "the costs")
+        down = False
+        artifacts.show_the_rest()
+        artifacts.show_the_rest()
+    assert tried == [("report", 1), ("costs", 1), ("report", 7), ("costs", 7)]
+    assert shown == ["the report", "the costs"]
+    assert said.messages == []
