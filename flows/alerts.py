@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 WEBHOOK_VARIABLE = "ROOTSTOCK_ALERT_WEBHOOK"
 BLOCK = "rootstock-alerts"
-FLOWS = ("pipeline", "stage")
+FLOWS = ("pipeline", "stage", "summary")
+NIGHTLY = "nightly"
+"""The deployment that runs every night."""
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
 """The event that a run emits when the new champion is clearly worse than the previous one."""
 HEARTBEAT_S = 30
 """How often a run sends a heartbeat, seconds; the same as in prefect.yaml."""
+_SILENT_S = 1200.0
+"""Prefect may hold the event of a run's end back for 15 minutes, if the run was made less than 5 minutes before."""
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "@\u200b"}
 """In this order. The last one puts a space without width after an @."""
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
@@ -80,10 +84,10 @@ ALERTS = (
         "rootstock: a run is silent",
         "A running run sends no heartbeats: its machine is gone, or it doesn't reach the server.",
         (*_runs("heartbeat"), *_runs(*_ENDS)),
-        "{{ flow.name }} / {{ flow_run.name }} has sent no heartbeat for ten minutes: its machine is gone, or doesn't "
-        "reach the server. If it is gone, the next worker sets the run to Crashed. " + _ADDRESS,
+        "{{ flow.name }} / {{ flow_run.name }} has sent no heartbeat for twenty minutes: its machine is gone, or "
+        "doesn't reach the server. If it is gone, the next worker sets the run to Crashed. " + _ADDRESS,
         after=_runs("heartbeat"),
-        silence_s=20 * HEARTBEAT_S,
+        silence_s=_SILENT_S,
         former_names=("rootstock: a run was lost", "rootstock: a run vanished"),
     ),
     Alert(
@@ -105,7 +109,7 @@ ALERTS = (
         + "{% endif %}",
         after=_runs(*_ENDS, "Running", "Late"),
         silence_s=26 * 3600.0,
-        deployment="nightly",
+        deployment=NIGHTLY,
     ),
     Alert(
         "rootstock: the accuracy dropped",

@@ -25,7 +25,8 @@ from tests.waiting import wait_until
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 STAGES = ("ingest", "prepare", "features", "train@feature_extraction", "evaluate", "export")
 NIGHTLY = 'cron: "0 3 * * *"'
-"""The schedule in prefect.yaml."""
+"""The schedule of the nightly runs in prefect.yaml."""
+_WEEKLY = 'cron: "0 6 * * 1"'
 _DVC_YAML = """
 stages:
   ingest:
@@ -192,10 +193,12 @@ def make_prefect_home(folder: Path) -> None:
 
 
 def write_deployments(folder: Path) -> None:
-    """The project's prefect.yaml with a schedule that never fires by itself, whatever the time of the day."""
+    """The project's prefect.yaml with schedules that never fire by themselves, whatever the time."""
     text = (PROJECT / "prefect.yaml").read_text()
-    assert text.count(NIGHTLY) == 1
-    (folder / "prefect.yaml").write_text(text.replace(NIGHTLY, f"{NIGHTLY}\n        active: false"))
+    for schedule in (NIGHTLY, _WEEKLY):
+        assert text.count(schedule) == 1
+        text = text.replace(schedule, f"{schedule}\n        active: false")
+    (folder / "prefect.yaml").write_text(text)
 
 
 def copy_project(template: Path, folder: Path) -> Project:
@@ -234,9 +237,9 @@ class Api:
     def post_list(self, path: str, body: list[Any]) -> None:
         self._send("POST", path, json.dumps(body).encode())
 
-    def start_run(self, name: str = "manual", **changes: Any) -> str:
-        """Start a deployment of the pipeline as a click in the UI does; gives the flow run's id."""
-        deployment = self.get(f"/deployments/name/pipeline/{name}")["id"]
+    def start_run(self, name: str = "manual", flow: str = "pipeline", **changes: Any) -> str:
+        """Start a deployment as a click in the UI does; gives the flow run's id."""
+        deployment = self.get(f"/deployments/name/{flow}/{name}")["id"]
         run_id: str = self.post(f"/deployments/{deployment}/create_flow_run", parameters=changes)["id"]
         return run_id
 

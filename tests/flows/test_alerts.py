@@ -197,9 +197,12 @@ def test_killed_run_is_reported_as_silent_and_set_to_crashed_by_a_worker(
 
 
 def test_heartbeats_come_as_often_as_is_expected() -> None:
+    from prefect.server.events.ordering import PRECEDING_EVENT_LOOKBACK
+
     deployed = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["definitions"]["job"]["env"]
     assert float(deployed[HEARTBEATS]) == HEARTBEAT_S
     alert_s = min(one.silence_s for one in ALERTS if one.silence_s)
+    assert alert_s > PRECEDING_EVENT_LOOKBACK.total_seconds()
     assert alert_s > SILENT_S >= 3 * HEARTBEAT_S
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -20,6 +21,7 @@ from tests.waiting import is_running, wait_until
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
 AT_ONCE = 5
+COMPLETED = {"state": {"type": {"any_": ["COMPLETED"]}}}
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +236,14 @@ def test_run_survives_a_server_that_is_killed_and_started_again(site: Site, proj
 def _task_states(api: Api, run_id: str) -> dict[str, str]:
     found = api.post("/task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
     return {run["name"]: run["state"]["type"] for run in found}
+
+
+@pytest.mark.usefixtures("whole")
+def test_weekly_summary_tells_of_the_nights(site: Site, api: Api) -> None:
+    run_id = api.start_run("weekly", flow="summary")
+    site.api.finish(run_id)
+    text = api.artifact("weekly-summary")["data"]
+    nights = api.post("/flow_runs/filter", deployments={"name": {"any_": ["nightly"]}}, flow_runs=COMPLETED)
+    assert re.search(rf"\| nights: completed +\| {len(nights)} +\|", text), text
+    assert re.search(r"\| its test accuracy +\| 0.8750 ", text), text
+    assert re.search(r"\| time: all stages of this clone +\| [1-9]", text), text
