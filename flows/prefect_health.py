@@ -48,8 +48,8 @@ def check_server(workspace: Workspace, environment: Mapping[str, str]) -> Iterat
 
 def _pools(client: SyncPrefectClient, named: Iterable[str]) -> Iterator[Finding]:
     """The work pools of deployments with a schedule, and those that params.yaml names, need a worker."""
-    scheduled = (one for one in client.read_deployments() if any(plan.active for plan in one.schedules))
-    needed = {one.work_pool_name for one in scheduled} | (set(named) - {HERE})
+    scheduled = {one.work_pool_name for one in client.read_deployments() if any(plan.active for plan in one.schedules)}
+    needed = scheduled | (set(named) - {HERE})
     pools = {pool.name: pool for pool in client.read_work_pools()}
     for name in sorted(filter(None, needed - pools.keys())):
         yield Finding(f"The server has no work pool {name}.", f"prefect work-pool create {name} --type process")
@@ -63,6 +63,9 @@ def _pools(client: SyncPrefectClient, named: Iterable[str]) -> Iterator[Finding]
             yield Finding(f"The work pool {name} has no worker.", f"make worker POOL={name}")
         else:
             yield Finding(f"the work pool {name} has no worker, and no schedule or setting needs one")
+        if name in scheduled and pool.concurrency_limit != 1:
+            command = f"prefect work-pool set-concurrency-limit {name} 1"
+            yield Finding(f"The work pool {name} lets several runs work at the same time.", command)
 
 
 def _late_runs(client: SyncPrefectClient) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -120,3 +122,15 @@ def test_secret_in_an_address_is_not_shown(clone: Workspace) -> None:
 def test_lines_say_what_repairs() -> None:
     assert doctor.line("disk", Finding("1 GB is free")) == "ok     disk: 1 GB is free"
     assert doctor.line("disk", Finding("It is full.", "rm x")) == "WRONG  disk: It is full.\n       Repair it: rm x"
+
+
+@pytest.mark.parametrize(("limit", "told"), [(None, True), (2, True), (1, False)])
+def test_pool_with_a_schedule_needs_a_limit_of_one_run(limit: int | None, told: bool) -> None:
+    schedule = SimpleNamespace(active=True)
+    deployment = SimpleNamespace(work_pool_name="local", schedules=[schedule])
+    status = SimpleNamespace(value="READY")
+    state = {"is_paused": False, "status": status, "concurrency_limit": limit}
+    pools = [SimpleNamespace(name=name, **state) for name in ("local", "gpu")]
+    client: Any = SimpleNamespace(read_deployments=lambda: [deployment], read_work_pools=lambda: pools)
+    advice = [one.remedy for one in prefect_health._pools(client, []) if one.remedy]
+    assert advice == (["prefect work-pool set-concurrency-limit local 1"] if told else [])
