@@ -138,5 +138,5 @@ def _worker_command() -> list[str]:
     """A worker that gives a run which never begins up after minutes; an hour is right where nights are a day apart."""
     if importlib.util.find_spec("flows.patient_worker") is None:
         return [sys.executable, "-m", "flows.worker", "--pool", "local"]
-    program = "from flows import lost_runs, patient_worker; lost_runs.STUCK_S = 240.0; patient_worker.main()"
+    program = "from flows import lost_runs, patient_worker; lost_runs.STUCK_S = 120.0; patient_worker.main()"
     return [sys.executable, "-c", program, "--pool", "local", "--limit", "1"]
