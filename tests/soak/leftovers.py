@@ -11,6 +11,7 @@ import psutil
 from tasks.files import TEMPORARY_SUFFIX
 from tests.soak.processes import ours
 
+_NOTES = 5
 _OF_PREFECT = "runner_storage"
 """A folder that Prefect makes once and uses again."""
 
@@ -24,6 +25,12 @@ def processes(mark: Path, services: Iterable[int]) -> list[str]:
             if process.pid not in allowed:
                 found.append(f"process {process.pid}: {' '.join(process.cmdline())[:200]}")
     return found
+
+
+def notes_of_dvc(site_cache: Path) -> list[str]:
+    """More notes of DVC about folders than the few folders that a person uses: one for each night."""
+    found = [path for path in (site_cache / "repo").glob("*") if path.is_dir()]
+    return [f"{len(found)} folders of notes in {site_cache}"] if len(found) > _NOTES else []
 
 
 def files(clone: Path, temporary: Path) -> list[str]:

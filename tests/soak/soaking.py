@@ -142,7 +142,10 @@ class _Course:
             "DVC finds nothing to do": self._dvc_status(),
             "git finds nothing broken": versions.fsck(clone),
             "no process is left over": leftovers.processes(site.disk.folder, services),
-            "no worktree, lock or unfinished file is left over": leftovers.files(clone, site.disk.folder / "tmp"),
+            "no worktree, lock or unfinished file is left over": [
+                *leftovers.files(clone, site.disk.folder / "tmp"),
+                *leftovers.notes_of_dvc(Path(site.project.environment["DVC_SITE_CACHE_DIR"])),
+            ],
             "memory and disk are flat": samples.grown(record.samples),
             "alerts tell the truth": judging.false_alarms(site.chat.texts(), nights, self._confusing()),
             "the remotes have all": self._not_shared(history),

@@ -191,6 +191,13 @@ def test_worktree_lock_and_unfinished_files_that_are_left_are_found(tmp_path: Pa
     assert [any(line.startswith(kind) for line in found) for kind in kinds] == [True] * len(kinds)
 
 
+def test_notes_of_dvc_that_each_night_leaves_are_found(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"repo/{number}").mkdir(parents=True)
+    assert len(leftovers.notes_of_dvc(tmp_path)) == 1
+    assert leftovers.notes_of_dvc(tmp_path / "other") == []
+
+
 def test_process_that_is_left_is_found(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(command, env={**os.environ, "ROOTSTOCK_SOAK": str(tmp_path)}) as process:
