@@ -8,6 +8,7 @@ import itertools
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Faults:
         self._numbers = itertools.count()
         self._hunts: list[_Hunt] = []
         self._failing = ""
+        self._person: threading.Thread | None = None
 
     def begin(self, event: Event) -> None:
         if event.kind == "source":
@@ -67,6 +69,8 @@ class Faults:
     def stop(self) -> None:
         """Undo everything now."""
         self._hunts.clear()
+        if self._person is not None:
+            self._person.join()
         while self._later:
             self._do(heapq.heappop(self._later)[2])
 
@@ -151,7 +155,13 @@ class Faults:
         self._after(event.lasts_s, end)
 
     def _work_beside(self, event: Event) -> None:
-        """A person works in the clone. What fails for want of disk is tried no more."""
+        """Let a person begin to work in the clone, one thing at a time."""
+        if self._person is None or not self._person.is_alive():
+            self._person = threading.Thread(target=self._work, args=(event,), daemon=True)
+            self._person.start()
+
+    def _work(self, event: Event) -> None:
+        """What a person does. What fails for want of disk is tried no more."""
         began, site = time.time(), self._site
         try:
             detail = self._PERSONS_WORK[event.kind](self)

@@ -75,11 +75,16 @@ class SoakProject:
         self.git("remote", "add", "origin", str(self.origin))
         self.git("push", "-q", "-u", "origin", "main")
 
+    @property
+    def of_a_person(self) -> dict[str, str]:
+        """The environment of what a person starts: no fault aims at it."""
+        return {name: value for name, value in self.environment.items() if name != "ROOTSTOCK_SOAK"}
+
     def git(self, *arguments: str) -> str:
         command = ["git", *arguments]
         try:
             done = subprocess.run(
-                command, cwd=self.folder, env=self.environment, check=True, capture_output=True, text=True, timeout=300
+                command, cwd=self.folder, env=self.of_a_person, check=True, capture_output=True, text=True, timeout=300
             )
         except subprocess.CalledProcessError as error:
             raise RuntimeError(f"{' '.join(command)} failed: {error.stderr}") from None
@@ -89,7 +94,7 @@ class SoakProject:
         """Run Python in the clone. Returns what it printed."""
         command = [sys.executable, *arguments]
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True, timeout=600
+            command, cwd=self.folder, env=self.of_a_person, check=False, capture_output=True, text=True, timeout=600
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments)} failed: {done.stdout}{done.stderr}")
