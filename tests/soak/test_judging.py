@@ -38,6 +38,7 @@ BESIDE = Fault(1020, 1020, "commit beside", "clone")
         (replace(FAILED, state="CRASHED"), EARLIER, True),
         (FAILED, NEAR, False),
         (FAILED, replace(EARLIER, ended=990), False),
+        (replace(FAILED, due=800), EARLIER, True),
         (NIGHT, EARLIER, False),
         (replace(FAILED, state="LATE", began=None, ended=None), EARLIER, False),
     ],
