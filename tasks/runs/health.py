@@ -119,7 +119,7 @@ def check_disk(workspace: Workspace) -> Iterator[Finding]:
     """Free disk space where this clone is."""
     free = shutil.disk_usage(workspace.clone).free
     if free < LEAST_FREE_BYTES:
-        yield Finding(f"Only {free / 1e9:.1f} GB are free on the disk of {workspace.clone}.", "make room on that disk")
+        yield Finding(f"Only {free / 1e9:.1f} GB are free on the disk of {workspace.clone}.", "make tidy")
     else:
         yield Finding(f"{free / 1e9:.1f} GB are free")
 
