@@ -28,6 +28,7 @@ from prefect.states import Crashed
 
 from flows.alerts import FLOWS, HEARTBEAT_S
 from flows.silence import Silence
+from flows.start import COMMIT_VARIABLE
 from tasks.progress_artifacts import SERVER_TROUBLE
 
 EVERY_S = 10.0
@@ -84,7 +85,16 @@ class LostRuns:
         resource = EventResourceFilter(id=[f"prefect.flow-run.{run.id}"])
         wanted = EventFilter(event=EventNameFilter(name=[_HEARTBEAT]), resource=resource)
         heartbeats = client.read_events(wanted, limit=1).events
-        return bool(heartbeats) and silence.is_longer(str(heartbeats[0].id), self._silent_s)
+        if not heartbeats and not _sends_heartbeats(client, run):
+            return False
+        return silence.is_longer(str(heartbeats[0].id) if heartbeats else "", self._silent_s)
+
+
+def _sends_heartbeats(client: Any, run: FlowRun) -> bool:
+    """Whether its deployment is one of prefect.yaml; `make run`, and flows of others, may send none."""
+    if run.deployment_id is None:
+        return False
+    return COMMIT_VARIABLE in (client.read_deployment(run.deployment_id).job_variables or {}).get("env", {})
 
 
 def watch_in_background() -> None:

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
 
 from flows.lost_runs import EVERY_S, SILENT_S, STUCK_S, LostRuns
+from flows.start import COMMIT_VARIABLE
 
 
 class Server:
@@ -21,13 +22,27 @@ class Server:
         self.now = 0.0
         self.answers = True
         self.runs: dict[str, Any] = {}
+        self.deployments: dict[UUID, Any] = {}
         self.beating: set[str] = set()
         self.crashed: list[str] = []
         self.watcher = LostRuns(clock=lambda: self.now)
 
-    def start(self, name: str, state: StateType = StateType.RUNNING, heartbeats: bool = True) -> None:
+    def start(
+        self,
+        name: str,
+        state: StateType = StateType.RUNNING,
+        heartbeats: bool = True,
+        deployed_with: dict[str, str] | None = None,
+    ) -> None:
+        deployment = None if deployed_with is None else uuid4()
+        if deployment is not None:
+            self.deployments[deployment] = SimpleNamespace(job_variables={"env": deployed_with})
         self.runs[name] = SimpleNamespace(
-            id=uuid4(), name=name, state=SimpleNamespace(type=state, id=uuid4(), name=state.name), beat=None
+            id=uuid4(),
+            name=name,
+            state=SimpleNamespace(type=state, id=uuid4(), name=state.name),
+            beat=None,
+            deployment_id=deployment,
         )
         if heartbeats:
             self.beating.add(name)
@@ -53,6 +68,9 @@ class Server:
     def read_events(self, wanted: Any, **_: Any) -> Any:
         (found,) = [run for run in self.runs.values() if wanted.resource.id == [f"prefect.flow-run.{run.id}"]]
         return SimpleNamespace(events=[SimpleNamespace(id=found.beat)] if found.beat else [])
+
+    def read_deployment(self, deployment: UUID) -> Any:
+        return self.deployments[deployment]
 
     def set_flow_run_state(self, run: UUID, _state: Any) -> Any:
         self.crashed += [name for name, one in self.runs.items() if one.id == run]
@@ -99,10 +117,14 @@ def test_watcher_that_was_frozen_itself_accuses_nobody(server: Server) -> None:
     assert server.crashed == []
 
 
-def test_run_that_never_sent_a_heartbeat_is_left_alone(server: Server) -> None:
+def test_run_that_never_sent_a_heartbeat_is_lost_only_if_its_deployment_sends_some(server: Server) -> None:
     server.start("make run", heartbeats=False)
-    server.pass_time(10 * SILENT_S)
+    server.start("of another project", heartbeats=False, deployed_with={"OTHER": "x"})
+    server.start("killed at once", heartbeats=False, deployed_with={COMMIT_VARIABLE: "0" * 40})
+    server.pass_time(SILENT_S)
     assert server.crashed == []
+    server.pass_time(10 * SILENT_S)
+    assert server.crashed == ["killed at once"]
 
 
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.CANCELLING])
