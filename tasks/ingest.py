@@ -4,9 +4,9 @@ Reads the source `source.uri`. Writes `data/raw/`: packs (`tasks.images.packs`),
 every entry of the source, and `source.json`, which describes the source. An image with the same version as in the last
 run isn't read again. An image without a version is read again, because only its bytes show whether it changed. What is
 no image by its first bytes (`tasks.images.signatures`) is refused and not packed. An image that changed or disappeared
-after the listing is refused too, without a version, so that the next run reads it. Bytes that are in no pack are
-packed. Packs with bytes that are no longer at the source are deleted, after the other bytes in them are copied. A
-killed run continues after its last whole pack.
+after the listing, or is damaged at the source, is refused too, without a version, so that the next run reads it. Bytes
+that are in no pack are packed. Packs with bytes that are no longer at the source are deleted, after the other bytes in
+them are copied. A killed run continues after its last whole pack.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def _check_lost(lost: list[str], of: int, allowed: int) -> None:
     """Stop before packs are deleted if the source changes as a whole: it has to be listed again, after a while."""
     if len(lost) > max(allowed, MAX_LOST_SHARE * of):
         raise TransientError(
-            f"{len(lost)} of {of} images changed or disappeared after they were listed, so something writes to the "
-            f"source, or it was taken away. What is packed stays. The last one:\n  {lost[-1]}"
+            f"{len(lost)} of {of} images changed or disappeared after they were listed, or are damaged: something "
+            f"writes to the source, or it was taken away. What is packed stays. The last one:\n  {lost[-1]}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from tasks.errors import TransientError
+from tasks.errors import SourceError, TransientError
 
 
 class RefusalCode(StrEnum):
@@ -12,6 +12,7 @@ class RefusalCode(StrEnum):
 
     CHANGED_WHILE_READ = "changed_while_read"
     GONE = "gone"
+    DAMAGED_AT_SOURCE = "damaged_at_source"
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
@@ -32,8 +33,8 @@ class RefusalCode(StrEnum):
     SINGLE_COLOUR = "single_colour"
 
 
-PASSING = frozenset({RefusalCode.CHANGED_WHILE_READ, RefusalCode.GONE})
-"""Reasons that say nothing about the image's bytes: the next run reads it again."""
+PASSING = frozenset({RefusalCode.CHANGED_WHILE_READ, RefusalCode.GONE, RefusalCode.DAMAGED_AT_SOURCE})
+"""Reasons of which the image's version tells nothing: the next run reads it again."""
 
 
 class SourceChangedError(TransientError):
@@ -49,6 +50,10 @@ class SourceChangedError(TransientError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class DamagedAtSourceError(SourceError):
+    """The store's checksum doesn't fit the bytes that it sends. If it is one image, only this image is refused."""
 
 
 class Refused(Exception):

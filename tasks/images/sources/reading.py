@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tasks.errors import SourceError, TransientError
-from tasks.images.reason_codes import RefusalCode, Refused, SourceChangedError
+from tasks.images.reason_codes import DamagedAtSourceError, RefusalCode, Refused, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.listing import SourceImage
 
@@ -34,8 +34,9 @@ _NO_ANSWER = {
 def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
     """Yield the images with their bytes, in order, or with the refusal of what can't be read as an image.
 
-    That is what is no image by its first bytes, and what changed or disappeared after it was listed. For each reader,
-    at most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
+    That is what is no image by its first bytes, what changed or disappeared after it was listed, and what is damaged at
+    the source. For each reader, at most a few images wait in memory, and in all at most 256 MiB or one image, whichever
+    is more.
 
     Raises:
         SourceError: an image can't be read; the message names it.
@@ -67,6 +68,8 @@ def _read(image: SourceImage) -> bytes | Refused:
         data = image.read()
     except SourceChangedError as error:
         return Refused(error.code, str(error))
+    except DamagedAtSourceError as error:
+        return Refused(RefusalCode.DAMAGED_AT_SOURCE, str(error))
     except (FileNotFoundError, NotADirectoryError):
         return Refused(RefusalCode.GONE, "it was removed after the source was listed")
     except OSError as error:

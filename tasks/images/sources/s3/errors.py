@@ -20,8 +20,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.parsers import ResponseParserError
 from botocore.retries.standard import OrRetryChecker, RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
-from tasks.errors import SourceError, TransientError
-from tasks.images.reason_codes import RefusalCode, SourceChangedError
+from tasks.errors import RootstockError, SourceError, TransientError
+from tasks.images.reason_codes import DamagedAtSourceError, RefusalCode, SourceChangedError
 
 ATTEMPTS = 5
 """Most attempts at a request, including the first one, when the store is busy or the connection breaks."""
@@ -102,8 +102,7 @@ def explained(what: str, endpoint: str | None, *, was_listed: bool = False) -> I
             raise SourceChangedError(message, RefusalCode.GONE) from None
         raise (TransientError if _is_busy(error) else SourceError)(message) from None
     except boto.BotoCoreError as error:
-        kind = TransientError if _passes(error) else SourceError
-        raise kind(f"{what}: {_failure(error, host_of(endpoint))}") from None
+        raise _kind(error)(f"{what}: {_failure(error, host_of(endpoint))}") from None
     except (ResponseParserError, KeyError, ValueError):
         raise SourceError(f"{what}: {_no_store(host_of(endpoint))}") from None
 
@@ -138,6 +137,12 @@ def _passes(error: boto.BotoCoreError) -> bool:
     if isinstance(error, (boto.IncompleteReadError, boto.MetadataRetrievalError)):
         return True
     return bool(_RETRYABLE.is_retryable(RetryContext(1, caught_exception=error)))
+
+
+def _kind(error: boto.BotoCoreError) -> type[RootstockError]:
+    if isinstance(error, boto.FlexibleChecksumError):
+        return DamagedAtSourceError
+    return TransientError if _passes(error) else SourceError
 
 
 def _refusal(error: boto.ClientError, host: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from botocore import exceptions as boto
 
 from tasks.errors import RootstockError, SourceError
-from tasks.images.reason_codes import RefusalCode, SourceChangedError
+from tasks.images.reason_codes import DamagedAtSourceError, RefusalCode, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES
 from tasks.images.sources.layout import printable
 from tasks.images.sources.s3.client import Address
@@ -109,7 +109,8 @@ def fetch(client: Any, stored: StoredObject) -> bytes:
 
     Raises:
         SourceChangedError: it changed or was deleted.
-        SourceError: it may not be read, or is damaged.
+        DamagedAtSourceError: its bytes don't match the store's checksum.
+        SourceError: it may not be read.
         TransientError: the store is busy or doesn't answer.
     """
     reading = ObjectReader(client, stored)
@@ -152,8 +153,8 @@ def is_whole(reading: ObjectReader, md5_hex: str) -> bool:
     return expected[1] == md5_hex
 
 
-def damaged(reading: ObjectReader) -> SourceError:
-    return SourceError(
+def damaged(reading: ObjectReader) -> DamagedAtSourceError:
+    return DamagedAtSourceError(
         f"{reading.shown} is damaged: its bytes were read twice and didn't match the store's MD5 "
         f"({reading.stored.etag}). Upload the object again."
     )

@@ -23,7 +23,7 @@ from tasks.runs.supervisor import run_dvc
 from tasks.workspace import RAW, Workspace
 from tests.conftest import PROJECT, contents, fill_source
 from tests.tasks.images.sources.policies import policy
-from tests.tasks.images.sources.storing import Bucket, unavailable
+from tests.tasks.images.sources.storing import Bucket, flip, unavailable
 from tests.tasks.runs.repository import init_dvc
 from tests.tasks.steps import Change, settings_for
 
@@ -69,12 +69,13 @@ def test_outage_that_passes_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", ["p", "p/images.csv"])
-def test_object_that_changes_or_vanishes_while_it_is_read_costs_only_itself_and_is_read_the_next_night(
+def test_object_that_changes_vanishes_or_is_damaged_costs_only_itself_and_is_read_the_next_night(
     name: str, bucket: Bucket, workspace: Path, change: Change, tmp_path: Path
 ) -> None:
     images = contents(fill_source(tmp_path / "source"))
     for path, data in images.items():
         bucket.put(f"p/{path}", body=data)
+    bucket.proxy.add(method="GET", path="/p/bee/001.png", change=flip)
     table = "\n".join(["path,label", *(f"{path},{path[:3]}" for path in images)])
     bucket.put("p/images.csv", body=table.encode())
     settings, here = settings_for(change, bucket.uri(name)), Workspace.at(workspace)
@@ -86,22 +87,23 @@ def test_object_that_changes_or_vanishes_while_it_is_read_costs_only_itself_and_
     bucket.proxy.add(method="GET", path="/p/ant/001.png", before=remove)
     bucket.proxy.add(method="GET", path="/p/bee/000.jpg", before=lambda: bucket.put("p/bee/000.jpg", body=new))
     summary = ingest.run(settings, here)
-    assert (summary.discovered - summary.excluded, summary.refused, summary.packed) == (24, 2, 22)
+    assert (summary.discovered - summary.excluded, summary.refused, summary.packed) == (24, 3, 21)
     found = {row.path.rpartition("p/")[2]: row for row in read_discovered(here.raw) if row.refused}
     assert {path: (row.refused, row.version) for path, row in found.items()} == {
         "ant/001.png": ("gone", None),
         "bee/000.jpg": ("changed_while_read", None),
+        "bee/001.png": ("damaged_at_source", None),
     }
     assert "there is no such object" in str(found["ant/001.png"].detail)
-    assert prepare.run(settings, here).quarantined == 2
+    assert prepare.run(settings, here).quarantined == 3
 
     bucket.proxy.clear()
     bucket.put("p/ant/001.png", body=images["ant/001.png"])
     news = read_news(settings, here)
     assert news
-    assert news.new == 2
+    assert news.new == 3
     again = ingest.run(settings, here)
-    assert (again.refused, again.packed, again.reused) == (0, 2, 22)
+    assert (again.refused, again.packed, again.reused) == (0, 3, 21)
     keys = {row.key for row in read_discovered(here.raw) if row.key}
     assert keys == {sha256_hex(data) for data in {**images, "bee/000.jpg": new}.values()}
 
