@@ -164,6 +164,11 @@ def test_doctor_repairs_only_if_a_person_types_it(made: Copy) -> None:
     assert made.succeed("doctor", MEND="1")[-1] == ["python", "-m", "flows.doctor"]
 
 
+def test_remote_is_tidied_only_if_a_person_types_it(made: Copy) -> None:
+    assert made.succeed("tidy", "REMOTE=1")[-1] == ["python", "-m", "tasks.tidy", "--remote", "1"]
+    assert made.succeed("tidy", REMOTE="1")[-1] == ["python", "-m", "tasks.tidy"]
+
+
 def test_variable_that_is_not_given_is_no_argument(made: Copy) -> None:
     assert made.succeed("run") == [["python", "-m", "flows.pipeline"]]
     assert made.succeed("run", "SET=a=1 b=2") == [["python", "-m", "flows.pipeline", "--set", "a=1 b=2"]]
