@@ -11,6 +11,7 @@ from tests.tasks.runs.repository import git, history
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # DVC's own
 def test_each_night_changes_something_and_the_measurement_tells_the_disk(tmp_path: Path) -> None:
     measured = nights.measure(tmp_path, 3, is_tidied=True)
     clone = tmp_path / "clone"
