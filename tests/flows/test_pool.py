@@ -117,7 +117,7 @@ class Unlucky(Server):
         return Completed() if len(self.ids) > 2 else Failed()
 
 
-@pytest.mark.parametrize("limit_s", [7200.0, 8.0])
+@pytest.mark.parametrize("limit_s", [7200.0, 7.0])
 def test_outage_on_a_worker_or_of_the_remote_is_waited_for_and_is_no_retry(
     limit_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +138,13 @@ def test_outage_on_a_worker_or_of_the_remote_is_waited_for_and_is_no_retry(
     context = RunContext(Workspace.at(tmp_path), deployed, Outages(pauses.append))
     settings = load_settings(PARAMS.parent).run.model_copy(update={"stage_retries": 0, "outage_limit_s": limit_s})
     pool = remote_stages._WorkPool("gpu", settings, context)
-    if limit_s > 8:
+    if limit_s > 7:
         pool.run([FAST])
         assert (merged, len(pauses)) == ([FAST], 3)
     else:
-        with pytest.raises(StageFailed, match=r"S3 is down; this run has waited 8.0.s for outages"):
+        with pytest.raises(StageFailed, match=r"S3 is down; this run has waited 7.0.s for outages"):
             pool.run([FAST])
-        assert sum(pauses) == 8
+        assert sum(pauses) == 7  # two first pauses together are longer, however chance shortens them
 
 
 class Idle(Server):
