@@ -12,9 +12,9 @@ from tests.soak.record import Night
 
 HEALING = re.compile(
     r"Resumes the unfinished run|is restored|is removed, because|^Removed .*left|is made anew|is set back to"
-    r"|^Stopped \d+ processes|damaged files of|Retry \d+/\d+ will start|waits? for|Waiting for|trying again|tries again"
-    r"|went on|goes on|mended|healed|were healed"
+    r"|^Stopped \d+ processes|damaged files of|The next attempt is in|Retry \d+/\d+ will start|had been killed. Auto"
 )
+"""Lines of a log that tell of a repair, of work that goes on, or of a new attempt."""
 COMMITTED = re.compile(r"^Committed (\w+) on runs/nightly")
 _PAGE = 200
 
