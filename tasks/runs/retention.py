@@ -1,7 +1,8 @@
 """Which commits keep their data in DVC's cache, and why.
 
-Kept are the last runs of each branch `runs/*`, and the tip of every other reference: tags, so all registered versions,
-other branches, those of remotes too, experiments of DVC, and the commits that working trees have checked out.
+Kept are the last runs of each branch `runs/*`; on all other branches, those of remotes too, every commit by a person
+that changed dvc.lock; the tip of every other reference, such as tags, so all registered versions, and experiments of
+DVC; and the commits that working trees have checked out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from tasks.runs.git import git
 from tasks.workspace import LOCK
 
 RUNS = "runs/"
-_KINDS = {"tags": "tagged versions", "heads": "other branches", "remotes": "other branches of remotes"}
+_KINDS = {
+    "tags": "tagged versions",
+    "heads": "versions on other branches",
+    "remotes": "versions on other branches of remotes",
+}
+_MADE_BY_A_RUN = "^Code: [0-9a-f]{40}$"
 _FORMAT = "%(refname) %(if)%(*objectname)%(then)%(*objecttype) %(*objectname)%(else)%(objecttype) %(objectname)%(end)"
 
 
@@ -38,6 +44,8 @@ def kept_commits(clone: Path, kept_runs: int) -> dict[str, list[str]]:
             kept[f"the last {len(runs)} runs of {name}"] = runs
         else:
             kept.setdefault(_KINDS.get(kind, "other references"), []).append(peeled[1])
+            if kind in ("heads", "remotes"):
+                kept[_KINDS[kind]] += _committed_by_people(clone, reference)
     checked_out = [line.split()[1] for line in _worktrees(clone) if line.startswith("HEAD ")]
     return {**kept, "checked out": checked_out}
 
@@ -53,6 +61,12 @@ def last_runs(clone: Path, reference: str, count: int) -> list[str]:
     """The tip, and the last commits that changed the results, the newest first."""
     history = ("rev-list", "--first-parent", f"--max-count={count}", reference)
     return list(dict.fromkeys([git(clone, "rev-parse", reference), *git(clone, *history, "--", LOCK).split()]))[:count]
+
+
+def _committed_by_people(clone: Path, reference: str) -> list[str]:
+    """The commits behind a reference that changed the results, without those of runs that a person has merged."""
+    no_runs = ("--extended-regexp", "--invert-grep", f"--grep={_MADE_BY_A_RUN}")
+    return git(clone, "rev-list", "--full-history", "--no-merges", *no_runs, reference, "--", LOCK).split()
 
 
 def _worktrees(clone: Path) -> list[str]:

@@ -109,6 +109,25 @@ def test_tips_of_other_references_keep_their_data(root: Path, reference: str) ->
     assert are_kept(first)
 
 
+@pytest.mark.parametrize("kind", ["heads", "remotes/origin"])
+def test_versions_that_people_committed_keep_their_data(root: Path, kind: str) -> None:
+    mine = []
+    git(root, "checkout", "-q", "-b", "mine")
+    for number in range(3):
+        mine.append(folder_in_cache(root, f"mine {number}"))
+        change(root, "dvc.lock", lock_of(mine[-1][0]))
+    git(root, "checkout", "-q", "main")
+    nights = [night(root, f"night {number}") for number in range(3)]
+    git(root, "checkout", "-q", "mine")
+    git(root, "merge", "-q", "-s", "ours", "runs/nightly")  # the history of runs stays a matter of the runs
+    git(root, "checkout", "-q", "main")
+    git(root, "update-ref", f"refs/{kind}/work", "mine")
+    git(root, "branch", "-q", "-D", "mine")
+    tidied(root, 1)
+    assert [are_kept(files) for files in mine] == [True, True, True]
+    assert [are_kept(files) for files in nights] == [False, False, True]
+
+
 def test_runs_that_another_clone_pushed_keep_their_data(root: Path) -> None:
     nights = [night(root, f"night {number}") for number in range(3)]
     git(root, "update-ref", "refs/remotes/origin/runs/nightly", "runs/nightly~1")
