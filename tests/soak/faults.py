@@ -23,7 +23,7 @@ from tests.soak.record import Record
 from tests.soak.site import Site
 from tests.soak.torn import TEARS
 
-_HUNT_S = 60.0
+_HUNT_S = 150.0
 """How long a fault waits for its target to appear."""
 
 
