@@ -11,7 +11,7 @@ from tests.soak.record import Fault, Night, Sample
 
 _CONFUSED_S = 420.0
 SETTLE_S = 20.0
-"""Until a killed service runs again, a night is still disturbed. A worker takes as long at most to start a night."""
+"""Until a killed service runs again, a night is still disturbed."""
 GOOD = "COMPLETED"
 _OPEN = ("RUNNING", "PENDING", "CANCELLING", "PAUSED")
 
@@ -44,7 +44,7 @@ class Soak:
 
 def disturbing(night: Night, faults: Sequence[Fault]) -> list[Fault]:
     """The faults that may excuse a night's end: not those while it waited for its turn, nor a person's work beside."""
-    began = night.due if night.began is None else night.began - SETTLE_S  # a worker has started it by then
+    began = night.due if night.taken is None else night.taken
     ended = night.ended or float("inf")
     return [
         one for one in faults if one.kind not in PERSON and one.began - 1 <= ended and one.ended + SETTLE_S >= began

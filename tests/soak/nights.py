@@ -45,7 +45,13 @@ def _night(api: Api, run: dict[str, Any], logs: bool) -> Night:
         healed=tuple(line for line in lines if HEALING.search(line)),
         commit=commits[-1] if commits else "",
         log=log,
+        taken=_taken(api, run["id"]) if logs else None,
     )
+
+
+def _taken(api: Api, run_id: str) -> float | None:
+    times = [state["timestamp"] for state in api.states(run_id) if state["type"] == "PENDING"]
+    return _seconds(min(times)) if times else None
 
 
 def _seconds(moment: str | None) -> float | None:

@@ -52,8 +52,17 @@ class SoakProject:
             **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }
 
+    @property
+    def notes_of_dvc(self) -> Path:
+        """Where DVC notes things about folders for which nobody chose a better place."""
+        return self.origin.with_name("notes-of-dvc")
+
     def make(self) -> None:
         """Write, commit and push the project."""
+        of_user = Path(self.environment["DVC_GLOBAL_CONFIG_DIR"])
+        of_user.mkdir(parents=True)
+        (of_user / "config").write_text(f"[core]\n    site_cache_dir = {self.notes_of_dvc}\n")
+        del self.environment["DVC_SITE_CACHE_DIR"]  # it would have the last word
         self.folder.mkdir()
         for name in ("flows", "tasks"):
             shutil.copytree(PROJECT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))

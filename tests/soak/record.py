@@ -32,7 +32,7 @@ class Night:
     """One run of the schedule, as Prefect's server knows it.
 
     Attributes:
-        due, began, ended: Unix times; None if it didn't come to that.
+        due, taken, began, ended: when it should run, a worker took it, it ran, it ended; Unix times, or None.
         state: its type, such as COMPLETED.
         reason: the state's message.
         healed: lines of its log that tell what it repaired or went on with.
@@ -50,6 +50,7 @@ class Night:
     healed: tuple[str, ...] = ()
     commit: str = ""
     log: str = ""
+    taken: float | None = None
 
     @property
     def seconds(self) -> float | None:

@@ -144,7 +144,7 @@ class _Course:
             "no process is left over": leftovers.processes(site.disk.folder, services),
             "no worktree, lock or unfinished file is left over": [
                 *leftovers.files(clone, site.disk.folder / "tmp"),
-                *leftovers.notes_of_dvc(Path(site.project.environment["DVC_SITE_CACHE_DIR"])),
+                *leftovers.notes_of_dvc(site.project.notes_of_dvc),
             ],
             "memory and disk are flat": samples.grown(record.samples),
             "alerts tell the truth": judging.false_alarms(site.chat.texts(), nights, self._confusing()),

@@ -23,7 +23,7 @@ from tests.soak.versions import Split, Store
 from tests.tasks.runs.repository import change, git
 from tests.waiting import wait_until
 
-NIGHT = Night("1", "calm-owl", due=1000, began=1001, ended=1050, state="COMPLETED", reason="")
+NIGHT = Night("1", "calm-owl", due=1000, began=1001, ended=1050, state="COMPLETED", reason="", taken=995)
 FAILED = replace(NIGHT, state="FAILED", reason="RunError: no")
 NEAR = Fault(1020, 1020, "kill -9", "engine")
 EARLIER = Fault(900, 920, "power failure", "dvc.lock")
