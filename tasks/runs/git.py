@@ -52,6 +52,24 @@ _SETTINGS = (
 )
 _LIMIT_S = 1800.0
 _REMOTE = ("fetch", "push", "ls-remote")
+_READS = frozenset(
+    {
+        "cat-file",
+        "diff",
+        "fetch",
+        "for-each-ref",
+        "fsck",
+        "ls-remote",
+        "ls-tree",
+        "merge-base",
+        "remote",
+        "rev-list",
+        "rev-parse",
+        "show",
+        "show-ref",
+    }
+)
+"""Commands that may be repeated, whatever a killed one has done."""
 _DAMAGED = re.compile(r"object corrupt or missing: (.*\S)")
 
 
@@ -161,6 +179,21 @@ def _failure(folder: Path, arguments: tuple[str, ...], result: subprocess.Comple
 
 
 def _start(folder: Path, arguments: tuple[str, ...], input_bytes: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end. A killed git gives no answer: what only reads is tried once more.
+
+    Raises:
+        RunError: git was killed, or took too long.
+        TransientError: the same, for a command that talks with a remote.
+    """
+    result = _run(folder, arguments, input_bytes)
+    if result.returncode < 0 and arguments[0] in _READS:
+        result = _run(folder, arguments, input_bytes)
+    if result.returncode < 0:
+        raise _failure(folder, arguments, result)
+    return result
+
+
+def _run(folder: Path, arguments: tuple[str, ...], input_bytes: bytes) -> subprocess.CompletedProcess[bytes]:
     settings = [part for setting in _SETTINGS for part in ("-c", setting)]
     command = ["git", *settings, *arguments]
     environment = {"GIT_SSH_COMMAND": _SSH, **git_environment(), **_AUTHOR, **_NOBODY_IS_ASKED, "LC_ALL": "C"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -80,6 +81,44 @@ def test_branch_that_a_power_failure_emptied_is_found_again(root: Path) -> None:
     with working(deployed(root, title="second")) as folder:
         assert (folder / "dvc.lock").read_text() == LOCK
     assert history(root) == ["Run nightly: first", "The project"]
+
+
+def kill_git(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, times: int) -> None:
+    """Let the first calls of a command of git be killed, as by a kernel that has no memory left."""
+    programs = folder / "programs"
+    programs.mkdir()
+    script = f"""#!/bin/sh
+case "$*" in *"{command}"*)
+    if [ "$(ls {programs} | wc -l)" -le {times} ]; then mktemp {programs}/killed.XXXXXX > /dev/null; kill -9 $$; fi;;
+esac
+exec {shutil.which("git")} "$@"
+"""
+    (programs / "git").write_text(script)
+    (programs / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("command", ["ls-tree", "cat-file --batch --buffer", "rev-parse refs/heads"])
+def test_git_that_is_killed_while_it_reads_the_tip_is_asked_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    work(deployed(root), LOCK)
+    kill_git(tmp_path, monkeypatch, command, 1)
+    said: list[str] = []
+    work(deployed(root, said, "second"), LOCK.replace("count", "double"))
+    assert not any("damaged" in line for line in said)
+    assert history(root)[:2] == ["Run nightly: second", "Run nightly: first"]
+
+
+def test_git_that_is_always_killed_ends_the_run_and_moves_no_branch(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(deployed(root), LOCK)
+    work(deployed(root, title="second"), LOCK.replace("count", "double"))
+    kill_git(tmp_path, monkeypatch, "cat-file", 1000)
+    with pytest.raises(RunError, match=r"cat-file.*exit code -9"):
+        work(deployed(root, title="third"), LOCK)
+    assert history(root)[:2] == ["Run nightly: second", "Run nightly: first"]
 
 
 def test_only_commit_of_a_branch_that_is_damaged_is_reported_with_what_to_do(root: Path) -> None:
