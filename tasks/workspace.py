@@ -142,6 +142,10 @@ class Workspace:
         """The note in a deployed run's folder: which run works in it, and how that run ended."""
         return self.folder / _STATE / "run.json"
 
+    def written_folders(self) -> list[Path]:
+        """The folders that programs write to."""
+        return [self.folder / name for name in ("data", "models", REPORTS, _STATE)]
+
     @property
     def run_claim(self) -> Path:
         """The claim of the command that works in a person's folder."""

@@ -24,7 +24,6 @@ from tasks.workspace import Workspace
 STALE_S = 60.0
 """A lock of git that is this old, while no git works in the clone, was left by a killed one."""
 LEAST_FREE_BYTES = 2_000_000_000
-_WRITTEN = ("data", "models", "reports", ".rootstock")
 _HOOKS_PATH = ("config", "--local", "--get", "core.hooksPath")
 _HOOKS = ("post-checkout", "pre-commit", "commit-msg", "post-commit", "post-merge", "pre-push")
 
@@ -45,7 +44,8 @@ def check_locks(workspace: Workspace) -> Iterator[Finding]:
 
 def check_temporaries(workspace: Workspace) -> Iterator[Finding]:
     """Unfinished files of killed programs; programs that start in their folders remove them, too."""
-    every = (path for name in _WRITTEN for path in (workspace.clone / name).rglob(f".*{TEMPORARY_SUFFIX}"))
+    written = Workspace.at(workspace.clone).written_folders()
+    every = (path for folder in written for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"))
     folders = sorted({path.parent for path in every if is_abandoned(path)})
     if not folders:
         yield Finding("no unfinished file of a killed program")

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float) -> tuple[str, int | None]:
     """Wait for the first reason to stop. Returns the reason, and the command's code if the command has ended."""
+    poll = select.poll()  # select itself refuses descriptors above 1023
+    for one in (link, wakes):
+        poll.register(one, select.POLLIN)
     while True:
         code = _reap(child)
         if code is not None:
@@ -59,11 +62,10 @@ def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float
         left = deadline - time.monotonic()
         if left <= 0:
             return "limit", None
-        # An hour at most: select refuses very long times.
-        ready, _, _ = select.select([link, wakes], [], [], min(left, 3600.0))
-        if link in ready:  # the run never writes: readable means closed
+        ready = {descriptor for descriptor, _ in poll.poll(1000 * min(left, 3600.0))}  # poll refuses very long times
+        if link.fileno() in ready:  # the run never writes: readable means closed
             return "stopped", None
-        if wakes in ready and any(number != signal.SIGCHLD for number in wakes.recv(4096)):
+        if wakes.fileno() in ready and any(number != signal.SIGCHLD for number in wakes.recv(4096)):
             return "stopped", None
 
 

@@ -142,8 +142,9 @@ class _Lines:
 def _read_some(descriptor: int, lines: _Lines, timeout_s: float) -> bool:
     """Read available output, waiting `timeout_s` at most. Returns False if there was none."""
     # The guard holds the pipe's other end too, so there is no end of file, and no busy loop, before the guard ends.
-    ready, _, _ = select.select([descriptor], [], [], timeout_s)
-    data = os.read(descriptor, 65_536) if ready else b""
+    poll = select.poll()  # select itself refuses descriptors above 1023
+    poll.register(descriptor, select.POLLIN)
+    data = os.read(descriptor, 65_536) if poll.poll(1000 * timeout_s) else b""
     if data:
         lines.add(data)
     return bool(data)

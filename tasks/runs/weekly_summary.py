@@ -94,7 +94,8 @@ def costs_between(history: Iterable[Costs], begins: datetime, ends: datetime) ->
 
 def disk_of(workspace: Workspace) -> dict[str, float]:
     """Megabytes of DVC's cache in the clone and of the folder .rootstock, and what is free beside them."""
-    folders = {"DVC's cache": workspace.clone / ".dvc/cache", ".rootstock": workspace.shared_costs.parent}
+    state = workspace.shared_costs.parent
+    folders = {"DVC's cache": workspace.clone / ".dvc/cache", state.name: state}
     free = shutil.disk_usage(workspace.clone).free / _MEGABYTE
     return {**{name: _megabytes(folder) for name, folder in folders.items()}, "free": free}
 

@@ -89,7 +89,7 @@ def test_plan_of_a_flow_is_shown_before_its_run_is_refused(
     root: Path, free: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, **_: shown.append(text))
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *, markdown, **_: shown.append(markdown))
     monkeypatch.setattr(plan, "run", lambda *_: plan.Plan("The plan", source_is_known=True, steps=[step(180.0)]))
     settings = load_settings(PROJECT)
     free.mb = 10

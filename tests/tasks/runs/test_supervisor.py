@@ -162,6 +162,15 @@ def test_supervise_tells_the_exit_code(tmp_path: Path, code: str, expected: Endi
     assert run(tmp_path, code)[0] == expected
 
 
+def test_supervise_works_in_a_process_with_more_than_a_thousand_open_files(tmp_path: Path) -> None:
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert run(tmp_path, "print('said')")[:2] == (Ending("exit", 0), ["said"])
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
 def test_supervise_reports_a_command_that_does_not_exist(tmp_path: Path) -> None:
     lines: list[str] = []
     ending = supervise(["nosuchprogram"], tmp_path, os.environ, lines.append, print, limit_s=60.0)
