@@ -1,4 +1,4 @@
-"""A process that has imported the modules that many children need, and computed nothing; it forks one child per call.
+"""A process that has imported the modules that many children need, and computed little; it forks one child per call.
 
 python -m tests.tasks.fork_server PROGRAM [MODULE ...]
 
@@ -25,7 +25,8 @@ class ForkServer:
     """`with ForkServer("tasks.train", "keras") as server:` runs a program's `main` as often as asked.
 
     Args:
-        program: module whose `main()` reads `sys.argv` and may give an exit code.
+        program: module whose `main()` reads `sys.argv` and may give an exit code. If it has a `warm_up()`, that is
+            called once before all forks.
         modules: that are imported beforehand, too.
     """
 
@@ -84,6 +85,7 @@ def serve() -> list[str]:
 def main() -> int | None:
     program, *modules = [importlib.import_module(name) for name in sys.argv[1:]]
     del modules
+    getattr(program, "warm_up", lambda: None)()
     sys.argv[1:] = serve()
     code: int | None = program.main()
     return code

@@ -1,41 +1,24 @@
 """Machines that take turns: clones of one project that share git's remote and DVC's, and their nights.
 
-A night is a real run in a real process, with small stages: `ingest` keeps the images that it has read, `prepare` keeps
-the splits that it has drawn by `tasks.images.splits`. The process is forked from one that has imported DVC. It can be
-killed at any of the system calls between its last stage and its end.
+A night is a real run in a real process (tests/tasks/runs/nights.py), with small stages: `ingest` keeps the images that
+it has read, `prepare` keeps the splits that it has drawn by `tasks.images.splits`.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import dvc.cli
 import yaml
 
-from tasks.errors import RootstockError, TransientError
-from tasks.runs import supervisor
 from tasks.runs.claims import claimed
-from tasks.runs.dvc_state.changes import is_up_to_date
-from tasks.runs.guarded_process import Ending
-from tasks.runs.run_context import DeployedRun
-from tasks.runs.supervisor import run_dvc
-from tasks.runs.transfers import fetch_inputs
-from tasks.runs.worktrees import run_folder
 from tests.conftest import PARAMS, PROJECT
-from tests.tasks.fork_server import ForkServer
-from tests.tasks.runs.repository import commit, git, init_dvc
+from tests.tasks.runs.repository import commit, git, init_dvc, warm_server
 
 STAGES = ("ingest", "prepare", "train")
 BRANCH = "runs/nightly"
@@ -58,6 +41,7 @@ stages:
 """
 _STAGE = """
 import json, os, sys
+from collections import Counter
 from pathlib import Path
 
 raw, prepared = Path('out/raw'), Path('out/prepared/splits.json')
@@ -73,7 +57,9 @@ def ingest():
 def prepare():
     from tasks.images.splits import ImageToSplit, Rules, assign
     memory = json.loads(prepared.read_text()) if prepared.exists() else {}
-    images = [ImageToSplit(path.name, near_duplicates=path.read_text()) for path in sorted(raw.iterdir())]
+    texts = {path.name: path.read_text() for path in sorted(raw.iterdir())}
+    related = {text for text, images in Counter(texts.values()).items() if images > 1}
+    images = [ImageToSplit(name, near_duplicates=text if text in related else None) for name, text in texts.items()]
     prepared.parent.mkdir(parents=True, exist_ok=True)
     prepared.write_text(json.dumps(assign(images, memory, Rules(0.3, 0.3, 0)).memory, indent=0, sort_keys=True))
 
@@ -84,11 +70,6 @@ def train():
 
 globals()[sys.argv[1]]()
 """
-_IMPORTED = (
-    *("dvc.cachemgr", "dvc.cli.parser", "dvc.data_cloud", "dvc.fs", "dvc.repo", "dvc.scm", "dvc_data.index", "dvc_s3"),
-    *("dvc.commands.checkout", "dvc.commands.data_sync", "dvc.commands.repro", "dvc.stage.serialize", "dvc_render"),
-    *("dulwich.ignore", "flufl.lock", "pyparsing", "ruamel.yaml", "scmrepo.git", "zc.lockfile"),
-)
 
 
 class Machine:
@@ -112,7 +93,7 @@ class Machine:
         Args:
             title: of the run.
             stages: that it runs, if they have to run.
-            more: see `_night`.
+            more: see `tests.tasks.runs.nights`.
         """
         request = json.dumps(self.plan(title, stages, **more))
         read = str(self.clone.with_suffix(".read"))
@@ -123,7 +104,7 @@ class Machine:
             "READ": read,
             "PYTHONPATH": str(PROJECT),
         }
-        result = _server().run(request, cwd=self.clone, environment={**os.environ, **variables})
+        result = warm_server().run("night", request, cwd=self.clone, environment={**os.environ, **variables})
         self.said = result.stdout + result.stderr
         claim = self.clone / ".rootstock/runs/nightly.claim"
         with claimed(claim, "test", on_wait=str):  # all processes of a night that was killed are gone
@@ -141,18 +122,37 @@ class Machine:
         return git(self.clone, *arguments)
 
 
+class Store:
+    """DVC's remote: a folder.
+
+    Attributes:
+        url: as DVC's settings name it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def paths(self) -> set[str]:
+        """The files there, relative to the url."""
+        return {str(path.relative_to(self.url)) for path in Path(self.url).rglob("*") if path.is_file()}
+
+    def read(self, path: str) -> bytes:
+        return (Path(self.url) / path).read_bytes()
+
+
 class Site:
     """A git remote and a DVC remote, the machines that share them, and the images that all of them see.
 
     Attributes:
         history: git's remote.
-        store: DVC's remote.
+        store: the folder of DVC's remote, if it is one.
         images: the source: a file's name is the image's key, its text the name of its near duplicates.
     """
 
-    def __init__(self, folder: Path, shared: bool = True) -> None:
+    def __init__(self, folder: Path, shared: bool = True, remote: Store | None = None) -> None:
         self._folder = folder
         self.history, self.store, self.images = folder / "history.git", folder / "store", folder / "images"
+        self._remote = remote or Store(str(self.store))
         self.images.mkdir(parents=True)
         project = folder / "project"
         project.mkdir()
@@ -173,17 +173,17 @@ class Site:
 
     def share(self, clone: Path, settings: str = "config") -> None:
         """Make the store DVC's default remote, in a file of DVC's settings."""
-        text = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {self.store}\n    jobs = 1\n"
+        text = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {self._remote.url}\n    jobs = 1\n"
         (clone / ".dvc" / settings).write_text(text)
 
-    def save(self) -> None:
-        """Keep the present state of all of it."""
-        shutil.copytree(self._folder, self._folder.with_suffix(".saved"), symlinks=True)
+    def save(self, state: str) -> None:
+        """Keep the present state of all of it under a name."""
+        shutil.copytree(self._folder, self._folder.with_suffix(f".{state}"), symlinks=True)
 
-    def restore(self) -> None:
-        """Bring back the state that was kept."""
+    def restore(self, state: str) -> None:
+        """Bring back a state that was kept."""
         shutil.rmtree(self._folder)
-        shutil.copytree(self._folder.with_suffix(".saved"), self._folder, symlinks=True)
+        shutil.copytree(self._folder.with_suffix(f".{state}"), self._folder, symlinks=True)
 
     def machine(self, name: str) -> Machine:
         """A new machine."""
@@ -202,139 +202,28 @@ class Site:
         return [title.removeprefix("Run nightly: ") for title in titles]
 
     def objects(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted(self.store.rglob("*")) if path.is_file()}
+        """What DVC's remote holds."""
+        return {path: self._remote.read(path) for path in sorted(self._remote.paths())}
 
     def splits(self, revision: str = BRANCH) -> dict[str, str]:
-        """The splits as a commit of the shared history names them, from the store."""
-        lock = yaml.safe_load(git(self.history, "show", f"{revision}:dvc.lock"))
-        (listing,) = json.loads(self._object(lock["stages"]["prepare"]["outs"][0]["md5"]))
-        splits: dict[str, str] = json.loads(self._object(listing["md5"]))
+        """The splits as a commit of the shared history names them, from DVC's remote."""
+        (digest,) = (digest for path, digest in self._files(revision) if path == "out/prepared/splits.json")
+        splits: dict[str, str] = json.loads(self._remote.read(_object(digest)))
         return splits
 
-    def _object(self, digest: str) -> str:
-        return (self.store / "files/md5" / digest[:2] / digest[2:]).read_text()
+    def lacking(self, revision: str) -> set[str]:
+        """The objects that a commit of the shared history needs and DVC's remote doesn't hold."""
+        return {_object(digest) for _, digest in self._files(revision)} - self._remote.paths()
+
+    def _files(self, revision: str) -> Iterator[tuple[str, str]]:
+        """Path and MD5 of each output of a commit and of each file in it."""
+        lock = yaml.safe_load(git(self.history, "show", f"{revision}:dvc.lock"))
+        for out in (out for stage in lock["stages"].values() for out in stage["outs"]):
+            yield out["path"], out["md5"]
+            if out["md5"].endswith(".dir"):
+                for file in json.loads(self._remote.read(_object(out["md5"]))):
+                    yield f"{out['path']}/{file['relpath']}", file["md5"]
 
 
-@cache
-def _server() -> ForkServer:
-    server = ForkServer(__name__, *_IMPORTED).__enter__()
-    atexit.register(server.__exit__)
-    return server
-
-
-def main() -> int:
-    """The night that the first argument describes."""
-    os.setsid()
-    supervisor.supervise = _fork_dvc  # type: ignore[assignment]
-    try:
-        _night(**json.loads(sys.argv[1]))
-    except RootstockError as error:
-        print(f"{type(error).__name__}: {error}")
-        return 75 if isinstance(error, TransientError) else 2
-    return 0
-
-
-def _night(
-    clone: str,
-    title: str,
-    stages: Sequence[str],
-    kill_at: int = 0,
-    kill_after: str = "",
-    points: str = "",
-    meanwhile: Mapping[str, Any] | None = None,
-    unchanged: bool = False,
-    answers_later: str = "version",
-) -> None:
-    """A run of the deployment `nightly`.
-
-    Args:
-        clone: the clone.
-        title: of the run.
-        stages: that it runs.
-        kill_at: the number of the system call, counted from the end of the last stage, before which it is killed.
-        kill_after: the stage after which it is killed.
-        points: the file that lists those system calls.
-        meanwhile: another night, which begins and ends between this one's last stage and its end.
-        answers_later: the command of git that ends an outage.
-        unchanged: the source is known to be unchanged, so that no stage runs if none has to, as in the flow.
-    """
-    run = DeployedRun(Path(clone), "nightly", git(Path(clone), "rev-parse", "HEAD"), title, print)
-    with run_folder(run) as context:
-        folder = context.workspace.folder
-        with contextlib.chdir(folder):
-            for stage in () if unchanged and is_up_to_date(context.workspace) else stages:
-                if fetch_inputs(stage, context.workspace, limit_s=600, on_line=print):
-                    run_dvc(stage, ["repro", "--single-item", stage], context.workspace, limit_s=600, on_line=print)
-                if stage == kill_after:
-                    os.killpg(0, signal.SIGKILL)
-        context.outages._sleep = lambda _: git(run.clone, *answers_later.split())  # type: ignore[assignment]
-        if meanwhile:
-            _in_child(lambda: _night(**meanwhile))
-        if points:
-            sys.addaudithook(_Points(Path(clone).parent, kill_at, Path(points)))
-
-
-class _Points:
-    """Counts the system calls of this process and its forks that change what others see; kills all of them at one.
-
-    A command of git is one call: git itself is made to be killed at any point.
-    """
-
-    def __init__(self, site: Path, kill_at: int, trace: Path) -> None:
-        self._site, self._kill_at = site, kill_at
-        self._trace = os.open(trace, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC)  # forks share it
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if point := self._name(event, arguments):
-            os.write(self._trace, f"{point}\n".encode())
-            if os.pread(self._trace, 1_000_000, 0).count(b"\n") == self._kill_at:
-                os.killpg(0, signal.SIGKILL)
-
-    def _name(self, event: str, arguments: tuple[Any, ...]) -> str:
-        if event == "subprocess.Popen":
-            return " ".join(word for word in arguments[1] if "=" not in word and word != "-c").splitlines()[0]
-        if event == "open":
-            path, _, flags = arguments
-            return f"write {path}" if flags & (os.O_WRONLY | os.O_RDWR) and self._is_site(str(path)) else ""
-        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"):
-            path = str(arguments[0])
-            return f"{event} {path}" if self._is_site(path) or "/" not in path else ""
-        return ""
-
-    def _is_site(self, path: str) -> bool:
-        return path.startswith(f"{self._site}/") and not path.startswith(os.environ["DVC_SITE_CACHE_DIR"])
-
-
-def _in_child(act: Callable[[], Any]) -> int:
-    """Do something in a forked process; gives its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = act() or 0
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _fork_dvc(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], on_line: Any, *_: Any, **_limits: Any
-) -> Ending:
-    """As `supervise`, but DVC is forked from this process, and not guarded."""
-    with tempfile.TemporaryFile("w+") as output:
-
-        def work() -> int:
-            for descriptor in (1, 2):
-                os.dup2(output.fileno(), descriptor)
-            os.chdir(folder)
-            os.environ.clear()
-            os.environ.update(environment)
-            return dvc.cli.main(list(command[3:]))
-
-        code = _in_child(work)
-        output.seek(0)
-        for line in output.read().splitlines():
-            on_line(line)
-    return Ending("exit", code)
+def _object(digest: str) -> str:
+    return f"files/md5/{digest[:2]}/{digest[2:]}"

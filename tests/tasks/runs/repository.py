@@ -78,8 +78,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @cache
-def _dvc_server() -> ForkServer:
-    server = ForkServer("dvc.cli", "dvc.repo", "dvc.cli.parser", "dvc_data.index", "dvc_s3", "scmrepo.git").__enter__()
+def warm_server() -> ForkServer:
+    """Runs commands of DVC, and nights, in processes that have imported what they need."""
+    server = ForkServer("tests.tasks.runs.nights").__enter__()
     atexit.register(server.__exit__)
     return server
 
@@ -87,7 +88,7 @@ def _dvc_server() -> ForkServer:
 def dvc(folder: Path, *arguments: str, environment: Mapping[str, str] = os.environ) -> str:
     """What DVC says to a command; it must succeed."""
     wide = {**environment, "COLUMNS": "1000"}  # tables aren't wrapped, however long the paths are
-    result = _dvc_server().run(*arguments, cwd=folder, environment=wide)
+    result = warm_server().run(*arguments, cwd=folder, environment=wide)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 

@@ -11,26 +11,31 @@ from tests.tasks.runs.machines import BRANCH, Machine, Site
 from tests.tasks.runs.repository import git
 
 INGEST = ("ingest",)
+SPLITS = ("ingest", "prepare")
 NOWHERE = "git://127.0.0.1:1/nothing"
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Machine]:
-    """A site, and a machine of it that has run a night."""
+    """A site, and a machine of it that has run a night; then it was killed in the next one, which had read an image."""
     site = Site(tmp_path_factory.mktemp("sharing") / "site")
     for number in range(6):
         site.add_image(f"image-{number}")
     machine = site.machine("one")
     assert machine.night("first") == 0, machine.said
     machine.read()
-    site.save()
+    site.save("idle")
+    site.add_image("new")
+    assert machine.night("killed", INGEST, kill_after="ingest") == -9
+    site.save("worked")
     return site, machine
 
 
 @pytest.fixture
 def site(saved: tuple[Site, Machine]) -> Site:
-    saved[0].restore()
+    """After the first night."""
+    saved[0].restore("idle")
     return saved[0]
 
 
@@ -40,17 +45,24 @@ def one(site: Site, saved: tuple[Site, Machine]) -> Machine:
     return saved[1]
 
 
+@pytest.fixture
+def worked(saved: tuple[Site, Machine]) -> tuple[Site, Machine]:
+    """After the work of the second night: the next one has only to end it."""
+    saved[0].restore("worked")
+    return saved
+
+
 def test_another_machine_goes_on_where_the_last_run_ended_and_reads_only_new_images(site: Site, one: Machine) -> None:
     before = site.splits()
     site.add_image("new")
     other = site.machine("other")
-    assert other.night("second") == 0, other.said
+    assert other.night("second", SPLITS) == 0, other.said
     assert other.read() == ["new"]
     assert site.titles() == ["first", "second"]
     assert site.splits().items() > before.items()
 
     points = other.clone.with_suffix(".points")
-    assert one.night("third", points=str(points)) == 0, one.said
+    assert one.night("third", SPLITS, points=str(points)) == 0, one.said
     assert f"{BRANCH} is now at {other.git('rev-parse', BRANCH)[:10]}" in one.said
     assert "Nothing new" in one.said
     assert "push" not in points.read_text()
@@ -59,9 +71,9 @@ def test_another_machine_goes_on_where_the_last_run_ended_and_reads_only_new_ima
 
 def test_run_that_ends_after_another_one_is_refused_and_the_next_begins_from_that_one(site: Site, one: Machine) -> None:
     late = site.machine("late")
-    site.add_image("new", like="image-0")
-    joined = one.plan("second")
-    assert late.night("late", meanwhile=joined) == 2
+    site.add_image("new")
+    joined = one.plan("second", SPLITS)
+    assert late.night("late", SPLITS, meanwhile=joined) == 2
     assert f"{BRANCH} moved on during this run: another run has pushed" in late.said
     folder = late.clone / ".rootstock/runs/nightly"
     assert (folder / "out/prepared/splits.json").exists()
@@ -74,18 +86,16 @@ def test_run_that_ends_after_another_one_is_refused_and_the_next_begins_from_tha
         str(changed).replace("'", '"')
     )  # it was drawn without the other run
     site.add_image("newer")
-    assert late.night("third") == 0, late.said
+    assert late.night("third", SPLITS) == 0, late.said
     assert site.titles() == ["first", "second", "third"]
     assert site.splits().items() > before.items()
     assert not folder.exists()
 
 
-def test_run_goes_on_without_a_remote_that_does_not_answer_and_its_push_fails_in_gits_words(
-    site: Site, one: Machine
-) -> None:
-    site.add_image("new")
+def test_run_goes_on_without_a_remote_that_does_not_answer_and_waits_to_push(worked: tuple[Site, Machine]) -> None:
+    site, one = worked
     one.git("remote", "set-url", "origin", NOWHERE)
-    assert one.night("second", INGEST) == 75, one.said
+    assert one.night("second", ()) == 75, one.said
     assert "origin doesn't answer, so this run begins from the last run in this clone." in one.said
     assert "Connection refused" in one.said
     assert "TransientError: git push" in one.said
@@ -93,23 +103,15 @@ def test_run_goes_on_without_a_remote_that_does_not_answer_and_its_push_fails_in
     assert site.titles() == ["first"]
     assert one.git("rev-parse", BRANCH) == git(site.history, "rev-parse", BRANCH)
 
-    one.git("remote", "set-url", "origin", str(site.history))
-    assert one.night("third", INGEST, unchanged=True) == 0, one.said
+    assert one.night("third", (), answers_later=f"remote set-url origin {site.history}") == 0, one.said
+    assert "The next attempt is in" in one.said
     assert one.read() == ["new"]
     assert site.titles() == ["first", "third"]
 
 
-def test_remote_that_answers_after_a_pause_costs_nothing(site: Site, one: Machine) -> None:
-    site.add_image("new")
-    one.git("remote", "set-url", "origin", NOWHERE)
-    assert one.night("second", INGEST, answers_later=f"remote set-url origin {site.history}") == 0, one.said
-    assert "The next attempt is in" in one.said
-    assert site.titles() == ["first", "second"]
-
-
-def test_run_that_a_power_failure_damaged_here_is_fetched_again(site: Site, one: Machine) -> None:
-    site.add_image("new")
-    assert one.night("second", INGEST) == 0, one.said
+def test_run_that_a_power_failure_damaged_here_is_fetched_again(worked: tuple[Site, Machine]) -> None:
+    site, one = worked
+    assert one.night("second", ()) == 0, one.said
     for name in one.git("rev-parse", BRANCH, f"{BRANCH}:dvc.lock").split():
         damaged = one.clone / ".git/objects" / name[:2] / name[2:]
         damaged.chmod(0o600)
@@ -121,11 +123,11 @@ def test_run_that_a_power_failure_damaged_here_is_fetched_again(site: Site, one:
     assert one.git("fsck", "--no-dangling") == ""
 
 
-def test_branch_is_not_pushed_before_its_data(site: Site, one: Machine) -> None:
-    site.add_image("new")
+def test_branch_is_not_pushed_before_its_data(worked: tuple[Site, Machine]) -> None:
+    site, one = worked
     shutil.rmtree(site.store)
     site.store.write_text("a file where the folder should be")
-    assert one.night("second", INGEST) == 75, one.said
+    assert one.night("second", ()) == 75, one.said
     assert "TransientError: The data of this run can't be pushed" in one.said
     assert "Not a directory" in one.said
     assert site.titles() == ["first"]
@@ -140,12 +142,12 @@ def test_remote_that_refuses_is_reported_before_any_stage(site: Site, one: Machi
     assert one.read() == []
 
 
-def test_remote_that_protects_the_branch_is_reported_in_its_words(site: Site, one: Machine) -> None:
-    site.add_image("new")
+def test_remote_that_protects_the_branch_is_reported_in_its_words(worked: tuple[Site, Machine]) -> None:
+    site, one = worked
     hook = site.history / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'only the robot may push'\nexit 1\n")
     hook.chmod(0o755)
-    assert one.night("second", INGEST) == 2
+    assert one.night("second", ()) == 2
     assert "only the robot may push" in one.said
     assert "moved on" not in one.said
 

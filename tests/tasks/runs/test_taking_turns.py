@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.runs.machines import BRANCH, Site
+from tests.tasks.runs.machines import BRANCH, Site, Store
 from tests.tasks.runs.repository import git
 
 
-def take_turns(folder: Path, nights: int) -> Site:
+def take_turns(folder: Path, nights: int, remote: Store | None = None) -> Site:
     """Let two machines take turns. In the middle one is killed at work and its clone is deleted; a new one replaces it.
+
+    Args:
+        folder: for all of it.
+        nights: how many there are, the unfinished one included.
+        remote: of DVC; a folder if there is none.
 
     Raises:
         AssertionError: anything but the unfinished night is lost, or an image has moved to another split.
     """
-    site = Site(folder)
+    site = Site(folder, remote=remote)
     for number in range(6):
         site.add_image(f"image-{number}")
     machines = [site.machine("one"), site.machine("two")]
@@ -26,7 +31,8 @@ def take_turns(folder: Path, nights: int) -> Site:
     read: list[str] = []
     for night in range(1, nights + 1):
         site.add_image(f"new-{night}")
-        site.add_image(f"also-{night}", like=f"image-{night % 6}")
+        if night % 5 == 0:
+            site.add_image(f"also-{night}", like=f"image-{night % 6}")
         machine = machines[night % 2]
         if night == (nights + 1) // 2:
             assert machine.night(str(night), kill_after="prepare") == -9
@@ -46,6 +52,7 @@ def take_turns(folder: Path, nights: int) -> Site:
     )
     for back in range(len(finished)):  # every version is still there
         assert site.splits(f"{BRANCH}~{back}").items() <= splits.items()
+        assert site.lacking(f"{BRANCH}~{back}") == set()
     return site
 
 
