@@ -68,6 +68,7 @@ def test_outage_that_passes_ends_with_the_same_bytes(
     assert contents(here.raw) == disturbed
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("name", ["p", "p/images.csv"])
 def test_object_that_changes_vanishes_or_is_damaged_costs_only_itself_and_is_read_the_next_night(
     name: str, bucket: Bucket, workspace: Path, change: Change, tmp_path: Path
