@@ -1,8 +1,8 @@
 """The pipeline as a command. It reports wrong settings at once, and prints where the report and the model are.
 
 For example: python -m flows.pipeline --source my/images --strategy all --set "train.recipe=tutorial"
-The flow itself is in flows/pipeline_flow.py. It is imported only after the settings are checked, because importing
-Prefect takes seconds.
+The flow itself is in flows/pipeline_flow.py. It is imported only if the settings are right and something is to do,
+because importing Prefect takes seconds.
 """
 
 from __future__ import annotations
@@ -46,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
         typed.check()  # what can't be understood is told before this command waits for another one
         with claim_person_folder(workspace, typed.command()):
-            before = len(read_history(workspace))
-            _run(typed, workspace)
-            print(f"\n{costs_table(read_history(workspace)[before:])}")
+            if _is_finished(typed, workspace):
+                print("Nothing to do: the source, the settings and the code are as they were in the last run.")
+            else:
+                before = len(read_history(workspace))
+                _run(typed, workspace)
+                print(f"\n{costs_table(read_history(workspace)[before:])}")
             _tell(workspace)
     except RootstockError as error:
         print(f"\n{_public_name(error)}: {error}", file=sys.stderr)
@@ -68,9 +71,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(typed: TypedSettings, workspace: Workspace) -> None:
-    if said := typed.apply(RunContext(workspace)):  # the flow checks again; here it doesn't need Prefect
+def _is_finished(typed: TypedSettings, workspace: Workspace) -> bool:
+    """Write the settings and find out whether nothing is to do. The flow checks again; here no Prefect is needed."""
+    from tasks.plan import Listed, is_nothing_to_do  # not for --help and wrong settings
+
+    found: list[Listed] = []
+    if said := typed.apply(RunContext(workspace), found.append):
         print(said, flush=True)
+    return all(is_nothing_to_do(listed, workspace) for listed in found)
+
+
+def _run(typed: TypedSettings, workspace: Workspace) -> None:
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     _use_server(workspace)
     from flows.pipeline_flow import pipeline

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.settings_changes import apply_changes
 from tasks.errors import RunError, SettingsError
@@ -27,6 +27,9 @@ from tasks.runs.git import read_blob
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 from tasks.workspace import PARAMS, Workspace
+
+if TYPE_CHECKING:
+    from tasks.plan import Listed
 
 _RESET = "make run RESET=1"
 
@@ -65,8 +68,12 @@ class TypedSettings:
             changes["strategies"] = parse_strategies(self.strategy)
         return changes
 
-    def apply(self, context: RunContext) -> str:
+    def apply(self, context: RunContext, on_listed: Callable[[Listed], object] = id) -> str:
         """Write the changes into params.yaml. Returns lines that say which settings are not as committed.
+
+        Args:
+            context: where the run works.
+            on_listed: is given the listing of the source.
 
         Raises:
             SettingsError: a setting is not allowed, or there is no commit to go back to; params.yaml is unchanged.
@@ -81,7 +88,7 @@ class TypedSettings:
         before = None
         with contextlib.suppress(SettingsError):  # RESET=1 repairs a file that can't be read
             before = load_settings(context.workspace.folder)
-        settings = apply_changes(context, self.changes, list_source=True, base=text if self.reset else None)
+        settings = apply_changes(context, self.changes, on_listed=on_listed, base=text if self.reset else None)
         committed = None
         with contextlib.suppress(SettingsError):  # an old commit may have other settings: nothing to compare with
             committed = parse_settings(text or "", PARAMS)

@@ -1,6 +1,7 @@
 """Program `plan`: prints what the next run would do, why, and what it would cost. Changes nothing in the workspace.
 
-Usage: python -m tasks.plan. The source is listed only if this needs no download and takes seconds.
+Usage: python -m tasks.plan. The source is listed only if this needs no download and takes seconds. If nothing else
+changed, images whose bytes alone show a change are read, too, for at most two seconds.
 """
 
 from __future__ import annotations
@@ -8,17 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import ingest, prepare
+from tasks.errors import RootstockError
+from tasks.files import read_json, sha256_hex
 from tasks.images.manifest import Discovered, previous_discovered
-from tasks.images.sources import SourceListing, SourcePolicy, discover
+from tasks.images.packs import verify_pack
+from tasks.images.reason_codes import Refused
+from tasks.images.sources import SourceImage, SourceListing, SourcePolicy, discover
 from tasks.images.sources.policy import ListingStopped
+from tasks.images.sources.reading import read_ahead
 from tasks.params import load_settings
 from tasks.program import run_program
+from tasks.reports.headline import are_headlines_of
 from tasks.reports.text import visible, without_credentials
+from tasks.runs.accuracy_regression import read_metrics
 from tasks.runs.costs import read_experience
 from tasks.runs.dvc_state.changes import read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
@@ -27,7 +35,22 @@ from tasks.settings import Settings
 from tasks.workspace import RAW, Workspace
 
 LISTING_LIMIT_S = 10.0
+READING_LIMIT_S = 2.0
+"""Images whose bytes alone show a change are read for so long at most. Then that is left to the stage `ingest`."""
 LISTER = "listing"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source as it was listed.
+
+    Attributes:
+        settings: all settings, with those of the source.
+        listing: its listing; None if that would take long.
+    """
+
+    settings: Settings
+    listing: SourceListing | None
 
 
 @dataclass(frozen=True)
@@ -37,31 +60,68 @@ class Plan:
     Attributes:
         text: in Markdown.
         source_is_known: the source was listed, and the stage `ingest` would change nothing.
+        is_whole: all that the stages read and write is here, as dvc.lock names it.
         steps: its stages.
     """
 
     text: str
     source_is_known: bool
+    is_whole: bool
     steps: list[Step]
 
+    @property
+    def is_empty(self) -> bool:
+        """No stage would run."""
+        return all(step.verdict == "-" for step in self.steps)
 
-def run(settings: Settings, workspace: Workspace) -> Plan:
+
+def run(settings: Settings, workspace: Workspace, listed: Listed | None = None) -> Plan:
     """The plan of the next run in a workspace.
 
     Args:
         settings: of the workspace.
         workspace: folder with dvc.yaml.
+        listed: the source, if it was listed just now.
 
     Raises:
         SourceError: the source is missing, empty, not understood, or holds fewer than two classes.
         DataError: a class has too few images.
     """
-    listing = _start_listing(settings, workspace)
+    listing = _start_listing(settings, workspace) if listed is None else lambda: listed.listing
     changes = read_changes(workspace)
-    source = _news(settings, workspace, listing())
+    # If a stage runs anyway, the stage `ingest` reads the images, and the plan need not.
+    source = _news(settings, workspace, listing(), may_read=not any(one.reasons for one in changes))
     steps = make_plan(changes, source, read_experience(workspace))
     sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
-    return Plan(plan_text(steps, source, workspace), sure, steps)
+    return Plan(plan_text(steps, source, workspace), sure, all(one.is_whole for one in changes), steps)
+
+
+def is_nothing_to_do(listed: Listed, workspace: Workspace) -> bool:
+    """Whether a run in a person's folder would change nothing: no stage has to run, and no result is missing.
+
+    The question takes seconds at most, and imports neither Prefect nor TensorFlow. In doubt, the answer is no.
+    """
+    if workspace.ingest_journal.exists():  # of a run that was killed; `ingest` removes it
+        return False
+    try:
+        plan = run(listed.settings, workspace, listed)
+    except Exception:  # noqa: BLE001 - the run will tell what is wrong
+        return False
+    return plan.is_empty and plan.is_whole and _has_its_metrics(workspace) and _has_whole_packs(workspace)
+
+
+def _has_its_metrics(workspace: Workspace) -> bool:
+    """Whether reports/metrics.json, which is in git, belongs to the results, which are in DVC."""
+    metrics = read_metrics(workspace)
+    if metrics is None or not workspace.evaluation.exists():
+        return metrics is not None
+    return are_headlines_of(metrics, read_json(workspace.evaluation))
+
+
+def _has_whole_packs(workspace: Workspace) -> bool:
+    """Whether the packs hold the right bytes, which `ingest` checks in each run; False if the check takes long."""
+    deadline = time.monotonic() + READING_LIMIT_S
+    return all(time.monotonic() < deadline and verify_pack(pack) for pack in workspace.raw.glob("*.tar"))
 
 
 def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
@@ -69,27 +129,32 @@ def read_news(settings: Settings, workspace: Workspace) -> SourceNews | None:
     return _news(settings, workspace, _start_listing(settings, workspace)())
 
 
-def check_listing(settings: Settings, workspace: Workspace) -> None:
-    """Check what a listing of the source can tell. If the listing takes long, the source passes.
+def list_source(settings: Settings, workspace: Workspace) -> Listed:
+    """List the source and check what the listing can tell. If the listing takes long, the source passes.
 
     Raises:
         SourceError: see `run`.
         DataError: see `run`.
     """
-    _start_listing(settings, workspace)()
+    return Listed(settings, _start_listing(settings, workspace)())
 
 
-def _news(settings: Settings, workspace: Workspace, listing: SourceListing | None) -> SourceNews | None:
+def _news(
+    settings: Settings, workspace: Workspace, listing: SourceListing | None, *, may_read: bool = False
+) -> SourceNews | None:
     if listing is None:
         return None
     packed = _packed(workspace)
-    before = {row.path: row.version for row in packed if not row.excluded}
+    before = {row.path: row for row in packed if not row.excluded}
     here = {image.path for image in listing.images}
     known = before.keys() & here
     changed = sum(
-        image.path in known and image.version is not None and image.version != before[image.path]
+        image.path in known and image.version is not None and image.version != before[image.path].version
         for image in listing.images
     )
+    unread = [image for image in listing.images if image.version is None and image.path in known]
+    if may_read and (other := _count_other_bytes(unread, before, settings.ingest.readers)) is not None:
+        changed, unread = changed + other, []
     total = sum(_class_sizes(listing, settings.source.limit_per_class).values())
     return SourceNews(
         name=visible(without_credentials(settings.source.uri), 120),
@@ -97,8 +162,26 @@ def _news(settings: Settings, workspace: Workspace, listing: SourceListing | Non
         new=max(0, total - len(known)) + changed,
         gone=len(before.keys() - here),
         rearranged=not ingest.is_listing_unchanged(listing, settings.source.limit_per_class, packed),
-        unversioned=sum(image.version is None and image.path in known for image in listing.images),
+        unversioned=len(unread),
     )
+
+
+def _count_other_bytes(images: Sequence[SourceImage], before: Mapping[str, Discovered], readers: int) -> int | None:
+    """How many of the images have other bytes than those that are packed; None if reading them takes long or fails."""
+    deadline = time.monotonic() + READING_LIMIT_S
+    count = 0
+    try:
+        for image, data in read_ahead(images, readers):
+            if time.monotonic() > deadline:
+                return None
+            row = before[image.path]
+            if isinstance(data, Refused):
+                count += (data.code, data.detail) != (row.refused, row.detail)
+            else:
+                count += sha256_hex(data) != row.key
+    except RootstockError:  # `ingest` tells it, or waits
+        return None
+    return count
 
 
 def _packed(workspace: Workspace) -> list[Discovered]:

@@ -28,3 +28,12 @@ def headline_metrics(evaluation: Mapping[str, Any], seconds: Mapping[str, float 
         for name, one in evaluation["strategies"].items()
     }
     return {"champion": evaluation["champion"], "strategies": strategies}
+
+
+def are_headlines_of(metrics: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
+    """Whether headline metrics are those of an evaluation: git keeps the ones, DVC the other."""
+    try:
+        seconds = {name: one["train_seconds"] for name, one in metrics["strategies"].items()}
+        return headline_metrics(evaluation, seconds) == metrics
+    except (KeyError, TypeError, AttributeError):
+        return False

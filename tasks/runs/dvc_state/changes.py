@@ -28,6 +28,7 @@ class StageChanges:
         new: it has never run, so dvc.lock has no entry for it.
         reasons: the changes since its last run, in its inputs too. Empty if it is up to date.
         output_mb: size of its last outputs, MB; None if dvc.lock doesn't hold it.
+        is_whole: all that it reads and writes is here, as dvc.lock names it. Then `dvc repro` runs it only if `always`.
     """
 
     stage: str
@@ -36,6 +37,7 @@ class StageChanges:
     new: bool
     reasons: tuple[str, ...]
     output_mb: float | None
+    is_whole: bool
 
 
 def read_changes(workspace: Workspace) -> list[StageChanges]:
@@ -99,7 +101,13 @@ def _describe(repository: Any, stage: Any) -> StageChanges:
         new=_is_new(stage),
         reasons=find_reasons(repository, stage),
         output_mb=None if None in sizes or _is_new(stage) else sum(sizes) / 1e6,
+        is_whole=_is_whole(stage),
     )
+
+
+def _is_whole(stage: Any) -> bool:
+    """DVC's own verdict, for which a missing file is a change."""
+    return not (stage.changed_stage() or any(one.status() for one in (*stage.deps, *stage.outs)))
 
 
 def _is_always_run(stage: Any) -> bool:

@@ -25,6 +25,7 @@ def graph(**reasons: tuple[str, ...]) -> list[StageChanges]:
             new=False,
             reasons=reasons.get(name.partition("@")[0], ()),
             output_mb=50.0,
+            is_whole=True,
         )
         for number, name in enumerate(CHAIN)
     ]
@@ -98,7 +99,9 @@ def test_source_that_was_not_listed_leaves_the_images_unknown() -> None:
 
 
 def test_first_run_without_history_knows_the_images_but_no_time() -> None:
-    never = [StageChanges(one.stage, one.after, one.always, True, ("it has never run",), None) for one in graph()]
+    never = [
+        StageChanges(one.stage, one.after, one.always, True, ("it has never run",), None, False) for one in graph()
+    ]
     steps = make_plan(never, SourceNews("here", 100, 100, 0, True, 0), [])
     assert verdicts(steps) == ["runs"] * 5
     assert [step.new for step in steps[:3]] == [100] * 3

@@ -123,7 +123,7 @@ def test_person_at_a_prompt_is_told_at_once_and_a_run_leaves_the_waiting_to_inge
     account.setenv("AWS_ENDPOINT_URL", NOWHERE)
     context, changes = RunContext(Workspace.at(workspace)), {"source": {"uri": "s3://bucket/p"}}
     with pytest.raises(TransientError, match=r"127.0.0.1:9 can't be reached. Check AWS_ENDPOINT_URL"):
-        apply_changes(context, changes, list_source=True)
+        apply_changes(context, changes, on_listed=print)
     assert load_settings(workspace).source.uri == "digits"
     assert apply_changes(context, changes).source.uri == "s3://bucket/p"
     account.delenv("AWS_ACCESS_KEY_ID")
