@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -20,8 +21,24 @@ def usable_cores() -> int:
 
 def on_all_cores(work: Callable[[Given], Found], given: Iterable[Given]) -> list[Found]:
     """The results of `work`, in order, computed by threads. Good for work that releases the GIL, such as checksums."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(work, given))
+    pieces = list(given)
+    if len(pieces) < 2:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(min(usable_cores(), len(pieces))) as pool:
+        return list(pool.map(work, pieces))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """In the block, or the decorated function, NumPy multiplies matrices with one thread, in the whole process.
+
+    With several threads the last bits of a product depend on their number. They also wait for each other by spinning,
+    which takes more time than the work if matrices are small, or if other programs use the cores.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def in_order(begun: Iterable[Found], ahead: int) -> Iterator[Found]:

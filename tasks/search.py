@@ -25,6 +25,7 @@ from tasks.files import write_bytes
 from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
+from tasks.parallel import one_blas_thread
 from tasks.params import change_settings, load_settings, parse_changes
 from tasks.program import run_program
 from tasks.progress import Progress
@@ -95,6 +96,7 @@ class Folds:
         return Found(candidate, **metrics)
 
 
+@one_blas_thread()
 def run(settings: Settings, workspace: Workspace, minutes: float, trials: int) -> tuple[Found, list[Found]]:
     """Search. Returns the best candidate of the present params.yaml, and all candidates, the best first.
 

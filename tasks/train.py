@@ -1,7 +1,7 @@
 """Stage `train@<strategy>`: features and labels in, a trained classifier out.
 
 Reads `data/prepared/` (labels, splits, images) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
-of the head and of the unfrozen blocks, the choices with their reasons, and live metrics (`live/`, dvclive). Choices are
+of the head and of the unfrozen blocks, the choices with their reasons, and live metrics (`live/`). Choices are
 made on the validation split, or on folds of train and validation; the test images are not read. After a stop or a kill,
 training continues from the last checkpoint (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
 """
@@ -9,22 +9,22 @@ training continues from the last checkpoint (`.rootstock/checkpoints/<strategy>/
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tasks.files import read_json
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
+from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.scores import accuracy
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained_model import Trained, save_trained
+from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.outcome import Outcome
 from tasks.vgg.training_data import Material, draw_folds, make_split
 from tasks.workspace import Workspace
@@ -48,6 +48,7 @@ class Summary:
         )
 
 
+@one_blas_thread()
 def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0]) -> Summary:
     """Train with one strategy.
 
@@ -109,23 +110,16 @@ def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path)
         TrainingError: training diverged.
     """
     rules = settings.train
-    with _live(folder / "live") as live:
-        if plan_phases(material.strategy, rules, settings.augmentation):
-            from tasks.vgg.training.gradient_training import train_by_gradient
+    live = LiveMetrics(folder / "live")
+    if plan_phases(material.strategy, rules, settings.augmentation):
+        from tasks.vgg.training.gradient_training import train_by_gradient
 
-            return train_by_gradient(settings, material, checkpoints, live)
-        train, validation, classes = material.train, material.validation, len(material.classes)
-        from tasks.vgg.training.linear_probe import conclude, fit_linear_probe
+        return train_by_gradient(settings, material, checkpoints, live)
+    train, validation, classes = material.train, material.validation, len(material.classes)
+    from tasks.vgg.training.linear_probe import conclude, fit_linear_probe
 
-        probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, material.fold_of, live)
-        return conclude(probe, rules, material)
-
-
-def _live(folder: Path) -> Any:
-    os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
-    from dvclive import Live
-
-    return Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    probe = fit_linear_probe(rules.modern, rules.class_weight, classes, train, validation, material.fold_of, live)
+    return conclude(probe, rules, material)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,7 +28,6 @@ ALLOWED_ROOMS: dict[str, set[str]] = {"images": set(), "vgg": {"images"}, "repor
 BORDERS = {
     "prefect": ("flows", *STAGES),
     "dvc": ("tasks.runs.dvc_state",),
-    "dvclive": ("tasks.train", "tasks.vgg.training"),
 }
 """Library -> the modules and packages that may import it."""
 

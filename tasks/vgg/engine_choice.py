@@ -129,7 +129,7 @@ def training_poolings(rules: Train, examples: Sequence[Example]) -> tuple[Poolin
     """The poolings that training chooses from."""
     if rules.recipe == "tutorial":
         return ("flatten",)
-    from tasks.vgg.training.linear_probe import poolings_for  # imports dvclive, which only the check of int8 needs here
+    from tasks.vgg.training.linear_probe import poolings_for  # only the check of int8 needs it here
 
     used = [one for one in examples if one.split != "test"]
     return poolings_for(rules.modern, len({one.label for one in used}), len(used))

@@ -127,8 +127,10 @@ def pool(features: npt.NDArray[Any], pooling: Pooling) -> Floats:
         return values.reshape(len(values), -1)
     if pooling == "bilinear":
         places = values.reshape(len(values), -1, values.shape[-1])
-        products = places.transpose(0, 2, 1) @ places / np.float32(places.shape[1])
-        return _unit_length(np.sqrt(np.maximum(products, 0)).reshape(len(values), -1))
+        products = places.transpose(0, 2, 1) @ places
+        products /= np.float32(places.shape[1])  # in its place, as all that follows: new memory takes longer
+        np.sqrt(np.maximum(products, 0, out=products), out=products)
+        return _unit_length(products.reshape(len(values), -1))
     average, maximum = values.mean(axis=(1, 2)), values.max(axis=(1, 2))
     return np.concatenate([_unit_length(average), _unit_length(maximum)], axis=1)
 
@@ -164,7 +166,8 @@ def softmax(values: Floats) -> Floats:
 
 
 def _unit_length(values: Floats) -> Floats:
+    """Scales the values themselves."""
     norm = np.linalg.norm(values, axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):  # infinity becomes NaN, which training refuses
-        scaled: Floats = (values / np.maximum(norm, SMALLEST_NORM)).astype(np.float32)
-    return scaled
+        values /= np.maximum(norm, SMALLEST_NORM)
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy.typing as npt
 from tasks.images.folds import assign_folds
 from tasks.images.manifest import Duplicate, Example
 from tasks.images.shards import Shards
+from tasks.parallel import in_order, usable_cores
 from tasks.settings import Train
 from tasks.vgg.head import Floats, Pooling, pool
 from tasks.workspace import Workspace
 
 FOLDS = 5
-_ROWS = 32
-"""Examples that are pooled at once; bilinear pooling needs some MB for each meanwhile."""
+_ROWS, _THREADS = 16, 8
+"""Examples that are pooled at once, and threads that pool; bilinear pooling needs some MB an example meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,15 @@ def read_pooled(splits: Sequence[Split], pooling: Pooling) -> Floats:
     """All examples pooled (n, inputs), float32, one split after the other; the features are never all in memory."""
     chunks = [(split.features, keys) for split in splits for keys in split.chunks()]
     row, pooled = 0, np.empty((0, 0), np.float32)
-    for features, keys in chunks:
-        part = pool(features.read(keys), pooling)
-        if not row:  # allocated once: joining arrays would need the memory twice
-            pooled = np.empty((sum(len(split) for split in splits), part.shape[1]), np.float32)
-        pooled[row : row + len(part)] = part
-        row += len(part)
+    cores = min(usable_cores(), _THREADS)
+    with ThreadPoolExecutor(cores) as threads:
+        begun = (threads.submit(pool, features.read(keys), pooling) for features, keys in chunks)
+        for future in in_order(begun, cores + 1):
+            part = future.result()
+            if not row:  # allocated once: joining arrays would need the memory twice
+                pooled = np.empty((sum(len(split) for split in splits), part.shape[1]), np.float32)
+            pooled[row : row + len(part)] = part
+            row += len(part)
     return pooled
 
 

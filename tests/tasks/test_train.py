@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -260,10 +259,8 @@ def run_program(workspace: Path) -> tuple[int, str]:
 @pytest.mark.slow
 def test_modern_gives_the_same_files_in_another_process(workspace: Path) -> None:
     one, two = twins(fill(workspace))
-    as_elsewhere = {"OPENBLAS_NUM_THREADS": ""}  # as many threads as there are cores
-    for imported in run_afresh((one, two), "tasks.train", STRATEGY, PYTHONPROFILEIMPORTTIME="1", **as_elsewhere):
-        assert re.search(r"\| +sklearn$", imported, re.MULTILINE)
-        assert not re.search(r"\| +(tensorflow|keras|prefect)$", imported, re.MULTILINE)
+    for place, threads in ((one, "1"), (two, "")):  # "": as many as there are cores
+        run_afresh([place], "tasks.train", STRATEGY, OPENBLAS_NUM_THREADS=threads)
     assert model(one) == model(two)
     assert {"model.json", "model.safetensors", "validation.safetensors"} < model(one).keys()
 

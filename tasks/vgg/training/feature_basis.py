@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import TrainingError
+from tasks.parallel import on_all_cores
 from tasks.vgg.head import Dense, Floats, Pooling
 from tasks.vgg.training_data import Split, read_pooled
 
 _SMALLEST = 1e-7
 """Directions shorter than this share of the longest one hold only rounding errors."""
+_COLUMNS = 1 << 15
+"""Features of a piece; a fixed number, so that the sums are the same on any number of cores."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,20 @@ def take_feature_basis(pooling: Pooling, splits: Sequence[Split]) -> FeatureBasi
     if len(pooled) >= pooled.shape[1]:
         pooled -= mean
         return FeatureBasis(pooled, None, None, mean)
-    products = pooled @ pooled.T  # of all pairs; centred without a copy of the features:
-    squares, vectors = np.linalg.eigh(_centred(_centred(products.astype(np.float64)).T))
+    products = _products(pooled)  # centred without a copy of the features:
+    squares, vectors = np.linalg.eigh(_centred(_centred(products).T))
     kept = squares > _SMALLEST * squares[-1]
     lengths, vectors = np.sqrt(squares[kept]), vectors[:, kept]
     return FeatureBasis((vectors * lengths).astype(np.float32), pooled, (vectors / lengths).astype(np.float32), mean)
+
+
+def _products(pooled: Floats) -> npt.NDArray[np.float64]:
+    """Products of all pairs of examples (n, n): sums over pieces of the features, added in their order."""
+    cuts = [slice(start, start + _COLUMNS) for start in range(0, pooled.shape[1], _COLUMNS)]
+    products = np.zeros((len(pooled), len(pooled)))
+    for some in on_all_cores(lambda cut: pooled[:, cut] @ pooled[:, cut].T, cuts):
+        products += some
+    return products
 
 
 def _require_finite(pooled: Floats) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dvclive import Live
 
 from tasks.files import fingerprint
 from tasks.settings import ClassWeight, Settings, Train
@@ -24,8 +23,9 @@ from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.strategies.base import Phase
-from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe, refit
-from tasks.vgg.training.outcome import Outcome, example_weights, log_step
+from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
+from tasks.vgg.training.live_metrics import LiveMetrics
+from tasks.vgg.training.outcome import Outcome, example_weights
 from tasks.vgg.training_data import Material
 from tasks.vgg.weights import SHA256, Weights, load_weights
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.vgg.training.training_run import TrainingRun
 
 
-def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: Live) -> Outcome:
+def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: LiveMetrics) -> Outcome:
     """Train through the phases of the strategy, continuing from a checkpoint if there is one.
 
     Args:
@@ -47,7 +47,7 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
     Raises:
         TrainingError: the loss became NaN, or the memory is too small.
     """
-    probe, run, begin = set_up(settings, material, checkpoints, lambda metrics: log_step(live, metrics))
+    probe, run, begin = set_up(settings, material, checkpoints, live.log)
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
@@ -116,7 +116,7 @@ def set_up(
     refits = rules.recipe == "modern" and rules.modern.refit_with_validation
     again = Refit(
         [_join(learned, measured, rules.class_weight) for _, learned, measured in feeds],
-        lambda: Classifier(load_weights(), _begin_refit(probe, head, rules, material)),
+        lambda: Classifier(load_weights(), probe.refitted if probe and probe.refitted else head),
     )
     run = TrainingRun(
         phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch, again if refits else None
@@ -129,12 +129,6 @@ def _join(learned: Feed, measured: Feed, weight: ClassWeight) -> Feed:
     labels = np.concatenate([learned.labels, measured.labels])
     keys = (*learned.keys, *measured.keys)
     return replace(learned, keys=keys, labels=labels, weights=example_weights(labels, weight), augmented=len(learned))
-
-
-def _begin_refit(probe: LinearProbe | None, untrained: Head, rules: Train, material: Material) -> Head:
-    if probe is None:
-        return untrained
-    return refit(probe, rules.class_weight, len(material.classes), (material.train, material.validation))
 
 
 def _parts(classifier: Classifier, run: TrainingRun) -> tuple[Head, Weights]:

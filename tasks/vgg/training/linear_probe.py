@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from dvclive import Live
 
 from tasks.progress import Progress
 from tasks.settings import ClassWeight, ModernRecipe, Train
 from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
+from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, fold_masks, new_model
-from tasks.vgg.training.outcome import Outcome, log_step
+from tasks.vgg.training.outcome import Outcome
 from tasks.vgg.training_data import FOLDS, Material, Split, sample_splits
 
 POOLING: Final = "average_maximum"
@@ -38,9 +38,17 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """The chosen head, its probabilities (n, classes) on validation, and JSON of how it was chosen."""
+    """The chosen head.
+
+    Attributes:
+        head: fitted to the train split.
+        refitted: the same head, fitted once more to train + validation; None if the settings don't ask for it.
+        validation_probabilities: (n, classes) of `head`.
+        summary: JSON of how it was chosen.
+    """
 
     head: Head
+    refitted: Head | None
     validation_probabilities: Floats
     summary: dict[str, Any]
 
@@ -52,7 +60,7 @@ def fit_linear_probe(
     train: Split,
     validation: Split,
     fold_of: Mapping[str, int] | None = None,
-    live: Live | None = None,
+    live: LiveMetrics | None = None,
     poolings: Sequence[Pooling] | None = None,
 ) -> LinearProbe:
     """Choose a head and fit it to the train split.
@@ -85,6 +93,10 @@ def fit_linear_probe(
     chosen = best[pooling]["inverse_regularization"]
     basis = bases[pooling] if used[0] is train else take_feature_basis(pooling, splits)
     layer = fit_layer(new_model(weight), chosen, basis.fitted[: len(train)], train.labels, classes)
+    again = None
+    if rules.refit_with_validation:
+        labels = np.concatenate([train.labels, validation.labels])
+        again = _head(pooling, basis, fit_layer(new_model(weight), chosen, basis.fitted, labels, classes))
     summary = {
         "candidates": tried[pooling],
         "chosen": {"inverse_regularization": chosen},
@@ -93,7 +105,7 @@ def fit_linear_probe(
         "log_loss_by_pooling": {name: _log_loss(metrics) for name, metrics in best.items()},
     }
     probabilities = softmax(basis.fitted[len(train) :] @ layer.kernel + layer.bias)
-    return LinearProbe(_head(pooling, basis, layer), probabilities, summary)
+    return LinearProbe(_head(pooling, basis, layer), again, probabilities, summary)
 
 
 def try_values(values: Iterable[float], measure: Callable[[float], Metrics]) -> list[Metrics]:
@@ -129,7 +141,9 @@ def _measure(
     return lambda value: cross_validate(models, weight, value, basis.fitted, labels, held_out, classes)
 
 
-def _shown(measure: Callable[[float], Metrics], progress: Progress, live: Live | None) -> Callable[[float], Metrics]:
+def _shown(
+    measure: Callable[[float], Metrics], progress: Progress, live: LiveMetrics | None
+) -> Callable[[float], Metrics]:
     """Measure as `measure`, rounded, with the candidate's C, and show the result."""
 
     def show(value: float) -> Metrics:
@@ -138,7 +152,7 @@ def _shown(measure: Callable[[float], Metrics], progress: Progress, live: Live |
         progress.advance(details=metrics)
         metrics = {"inverse_regularization": value, **metrics}
         if live is not None:
-            log_step(live, metrics)
+            live.log(metrics)
         return metrics
 
     return show
@@ -155,24 +169,14 @@ def _chosen_on(fold_of: Mapping[str, int] | None, validation: Split, used: Split
 
 
 def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
-    """The outcome of a probe, with test-time augmentation and refitting as the settings say."""
+    """The outcome of a probe, with test-time augmentation as the settings say."""
     probabilities = probe.validation_probabilities
     if rules.test_time_augmentation:
         probabilities = np.concatenate(
             list(predict_probabilities(probe.head, {}, True, material.workspace, material.validation.keys))
         )
-    again = rules.modern.refit_with_validation
-    splits = (material.train, material.validation)
-    head = refit(probe, rules.class_weight, len(material.classes), splits) if again else probe.head
-    return Outcome(head, {}, probabilities, {**probe.summary, "refitted_with_validation": again})
-
-
-def refit(probe: LinearProbe, weight: ClassWeight, classes: int, splits: Sequence[Split]) -> Head:
-    """The chosen head, fitted once more to several splits together."""
-    basis = take_feature_basis(probe.head.pooling, splits)
-    labels = np.concatenate([split.labels for split in splits])
-    chosen = probe.summary["chosen"]["inverse_regularization"]
-    return _head(probe.head.pooling, basis, fit_layer(new_model(weight), chosen, basis.fitted, labels, classes))
+    summary = {**probe.summary, "refitted_with_validation": probe.refitted is not None}
+    return Outcome(probe.refitted or probe.head, {}, probabilities, summary)
 
 
 def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:

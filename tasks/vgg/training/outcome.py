@@ -1,14 +1,12 @@
-"""The result of a training, and its live metrics."""
+"""The result of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from dvclive import Live
 
 from tasks.settings import ClassWeight
 from tasks.vgg.head import Floats, Head
@@ -41,10 +39,3 @@ def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Float
     counts = np.bincount(labels)
     shares = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return shares[labels].astype(np.float32)
-
-
-def log_step(live: Live, metrics: Mapping[str, float]) -> None:
-    """Write one step of live metrics."""
-    for name, value in metrics.items():
-        live.log_metric(name, value)
-    live.next_step()

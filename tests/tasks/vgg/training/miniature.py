@@ -54,7 +54,7 @@ def use_tiny_weights(patch: Any = setattr) -> None:
 def forking_trainings() -> ForkServer:
     """Runs trainings without importing TensorFlow again."""
     ours = ("tasks.vgg.training.gradient_training", "tasks.vgg.training.steps")
-    return ForkServer(__name__, *ours, "keras", "dvclive", "dvc.repo", "scmrepo.git", "pyarrow.dataset")
+    return ForkServer(__name__, *ours, "keras", "pyarrow.dataset")
 
 
 def run_training(workspace: Path, strategy: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
+from tasks import parallel
 from tasks.scores import log_losses
+from tasks.settings import ClassWeight
+from tasks.vgg.head import Dense, softmax
 from tasks.vgg.training import linear_probe, logistic_regression
 from tasks.vgg.training.feature_basis import take_feature_basis
 from tasks.vgg.training.linear_probe import fit_linear_probe, try_values
@@ -54,6 +58,38 @@ def test_fit_that_is_not_finished_is_reported(
     for _ in range(2):
         fit_layer(new_model("none"), 30.0, inputs, labels, 40)
         assert "C=30 stopped after 3 iterations, before it converged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weight", ["none", "balanced"])
+@pytest.mark.parametrize("classes", [2, 3, 40])
+def test_fit_is_the_exact_one_of_scikit_learn(tmp_path: Path, classes: int, weight: ClassWeight) -> None:
+    split, _ = make_splits(tmp_path, (400, 100), classes=classes, channels=16, noise=1.5)
+    labels = np.minimum(split.labels, np.arange(400) % classes)  # the first class has the most examples
+    inputs = take_feature_basis("average_maximum", [split]).fitted
+    model = new_model(weight)
+    for value in (300.0, 0.3, 30.0):
+        layer = fit_layer(model, value, inputs, labels, classes)
+        known = {"class_weight": None if weight == "none" else weight, "tol": 1e-9, "max_iter": 10_000}
+        expected = LogisticRegression(C=value, **known).fit(inputs.astype(np.float64), labels)  # type: ignore[arg-type]
+        np.testing.assert_allclose(
+            softmax(inputs @ layer.kernel + layer.bias), expected.predict_proba(inputs), atol=2e-5
+        )
+
+
+def test_fit_in_pieces_is_the_same_on_any_number_of_cores(
+    many_classes: list[Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, labels = take_feature_basis("average_maximum", many_classes[:1]).fitted, many_classes[0].labels
+    whole = fit_layer(new_model("balanced"), 30.0, inputs, labels, 40)
+    monkeypatch.setattr(logistic_regression, "_ROWS", 70)
+    one, three = (fit_on(cores, inputs, labels, monkeypatch) for cores in (1, 3))
+    np.testing.assert_array_equal(one.kernel, three.kernel)
+    np.testing.assert_allclose(one.kernel, whole.kernel, atol=1e-5)
+
+
+def fit_on(cores: int, inputs: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Dense:
+    monkeypatch.setattr(parallel, "usable_cores", lambda: cores)
+    return fit_layer(new_model("balanced"), 30.0, inputs, labels, 40)
 
 
 @pytest.mark.parametrize(
