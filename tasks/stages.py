@@ -1,7 +1,7 @@
 """The Prefect tasks, one for each stage. Each task supervises one `dvc repro --single-item` child process.
 
-DVC decides whether a stage must run; Prefect never caches. A stage is retried only if a retry can help; if something
-outside doesn't answer, the task waits. Only flows import this module.
+DVC decides whether a stage must run, without a process if it need not; Prefect never caches. A stage is retried only if
+a retry can help; if something outside doesn't answer, the task waits. Only flows import this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.progress_artifacts import ProgressArtifacts
 from tasks.runs.dvc_state.changes import is_up_to_date
 from tasks.runs.run_context import RunContext
 from tasks.runs.stage_failure import Remedy, StageFailed
-from tasks.runs.supervisor import run_dvc
+from tasks.runs.supervisor import bring_up_to_date
 from tasks.runs.transfers import TRANSFER_TRIES, fetch_inputs
 from tasks.settings import Run
 
@@ -83,8 +83,7 @@ def _define(name: str) -> StageTask:
 
         def compute() -> None:
             progress = ProgressArtifacts(stage)
-            command = ["repro", "--single-item", stage]
-            run_dvc(stage, command, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
+            bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
             progress.finish()
 
         if context.deployed is not None and not outlast(fetch, context, settings, TRANSFER_TRIES):

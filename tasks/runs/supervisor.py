@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.progress import PROGRESS_VARIABLE
+from tasks.runs.dvc_state.changes import would_skip
 from tasks.runs.dvc_state.torn_files import repair_torn_files
 from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
 from tasks.runs.stage_failure import explain
@@ -29,6 +30,28 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 OnLine = Callable[[str], None]
 OnProgress = Callable[[dict[str, Any]], None]
+
+
+def bring_up_to_date(
+    stage: str,
+    workspace: Workspace,
+    *,
+    limit_s: float,
+    on_line: OnLine,
+    on_progress: OnProgress = lambda _state: None,
+) -> None:
+    """Do what `dvc repro --single-item` does. No process is started if DVC would skip the stage.
+
+    Args and errors are those of `run_dvc`.
+    """
+    skips = False
+    with contextlib.suppress(Exception):  # DVC's own process tells what is wrong
+        skips = would_skip(workspace, stage)
+    if skips:
+        on_line(f"Stage '{stage}' didn't change, skipping")
+        return
+    command = ["repro", "--single-item", stage]
+    run_dvc(stage, command, workspace, limit_s=limit_s, on_line=on_line, on_progress=on_progress)
 
 
 def run_dvc(

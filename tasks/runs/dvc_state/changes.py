@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.runs.dvc_state.dependencies import find_dependencies, find_makers
-from tasks.runs.dvc_state.repository import open_repository
+from tasks.runs.dvc_state.repository import find_stage, open_repository
 from tasks.workspace import Workspace
 
 _MISSING = ("deleted", "not in cache")
@@ -54,6 +54,17 @@ def is_up_to_date(workspace: Workspace) -> bool:
     with open_repository(workspace) as repository:
         stages = [stage for stage in repository.index.stages if not _is_always_run(stage)]
         return not any(has_to_run(repository, stage) for stage in stages)
+
+
+def would_skip(workspace: Workspace, name: str) -> bool:
+    """Whether `dvc repro --single-item` would run nothing.
+
+    Raises:
+        RunError: there is no such stage.
+    """
+    with open_repository(workspace) as repository:
+        stage = find_stage(repository, name)
+        return not _is_always_run(stage) and _is_whole(stage)
 
 
 def has_to_run(repository: Any, stage: Any) -> bool:

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import pytest
 
 from tasks.errors import StageError
+from tasks.runs import supervisor
 from tasks.runs.guarded_process import Ending
 from tasks.runs.stage_failure import Remedy, StageFailed
-from tasks.runs.supervisor import child_environment, run_dvc, supervise
+from tasks.runs.supervisor import bring_up_to_date, child_environment, run_dvc, supervise
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.runs.repository import init_dvc
@@ -247,6 +248,29 @@ def test_run_stage_runs_nothing_when_nothing_changed(tmp_path: Path) -> None:
         )
     assert lines.count("it works") == 1
     assert lines.count("Stage 'fine' didn't change, skipping") == 1
+
+
+def test_stage_that_did_not_change_needs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_repository(tmp_path, fine="print('it works')")
+    lines: list[str] = []
+
+    def bring_up() -> None:
+        bring_up_to_date("fine", Workspace.at(tmp_path), limit_s=60.0, on_line=lines.append)
+
+    bring_up()
+    monkeypatch.setattr(supervisor, "GuardedProcess", lambda *_: pytest.fail("a process was started"))
+    bring_up()
+    monkeypatch.undo()
+    (tmp_path / "fine.py").write_text("print('it works again')")
+    bring_up()
+    said = [line for line in lines if "works" in line or "skipping" in line]
+    assert said == ["it works", "Stage 'fine' didn't change, skipping", "it works again"]
+
+
+def test_stage_that_does_not_exist_is_told_by_dvc_itself(tmp_path: Path) -> None:
+    make_repository(tmp_path, fine="pass")
+    with pytest.raises(StageFailed, match="Stage 'unknown' not found"):
+        bring_up_to_date("unknown", Workspace.at(tmp_path), limit_s=60.0, on_line=print)
 
 
 def test_user_error_carries_the_programs_own_message(tmp_path: Path) -> None:

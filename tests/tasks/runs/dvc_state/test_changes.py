@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs.dvc_state.changes import StageChanges, has_to_run, read_changes
+from tasks.runs.dvc_state.changes import StageChanges, has_to_run, read_changes, would_skip
 from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.runs.dvc_state.repository import open_repository
 from tasks.workspace import Workspace
@@ -151,6 +151,16 @@ def test_what_has_to_run_is_what_dvc_itself_would_run(made: Path, tmp_path: Path
         ours = {stage.name: has_to_run(repository, stage) for stage in graph}
         theirs = {stage.name: stage.changed(True, list(graph.successors(stage))) for stage in graph}
     assert ours == theirs
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_stage_is_skipped_exactly_if_dvc_itself_would_skip_it(made: Path, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(made, folder)
+    CHANGES[change](folder)
+    with open_repository(Workspace.at(folder)) as repository:
+        theirs = {stage.name: not stage.changed() for stage in repository.index.stages}
+    assert {name: would_skip(Workspace.at(folder), name) for name in theirs} == theirs
 
 
 def test_new_setting_without_a_value_is_a_change(made: Path) -> None:
