@@ -111,9 +111,9 @@ def measure(folder: Path, data: Path, cases: list[str], rows: list, network: lis
     (workspace / ".venv").symlink_to(sys.prefix)
     change_settings(workspace, {"source": {"uri": str(data)}})
     run(workspace, "compileall", "-q", "flows", "tasks")
-    for case in ("scratch", *(name for name in CASES if name in cases)):
+    for case in ("new", *(name for name in CASES if name in cases)):
         for is_cold in (True, False):
-            is_new = case in ("scratch", "all")
+            is_new = case in ("new", "all")
             remove(workspace, *(OUTPUTS if is_new else ()), *([".rootstock"] if is_cold else ()))
             words = shlex.split(CASES.get(case, MAKE_RUN).format(number=1 + is_cold))
             name = f"{shlex.join(words).replace(' --old-file=.venv/ready', '')}, {'cold' if is_cold else 'warm'}"
