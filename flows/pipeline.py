@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Images in, a tested model out.")
-    parser.add_argument("--source", default="", help="a folder, archive, table, s3://..., tfds:name, or `digits`")
+    parser.add_argument(
+        "--source", default="", help="a folder, archive, table, s3://..., tfds:name, digits, digits:all"
+    )
     parser.add_argument("--strategy", default="", help="a name, several with commas, or all")
     parser.add_argument("--set", default="", dest="settings", help='such as "train.recipe=tutorial train.seed=1"')
     parser.add_argument("--reset", choices=("0", "1"), default="0", help="1: restore the committed params.yaml first")

@@ -34,7 +34,7 @@ ColourValue = Annotated[int, Field(ge=0, le=255)]
 class Source(Block):
     """Where the images come from."""
 
-    uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, or `digits`")
+    uri: str = Field(min_length=1, description="a folder, archive, table, s3://..., tfds:name, digits, or digits:all")
     limit_per_class: int | None = Field(ge=1, description="most images of each class; null for all")
     s3_buckets: tuple[Bucket, ...] = Field(description="buckets that a table may name besides its own")
     s3_endpoints: tuple[Endpoint, ...] = Field(description="allowed values of AWS_ENDPOINT_URL; if empty, all")

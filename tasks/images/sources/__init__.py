@@ -17,7 +17,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 TABLES = (".csv", ".parquet")
 KINDS = (
     "a folder of class folders, an archive (.tar, .tar.gz, .tar.zst, .zip), a table (.csv, .parquet), "
-    "s3://bucket/prefix, tfds:name, or `digits`"
+    "s3://bucket/prefix, tfds:name, `digits` or `digits:all`"
 )
 _SCHEMES = ("s3", "tfds")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):(//)?")
@@ -64,7 +64,7 @@ def _module(uri: str) -> _Source:
 
 
 def _kind(uri: str) -> str:
-    if uri == BUILT_IN:
+    if uri.partition(":")[0] == BUILT_IN:
         return "digits"
     scheme = _SCHEME.match(uri)
     if scheme and scheme[1] not in _SCHEMES:

@@ -1,4 +1,6 @@
-"""The built-in source: scikit-learn's 1,797 handwritten digits (UCI, 8x8 pixels). It needs no network.
+"""The built-in source: handwritten digits of scikit-learn (UCI, 8x8 pixels). It needs no network.
+
+`digits` is the first 60 of each class, for a quick first run; `digits:all` is all 1,797.
 
 E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998. CC BY 4.0.
 """
@@ -11,22 +13,33 @@ from importlib import metadata
 import numpy as np
 import numpy.typing as npt
 
+from tasks.errors import SourceError
 from tasks.files import sha256_hex
+from tasks.images.sources.layout import BUILT_IN
 from tasks.images.sources.listing import SourceImage, SourceListing
 from tasks.images.sources.policy import SourcePolicy
 
+ALL = f"{BUILT_IN}:all"
+PER_CLASS = 60
 
-def check(_uri: str, _policy: SourcePolicy) -> None:
-    """Does nothing: this source always exists."""
+
+def check(uri: str, _policy: SourcePolicy) -> None:
+    """Check the name; the images are always there.
+
+    Raises:
+        SourceError: the name is none of this source.
+    """
+    if uri not in (BUILT_IN, ALL):
+        raise SourceError(f"Give `{BUILT_IN}` ({PER_CLASS} images of each class) or `{ALL}` (1,797). Received: {uri!r}")
 
 
-def discover(_uri: str, _policy: SourcePolicy) -> SourceListing:
+def discover(uri: str, _policy: SourcePolicy) -> SourceListing:
     """See `list_digits`; the policy has no rule for this source."""
-    return list_digits()
+    return list_digits(None if uri == ALL else PER_CLASS)
 
 
-def list_digits() -> SourceListing:
-    """The digits as grey PNG files, in ten classes `0` to `9`, without splits."""
+def list_digits(per_class: int | None = None) -> SourceListing:
+    """The first digits of each class as grey PNG files, in ten classes `0` to `9`, without splits; None: all digits."""
     from sklearn.datasets import load_digits  # slow, and only this source needs it
 
     digits = load_digits()
@@ -34,9 +47,11 @@ def list_digits() -> SourceListing:
     items = [
         SourceImage(f"{label}/{number:04d}.png", str(label), None, _Digits(), pixels, _version(pixels))
         for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
+        if per_class is None or np.count_nonzero(digits.target[:number] == label) < per_class
     ]
+    part = "" if per_class is None else f", the first {per_class} of each class"
     about = {
-        "name": "Optical Recognition of Handwritten Digits",
+        "name": f"Optical Recognition of Handwritten Digits{part}",
         "licence": "CC BY 4.0",
         "citation": "E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998",
         "homepage": "https://archive.ics.uci.edu/dataset/80",

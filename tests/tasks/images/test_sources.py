@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -212,7 +213,8 @@ def test_source_that_is_missing_or_a_file_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["https://example.org/a.zip", "gs://bucket/prefix"])
 def test_source_of_an_unknown_kind_names_the_known_ones(uri: str) -> None:
     with pytest.raises(
-        SourceError, match=r"not known\. Give a folder of class folders, an archive .*tfds:name, or `digits`"
+        SourceError,
+        match=r"not known\. Give a folder of class folders, an archive .*tfds:name, `digits` or `digits:all`",
     ):
         check_source(uri, policy())
 
@@ -238,12 +240,20 @@ def test_discovering_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_digits_are_ten_classes() -> None:
-    listing = discover("digits", policy())
-    assert len(listing.images) == 1797
-    assert {item.label for item in listing.images} == set("0123456789")
-    assert {item.split for item in listing.images} == {None}
-    assert listing.images[0].read().startswith(b"\x89PNG")
+def test_digits_are_sixty_of_each_of_ten_classes_unless_all_are_asked_for() -> None:
+    few, all_of_them = discover("digits", policy()), discover("digits:all", policy())
+    assert Counter(item.label for item in few.images) == dict.fromkeys("0123456789", 60)
+    assert len(all_of_them.images) == 1797
+    assert {item.split for item in all_of_them.images} == {None}
+    assert {item.path for item in few.images} < {item.path for item in all_of_them.images}
+    assert few.images[0].read() == all_of_them.images[0].read()
+    assert few.images[0].read().startswith(b"\x89PNG")
+    assert few.about["name"] == f"{all_of_them.about['name']}, the first 60 of each class"
+
+
+def test_other_names_of_digits_are_refused() -> None:
+    with pytest.raises(SourceError, match=r"Give `digits` \(60 images of each class\) or `digits:all`"):
+        check_source("digits:many", policy())
 
 
 @pytest.mark.slow
