@@ -29,6 +29,7 @@ from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.folds import number_groups
 from tasks.images.manifest import Example, read_duplicates, read_examples
 from tasks.images.shards import open_shards
+from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
@@ -95,6 +96,7 @@ class Evaluated:
         return np.equal(predict(self.probabilities), self.labels)
 
 
+@one_blas_thread()
 def run(settings: Settings, workspace: Workspace) -> Summary:
     """Evaluate every strategy, choose the champion, write the reports.
 

@@ -22,7 +22,6 @@ from tasks.vgg import engine_choice
 from tasks.vgg.boundaries import Rates, candidates, decide, wanted_rows
 from tasks.vgg.engine_choice import training_poolings, training_precision
 from tests.conftest import PROJECT
-from tests.tasks.steps import start_program
 
 DVC: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 PARAMS: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -252,17 +251,6 @@ HEAVY = r"\| +(tensorflow|keras|prefect|ray|torch|ncnn|onnx)$"
 
 def imported(err: str) -> set[str]:
     return set(re.findall(HEAVY, err, re.MULTILINE))
-
-
-@pytest.mark.slow
-def test_ingest_and_prepare_pay_for_no_library_that_they_do_not_use(workspace: Path, source: Path, change: Any) -> None:
-    change(f"source.uri={source}", "prepare.min_entropy_bits=0", "prepare.test_fraction=0.3")
-    for stage in ("ingest", "prepare"):
-        with start_program(workspace, f"tasks.{stage}", PYTHONPROFILEIMPORTTIME="1") as process:
-            out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out.startswith(f"{stage}: 24 ")
-        assert imported(err) == set()
 
 
 @pytest.mark.parametrize("stage", ["ingest", "prepare", "features", "train", "evaluate"])

@@ -1,11 +1,12 @@
 """How far chance may move a metric, if images of one group are alike (a patient's, a video's, near duplicates).
 
 Here a group is a set of images that belong together, see `tasks.images.folds.groups_of`; most images are alone in
-theirs. SciPy's statistics take a second to import, so they are imported where they are used.
+theirs. SciPy's statistics take a second to import, so they are not used.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from tasks.scores import Floats, Integers
 
 Booleans = npt.NDArray[np.bool_]
+_NORMAL_QUANTILE = 1.959963984540054
+"""Of the standard normal distribution, at 0.975."""
 _EXACT_UP_TO = 20_000
 """With up to this many differences the p-value is exact; the time grows with the square."""
 
@@ -38,25 +41,23 @@ def accuracy_interval(hits: Booleans, groups: Integers | None = None) -> tuple[f
         hits: (n,) whether the prediction is right.
         groups: (n,) numbers of the images' groups; None: every image is alone.
     """
-    from scipy.stats import binomtest, t
-
-    n = len(hits)
+    n, share = len(hits), float(hits.mean())
     if groups is None or len(np.unique(groups)) == n:
-        interval = binomtest(int(hits.sum()), n).proportion_ci(0.95, method="wilson")
-        return float(interval.low), float(interval.high)
+        return _wilson(share, n, _NORMAL_QUANTILE)
     known = effective_groups(groups)
     if known <= 1 + 1e-9:
         return 0.0, 1.0
-    share = float(hits.mean())
+    from scipy.special import stdtrit
+
     alone = share * (1 - share)  # variance of one image
     images = alone / max(standard_error(hits.astype(np.float64), groups) ** 2, alone / n) if alone else known
-    return _wilson(share, images, float(t.ppf(0.975, known - 1)))
+    return _wilson(share, images, float(stdtrit(known - 1, 0.975)))
 
 
 def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return float(centre - half) if share > 0 else 0.0, float(centre + half) if share < 1 else 1.0
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return centre - half if share > 0 else 0.0, centre + half if share < 1 else 1.0
 
 
 def standard_error(values: Floats, groups: Integers, weights: Floats | None = None) -> float:
@@ -102,16 +103,23 @@ def compare_paired(first: Booleans, second: Booleans, groups: Integers | None = 
 
 def _sign_flip_p_value(sums: Integers) -> float:
     """Probability that the sum is at least this far from 0 if every term's sign is a coin toss."""
-    from scipy.stats import binom, norm
-
     sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
     most, found = int((sizes * counts).sum()), int(abs(sums.sum()))
     if most > _EXACT_UP_TO:
-        return float(2 * norm.sf(found / np.sqrt(np.square(sums).sum())))
+        return math.erfc(found / math.sqrt(2 * np.square(sums).sum()))
     chances = np.ones(1)  # chances[i] of a sum of 2 i - most
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         spread = np.zeros(size * count + 1)
-        spread[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        spread[::size] = _coin_tosses(count)
         chances = np.convolve(chances, spread)
     uneven = np.abs(2 * np.arange(most + 1) - most) >= found
     return min(1.0, float(chances[uneven].sum()))
+
+
+def _coin_tosses(n: int) -> Floats:
+    """Probabilities of 0...n heads in n tosses of a coin (n + 1,), from the middle outwards, each by the one before."""
+    heads = np.arange(n // 2, n)
+    upper = np.concatenate([np.ones(1), np.cumprod((n - heads) / (heads + 1))])
+    chances: Floats = np.concatenate([upper[:0:-1], upper[n % 2 :]])
+    chances /= chances.sum()
+    return chances
