@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -38,7 +39,6 @@ _SLOWER_BY = 10
 """Training is assumed to be at most this many times slower than the engine that computes features."""
 _WORTH_MEASURING_S = 60.0
 """The rate of training is measured if a cache saves at least so much where training is slowest."""
-_CPU_BATCH = 8
 _DISK_BYTES = 32 << 20
 _WORTH_CHECKING = 2_000
 """`auto` checks int8 if at least this many training rows are missing: it saves 30 ms a row, the check takes 30 s."""
@@ -253,9 +253,9 @@ def measure_rates(engine: Engine, weights: Weights, wanted: Features, workspace:
 
 def _measure_training(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> float:
     """Images/s of the engine that trains, measured once as the other rates."""
-    batch_size = wanted.batch_size if has_gpu() else min(wanted.batch_size, _CPU_BATCH)
     facts = {**_machine(), "engine": str(engine)}
-    rate: float = workspace.decide_once("training rate", facts, lambda: measure_rate(engine, weights, batch_size))
+    measure = partial(measure_rate, engine, weights, wanted.batch_size)
+    rate: float = workspace.decide_once("training rate", facts, measure)
     return rate
 
 

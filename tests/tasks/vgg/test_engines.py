@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
-from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches
+from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches, measure_rate
 from tasks.vgg.exports.onnx_graph import backbone_model
 from tasks.vgg.quantized import measure_ranges, quantize
 from tasks.vgg.weights import load_weights
@@ -165,3 +165,31 @@ def test_engines_are_told_apart_by_their_preprocessing(monkeypatch: pytest.Monke
 
 def test_names_of_engines_are_readable() -> None:
     assert str(NCNN) == "ncnn in float32"
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "measured"),
+    [
+        (NCNN, False, 2),  # an image a core
+        (Engine("tensorflow", "bfloat16"), False, 8),
+        (Engine("tensorflow", "bfloat16"), True, 32),
+    ],
+)
+def test_rate_on_a_cpu_is_measured_with_few_images(
+    engine: Engine, gpu: bool, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+
+    def build(_engine: Engine, _weights: Any, _boundaries: Any, batch_size: int) -> Extract:
+        def extract(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+            assert len(batch) == batch_size
+            computed.append(batch_size)
+            return (batch,)
+
+        return extract
+
+    monkeypatch.setattr(engines, "build_extractor", build)
+    monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(engines, "usable_cores", lambda: 2)
+    assert measure_rate(engine, {}, 32) > 0
+    assert computed == [measured, measured]
