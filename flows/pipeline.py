@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from flows.login import with_login
 from flows.logs import hide_links
+from flows.quick_imports import quick_imports
 from flows.server import check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
 from tasks.errors import RootstockError
@@ -85,26 +86,34 @@ def _is_finished(typed: TypedSettings, workspace: Workspace) -> bool:
 
 def _run(typed: TypedSettings, workspace: Workspace) -> None:
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
-    _use_server(workspace)
-    from flows.pipeline_flow import pipeline
+    with contextlib.ExitStack() as stack:
+        with quick_imports():
+            _use_server(workspace, stack)
+            from flows.pipeline_flow import pipeline
+        pipeline(**typed.changes)
 
-    pipeline(**typed.changes)
 
+def _use_server(workspace: Workspace, stack: contextlib.ExitStack) -> None:
+    """Use the user's Prefect server, or start one for this run and import Prefect meanwhile.
 
-def _use_server(workspace: Workspace) -> None:
-    """Use the user's Prefect server, or start one for this run and import Prefect meanwhile."""
+    Args:
+        workspace: of the run.
+        stack: gets the settings for the flow.
+    """
     if os.environ.get("PREFECT_API_URL"):
         os.environ.update(with_login(workspace, os.environ))
         check_access(os.environ)
         return
-    stack = contextlib.ExitStack()
     # The server has to outlive the flow: Prefect sends its last logs and events in exit handlers. Those are registered
     # after this one, so they are called before it.
-    atexit.register(stack.close)
-    server = stack.enter_context(temporary_server(workspace))
+    outer = contextlib.ExitStack()
+    atexit.register(outer.close)
+    server = outer.enter_context(temporary_server(workspace))
     os.environ.update(server.client)
-    import prefect  # noqa: F401
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    # Nobody watches the server for runs that are lost; and a flow waits at its end until its heart has stopped.
+    stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
     hide_links()
     server.wait_until_ready()
 

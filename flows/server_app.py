@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.server.api.server import create_app
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
+
+from flows.quick_imports import quick_imports
 
 _NAMES = ("127.0.0.1", "localhost")
 
@@ -15,4 +16,8 @@ def create_local_app() -> ASGIApp:
     Another name in the header Host means that a page of another site has let its own name point to this machine (DNS
     rebinding). The check stands around Prefect's application, whose own requests to itself name another host.
     """
-    return TrustedHostMiddleware(create_app(), allowed_hosts=_NAMES, www_redirect=False)
+    with quick_imports():
+        from prefect.server.api.server import create_app
+
+        app = create_app()
+    return TrustedHostMiddleware(app, allowed_hosts=_NAMES, www_redirect=False)
