@@ -7,8 +7,10 @@ E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine L
 
 from __future__ import annotations
 
+import gzip
 import io
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -40,14 +42,13 @@ def discover(uri: str, _policy: SourcePolicy) -> SourceListing:
 
 def list_digits(per_class: int | None = None) -> SourceListing:
     """The first digits of each class as grey PNG files, in ten classes `0` to `9`, without splits; None: all digits."""
-    from sklearn.datasets import load_digits  # slow, and only this source needs it
-
-    digits = load_digits()
-    grey = (digits.images * (255 / 16)).round().astype("uint8")
+    rows = _read_rows()
+    labels = rows[:, -1]
+    grey = (rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
     items = [
         SourceImage(f"{label}/{number:04d}.png", str(label), None, _Digits(), pixels, _version(pixels))
-        for number, (pixels, label) in enumerate(zip(grey, digits.target, strict=True))
-        if per_class is None or np.count_nonzero(digits.target[:number] == label) < per_class
+        for number, (pixels, label) in enumerate(zip(grey, labels, strict=True))
+        if per_class is None or np.count_nonzero(labels[:number] == label) < per_class
     ]
     part = "" if per_class is None else f", the first {per_class} of each class"
     about = {
@@ -57,6 +58,13 @@ def list_digits(per_class: int | None = None) -> SourceListing:
         "homepage": "https://archive.ics.uci.edu/dataset/80",
     }
     return SourceListing.of(items, about)
+
+
+def _read_rows() -> npt.NDArray[np.uint8]:
+    """Rows of 64 grey values, 0 to 16, and the digit: the file of scikit-learn, whose import takes a second."""
+    file = Path(str(metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
+    lines = gzip.decompress(file.read_bytes()).decode().split()
+    return np.array([line.split(",") for line in lines], dtype=np.uint8)
 
 
 class _Digits:
