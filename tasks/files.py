@@ -18,12 +18,12 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tasks.errors import IntegrityError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEMPORARY_SUFFIX = ".partial"
 _ROWS_AT_ONCE = 10_000  # rows as dicts take ten times the bytes of the table
@@ -160,6 +160,9 @@ def read_json(path: Path) -> Any:
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet (zstd). The same rows write the same bytes."""
+    import pyarrow as pa  # with NumPy, it is most of the import time of a small program
+    import pyarrow.parquet as pq
+
     left, batches = iter(rows), []
     while some := list(itertools.islice(left, _ROWS_AT_ONCE)):
         batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
@@ -174,6 +177,8 @@ def stream_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
     Raises:
         IntegrityError: the file is missing or damaged.
     """
+    import pyarrow.parquet as pq
+
     wanted = None if columns is None else list(columns)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:  # `read_table` imports all that computes

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from flows import start
+from tests.conftest import PROJECT
 from tests.tasks.runs.repository import git, make_repository
 
 
@@ -22,3 +25,11 @@ def test_exit_code_tells_whether_waiting_helps(
         start.main()
     assert ended.value.code == code
     assert address.rpartition("/")[0] in capsys.readouterr().err
+
+
+def test_program_of_each_run_imports_no_library_that_takes_time() -> None:
+    code = (
+        "import sys, flows.start; print(*{'numpy', 'pyarrow', 'pydantic', 'yaml', 'prefect', 'dvc'} & {*sys.modules})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "\n"
