@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from flows.login import LOGIN_VARIABLE
 from flows.server import Server, free_port, prefect_environment, served
+from flows.worker import worker_environment
 from tasks.errors import USER_ERROR, RootstockError
 from tasks.runs.guarded_process import GuardedProcess
 from tasks.runs.supervisor import child_environment
@@ -53,8 +54,9 @@ def _serve(workspace: Workspace, port: int) -> None:
     print("Prefect is starting; this takes about half a minute.", flush=True)
     with served(workspace, port) as server:
         server.wait_until_ready()
-        environment = child_environment({**prefect_environment(workspace, os.environ), **server.client})
-        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # the default of 10 s feels slow after a click
+        environment = worker_environment(
+            child_environment({**prefect_environment(workspace, os.environ), **server.client})
+        )
         os.environ.update(environment)
         _ensure_pools()
         _prefect("--no-prompt", "deploy", "--all", environment=environment)

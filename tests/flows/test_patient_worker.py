@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from flows import worker
 from flows.patient_worker import ask_for_ever
 from tests.conftest import PROJECT
 
@@ -55,3 +57,17 @@ patient_worker.main()
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     arguments = ["prefect", "worker", "start", "--type", "process", "--pool", "local"]
     assert ended.stdout == f"watches\n{arguments} True\n", ended.stderr
+
+
+def test_worker_starts_a_scheduled_run_before_it_is_due_unless_its_user_wants_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: made.append(arguments[-1]))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "30")
+    assert worker.main([]) == 0
+    monkeypatch.delenv("PREFECT_WORKER_QUERY_SECONDS")
+    assert worker.main([]) == 0
+    query, prefetch = "PREFECT_WORKER_QUERY_SECONDS", "PREFECT_WORKER_PREFETCH_SECONDS"
+    assert [(one[query], one[prefetch]) for one in made] == [("30", "15"), ("2", "15")]
