@@ -5,16 +5,35 @@ A metric that is undefined (the recall of a class that has no image here) is Non
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.errors import DataError, TrainingError
-from tasks.reports.uncertainty import accuracy_interval, effective_groups
-from tasks.scores import Floats, Integers, log_loss, predict
+from tasks.reports.influences import (
+    Booleans,
+    Mean,
+    Measured,
+    average_precision,
+    f1_score,
+    roc_auc,
+    share_of,
+    weighted_mean,
+)
+from tasks.reports.uncertainty import accuracy_interval, effective_groups, interval
+from tasks.scores import Floats, Integers, log_losses, predict
 
 CALIBRATION_BINS = 10
+TOP_K = 5
+"""Classes that the top-k accuracy allows, or one less than there are."""
+_MACRO = {
+    "recall": "balanced_accuracy",
+    "precision": "macro_precision",
+    "f1": "macro_f1",
+    "roc_auc": "macro_roc_auc",
+    "average_precision": "macro_average_precision",
+}
 DECIMALS = 6
 """Metrics are stored rounded, because their last bits differ between processors."""
 CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
@@ -32,12 +51,15 @@ def measure(
         groups: (n,) numbers of the images' groups, see `uncertainty`; None: every image is alone.
 
     Returns:
-        JSON-ready: `n`, `n_groups`, `effective_groups`, `correct`, `accuracy`, `accuracy_ci95` (see
-        `uncertainty.accuracy_interval`), `log_loss` (natural logarithm) and `balanced_log_loss` (every class counts the
-        same), `macro_f1` and `balanced_accuracy` (means over the classes where F1, recall are defined),
-        `expected_calibration_error` (10 equal bins of the confidence, the highest probability), `majority_accuracy`
-        (baseline: always predicting the most frequent class of these images), `per_class` {name: {precision, recall,
-        f1, support}}, `confusion` (row = actual, column = predicted).
+        JSON-ready: `n`, `n_groups`, `effective_groups`, `correct`, `majority_accuracy` (baseline: always predicting the
+        most frequent class of these images), `expected_calibration_error` (10 equal bins of the confidence, the highest
+        probability), `confusion` (row = actual, column = predicted), and metrics of which each `x` has an interval
+        `x_ci95` (`uncertainty.interval`): `accuracy` (with one class an image also micro precision, recall and F1),
+        `top_k_accuracy` (`top_k` classes are named, see `TOP_K`), `log_loss` (natural logarithm) and
+        `balanced_log_loss` (every class counts the same), `brier` (sum over the classes of squared errors, 0 to 2),
+        means over the classes where they are defined: `balanced_accuracy` (macro recall), `macro_precision`,
+        `macro_f1`, `macro_roc_auc` and `macro_average_precision` (one class against all others); and `per_class` {name:
+        {precision, recall, f1, roc_auc, average_precision, support}}.
 
     Raises:
         DataError: there are no images.
@@ -45,27 +67,86 @@ def measure(
     """
     _check(probabilities, labels, classes)
     n = len(labels)
-    groups = np.arange(n) if groups is None else groups
+    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     predicted = predict(probabilities)
     matrix = confusion_matrix(labels, predicted, len(classes))
-    correct = int(np.trace(matrix))
-    per_class = {name: _class_metrics(matrix, index) for index, name in enumerate(classes)}
+    losses = log_losses(probabilities, labels)
+    top = min(TOP_K, max(1, len(classes) - 1))
+    per_class, means = _measure_classes(probabilities, labels, classes, groups)
+    shares = {
+        "accuracy": weighted_mean(1.0 * (predicted == labels)),
+        "top_k_accuracy": weighted_mean(1.0 * (_rank_of_truth(probabilities, labels) < top)),
+        **means,
+    }
+    others = {
+        "log_loss": weighted_mean(losses),
+        "balanced_log_loss": weighted_mean(losses, 1 / np.bincount(labels)[labels]),
+        "brier": weighted_mean(_squared_errors(probabilities, labels)),
+    }
     return {
         "n": n,
-        "n_groups": len(np.unique(groups)),
+        "n_groups": int(groups.max()) + 1,
         "effective_groups": effective_groups(groups),
-        "correct": correct,
-        "accuracy": correct / n,
-        "accuracy_ci95": list(accuracy_interval(predicted == labels, groups)),
-        "log_loss": max(0.0, log_loss(probabilities, labels)),
-        "balanced_log_loss": max(0.0, log_loss(probabilities, labels, 1 / np.bincount(labels)[labels])),
-        "macro_f1": _mean([one["f1"] for one in per_class.values()]),
-        "balanced_accuracy": _mean([one["recall"] for one in per_class.values()]),
+        "correct": int(np.trace(matrix)),
+        **_with_intervals(shares, groups),
+        **_with_intervals(others, groups, is_share=False),
+        "top_k": top,
         "expected_calibration_error": expected_calibration_error(calibration(probabilities, labels)),
         "majority_accuracy": int(matrix.sum(axis=1).max()) / n,
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }
+
+
+def _measure_classes(
+    probabilities: Floats, labels: Integers, classes: Sequence[str], groups: Integers
+) -> tuple[dict[str, Any], dict[str, Measured | None]]:
+    """The metrics of each class, and their means over the classes."""
+    predicted = predict(probabilities)
+    per_class, means = {}, {name: Mean() for name in _MACRO}
+    for index, name in enumerate(classes):
+        measured = _of_class(probabilities[:, index], labels == index, predicted == index)
+        per_class[name] = {**_with_intervals(measured, groups), "support": int((labels == index).sum())}
+        for metric, mean in means.items():
+            mean.add(measured[metric])
+    return per_class, {_MACRO[name]: mean.result() for name, mean in means.items()}
+
+
+def _of_class(scores: Floats, actual: Booleans, predicted: Booleans) -> dict[str, Measured | None]:
+    """The metrics of one class against all others."""
+    return {
+        "recall": share_of(actual, predicted),
+        "precision": share_of(predicted, actual),
+        "f1": f1_score(actual, predicted),
+        "roc_auc": roc_auc(actual, scores),
+        "average_precision": average_precision(actual, scores),
+    }
+
+
+def _rank_of_truth(probabilities: Floats, labels: Integers) -> Integers:
+    """How many classes come before the true one (n,); of equal probabilities, the first class comes first."""
+    rows = np.arange(len(labels))
+    truth = probabilities[rows, labels][:, np.newaxis]
+    before = np.arange(probabilities.shape[1]) < labels[:, np.newaxis]
+    ranks: Integers = ((probabilities > truth) | ((probabilities == truth) & before)).sum(axis=1)
+    return ranks
+
+
+def _squared_errors(probabilities: Floats, labels: Integers) -> Floats:
+    """Sum over the classes of the squared differences from 0 and 1 (n,)."""
+    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    errors: Floats = np.square(probabilities, dtype=np.float64).sum(axis=1) - 2 * truth + 1
+    return errors
+
+
+def _with_intervals(
+    measured: Mapping[str, Measured | None], groups: Integers, *, is_share: bool = True
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, one in measured.items():
+        found[name] = None if one is None else one.value
+        found[f"{name}_ci95"] = interval(one, groups, is_share=is_share)
+    return found
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, n_classes: int) -> Integers:
@@ -144,22 +225,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list) else value
-
-
-def _class_metrics(matrix: Integers, index: int) -> dict[str, Any]:
-    hits = int(matrix[index, index])
-    support, predicted = int(matrix[index].sum()), int(matrix[:, index].sum())
-    return {
-        "precision": hits / predicted if predicted else None,
-        "recall": hits / support if support else None,
-        "f1": 2 * hits / (support + predicted) if support + predicted else None,
-        "support": support,
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
 
 
 def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:

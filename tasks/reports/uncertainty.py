@@ -7,11 +7,13 @@ theirs. SciPy's statistics take a second to import, so they are not used.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.reports.influences import Measured, share_of, weighted_mean
 from tasks.scores import Floats, Integers
 
 Booleans = npt.NDArray[np.bool_]
@@ -23,40 +25,78 @@ _EXACT_UP_TO = 20_000
 
 def effective_groups(groups: Integers) -> float:
     """How many groups of equal size would tell as much (L. Kish, 1965); below their number if few are much larger."""
-    sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
+    sizes = np.bincount(groups).astype(np.float64)
     return float(sizes.sum() ** 2 / np.square(sizes).sum())
 
 
 def accuracy_interval(hits: Booleans, groups: Integers | None = None) -> tuple[float, float]:
-    """95 % confidence interval of the accuracy, for images of groups like these but other ones.
-
-    If every image is alone, it is the interval of E. B. Wilson (1927). Unlike the textbook's +-1.96 standard errors it
-    keeps its coverage near 0 and 1 and for small n (L. D. Brown, T. T. Cai, A. DasGupta, 2001). Otherwise it is
-    Wilson's interval for the effective number of images, with Student's t (C. Franco et al., Comparative Study of
-    Confidence Intervals for Proportions in Complex Sample Surveys, 2019). If all hits are equal, nothing tells how
-    alike the images of a group are, and each group counts as one image. `benchmarks.intervals` compares this with
-    bootstraps, which are too narrow for few groups.
+    """95 % confidence interval of the accuracy, for images of groups like these but other ones; see `interval`.
 
     Args:
         hits: (n,) whether the prediction is right.
         groups: (n,) numbers of the images' groups; None: every image is alone.
     """
-    n, share = len(hits), float(hits.mean())
-    if groups is None or len(np.unique(groups)) == n:
-        return _wilson(share, n, _NORMAL_QUANTILE)
-    known = effective_groups(groups)
-    if known <= 1 + 1e-9:
-        return 0.0, 1.0
+    groups = np.arange(len(hits)) if groups is None else groups
+    found = interval(share_of(np.ones(len(hits), bool), hits), groups)
+    assert found is not None
+    return found[0], found[1]
+
+
+def interval(measured: Measured | None, groups: Integers, *, is_share: bool = True) -> list[float] | None:
+    """95 % confidence interval of a metric.
+
+    A share gets E. B. Wilson's (1927). Unlike the textbook's +-1.96 standard errors it keeps its coverage near 0 and 1
+    and for small n (L. D. Brown, T. T. Cai, A. DasGupta, 2001). With groups, it is that of as many images as would give
+    the same standard error, with Student's t (C. Franco et al., Comparative Study of Confidence Intervals for
+    Proportions in Complex Sample Surveys, 2019). If all images count the same, nothing tells how alike those of a group
+    are, and each group counts as one image. A metric without an upper end, such as the log loss, gets t standard errors
+    of its logarithm. `benchmarks.intervals` compares this with bootstraps, which are too narrow for few groups.
+
+    Args:
+        measured: the metric.
+        groups: (n,) numbers of the images' groups, small ones from 0.
+        is_share: whether it lies between 0 and 1.
+
+    Returns:
+        its ends; None if the metric is undefined, or if it has no upper end and a single group tells of it.
+    """
     from scipy.special import stdtrit
 
-    alone = share * (1 - share)  # variance of one image
-    images = alone / max(standard_error(hits.astype(np.float64), groups) ** 2, alone / n) if alone else known
-    return _wilson(share, images, float(stdtrit(known - 1, 0.975)))
+    if measured is None:
+        return None
+    alone = int(np.bincount(groups).max()) == 1
+    known = _as_many_as(measured, lambda part: effective_groups(groups[part]))
+    if known <= 1 + 1e-9 and not (alone and is_share):
+        return [0.0, 1.0] if is_share else None
+    quantile = _NORMAL_QUANTILE if alone else float(stdtrit(known - 1, 0.975))
+    value, error = measured.value, _error_of(measured.influence, groups)
+    if not is_share:
+        factor = float(np.exp(quantile * error / value)) if value > 0 else 1.0
+        return [value / factor, value * factor]
+    spread = value * (1 - value)
+    images = spread / error**2 if error > 0 and spread > 0 else known
+    if not alone:  # images that are alike never tell more than other ones
+        images = min(images, _as_many_as(measured, lambda part: float(part.sum())))
+    return list(_wilson(value, images, quantile))
 
 
-def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+def _error_of(influence: Floats, groups: Integers) -> float:
+    sums, number = np.bincount(groups, influence), np.count_nonzero(np.bincount(groups))
+    # With groups, their few sums are compared with their own mean; images that are alone get exactly Wilson's error.
+    correction = 1.0 if number == len(groups) else number / (number - 1)
+    return float(np.sqrt(correction * np.square(sums).sum()))
+
+
+def _as_many_as(measured: Measured, count: Callable[[Booleans], float]) -> float:
+    """The count of what a metric rests on; for a mean over classes, the one that each would need in equal classes."""
+    each = [count(part) for part in measured.parts if part.any()]
+    return len(each) ** 2 / sum(1 / one for one in each)
+
+
+def _wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
+    """E. B. Wilson's interval of a share of n images; it ends at 0 or 1 if the share is just that."""
+    centre = (share + quantile**2 / (2 * n)) / (1 + quantile**2 / n)
+    half = quantile * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2)) / (1 + quantile**2 / n)
     return centre - half if share > 0 else 0.0, centre + half if share < 1 else 1.0
 
 
@@ -68,10 +108,7 @@ def standard_error(values: Floats, groups: Integers, weights: Floats | None = No
         groups: (n,) numbers of groups.
         weights: (n,) how much each value counts in the mean; None: all the same.
     """
-    weights = np.ones(len(values)) if weights is None else weights
-    influence = weights * (values - np.average(values, weights=weights)) / weights.sum()
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
-    n = len(sums)
+    sums, n = np.bincount(groups, weighted_mean(values, weights).influence), np.count_nonzero(np.bincount(groups))
     return float(np.sqrt(n / (n - 1) * np.square(sums).sum())) if n > 1 else float("inf")
 
 
@@ -90,8 +127,7 @@ def compare_paired(first: Booleans, second: Booleans, groups: Integers | None = 
     if first.shape != second.shape:
         raise ValueError(f"Pairs need equal shapes. Received: {first.shape}, {second.shape}")
     differences = first.astype(np.int64) - second
-    codes = np.arange(len(first)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(codes, differences).round().astype(np.int64)
+    sums = differences if groups is None else np.bincount(groups, differences).round().astype(np.int64)
     return {
         "n": len(first),
         "both_correct": int(np.sum(first & second)),

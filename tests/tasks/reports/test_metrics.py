@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 from sklearn.metrics import precision_recall_fscore_support as class_metrics
 
 from tasks.errors import DataError, TrainingError
@@ -68,6 +78,28 @@ def test_measure_agrees_on_all_classes_present() -> None:
     assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities))
 
 
+@pytest.mark.parametrize("classes", [2, 4, 9])
+def test_ranking_metrics_and_brier_agree_with_scikit_learn(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    labels = np.concatenate([np.arange(classes), random.integers(0, classes, 100)])
+    probabilities = random.dirichlet(np.ones(classes), len(labels)) + np.eye(classes)[labels] / 2
+    probabilities = np.round(probabilities / probabilities.sum(axis=1, keepdims=True), 2)  # some scores are equal
+    probabilities[:, -1] = 1 - probabilities[:, :-1].sum(axis=1)
+    metrics = measure(probabilities, labels, [f"c{number}" for number in range(classes)])
+    one_hot = np.eye(classes)[labels]
+    assert metrics["macro_roc_auc"] == pytest.approx(roc_auc_score(one_hot, probabilities, average="macro"))
+    expected = average_precision_score(one_hot, probabilities, average="macro")
+    assert metrics["macro_average_precision"] == pytest.approx(expected)
+    for number, one in enumerate(metrics["per_class"].values()):
+        assert one["roc_auc"] == pytest.approx(roc_auc_score(one_hot[:, number], probabilities[:, number]))
+    assert metrics["brier"] == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
+    if classes > 2:
+        expected = top_k_accuracy_score(labels, probabilities + np.linspace(1e-9, 0, classes), k=metrics["top_k"])
+        assert metrics["top_k_accuracy"] == pytest.approx(expected)
+    else:
+        assert metrics["top_k_accuracy"] == metrics["accuracy"]
+
+
 @given(predictions())
 @settings(max_examples=40, deadline=None)
 def test_measure_is_json_and_counts_balance(case: Predictions) -> None:
@@ -82,7 +114,9 @@ def test_measure_is_json_and_counts_balance(case: Predictions) -> None:
 
 def test_measure_says_null_for_an_absent_class() -> None:
     metrics = measure(np.array([[0.8, 0.1, 0.1]]), np.array([0]), ("a", "b", "c"))
-    assert metrics["per_class"]["b"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    absent = metrics["per_class"]["b"]
+    assert absent.pop("support") == 0
+    assert set(absent.values()) == {None}
     assert metrics["balanced_accuracy"] == 1.0
 
 
