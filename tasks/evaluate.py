@@ -33,6 +33,7 @@ from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.progress import Progress
 from tasks.reports import metrics
+from tasks.reports.answers import Predictions, answer_rule
 from tasks.reports.champion import Validated, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.headline import headline_metrics
@@ -118,7 +119,10 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
     groups = _groups([example.key for example in test], group_of)
     data = summarise_images(workspace.prepared)
-    evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, data)
+    tested = Predictions(best.probabilities, best.labels, groups)
+    wanted, each_class = settings.evaluate.wanted_precision, settings.evaluate.each_class
+    answers = answer_rule(_held_out(best.model, examples, group_of), tested, best.model.classes, wanted, each_class)
+    evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
@@ -201,6 +205,13 @@ def _evaluate_validation(
     return Validated(model.validation_keys, probabilities, labels, groups), measured
 
 
+def _held_out(model: Trained, examples: Sequence[Example], group_of: Mapping[str, int]) -> Predictions:
+    """The predictions for train and validation images that the model was not trained on."""
+    keys, probabilities = model.held_out
+    label_of = {example.key: example.label for example in examples if example.split != "test"}
+    return Predictions(probabilities, _indices(model, [label_of[key] for key in keys]), _groups(keys, group_of))
+
+
 def _require(split: str, images: Sequence[object]) -> None:
     if not images:
         raise DataError(
@@ -226,6 +237,7 @@ def _evaluation(
     evaluated: Mapping[str, Evaluated],
     groups: Integers,
     mistakes: list[dict[str, Any]],
+    answers: dict[str, Any],
     data: dict[str, Any],
 ) -> dict[str, Any]:
     best = evaluated[champion]
@@ -242,7 +254,7 @@ def _evaluation(
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},
         "comparisons": comparisons,
         "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels, groups)),
-        "selective_prediction": metrics.rounded(metrics.selective_prediction(best.probabilities, best.labels)),
+        "answers": answers,
         "mistakes": mistakes,
         "data": data,
     }

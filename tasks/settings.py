@@ -169,6 +169,10 @@ class Evaluate(Block):
     """What the report shows."""
 
     worst_mistakes: int = Field(ge=0, le=200, description="images shown in the report")
+    wanted_precision: float | None = Field(
+        gt=0.5, lt=1, description="share of right answers; less sure images get none"
+    )
+    each_class: bool = Field(description="keep wanted_precision for the answers of each class, not only in all")
 
 
 class Export(Block):

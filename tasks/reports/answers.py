@@ -9,14 +9,16 @@ threshold, the images above it are a random sample, and its mistakes are binomia
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from math import ceil, log, log2
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.reports.influences import share_of
+from tasks.reports.uncertainty import interval
 from tasks.scores import Floats, Integers, predict
 
 _LEVEL = 0.05
@@ -118,6 +120,78 @@ def _images_needed(mistakes: Integers, wanted: float) -> int | None:
             return ceil(images * times)
         times *= 1.1
     return None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for images that the model was not trained on.
+
+    Attributes:
+        probabilities: (n, c).
+        labels: (n,) class indices.
+        groups: (n,) numbers of the images' groups.
+    """
+
+    probabilities: Floats
+    labels: Integers
+    groups: Integers
+
+    @property
+    def confidence(self) -> Floats:
+        """The highest probability (n,)."""
+        confidence: Floats = self.probabilities.max(axis=1)
+        return confidence
+
+    @property
+    def hits(self) -> npt.NDArray[np.bool_]:
+        return np.equal(predict(self.probabilities), self.labels)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Predictions:
+        return Predictions(self.probabilities[chosen], self.labels[chosen], self.groups[chosen])
+
+
+def answer_rule(
+    held_out: Predictions, test: Predictions, classes: Sequence[str], wanted: float | None, each_class: bool
+) -> dict[str, Any]:
+    """When the model answers, and when it says that it is unsure.
+
+    Args:
+        held_out: train and validation images, to find thresholds.
+        test: to see what they come to.
+        classes: the c names.
+        wanted: precision of the answers; None: no threshold is looked for.
+        each_class: promise it for the answers of each class, instead of all answers together.
+
+    Returns:
+        JSON: `wanted_precision`; `each_class`; `thresholds` (c), None for a class that gets no answers, or None if
+        nothing is wanted; `promises`: for each threshold `class` (None: all), the fields of `Promise`, and of the test
+        images `n`, `test_answered` (share), `test_precision` and `test_precision_ci95`; `curve`: see `precision_curve`,
+        of the test images.
+    """
+    curve = precision_curve(test.probabilities, test.labels)
+    rule: dict[str, Any] = {"wanted_precision": wanted, "each_class": each_class, "thresholds": None, "promises": []}
+    if wanted is None:
+        return {**rule, "curve": curve}
+    for number, name in enumerate(classes) if each_class else [(None, None)]:
+        held, tested = (
+            one if number is None else one.only(predict(one.probabilities) == number) for one in (held_out, test)
+        )
+        promise = promise_precision(held.confidence, held.hits, held.groups, wanted)
+        rule["promises"].append({"class": name, **asdict(promise), **_on_test(promise, tested)})
+    thresholds = [promise["threshold"] for promise in rule["promises"]]
+    return {**rule, "thresholds": thresholds if each_class else thresholds * len(classes), "curve": curve}
+
+
+def _on_test(promise: Promise, test: Predictions) -> dict[str, Any]:
+    n = len(test.labels)
+    answered = np.full(n, promise.threshold is not None) & (test.confidence >= (promise.threshold or 0.0))
+    precision = interval(share_of(answered, test.hits), np.unique(test.groups, return_inverse=True)[1]) if n else None
+    return {
+        "n": n,
+        "test_answered": float(answered.mean()) if n else None,
+        "test_precision": float(test.hits[answered].mean()) if answered.any() else None,
+        "test_precision_ci95": precision,
+    }
 
 
 def precision_curve(probabilities: Floats, labels: Integers, points: int = 50) -> list[dict[str, Any]]:

@@ -36,7 +36,6 @@ _MACRO = {
 }
 DECIMALS = 6
 """Metrics are stored rounded, because their last bits differ between processors."""
-CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 def measure(
@@ -188,23 +187,6 @@ def expected_calibration_error(rows: Sequence[dict[str, Any]]) -> float:
     """Mean gap between confidence and accuracy, weighted by images (Guo et al. 2017, eq. 3)."""
     n = sum(row["n"] for row in rows)
     return float(sum(row["n"] / n * abs(row["accuracy"] - row["confidence"]) for row in rows))
-
-
-def selective_prediction(probabilities: Floats, labels: Integers) -> list[dict[str, Any]]:
-    """The share of predictions with at least this confidence (coverage), and their accuracy or None.
-
-    El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification.
-    """
-    confidence, hits = probabilities.max(axis=1), predict(probabilities) == labels
-    rows = []
-    for threshold in CONFIDENCE_THRESHOLDS:
-        used = confidence >= threshold
-        n, correct = int(used.sum()), int(hits[used].sum())
-        accuracy = correct / n if n else None
-        rows.append(
-            {"threshold": threshold, "n": n, "coverage": n / len(labels), "correct": correct, "accuracy": accuracy}
-        )
-    return rows
 
 
 def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:

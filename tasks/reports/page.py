@@ -66,7 +66,8 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "reliability": charts.reliability_diagram(evaluation["calibration"]),
         "calibration_verdict": wording.calibration_verdict(test, evaluation["calibration"]),
         "calibration_bins": CALIBRATION_BINS,
-        "thresholds": _distinct(evaluation["selective_prediction"]),
+        "answers_verdict": wording.answers_verdict(evaluation["answers"]),
+        "answers_chart": _answers_chart(evaluation["answers"]),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
         "refit_sentence": wording.refit_sentence(evaluation["strategies"]),
         "data_sentence": wording.data_sentence(data),
@@ -83,9 +84,10 @@ def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapp
     return sorted(rows, key=lambda row: (row[1]["f1"] is None, row[1]["f1"]))
 
 
-def _distinct(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The thresholds, except those that exclude no more predictions than the one before (50 % with two classes)."""
-    return [row for number, row in enumerate(rows) if not number or row["n"] != rows[number - 1]["n"]]
+def _answers_chart(answers: Mapping[str, Any]) -> Any:
+    curve = answers["curve"]
+    line = charts.Series("precision", tuple(row["answered"] for row in curve), tuple(row["precision"] for row in curve))
+    return charts.line_chart([line], "share of images with an answer", "precision of the answers")
 
 
 def _training_charts(training: Mapping[str, Any]) -> list[dict[str, Any]]:

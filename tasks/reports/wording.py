@@ -89,6 +89,30 @@ def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any
     )
 
 
+def answers_verdict(answers: Mapping[str, Any]) -> str:
+    """Which precision of the answers is promised, and what that costs."""
+    wanted, promises = answers["wanted_precision"], answers["promises"]
+    if wanted is None:
+        return (
+            "Every image gets an answer. With evaluate.wanted_precision=0.95, say, images below a threshold are called "
+            "unsure, so that 95 % of the other answers are right."
+        )
+    share = percent(wanted, 0 if round(100 * wanted, 6).is_integer() else 1)
+    rule = (
+        f"Of the answers, {share} must be right (evaluate.wanted_precision), also on new images of the same kind; "
+        "other images are called unsure. The threshold was found on held-out train and validation images; it keeps the "
+        "promise with 95 % confidence."
+    )
+    kept = [promise for promise in promises if promise["threshold"] is not None]
+    if len(promises) > 1:
+        return f"{rule} It is kept for {len(kept)} of {len(promises)} classes; all images of the others are unsure."
+    if not kept:
+        return f"{rule} With these images no threshold can promise that, so every image is called unsure."
+    if not kept[0]["threshold"]:
+        return f"{rule} Every image gets an answer."
+    return f"{rule} {percent(kept[0]['test_answered'])} of the test images get an answer."
+
+
 def _points(*shares: float) -> str:
     return f"{' to '.join(f'{100 * share:.1f}' for share in shares)} percentage points"
 

@@ -1,8 +1,8 @@
 """The files of a trained model: `models/trained/<strategy>/` holds arrays and JSON only, nothing that can run.
 
 `model.safetensors` holds the tensors of the head and of those layers of the backbone that training has changed,
-`validation.safetensors` the probabilities on the validation split (from before any refit), `model.json` everything
-else. Each tensor file's SHA-256 is in `model.json` and is checked on load.
+`validation.safetensors` the probabilities on held-out images (from before any refit), `model.json` everything else.
+Each tensor file's SHA-256 is in `model.json` and is checked on load.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Trained:
         validation_keys: examples of the validation split.
         validation_probabilities: (len(validation_keys), classes) float32, by the model that never saw them.
         summary: what training chose and how it went, JSON; `backbone` is the recipe of the features.
+        fold_keys: examples of train and validation that were held out in a fold; empty if no folds were used.
+        fold_probabilities: (len(fold_keys), classes) float32, each row by a model that never saw the example.
     """
 
     strategy: str
@@ -52,6 +54,15 @@ class Trained:
     validation_keys: tuple[str, ...]
     validation_probabilities: npt.NDArray[np.float32]
     summary: dict[str, Any]
+    fold_keys: tuple[str, ...] = ()
+    fold_probabilities: npt.NDArray[np.float32] | None = None
+
+    @property
+    def held_out(self) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+        """All predictions for images that are not in test and were not learned from: keys, probabilities."""
+        if self.fold_probabilities is None:
+            return self.validation_keys, self.validation_probabilities
+        return self.fold_keys, self.fold_probabilities
 
     def weights(self, published: Weights) -> Weights:
         """The weights of the whole backbone."""
@@ -60,10 +71,10 @@ class Trained:
 
 def save_trained(folder: Path, trained: Trained) -> None:
     """Write the folder's files; `model.json`, which makes them valid, last."""
-    files = {
-        _MODEL: save({**trained.head.tensors(), **trained.backbone}),
-        _VALIDATION: save({"probabilities": np.ascontiguousarray(trained.validation_probabilities)}),
-    }
+    held_out = {"probabilities": np.ascontiguousarray(trained.validation_probabilities)}
+    if trained.fold_probabilities is not None:
+        held_out["fold_probabilities"] = np.ascontiguousarray(trained.fold_probabilities)
+    files = {_MODEL: save({**trained.head.tensors(), **trained.backbone}), _VALIDATION: save(held_out)}
     for name, content in files.items():
         write_bytes(folder / name, content)
     write_json(
@@ -76,6 +87,7 @@ def save_trained(folder: Path, trained: Trained) -> None:
             "test_time_augmentation": trained.test_time_augmentation,
             "problem": trained.problem,
             "validation_keys": list(trained.validation_keys),
+            "fold_keys": list(trained.fold_keys),
             "summary": trained.summary,
             "sha256": {name: sha256_hex(content) for name, content in files.items()},
         },
@@ -102,6 +114,8 @@ def load_trained(folder: Path) -> Trained:
             tuple(model["validation_keys"]),
             tensors[_VALIDATION]["probabilities"],
             model["summary"],
+            tuple(model["fold_keys"]),
+            tensors[_VALIDATION].get("fold_probabilities"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(

@@ -29,7 +29,6 @@ from tasks.reports.metrics import (
     expected_calibration_error,
     measure,
     rounded,
-    selective_prediction,
 )
 from tasks.scores import predict
 
@@ -151,12 +150,6 @@ def test_calibration_error_by_hand() -> None:
     rows = calibration(probabilities, np.array([0, 1, 1, 1]))
     assert [(row["n"], row["accuracy"]) for row in rows] == [(2, 1.0), (2, 0.5)]
     assert expected_calibration_error(rows) == pytest.approx(0.5 * 0.35 + 0.5 * 0.45)
-
-
-def test_selective_prediction_by_hand() -> None:
-    rows = selective_prediction(np.array([[0.97, 0.03], [0.4, 0.6]]), np.array([0, 0]))
-    found = {row["threshold"]: (row["n"], row["coverage"], row["accuracy"]) for row in rows}
-    assert (found[0.0], found[0.95], found[0.99]) == ((2, 1.0, 0.5), (1, 0.5, 1.0), (0, 0.0, None))
 
 
 def test_confused_pairs_names_the_most_frequent_first() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.metrics import calibration, measure, selective_prediction
+from tasks.reports.answers import Predictions, answer_rule
+from tasks.reports.metrics import calibration, measure
 from tasks.reports.page import render_page
 from tasks.reports.uncertainty import compare_paired
 from tasks.scores import predict
@@ -38,7 +39,7 @@ ELEMENTS = (
     "h1 h2 h3 figure figcaption img table thead tbody tr th td code svg path g rect line circle polyline text"
 )
 ATTRIBUTES = (
-    "lang charset http-equiv content name class id href style title alt src width height role scope tabindex "
+    "colspan lang charset http-equiv content name class id href style title alt src width height role scope tabindex "
     "aria-label aria-hidden viewbox fill stroke stroke-width stroke-linecap stroke-linejoin d x y x1 x2 y1 y2 cx cy "
     "r rx points transform text-anchor font-family font-size fill-opacity xmlns"
 )
@@ -107,6 +108,7 @@ def make_evaluation(
         }
         for place in wrong
     ]
+    predictions = Predictions(probabilities, labels, np.arange(n) if groups is None else groups)
     counts = {name: {"train": 3, "validation": 1, "test": 2} for name in classes}
     known = {"source": "demo", "accepted": 9, "quarantined": 0, "excluded": {}, "quarantined_by_code": {}}
     return {
@@ -120,7 +122,7 @@ def make_evaluation(
             for number in range(1, strategies)
         ],
         "calibration": calibration(probabilities, labels, groups),
-        "selective_prediction": selective_prediction(probabilities, labels),
+        "answers": answer_rule(predictions, predictions, classes, 0.9, each_class=len(classes) > 3),
         "mistakes": mistakes,
         "data": {**known, "classes": counts, "quarantine": [], **data},
     }
