@@ -40,7 +40,7 @@ from tasks.reports.headline import headline_metrics
 from tasks.reports.page import render_page
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
-from tasks.reports.uncertainty import compare_paired
+from tasks.reports.uncertainty import compare_with_champion
 from tasks.runs.costs import read_costs
 from tasks.scores import Floats, Integers, predict
 from tasks.settings import Settings
@@ -55,6 +55,7 @@ SUMMARISED = (
     "chosen_on",
     "history",
     "log_loss_by_pooling",
+    "network_passes",
     "phases",
     "pooling",
     "precision",
@@ -241,18 +242,14 @@ def _evaluation(
     data: dict[str, Any],
 ) -> dict[str, Any]:
     best = evaluated[champion]
-    comparisons = [
-        {"first": champion, "second": name, **compare_paired(best.correct, one.correct, groups)}
-        for name, one in evaluated.items()
-        if name != champion
-    ]
+    hits = {name: one.correct for name, one in evaluated.items()}
     return {
         "champion": champion,
         "champion_rule": champion_rule(balanced),
         "balanced": balanced,
         "classes": list(best.model.classes),
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},
-        "comparisons": comparisons,
+        "comparisons": metrics.rounded(compare_with_champion(champion, hits, groups)),
         "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels, groups)),
         "answers": answers,
         "mistakes": mistakes,

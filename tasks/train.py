@@ -22,6 +22,7 @@ from tasks.program import run_stage
 from tasks.scores import accuracy
 from tasks.settings import STRATEGIES, Settings
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
+from tasks.vgg.network_cost import network_passes
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained_model import Trained, save_trained
 from tasks.vgg.training.live_metrics import LiveMetrics
@@ -61,6 +62,13 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
     outcome = fit(settings, material, workspace.checkpoints / strategy, folder)
     train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
     backbone = {name: value for name, value in kept.items() if name not in ("augmentation", "kept")}
+    passes = network_passes(
+        plan_phases(strategy, settings.train, settings.augmentation),
+        outcome.summary,
+        len(train),
+        len(validation),
+        refitted=bool(outcome.summary.get("refit")),
+    )
     save_trained(
         folder,
         Trained(
@@ -73,7 +81,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
             outcome.problem,
             validation.keys,
             outcome.validation_probabilities,
-            {**outcome.summary, "backbone": backbone},
+            {**outcome.summary, "backbone": backbone, "network_passes": round(passes)},
         ),
     )
     if outcome.problem:

@@ -122,6 +122,45 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, "chart", f"{y_label} over {x_label}: {spoken}.", _join(parts))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A model in the chart of costs: accuracy, the ends of its interval, cost, and whether it is the chosen one."""
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float]
+    cost: float
+    chosen: bool
+
+
+def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
+    """Accuracy against cost, with confidence intervals: a model to the upper left of another is better and cheaper."""
+    lowest = min(choice.interval[0] for choice in choices)
+    y_ticks = [value for value in _nice_ticks(lowest, max(choice.interval[1] for choice in choices)) if value <= 1]
+    costs = [choice.cost for choice in choices]
+    frame = _Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), 1.0, log_x=True)
+    parts = [
+        frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
+    ]
+    for choice in choices:
+        x, y, (low, high) = frame.x(choice.cost), frame.y(choice.accuracy), map(frame.y, choice.interval)
+        right = x > WIDTH / 2
+        parts.append(
+            Markup(
+                '<g><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+                '<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
+                '<text class="axis" x="{text:.1f}" y="{y:.1f}" text-anchor="{side}">{name}</text></g>'
+            ).format(
+                x=x, y=y, low=low, high=high, kind="dot" if choice.chosen else "dot other", name=choice.name,
+                text=x - 10 if right else x + 10, side="end" if right else "start",
+            )
+        )  # fmt: skip
+    spoken = "; ".join(
+        f"{choice.name}: accuracy {percent(choice.accuracy)}, cost {choice.cost:,.0f}" for choice in choices
+    )
+    return _svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", _join(parts))
+
+
 class _Frame:
     """Maps values to pixels, and draws the axes."""
 

@@ -69,6 +69,8 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "answers_verdict": wording.answers_verdict(evaluation["answers"]),
         "answers_chart": _answers_chart(evaluation["answers"]),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
+        "recommendation": wording.recommendation(evaluation),
+        "costs_chart": _costs_chart(evaluation),
         "refit_sentence": wording.refit_sentence(evaluation["strategies"]),
         "data_sentence": wording.data_sentence(data),
         "split_sentence": wording.split_sentence(data),
@@ -88,6 +90,19 @@ def _answers_chart(answers: Mapping[str, Any]) -> Any:
     curve = answers["curve"]
     line = charts.Series("precision", tuple(row["answered"] for row in curve), tuple(row["precision"] for row in curve))
     return charts.line_chart([line], "share of images with an answer", "precision of the answers")
+
+
+def _costs_chart(evaluation: Mapping[str, Any]) -> Any:
+    """Accuracy against cost; empty if the cost of a model isn't known."""
+    choices = [
+        charts.Choice(
+            name, one["test"]["accuracy"], tuple(one["test"]["accuracy_ci95"]),
+            one["training"].get("network_passes", 0), name == evaluation["champion"],
+        )
+        for name, one in evaluation["strategies"].items()
+        if not one["problem"]
+    ]  # fmt: skip
+    return charts.cost_chart(choices, "images through VGG16 (log scale)") if all(one.cost for one in choices) else ""
 
 
 def _training_charts(training: Mapping[str, Any]) -> list[dict[str, Any]]:

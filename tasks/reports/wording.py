@@ -140,7 +140,28 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
     if pair["first_only"] == pair["second_only"]:
         return "no difference"
     better = "the champion" if pair["first_only"] > pair["second_only"] else "the other"
-    return f"{better} is better" if pair["p_value"] < SIGNIFICANT else "no clear difference"
+    return f"{better} is better" if pair["p_value_corrected"] < SIGNIFICANT else "no clear difference"
+
+
+def recommendation(evaluation: Mapping[str, Any]) -> str:
+    """Which strategy to take, and what the best other one would give at which price; empty with a single strategy."""
+    champion, pairs = evaluation["champion"], evaluation["comparisons"]
+    usable = [pair for pair in pairs if not evaluation["strategies"][pair["second"]]["problem"]]
+    if not usable:
+        return ""
+    other = min(usable, key=lambda pair: (pair["difference"], pair["second"]))
+    low, high = (100 * -end for end in reversed(other["difference_ci95"]))
+    points = f"{-100 * other['difference']:+.1f} percentage points"
+    text = (
+        f"Take {champion}. On the test images, {other['second']} is {points} more accurate "
+        f"(95 % confidence interval {low:+.1f} to {high:+.1f})"
+    )
+    costs = [evaluation["strategies"][name]["training"].get("network_passes") for name in (champion, other["second"])]
+    return f"{text}." if None in costs else f"{text}, for {_times(costs[1] / costs[0])} times the work of the network."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:,.0f}"
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:

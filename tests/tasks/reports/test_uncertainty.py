@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.reports.uncertainty import accuracy_interval, compare_paired, effective_groups, standard_error
+from tasks.reports.uncertainty import (
+    accuracy_interval,
+    compare_paired,
+    compare_with_champion,
+    correct_p_values,
+    difference_interval,
+    effective_groups,
+    standard_error,
+)
 
 
 def hits(correct: int, n: int) -> np.ndarray:
@@ -121,3 +129,34 @@ def test_paired_test_of_many_images_is_close_to_the_exact_one() -> None:
 def test_paired_test_refuses_other_images() -> None:
     with pytest.raises(ValueError, match="equal shapes"):
         compare_paired(hits(1, 2), hits(1, 3))
+
+
+@pytest.mark.parametrize("sizes", [np.ones(150, int), np.full(20, 50)], ids=["alone", "20 groups of 50"])
+def test_the_interval_of_a_difference_contains_the_truth_in_95_of_100_simulated_test_sets(sizes: np.ndarray) -> None:
+    random, groups = np.random.default_rng(2), np.repeat(np.arange(len(sizes)), sizes)
+    runs, inside = 600, 0
+    for _ in range(runs):
+        ease = random.normal(1.5, 0.4, len(sizes))[groups] + random.normal(size=len(groups))
+        first, second = (ease + 0.7 * random.normal(size=len(groups)) > 0 for _ in range(2))
+        low, high = difference_interval(first, second, groups)
+        inside += low <= 0 <= high
+    assert inside / runs > 0.95 - 3 * math.sqrt(0.95 * 0.05 / runs)
+
+
+def test_models_that_agree_on_all_images_are_not_equal_for_sure() -> None:
+    low, high = difference_interval(hits(90, 100), hits(90, 100))
+    assert -0.05 < low < 0 < high < 0.05
+    assert difference_interval(hits(9, 10), hits(1, 10), np.zeros(10, int)) == [-1.0, 1.0]
+
+
+def test_p_values_are_corrected_as_holm_does() -> None:
+    assert correct_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert correct_p_values([0.9, 0.8]) == [1.0, 1.0]
+    assert correct_p_values([]) == []
+
+
+def test_the_champion_is_compared_with_each_other_model() -> None:
+    pairs = compare_with_champion("b", {"a": hits(50, 100), "b": hits(90, 100), "c": hits(88, 100)})
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [("b", "a"), ("b", "c")]
+    assert pairs[0]["difference"] == pytest.approx(0.4)
+    assert pairs[0]["p_value_corrected"] == pytest.approx(2 * pairs[0]["p_value"])

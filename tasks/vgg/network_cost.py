@@ -1,0 +1,40 @@
+"""What a training costs, in passes of an image through all of VGG16: the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.vgg.boundaries import BOTTLENECK, share_below
+from tasks.vgg.strategies.base import Phase
+
+_BACKWARD = 2.0
+"""A backward pass multiplies twice as much as the forward pass: for the weights and for the layer's input."""
+
+
+def network_passes(
+    phases: Sequence[Phase], summary: Mapping[str, Any], train: int, validation: int, *, refitted: bool
+) -> float:
+    """All that was computed for one strategy, the features that it shares with others included.
+
+    Args:
+        phases: of the strategy; none if it only fitted a linear probe.
+        summary: of the training: `phases` notes the epochs of each, `starts_from` what its images started from.
+        train: number of training images.
+        validation: number of validation images.
+        refitted: whether the phases were run again on both splits.
+    """
+    passes = float(train + validation)  # the bottleneck features
+    notes = summary.get("phases", ())
+    for phase, start in zip(phases, summary.get("starts_from", ()), strict=False):
+        below = share_below(phase.boundary) if phase.boundary else 0.0
+        if start == phase.boundary and (phase.views or start != BOTTLENECK):
+            passes += below * (train * (1 + phase.views) + validation)
+    for phase, start, note in zip(phases, summary.get("starts_from", ()), notes, strict=False):
+        below = share_below(phase.boundary) if phase.boundary else 0.0
+        computed = 0.0 if start == phase.boundary else below
+        learning, measuring = computed + (1 + _BACKWARD) * (1 - below), computed + (1 - below)
+        passes += note["epochs"] * (train * learning + validation * measuring)
+        if refitted:
+            passes += note["best_epoch"] * (train + validation) * learning
+    return passes
