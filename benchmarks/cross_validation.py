@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, train
 from tasks.files import read_json
-from tasks.images.folds import assign_folds
+from tasks.images.folds import assign_folds, number_groups
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
 from tasks.params import change_settings, load_settings, parse_changes
@@ -135,7 +135,10 @@ class Folds:
         kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
         with tempfile.TemporaryDirectory() as temporary:
             folds = draw_folds(named, self.duplicates, self.settings.train)
-            material = Material(strategy, self.classes, parts["train"], parts["validation"], workspace, kept, folds)
+            group_of = number_groups(named, self.duplicates)
+            material = Material(
+                strategy, self.classes, parts["train"], parts["validation"], workspace, kept, folds, group_of
+            )
             outcome = train.fit(self.settings, material, Path(temporary) / "checkpoints", Path(temporary))
         best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
         print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)

@@ -47,6 +47,7 @@ from tasks.settings import Settings
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.trained_model import Trained, load_all
+from tasks.vgg.training.recalibration import Recalibration
 from tasks.workspace import PREPARED, REPORT_PAGE, Workspace
 
 SUMMARISED = (
@@ -251,10 +252,21 @@ def _evaluation(
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},
         "comparisons": metrics.rounded(compare_with_champion(champion, hits, groups)),
         "calibration": metrics.rounded(metrics.calibration(best.probabilities, best.labels, groups)),
+        "recalibration": _recalibration(best),
         "answers": answers,
         "mistakes": mistakes,
         "data": data,
     }
+
+
+def _recalibration(best: Evaluated) -> dict[str, Any] | None:
+    """What the champion's recalibration did; None if it wasn't tried."""
+    about = best.model.summary.get("recalibration")
+    if about is None:
+        return None
+    change = Recalibration(about["method"], about["temperature"], np.array(about["bias"]))
+    before = metrics.rounded(metrics.confidence_metrics(change.undo(best.probabilities), best.labels))
+    return {**about, "test": {"before": before, "after": {name: best.test[name] for name in before}}}
 
 
 def summarise_strategy(one: Evaluated) -> dict[str, Any]:

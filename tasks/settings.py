@@ -141,6 +141,7 @@ class ModernRecipe(Block):
         description="most images of train + validation to choose by 5 folds, not by the validation split",
     )
     refit_with_validation: bool = Field(description="train the chosen model again on train + validation")
+    recalibrate: bool = Field(description="correct probabilities that held-out images show to be too high or too low")
     batch_size: int = Field(ge=1, description="images in a step")
     clip_norm: float = Field(gt=0, description="largest gradient norm of a step")
     warmup_fraction: Fraction = Field(

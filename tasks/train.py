@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.files import read_json
+from tasks.images.folds import number_groups
 from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.shards import open_shards
 from tasks.parallel import one_blas_thread
@@ -27,6 +28,7 @@ from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained_model import Trained, save_trained
 from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.outcome import Outcome
+from tasks.vgg.training.recalibration import recalibrate
 from tasks.vgg.training_data import Material, draw_folds, make_split
 from tasks.workspace import Workspace
 
@@ -60,6 +62,8 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
     material = read_material(settings, workspace, strategy)
     folder = workspace.trained / strategy
     outcome = fit(settings, material, workspace.checkpoints / strategy, folder)
+    if settings.train.recipe == "modern" and settings.train.modern.recalibrate and not outcome.problem:
+        outcome = recalibrate(outcome, material, settings.train.class_weight)
     train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
     backbone = {name: value for name, value in kept.items() if name not in ("augmentation", "kept")}
     passes = network_passes(
@@ -82,6 +86,8 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
             validation.keys,
             outcome.validation_probabilities,
             {**outcome.summary, "backbone": backbone, "network_passes": round(passes)},
+            outcome.folds.keys if outcome.folds else (),
+            outcome.folds.probabilities if outcome.folds else None,
         ),
     )
     if outcome.problem:
@@ -101,8 +107,9 @@ def read_material(settings: Settings, workspace: Workspace, strategy: str) -> Ma
     shards = open_shards(workspace.features / BOTTLENECK)
     train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
     kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
-    fold_of = draw_folds(examples, read_duplicates(workspace.prepared), settings.train)
-    return Material(strategy, classes, train, validation, workspace, kept, fold_of)
+    duplicates = read_duplicates(workspace.prepared)
+    fold_of, group_of = draw_folds(examples, duplicates, settings.train), number_groups(examples, duplicates)
+    return Material(strategy, classes, train, validation, workspace, kept, fold_of, group_of)
 
 
 def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path) -> Outcome:

@@ -57,8 +57,6 @@ def promise_precision(confidence: Floats, hits: npt.NDArray[np.bool_], groups: I
         groups: (n,) numbers of the images' groups; one image of each is used.
         wanted: precision, above 0 and below 1.
     """
-    from scipy.special import bdtr
-
     one_of_each = np.unique(groups, return_index=True)[1]
     order = one_of_each[np.argsort(-confidence[one_of_each], kind="stable")]
     sure, mistakes = confidence[order].astype(np.float64), np.cumsum(~hits[order], dtype=np.int64)
@@ -69,7 +67,7 @@ def promise_precision(confidence: Floats, hits: npt.NDArray[np.bool_], groups: I
             below = sure[rank] if rank < len(order) else 0.0
             if sure[rank - 1] == below:
                 continue  # no threshold lies between equal confidences
-            if bdtr(mistakes[rank - 1], rank, 1 - wanted) > level:
+            if _chance_of_at_most(mistakes[rank - 1], rank, 1 - wanted) > level:
                 break
             if found is None or rank > found[1]:
                 found = (_just_above(below), rank)
@@ -103,6 +101,14 @@ def _ranks(start: int, images: int) -> Iterator[int]:
         yield images
 
 
+def _chance_of_at_most(mistakes: Any, answers: Any, chance: float) -> Any:
+    """Probability of so few mistakes in so many answers (the binomial distribution), element by element."""
+    from scipy.special import betainc
+
+    right = answers - mistakes
+    return np.where(right > 0, betainc(np.maximum(right, 1), mistakes + 1, 1 - chance), 1.0)
+
+
 def _just_above(confidence: float) -> float:
     """A threshold that excludes this confidence, with few digits."""
     return round(confidence + 0.6 * 10**-_DECIMALS, _DECIMALS) if confidence > 0 else 0.0
@@ -110,12 +116,10 @@ def _just_above(confidence: float) -> float:
 
 def _images_needed(mistakes: Integers, wanted: float) -> int | None:
     """The smallest number of images with these shares of mistakes at which a test passes; None: there is none."""
-    from scipy.special import bdtr
-
     images, times = len(mistakes), 1.1
     while images and images * times < _MOST_IMAGES:
         ranks = np.arange(1, images + 1) * times
-        passes = bdtr(np.ceil(mistakes * times), np.floor(ranks), 1 - wanted) <= _LEVEL / _MOST_STARTS
+        passes = _chance_of_at_most(np.ceil(mistakes * times), np.floor(ranks), 1 - wanted) <= _LEVEL / _MOST_STARTS
         if passes.any():
             return ceil(images * times)
         times *= 1.1

@@ -189,6 +189,15 @@ def expected_calibration_error(rows: Sequence[dict[str, Any]]) -> float:
     return float(sum(row["n"] / n * abs(row["accuracy"] - row["confidence"]) for row in rows))
 
 
+def confidence_metrics(probabilities: Floats, labels: Integers) -> dict[str, float]:
+    """`log_loss` and `expected_calibration_error`, as in `measure`."""
+    rows = calibration(probabilities, labels)
+    return {
+        "log_loss": float(log_losses(probabilities, labels).mean()),
+        "expected_calibration_error": expected_calibration_error(rows),
+    }
+
+
 def confused_pairs(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Which class was predicted for which, the most frequent pair first."""
     pairs = [

@@ -65,6 +65,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "pairs": confused_pairs(test["confusion"], classes)[:LISTED_PAIRS],
         "reliability": charts.reliability_diagram(evaluation["calibration"]),
         "calibration_verdict": wording.calibration_verdict(test, evaluation["calibration"]),
+        "recalibration_verdict": wording.recalibration_verdict(evaluation["recalibration"]),
         "calibration_bins": CALIBRATION_BINS,
         "answers_verdict": wording.answers_verdict(evaluation["answers"]),
         "answers_chart": _answers_chart(evaluation["answers"]),

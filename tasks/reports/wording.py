@@ -89,6 +89,23 @@ def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any
     )
 
 
+def recalibration_verdict(about: Mapping[str, Any] | None) -> str:
+    """How the probabilities were corrected, and what that did; empty if it wasn't tried."""
+    if about is None:
+        return ""
+    if about["method"] == "none":
+        return f"No correction of the probabilities had a lower log loss on {about['examples']:,} held-out images."
+    before, after = about["test"]["before"], about["test"]["after"]
+    shifts = " and a shift for each class" if about["method"] == "temperature_and_bias" else ""
+    too = "too high" if about["temperature"] > 1 else "too low"
+    return (
+        f"The confidence was {too} on {about['examples']:,} held-out images, so it is corrected: by the temperature "
+        f"{about['temperature']:.2f}{shifts}. On the test images, this changes the log loss from "
+        f"{before['log_loss']:.3f} to {after['log_loss']:.3f}, and the expected calibration error from "
+        f"{percent(before['expected_calibration_error'])} to {percent(after['expected_calibration_error'])}."
+    )
+
+
 def answers_verdict(answers: Mapping[str, Any]) -> str:
     """Which precision of the answers is promised, and what that costs."""
     wanted, promises = answers["wanted_precision"], answers["promises"]

@@ -84,6 +84,7 @@ class Material:
         workspace: with images and features.
         kept: the recipe of the strategy's own features; its `kept` names the boundaries that training can start from.
         fold_of: key -> the fold of an example of train or validation; None: validation alone chooses.
+        group_of: key -> the number of the example's group.
     """
 
     strategy: str
@@ -93,6 +94,7 @@ class Material:
     workspace: Workspace
     kept: dict[str, Any]
     fold_of: dict[str, int] | None
+    group_of: dict[str, int]
 
 
 def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], features: Shards) -> Split:

@@ -124,6 +124,28 @@ def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
     assert metrics["strategies"]["feature_extraction"]["recipe"] == "modern"
 
 
+def test_evaluation_says_when_an_answer_is_sure_enough_and_what_the_recalibration_did(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}, a_split=80)
+    folder = tmp_path / TRAINED / STRATEGIES[0]
+    trained = load_trained(folder)
+    about = {"method": "temperature", "temperature": 2.0, "bias": [0.0, 0.0], "examples": 160}
+    keys = [example.key for example in read_examples(tmp_path / PREPARED) if example.split != "test"]
+    sure = np.tile(np.float32([[0.9, 0.1]]), (len(keys), 1))
+    summary = {**trained.summary, "recalibration": about}
+    save_trained(folder, replace(trained, summary=summary, fold_keys=tuple(keys), fold_probabilities=sure))
+    settings = make_settings()
+    wanted = settings.evaluate.model_copy(update={"wanted_precision": 0.6})
+    run(settings.model_copy(update={"evaluate": wanted}), Workspace.at(tmp_path))
+    evaluation = read(tmp_path, "evaluation.json")
+    (promise,) = evaluation["answers"]["promises"]
+    assert promise["images"] == 160  # the folds, not the validation split, which is all right here
+    assert promise["threshold"] is None  # half of the images are bees
+    assert evaluation["answers"]["thresholds"] == [None, None]
+    before, after = evaluation["recalibration"]["test"]["before"], evaluation["recalibration"]["test"]["after"]
+    assert before["log_loss"] != after["log_loss"] == evaluation["strategies"][STRATEGIES[0]]["test"]["log_loss"]
+    assert "so it is corrected: by the temperature 2.00" in (tmp_path / "reports/report.html").read_text()
+
+
 def test_interval_and_test_count_images_that_belong_together_as_less_than_as_many_alone(tmp_path: Path) -> None:
     def measure() -> tuple[float, float, float]:
         run(make_settings(STRATEGIES), Workspace.at(tmp_path))

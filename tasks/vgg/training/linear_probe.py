@@ -22,8 +22,8 @@ from tasks.vgg.head import Dense, Floats, Head, Pooling, softmax
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
 from tasks.vgg.training.live_metrics import LiveMetrics
-from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, fold_masks, new_model
-from tasks.vgg.training.outcome import Outcome
+from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, fold_masks, new_model, predict_held_out
+from tasks.vgg.training.outcome import FoldPredictions, Outcome
 from tasks.vgg.training_data import FOLDS, Material, Split, sample_splits
 
 POOLING: Final = "average_maximum"
@@ -45,12 +45,14 @@ class LinearProbe:
         refitted: the same head, fitted once more to train + validation; None if the settings don't ask for it.
         validation_probabilities: (n, classes) of `head`.
         summary: JSON of how it was chosen.
+        folds: predictions for the images of train and validation that the folds hold out; None if there are no folds.
     """
 
     head: Head
     refitted: Head | None
     validation_probabilities: Floats
     summary: dict[str, Any]
+    folds: FoldPredictions | None
 
 
 def fit_linear_probe(
@@ -105,7 +107,24 @@ def fit_linear_probe(
         "log_loss_by_pooling": {name: _log_loss(metrics) for name, metrics in best.items()},
     }
     probabilities = softmax(basis.fitted[len(train) :] @ layer.kernel + layer.bias)
-    return LinearProbe(_head(pooling, basis, layer), again, probabilities, summary)
+    folds = _predict_folds(basis, weight, chosen, classes, splits, fold_of) if fold_of else None
+    return LinearProbe(_head(pooling, basis, layer), again, probabilities, summary, folds)
+
+
+def _predict_folds(
+    basis: FeatureBasis,
+    weight: ClassWeight,
+    value: float,
+    classes: int,
+    splits: Sequence[Split],
+    fold_of: Mapping[str, int],
+) -> FoldPredictions:
+    keys, labels = [key for split in splits for key in split.keys], np.concatenate([split.labels for split in splits])
+    held_out = fold_masks(fold_of, keys)
+    models = [new_model(weight) for _ in held_out]
+    probabilities = predict_held_out(models, value, basis.fitted, labels, held_out, classes)
+    rows = np.flatnonzero(np.logical_or.reduce(held_out))
+    return FoldPredictions(tuple(keys[row] for row in rows), probabilities[rows])
 
 
 def try_values(values: Iterable[float], measure: Callable[[float], Metrics]) -> list[Metrics]:
@@ -176,7 +195,7 @@ def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
             list(predict_probabilities(probe.head, {}, True, material.workspace, material.validation.keys))
         )
     summary = {**probe.summary, "refitted_with_validation": probe.refitted is not None}
-    return Outcome(probe.refitted or probe.head, {}, probabilities, summary)
+    return Outcome(probe.refitted or probe.head, {}, probabilities, summary, folds=probe.folds)
 
 
 def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:

@@ -159,6 +159,22 @@ def fold_masks(fold_of: Mapping[str, int], keys: Sequence[str]) -> Masks:
     return [fold == number for number in range(FOLDS)]
 
 
+def predict_held_out(
+    models: Sequence[Regression],
+    inverse_regularization: float,
+    inputs: Floats,
+    labels: Labels,
+    held_out: Masks,
+    classes: int,
+) -> Floats:
+    """Probabilities (n, classes) of every held-out example, by the fit of the round that holds it out; else NaN."""
+    probabilities = np.full((len(labels), classes), np.nan, np.float32)
+    for model, outside in zip(models, held_out, strict=True):
+        layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
+        probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
+    return probabilities
+
+
 def cross_validate(
     models: Sequence[Regression],
     weight: ClassWeight,
@@ -172,10 +188,7 @@ def cross_validate(
 
     With `balanced` every class counts the same in the log loss, as it does in the fits; accuracy is never weighted.
     """
-    probabilities = np.empty((len(labels), classes), np.float32)
-    for model, outside in zip(models, held_out, strict=True):
-        layer = fit_layer(model, inverse_regularization, inputs[~outside], labels[~outside], classes)
-        probabilities[outside] = softmax(inputs[outside] @ layer.kernel + layer.bias)
+    probabilities = predict_held_out(models, inverse_regularization, inputs, labels, held_out, classes)
     measured = np.logical_or.reduce(held_out)
     probabilities, labels = probabilities[measured], labels[measured]
     return {

@@ -14,6 +14,14 @@ from tasks.vgg.weights import Weights
 
 
 @dataclass(frozen=True)
+class FoldPredictions:
+    """Keys of n images, and probabilities (n, classes), each row by a classifier that never saw the image."""
+
+    keys: tuple[str, ...]
+    probabilities: Floats
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result of a training.
 
@@ -23,6 +31,7 @@ class Outcome:
         validation_probabilities: (n, classes), by the classifier that never saw validation.
         summary: JSON of choices and curves.
         problem: why the model must not be used; None if nothing is wrong.
+        folds: predictions for images of train and validation; None if there are none but those for validation.
     """
 
     head: Head
@@ -30,6 +39,7 @@ class Outcome:
     validation_probabilities: Floats
     summary: dict[str, Any]
     problem: str | None = None
+    folds: FoldPredictions | None = None
 
 
 def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Floats:

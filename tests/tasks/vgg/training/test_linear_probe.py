@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tasks import parallel
+from tasks.params import load_settings
 from tasks.scores import log_losses
 from tasks.settings import ClassWeight
 from tasks.vgg.head import Dense, softmax
@@ -23,6 +25,7 @@ from tasks.vgg.training_data import Split, sample_splits
 from tests.tasks.steps import Change
 from tests.tasks.vgg.training.made_splits import make_splits, write_splits
 
+PROJECT = Path(__file__).parents[4]
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
@@ -177,3 +180,24 @@ def test_balanced_weights_hold_for_the_choice_too(tmp_path: Path, change: Change
         [candidate] = probe.summary["candidates"]
         losses = log_losses(probe.validation_probabilities, validation.labels)
         assert candidate["log_loss"] == pytest.approx(np.average(losses, weights=weights), abs=1e-3)
+
+
+def test_folds_predict_each_image_by_a_fit_that_never_saw_it(tmp_path: Path) -> None:
+    splits = make_splits(tmp_path, (60, 20), classes=3, channels=16, noise=1.0)
+    keys = [key for split in splits for key in split.keys]
+    fold_of = {key: number % 5 for number, key in enumerate(keys[:-1])}
+    rules = load_settings(PROJECT).train.modern
+    before = fit_linear_probe(rules, "none", 3, *splits, fold_of).folds
+    assert before is not None
+    assert set(before.keys) == set(keys[:-1])
+    turned = replace(splits[0], labels=np.where(np.arange(60) == 7, (splits[0].labels + 1) % 3, splits[0].labels))
+    fixed = rules.model_copy(update={"inverse_regularization": (10.0,)})
+    one, other = (
+        fit_linear_probe(fixed, "none", 3, split, splits[1], fold_of, poolings=("average_maximum",)).folds
+        for split in (splits[0], turned)
+    )
+    assert one is not None
+    assert other is not None
+    same = np.array([fold_of[key] == fold_of[keys[7]] for key in one.keys])
+    np.testing.assert_array_equal(one.probabilities[same], other.probabilities[same])
+    assert (one.probabilities[~same] != other.probabilities[~same]).any()

@@ -7,7 +7,9 @@ import pytest
 
 from tasks.scores import log_loss
 from tasks.vgg.head import Dense, Head, softmax
-from tasks.vgg.training.recalibration import Recalibration, choose_recalibration, fit_recalibration
+from tasks.vgg.training.outcome import FoldPredictions, Outcome
+from tasks.vgg.training.recalibration import Recalibration, choose_recalibration, fit_recalibration, recalibrate
+from tasks.vgg.training_data import Material, Split
 
 N = 2000
 
@@ -85,3 +87,29 @@ def test_one_class_missing_and_few_examples_do_no_harm():
     chosen = choose(probabilities, np.array([1, 1, 0]))
     assert np.isfinite(chosen.probabilities).all()
     assert np.isfinite(chosen.recalibration.bias).all()
+
+
+def test_undo_gives_the_probabilities_from_before():
+    probabilities = softmax(np.random.default_rng(7).normal(size=(50, 4))).astype(np.float32)
+    change = Recalibration("temperature_and_bias", 0.6, np.array([0.3, 0.2, -0.1, -0.4]))
+    assert np.allclose(change.undo(change.apply(probabilities)), probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_folds", [True, False])
+def test_an_outcome_is_recalibrated_as_a_whole(with_folds):
+    logits, labels = draw(8, 3, 400)
+    keys = tuple(f"{number:03}" for number in range(400))
+    splits = [Split(None, keys[cut], labels[cut].astype(np.int32)) for cut in (slice(0, 300), slice(300, 400))]
+    material = Material("s", ("a", "b", "c"), *splits, None, {}, None, {key: int(key) for key in keys})
+    over = softmax(logits * 3).astype(np.float32)
+    head = Head("average_maximum", (Dense(np.eye(8, 3, dtype=np.float32), np.zeros(3, np.float32), "softmax"),))
+    folds = FoldPredictions(keys, over) if with_folds else None
+    outcome = recalibrate(Outcome(head, {}, over[300:], {"phases": 1}, folds=folds), material, "none")
+    about = outcome.summary["recalibration"]
+    assert about["method"] == "temperature"
+    assert about["examples"] == (400 if with_folds else 100)
+    assert np.allclose(outcome.head.layers[0].kernel, head.layers[0].kernel / about["temperature"], rtol=1e-5)
+    assert log_loss(outcome.validation_probabilities, labels[300:]) < log_loss(over[300:], labels[300:])
+    assert (outcome.folds is not None) == with_folds
+    if with_folds:
+        assert log_loss(outcome.folds.probabilities, labels) < log_loss(over, labels)
