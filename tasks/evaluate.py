@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.diagnosis import Tested, diagnose
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.folds import number_groups
@@ -37,7 +38,7 @@ from tasks.reports.answers import Predictions, answer_rule
 from tasks.reports.champion import Validated, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.headline import headline_metrics
-from tasks.reports.page import render_page
+from tasks.reports.page import render_page, shown_images
 from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
 from tasks.reports.uncertainty import compare_with_champion
@@ -125,6 +126,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     wanted, each_class = settings.evaluate.wanted_precision, settings.evaluate.each_class
     answers = answer_rule(_held_out(best.model, examples, group_of), tested, best.model.classes, wanted, each_class)
     evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
+    champion_tested = Tested(best.model, test, best.probabilities, best.labels, groups)
+    evaluation |= diagnose(champion_tested, mistakes, examples, settings.evaluate.shift_images, workspace)
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
@@ -289,9 +292,9 @@ def summarise_strategy(one: Evaluated) -> dict[str, Any]:
 def _write(workspace: Workspace, evaluation: Mapping[str, Any], best: Evaluated) -> None:
     reports = workspace.reports
     sweep_temporaries(reports)
-    keys = [mistake["key"] for mistake in evaluation["mistakes"]]
+    keys = shown_images(evaluation)
     images = open_shards(workspace.shards).read(keys) if keys else ()
-    page = render_page(evaluation, list(images))
+    page = render_page(evaluation, dict(zip(keys, images, strict=True)))
     predicted = predict(best.probabilities)
     write_plots(reports / "plots", best.labels, predicted, best.test["per_class"], evaluation["calibration"])
     write_bytes(workspace.folder / REPORT_PAGE, page.encode())

@@ -170,6 +170,9 @@ class Evaluate(Block):
     """What the report shows."""
 
     worst_mistakes: int = Field(ge=0, le=200, description="images shown in the report")
+    shift_images: int = Field(
+        ge=0, le=10_000, description="test images whose darker, blurred, ... copies are tried; 18 network passes each"
+    )
     wanted_precision: float | None = Field(
         gt=0.5, lt=1, description="share of right answers; less sure images get none"
     )

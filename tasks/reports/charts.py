@@ -6,7 +6,7 @@ Every text goes through `Markup.format`, which escapes it. Coordinates have one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,31 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
         f"{choice.name}: accuracy {percent(choice.accuracy)}, cost {choice.cost:,.0f}" for choice in choices
     )
     return _svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", _join(parts))
+
+
+def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
+    """Accuracies at a few steps, from 0 to 100 %, with their confidence intervals; text is large, for small charts.
+
+    Args:
+        name: what changes with each step.
+        steps: the step's name, with `accuracy` and `accuracy_ci95`.
+    """
+    frame = _Frame(-0.25, len(steps) - 0.75, 0.0, 1.0)
+    shares = [(part / 2, f"{50 * part} %") for part in range(3)]
+    rows = [row for _, row in steps]
+    start = Markup('<line class="diagonal" x1="{:.1f}" y1="{y:.1f}" x2="{:.1f}" y2="{y:.1f}"/>').format(
+        frame.x(0), frame.x(len(steps) - 1), y=frame.y(rows[0]["accuracy"])
+    )
+    whiskers = [
+        Markup('<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+            *map(frame.y, row["accuracy_ci95"]), x=frame.x(place)
+        )
+        for place, row in enumerate(rows)
+    ]
+    line = frame.line(Series(name, tuple(map(float, range(len(rows)))), tuple(row["accuracy"] for row in rows)), 0)
+    axes = frame.draw([(float(place), step) for place, (step, _) in enumerate(steps)], shares, "", "")
+    spoken = "; ".join(f"{step}: {percent(row['accuracy'])}" for step, row in steps)
+    return _svg(WIDTH, HEIGHT, "chart steps", f"Accuracy, {name}: {spoken}.", _join([axes, start, *whiskers, line]))
 
 
 class _Frame:

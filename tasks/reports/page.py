@@ -10,25 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.reports import charts, html, wording
+from tasks.reports import charts, html, weak, what_if, why, wording
 from tasks.reports.confusion import draw_confusion
-from tasks.reports.data_uris import thumbnail
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
+from tasks.reports.why import Images
 
 LISTED_PAIRS = 10
-THUMBNAIL_PX = 224
 UNSORTED_CLASSES = 12
 """Up to this many classes keep their order; if there are more, the weakest class comes first."""
 
 
-def render_page(evaluation: Mapping[str, Any], images: Sequence[npt.NDArray[np.uint8]]) -> str:
+def render_page(evaluation: Mapping[str, Any], images: Images) -> str:
     """Write the report.
 
     Args:
         evaluation: what `reports/evaluation.json` holds (see `tasks.evaluate`).
-        images: one (height, width, 3) uint8 RGB image for each of `evaluation["mistakes"]`, in that order.
+        images: key -> (224, 224, 3) uint8 RGB, for those of `shown_images`.
 
     Returns:
         HTML, UTF-8 safe.
@@ -44,7 +42,15 @@ def render_page(evaluation: Mapping[str, Any], images: Sequence[npt.NDArray[np.u
     )
 
 
-def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Sequence[Any]) -> dict[str, Any]:
+def shown_images(evaluation: Mapping[str, Any]) -> list[str]:
+    """The keys of all images that the page shows, each once."""
+    of_slices = [key for one in evaluation["weak"]["slices"] for key in one["keys"]]
+    sample = [evaluation["what_if"]["sample"]] if evaluation["what_if"] else []
+    mistakes = [mistake["key"] for mistake in evaluation["mistakes"]]
+    return list(dict.fromkeys([*mistakes, *why.shown_images(evaluation["why"]), *of_slices, *sample]))
+
+
+def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Images) -> dict[str, Any]:
     classes, test, data = evaluation["classes"], champion["test"], evaluation["data"]
     per_class = test["per_class"]
     return {
@@ -53,10 +59,11 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "baseline_verdict": wording.baseline_verdict(test),
         "interval_method": wording.interval_method(test),
         "scale": charts.accuracy_scale(test["accuracy"], test["accuracy_ci95"], test["majority_accuracy"]),
-        "mistakes": [
-            {**mistake, "image": thumbnail(image, THUMBNAIL_PX)}
-            for mistake, image in zip(evaluation["mistakes"], images, strict=True)
-        ],
+        "mistakes": why.show_mistakes(evaluation["mistakes"], evaluation["why"], images),
+        "right_answers": why.show_right_answers(evaluation["why"], images),
+        "weak_verdict": weak.weak_verdict(evaluation["weak"]),
+        "weak_slices": weak.show_slices(evaluation["weak"], images),
+        **_what_if(evaluation["what_if"], images),
         "weakest_first": len(classes) > UNSORTED_CLASSES,
         "per_class": _ordered(per_class),
         "untested": [name for name in classes if not per_class[name]["support"]],
@@ -78,6 +85,13 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Se
         "training": _training_charts(champion["training"]),
         "facts": wording.facts(evaluation, champion),
     }
+
+
+def _what_if(found: Mapping[str, Any] | None, images: Images) -> dict[str, Any]:
+    if not found:
+        return {}
+    shown = what_if.show_what_if(found, images[found["sample"]])
+    return {"what_if": shown, "what_if_verdict": what_if.what_if_verdict(found)}
 
 
 def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from tasks.images.corruptions import corrupt
+from tasks.reports import charts
+from tasks.reports.data_uris import thumbnail
 from tasks.reports.influences import Booleans
 from tasks.reports.text import percent
 from tasks.reports.uncertainty import accuracy_interval, compare_paired
@@ -12,6 +18,7 @@ from tasks.scores import Integers
 
 STRENGTHS = {1: "slight", 2: "medium", 3: "strong"}
 _SURE = 0.05
+_SIDE_PX = 112
 
 
 def measure_what_if(
@@ -62,6 +69,27 @@ def what_if_verdict(found: Mapping[str, Any]) -> str:
         f"The model is most sensitive to {kind} images: already at {STRENGTHS[strength]} strength its accuracy falls "
         f"from {percent(before)} to {percent(accuracy)}.{safe} If such images come in practice, add some to train."
     )
+
+
+def show_what_if(found: Mapping[str, Any], sample: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """For each kind its chart, and what it does to a sample image at each strength."""
+    return [
+        {
+            "kind": one["kind"],
+            "chart": charts.steps_chart(
+                one["kind"],
+                [("none", found["clean"]), *((STRENGTHS[row["strength"]], row) for row in one["strengths"])],
+            ),
+            "copies": [
+                {
+                    "strength": STRENGTHS[row["strength"]],
+                    "image": thumbnail(corrupt(sample, one["kind"], row["strength"], found["sample"]), _SIDE_PX),
+                }
+                for row in one["strengths"]
+            ],
+        }
+        for one in found["kinds"]
+    ]
 
 
 def _accuracy(hits: Booleans, groups: Integers) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from tasks.workspace import Workspace
 
 BATCH = 32
 
-_Read = Callable[[Sequence[str], int], npt.NDArray[Any]]
-"""Keys, and which view of the examples -> the backbone's outputs (n, h, w, c)."""
+Read = Callable[[Sequence[str], int], npt.NDArray[Any]]
+"""Keys, up to `BATCH`, and which view of the examples -> the backbone's outputs (n, h, w, c)."""
 
 
 def features_engine(workspace: Workspace) -> Engine:
@@ -49,33 +49,58 @@ def predict_probabilities(
     Raises:
         IntegrityError: an example is in no shard, or the backbone's outputs are NaN or infinite.
     """
-    views = (PLAIN, MIRRORED) if test_time_augmentation else (PLAIN,)
-    read = _tuned(backbone, workspace) if backbone else _kept(workspace)
+    read = features_reader(backbone, workspace)
     for start in range(0, len(keys), BATCH):
         chosen = keys[start : start + BATCH]
-        predicted = [head.probabilities(read(chosen, view)) for view in views]
+        predicted = [head.probabilities(read(chosen, view)) for view in views_of(test_time_augmentation)]
         yield np.mean(predicted, axis=0, dtype=np.float32)
 
 
-def _kept(workspace: Workspace) -> _Read:
-    shards = open_shards(workspace.features / BOTTLENECK)
-
-    def read(keys: Sequence[str], view: int) -> npt.NDArray[Any]:
-        return shards.read([view_id(key, view) for key in keys])
-
-    return read
+def views_of(test_time_augmentation: bool) -> tuple[int, ...]:
+    """The versions of an image over which a prediction is averaged."""
+    return (PLAIN, MIRRORED) if test_time_augmentation else (PLAIN,)
 
 
-def _tuned(backbone: Weights, workspace: Workspace) -> _Read:
-    images = open_shards(workspace.shards)
+def pixels_predictor(
+    head: Head, backbone: Weights, test_time_augmentation: bool, workspace: Workspace
+) -> Callable[[Pixels], Floats]:
+    """The classifier as a function of images that are in no shard: (n, 224, 224, 3) uint8 RGB, n up to `BATCH`.
+
+    It returns probabilities (n, classes) float32, or raises IntegrityError as `predict_probabilities` does.
+    """
+    compute = _network(backbone, workspace)
+
+    def predict(pixels: Pixels) -> Floats:
+        predicted = [head.probabilities(compute(pixels, view)) for view in views_of(test_time_augmentation)]
+        mean: Floats = np.mean(predicted, axis=0, dtype=np.float32)
+        return mean
+
+    return predict
+
+
+def features_reader(backbone: Weights, workspace: Workspace) -> Read:
+    """Reads the outputs of a classifier's backbone; those of one that was trained further are computed.
+
+    Args:
+        backbone: its tensors that are not the published ones; empty: it stayed frozen.
+        workspace: with images and features.
+    """
+    if not backbone:
+        shards = open_shards(workspace.features / BOTTLENECK)
+        return lambda keys, view: shards.read([view_id(key, view) for key in keys])
+    images, compute = open_shards(workspace.shards), _network(backbone, workspace)
+    return lambda keys, view: compute(images.read(keys), view)
+
+
+def _network(backbone: Weights, workspace: Workspace) -> Callable[[Pixels, int], Floats]:
+    """The backbone as a function of up to `BATCH` images, and which view of them."""
     weights = {**load_weights(), **backbone}
     extract = build_extractor(features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)
 
-    def read(keys: Sequence[str], view: int) -> Floats:
-        pixels: Pixels = images.read(keys)
+    def compute(pixels: Pixels, view: int) -> Floats:
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))
         if not np.isfinite(features).all():
             raise IntegrityError("Outputs of the trained backbone are NaN or infinite: its training diverged.")
         return features
 
-    return read
+    return compute

@@ -66,7 +66,8 @@ def make_workspace(
             examples.append(Example(key, path, classes[label], split, 300, 200, "JPEG", ""))
             features.append(_logits(right, split, number, label, a_split, len(classes)))
     data = np.stack(features).astype(np.float16)
-    rows = [{"key": example.key} for example in examples]
+    scores = {"light": 0.5, "contrast": 0.5, "sharpness": 0.5, "single_colour_share": 0.5}
+    rows = [{"key": example.key, "scores": scores} for example in examples]
     prepared, cached = workspace / PREPARED, workspace / FEATURES / "block5_pool"
     for folder, array in ((prepared / "shards", np.full((len(rows), 224, 224, 3), 9, np.uint8)), (cached, data)):
         folder.mkdir(parents=True)
@@ -230,7 +231,8 @@ def test_evaluate_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
     mistakes = read(tmp_path, "evaluation.json")["mistakes"]
     assert [mistake["path"] for mistake in mistakes] == ["test/bees/9.jpg", "test/ants/8.jpg"]
     assert (mistakes[0]["actual"], mistakes[0]["predicted"]) == ("bees", "ants")
-    assert (tmp_path / "reports/report.html").read_text(encoding="utf-8").count("<img ") == 2
+    page = (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+    assert page.split('id="mistakes"')[1].split("</section>")[0].count('class="sides"') == 2
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from PIL import Image
 
 from tasks.reports.answers import Predictions, answer_rule
 from tasks.reports.metrics import calibration, measure
-from tasks.reports.page import render_page
+from tasks.reports.page import render_page, shown_images
 from tasks.reports.uncertainty import compare_with_champion
+from tasks.reports.what_if import measure_what_if
 from tasks.scores import predict
 
 HOSTILE = [
@@ -129,12 +130,34 @@ def make_evaluation(
         },
         "answers": answer_rule(predictions, predictions, classes, 0.9, each_class=len(classes) > 3),
         "mistakes": mistakes,
+        "why": make_why(mistakes, classes),
+        "weak": {"n": n, "wrong": 9, "tested": 3, "slices": [make_slice(name) for name in classes[:2]]},
+        "what_if": make_what_if(),
         "data": {**known, "classes": counts, "quarantine": [], **data},
     }
 
 
+def make_why(mistakes: list[dict[str, Any]], classes: list[str]) -> dict[str, Any]:
+    found = {"places": np.linspace(-1, 2, 49).reshape(7, 7).tolist(), "constant": 0.5}
+    near = [{"key": "1" * 64, "label": name, "path": name, "similarity": 0.5} for name in (classes * 3)[:3]]
+    right = {"key": "2" * 64, "path": classes[0], "actual": classes[0], "other": classes[-1], "probability": 0.9}
+    return {"mistakes": [{**found, "near": near} for _ in mistakes], "right": [{**right, **found}]}
+
+
+def make_slice(name: str) -> dict[str, Any]:
+    shares = {"share": 0.4, "share_outside": 0.1, "ci95": [0.2, 0.6], "p_value": 1e-5, "adjusted_p_value": 0.01}
+    return {"attribute": name, "words": name, "n": 20, "wrong": 8, "groups": 15, "keys": ["3" * 64], **shares}
+
+
+def make_what_if() -> dict[str, Any]:
+    hits = {strength: np.arange(20) >= 4 * strength for strength in (0, 1, 2, 3)}
+    worse = {strength: hits[strength] for strength in (1, 2, 3)}
+    found = measure_what_if(hits[0], {"darker": worse, "blurred": worse}, np.arange(20), 360)
+    return {**found, "sample": "4" * 64}
+
+
 def render(evaluation: dict[str, Any]) -> str:
-    images = [np.full((224, 224, 3), 40 * number, np.uint8) for number in range(len(evaluation["mistakes"]))]
+    images = {key: np.full((224, 224, 3), 40 * number, np.uint8) for number, key in enumerate(shown_images(evaluation))}
     return render_page(evaluation, images)
 
 
@@ -288,10 +311,45 @@ def test_page_without_mistakes_says_so() -> None:
     evaluation = make_evaluation(["a", "b"])
     labels = np.array([0, 1, 1])
     evaluation["strategies"]["strategy_0"]["test"] = measure(np.eye(2)[labels], labels, ["a", "b"])
-    evaluation["mistakes"] = []
+    evaluation["mistakes"] = evaluation["why"]["mistakes"] = []
     html = render(evaluation)
     assert "No mistakes" in html
-    assert "<img" not in html
+    assert "<img" not in html.split('id="mistakes"')[1].split("</section>")[0]
+
+
+def test_page_explains_mistakes_and_right_answers() -> None:
+    evaluation = make_evaluation(["ants", "bees"])
+    html = render(evaluation)
+    mistakes, right = (html.split(f'id="{part}"')[1].split("</section>")[0] for part in ("mistakes", "why"))
+    shown = len(evaluation["mistakes"])
+    assert shown
+    assert mistakes.count('alt="Map: lower right speaks most for ') == shown
+    assert mistakes.count("Most like it in training:") == shown
+    assert right.count("<img ") == 2
+    assert "rather than" in right
+
+
+def test_page_shows_weak_slices_and_says_if_there_are_none() -> None:
+    evaluation = make_evaluation(["dark", "b"])
+    html = render(evaluation).split('id="weak"')[1].split("</section>")[0]
+    assert "8 of 20 wrong" in html
+    assert "40.0\u00a0%" in html
+    assert "in 15 groups" in html
+    assert html.count("<img ") == 2
+    for weak, told in (
+        ({"n": 60, "wrong": 9, "tested": 3, "slices": []}, "3 kinds of images were compared"),
+        ({"n": 60, "wrong": 0, "tested": 0, "slices": []}, "0 of 60 test images are wrong"),
+    ):
+        assert told in render({**evaluation, "weak": weak})
+
+
+def test_page_shows_worse_images_only_if_they_were_tried() -> None:
+    evaluation = make_evaluation(["a", "b"])
+    html = render(evaluation).split('id="what_if"')[1].split("</section>")[0]
+    assert html.count("<svg ") == 2
+    assert html.count("<img ") == 6
+    assert "360 images through the network" in html
+    assert 'id="what_if"' not in render({**evaluation, "what_if": None})
 
 
 def test_page_names_the_classes_without_a_test_image() -> None:
