@@ -6,30 +6,32 @@ Reads `reports/evaluation.json` (which model is the champion), `models/trained/<
 `MODEL_CARD.md` and `export.json` (a description of the model, and the SHA-256 of every file).
 
 Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
-is checked in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
-bytes.
+and LiteRT in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
+bytes. Only child processes load TensorFlow: one that builds models that no earlier export has kept, one that checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.errors import IntegrityError
+from tasks.errors import ExportError, IntegrityError
 from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images import decoding
 from tasks.images.manifest import Example, read_examples
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
+from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, run_onnx
+from tasks.vgg.exports.template import Outline, Template
 from tasks.vgg.inference import predict_probabilities
-from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.trained_model import Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
 from tasks.workspace import EXPORT, Workspace
@@ -66,28 +68,54 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     """
     evaluation = _evaluation(workspace.evaluation)
     trained = load_trained(workspace.trained / evaluation["champion"])
+    kept = Kept(workspace.kept_exports)
+    try:
+        summary = _export(trained, evaluation, settings, workspace, kept)
+    except ExportError:
+        kept.clear()
+        raise
+    kept.write()
+    return summary
+
+
+def _export(
+    trained: Trained, evaluation: dict[str, Any], settings: Settings, workspace: Workspace, kept: Kept
+) -> Summary:
     wanted = settings.export
     with FreshProcess() as fresh:  # loads TensorFlow meanwhile
         weights = trained.weights(load_weights())
-        examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
-        checks = check_images(
-            examples,
-            workspace.raw,
-            trained,
-            weights,
-            wanted.parity_images,
-            settings.prepare.background_rgb,
-            settings.prepare.max_pixels,
-            wanted.probability_tolerance,
-        )
-        _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
-        folder = workspace.export
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        sweep_temporaries(folder.parent)
-        with atomic_folder(folder) as new:
-            differences, refused = _write_models(new, trained, weights, settings, checks, fresh)
-            _write_texts(new, trained, evaluation, settings)
-    return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, float(f"{max(differences):.2g}"))
+        with Template(_outline(trained, settings), weights, None if trained.backbone else kept) as template:
+            examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
+            checks = check_images(
+                examples,
+                workspace.raw,
+                trained,
+                weights,
+                wanted.parity_images,
+                settings.prepare.background_rgb,
+                settings.prepare.max_pixels,
+                wanted.probability_tolerance,
+                kept,
+            )
+            _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
+            workspace.export.parent.mkdir(parents=True, exist_ok=True)
+            sweep_temporaries(workspace.export.parent)
+            with atomic_folder(workspace.export) as new:
+                differences, refused = _write_models(new, trained, weights, checks, template, fresh)
+                _write_texts(new, trained, evaluation, settings)
+    largest = float(f"{max(differences):.2g}")
+    return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, largest)
+
+
+def _outline(trained: Trained, settings: Settings) -> Outline:
+    return Outline(
+        trained.head,
+        trained.classes,
+        settings.prepare.background_rgb,
+        settings.prepare.max_pixels,
+        trained.test_time_augmentation,
+        "tflite" in settings.export.formats,
+    )
 
 
 def _check_evaluation(trained: Trained, workspace: Workspace, chosen: Sequence[Example], checks: Checks) -> None:
@@ -98,32 +126,18 @@ def _check_evaluation(trained: Trained, workspace: Workspace, chosen: Sequence[E
 
 
 def _write_models(
-    folder: Path, trained: Trained, weights: Weights, settings: Settings, checks: Checks, fresh: FreshProcess
+    folder: Path, trained: Trained, weights: Weights, checks: Checks, template: Template, fresh: FreshProcess
 ) -> tuple[list[float], int]:
     """Write and check every format. Returns the largest difference of each, and how many images SavedModel refused."""
     content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
-    write_bytes(folder / "model.onnx", content)
-    differences = [compare("ONNX", run_onnx(content, checks.pixels), checks)]
-
-    load_tensorflow()  # takes ten seconds, so after all the steps that can fail without it
-    from tasks.vgg.exports import serving
-
-    served = serving.build_served(
-        trained.head,
-        trained.classes,
-        weights,
-        settings.prepare.background_rgb,
-        settings.prepare.max_pixels,
-        trained.test_time_augmentation,
-    )
-    serving.save_served(served, folder / "saved_model")
-    fresh.ask(folder / "saved_model", checks)
-    if "tflite" in settings.export.formats:
-        content = serving.convert_litert(served)
-        write_bytes(folder / "model.tflite", content)
-        differences.append(compare("LiteRT", serving.run_litert(content, checks.pixels), checks))
-    difference, refused = fresh.compare(checks)
-    return [*differences, difference], refused
+    (folder / "model.onnx").write_bytes(content)
+    with ThreadPoolExecutor(1) as pool:  # ONNX Runtime computes while the template is built and the models are loaded
+        answers = pool.submit(run_onnx, content, checks.pixels[: checks.real])
+        template.fill(trained.head, folder)
+        fresh.begin(folder, checks)
+        difference = compare("ONNX", answers.result(), checks, range(checks.real))
+    differences, refused = fresh.compare(checks)
+    return [difference, *differences], refused
 
 
 def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:

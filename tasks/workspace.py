@@ -2,7 +2,7 @@
 
 A workspace is a folder with params.yaml and dvc.yaml: a person's clone, or the own folder of a deployed run. Files for
 the next attempt of a run are in the folder's `.rootstock`. Files that outlive a run (copies of sources, the history of
-costs, decisions) are in the `.rootstock` of the clone that the folder belongs to.
+costs, decisions, what exports reuse) are in the `.rootstock` of the clone that the folder belongs to.
 """
 
 from __future__ import annotations
@@ -161,6 +161,11 @@ class Workspace:
     def source_cache(self) -> Path:
         """Downloaded and unpacked sources, and digests of local ones."""
         return self.clone / _STATE / "sources"
+
+    @property
+    def kept_exports(self) -> Path:
+        """What the next export with another head needs again."""
+        return self.clone / _STATE / "exports"
 
     @property
     def runs(self) -> Path:

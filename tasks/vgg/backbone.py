@@ -1,6 +1,6 @@
 """The backbone, VGG16 without its top, and the only function that turns images into its input.
 
-The backbone exists twice: as a Keras model (training, export, GPUs) and as an ncnn network (features on a CPU, where
+The backbone exists twice: as a Keras model (training, GPUs) and as an ncnn network (features on a CPU, where
 Winograd convolutions need a quarter of the multiplications of a 3x3 convolution, in float32).
 """
 

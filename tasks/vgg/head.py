@@ -1,7 +1,7 @@
 """The head: what turns the backbone's output into probabilities, as plain arrays.
 
 A head pools, optionally scales to unit length, and applies dense layers. It runs in NumPy (training-side predictions
-need no TensorFlow) and builds the same Keras layers for training and export.
+need no TensorFlow) and builds the same Keras layers for training.
 """
 
 from __future__ import annotations

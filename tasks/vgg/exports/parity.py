@@ -7,34 +7,32 @@ the reference and the exported models share no code that computes.
 from __future__ import annotations
 
 import io
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from tasks.errors import ExportError, IntegrityError
+from tasks.files import sha256_hex
 from tasks.images.decoding import PERMISSIVE, ImagePolicy, Pixels, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import PackEntry, index_packs, read_image
 from tasks.images.reason_codes import Refused
+from tasks.parallel import usable_cores
 from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.exports.kept import Kept
+from tasks.vgg.exports.template import LITERT
+from tasks.vgg.exports.tensorflow_process import CURE, TensorFlowProcess
 from tasks.vgg.head import Floats
 from tasks.vgg.trained_model import Trained
-from tasks.vgg.weights import Weights
+from tasks.vgg.weights import Weights, digest
 
 _BATCH = 8
 _ORIENTATION = 0x0112
-_TIME_LIMIT_S = 1800
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Checks:
         probabilities: (n, classes), float32, by the trained model.
         classes: names, in the order of the probabilities.
         tolerance: largest difference of a probability that passes.
+        real: how many are held-out images. They come first; the others are variants, for those who decode.
     """
 
     names: tuple[str, ...]
@@ -56,6 +55,7 @@ class Checks:
     probabilities: Floats
     classes: tuple[str, ...]
     tolerance: float
+    real: int
 
 
 def check_images(
@@ -67,6 +67,7 @@ def check_images(
     background_rgb: tuple[int, int, int],
     max_pixels: int,
     tolerance: float,
+    kept: Kept,
 ) -> Checks:
     """Choose held-out images, add variants of the first, and predict them by the trained model.
 
@@ -79,6 +80,7 @@ def check_images(
         background_rgb: what shows through transparent pixels.
         max_pixels: of an image that training accepts.
         tolerance: see `Checks`.
+        kept: where the outputs of a frozen backbone are kept for the next head.
 
     Raises:
         IntegrityError: there are no held-out images, or one is in no pack.
@@ -91,26 +93,36 @@ def check_images(
     images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
     policy = replace(PERMISSIVE, max_pixels=max_pixels)
     pixels = np.stack([_decode(name, content, policy, background_rgb) for name, content in images])
-    engine = Engine("ncnn", "float32")
-    extract = build_extractor(engine, weights, ("block5_pool",), _BATCH, dtype=np.float32)
-
-    def predict(images: Pixels) -> Floats:
-        parts = [extract(images[at : at + _BATCH])[0] for at in range(0, len(images), _BATCH)]
-        return trained.head.probabilities(np.concatenate(parts))
-
-    probabilities = predict(pixels)
-    if trained.test_time_augmentation:
-        mirrored = predict(np.ascontiguousarray(pixels[:, :, ::-1]))
-        probabilities = ((probabilities + mirrored) / 2).astype(np.float32)
+    views = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])] if trained.test_time_augmentation else [pixels]
+    outputs = _compute(weights, views) if trained.backbone else _reuse(weights, views, kept)
+    sides = np.stack([trained.head.probabilities(one) for one in outputs])
+    probabilities = sides.mean(axis=0, dtype=np.float32)
     names, contents = zip(*images, strict=True)
-    return Checks(
-        names,
-        contents,
-        pixels.astype(np.float32),
-        probabilities,
-        trained.classes,
-        tolerance,
-    )
+    return Checks(names, contents, pixels.astype(np.float32), probabilities, trained.classes, tolerance, len(chosen))
+
+
+def _reuse(weights: Weights, views: Sequence[Pixels], kept: Kept) -> list[Floats]:
+    """`_compute`, or what it gave an earlier run for the same weights and pixels."""
+    facts = {"weights": digest(weights), "pixels": [sha256_hex(view.tobytes()) for view in views]}
+    files = kept.find("reference", facts)
+    if files is None:
+        outputs = _compute(weights, views)
+        kept.add("reference", facts, {f"{number}.npy": _to_bytes(values) for number, values in enumerate(outputs)})
+        return outputs
+    return [np.load(io.BytesIO(content), allow_pickle=False) for _, content in sorted(files.items())]
+
+
+def _compute(weights: Weights, views: Sequence[Pixels]) -> list[Floats]:
+    """The backbone's outputs (n, h, w, c) for each view of the images; rows first, as files keep them."""
+    extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH, dtype=np.float32)
+    batches = ([extract(view[at : at + _BATCH])[0] for at in range(0, len(view), _BATCH)] for view in views)
+    return [np.ascontiguousarray(np.concatenate(some)) for some in batches]
+
+
+def _to_bytes(values: Floats) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def choose(examples: Sequence[Example], count: int) -> list[Example]:
@@ -145,19 +157,15 @@ def run_onnx(model: bytes, pixels: Floats) -> Floats:
     """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by onnxruntime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores meanwhile
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     parts = [session.run(None, {"pixels": pixels[at : at + _BATCH]})[0] for at in range(0, len(pixels), _BATCH)]
     return np.concatenate(parts)
 
 
-_CURE = (
-    "Nothing was exported. Run `dvc repro --force --single-item export` again; if it fails again, the installed "
-    "versions of tensorflow, keras, onnx or pillow don't fit together: install the locked ones with `make setup`."
-)
-
-
 def compare(
-    form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None, cure: str = _CURE
+    form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None, cure: str = CURE
 ) -> float:
     """The largest difference of a probability.
 
@@ -187,82 +195,56 @@ def compare(
     return float(differences[worst])
 
 
-class FreshProcess:
-    """`tasks/vgg/exports/check_serving.py` as a child process: it loads TensorFlow at once and waits for a model."""
+class FreshProcess(TensorFlowProcess):
+    """`check_serving.py`: predicts by the SavedModel and by LiteRT, and knows nothing but their files."""
 
     def __init__(self) -> None:
-        program = Path(__file__).with_name("check_serving.py")
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
-        self._images = tempfile.TemporaryDirectory(prefix="rootstock-check-")
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", str(program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},  # the parent holds the GPU's memory
+        super().__init__("check_serving.py", "The SavedModel or the LiteRT file can't be used by a fresh process")
+
+    def begin(self, folder: Path, checks: Checks) -> None:
+        """Let the process predict all images with the folder's SavedModel, and the real images with its LiteRT file."""
+        paths = [self.files / str(number) for number in range(len(checks.contents))]
+        for path, content in zip(paths, checks.contents, strict=True):
+            path.write_bytes(content)
+        litert = folder / LITERT
+        pixels = self.files / "pixels.npy"
+        np.save(pixels, checks.pixels[: checks.real])
+        self.ask(
+            {
+                "saved_model": str(folder / "saved_model"),
+                "images": [str(path) for path in paths],
+                "litert": str(litert) if litert.exists() else None,
+                "pixels": str(pixels),
+                "threads": usable_cores(),
+            }
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.communicate()
-        self._errors.close()
-        self._images.cleanup()
-
-    def ask(self, model: Path, checks: Checks) -> None:
-        """Send the images; the child predicts while the caller does other things."""
-        paths = []
-        for number, content in enumerate(checks.contents):
-            path = Path(self._images.name) / str(number)
-            path.write_bytes(content)
-            paths.append(str(path))
-        self._request = json.dumps({"model": str(model), "images": paths}) + "\n"
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(self._request)
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            raise self._failed() from None
-
-    def compare(self, checks: Checks) -> tuple[float, int]:
-        """Wait for the predictions: the largest difference, and how many images were refused.
+    def compare(self, checks: Checks) -> tuple[list[float], int]:
+        """Wait for the predictions: the largest difference of each format, and how many images SavedModel refused.
 
         Raises:
-            ExportError: the model doesn't load, differs, or predicts a label that is not the most probable class.
+            ExportError: a model doesn't load, or differs, or predicts a label that is not the most probable class.
         """
-        try:
-            output, _ = self._child.communicate(timeout=_TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise self._failed() from None
-        predictions = [json.loads(line) for line in output.splitlines()]
-        if self._child.returncode != 0 or len(predictions) != len(checks.names):
-            raise self._failed()
+        answers = self.answers()
+        count = len(checks.names)
+        if len(answers) < count:
+            raise self.failed()
+        predictions, others = answers[:count], answers[count:]
         decoded = [place for place, one in enumerate(predictions) if "refused" not in one]
         if not decoded:
-            raise ExportError(f"The SavedModel refuses every image: {predictions[0]['refused']}. {_CURE}")
-        difference = compare(
-            "SavedModel", np.array([predictions[place]["probabilities"] for place in decoded]), checks, decoded
-        )
+            raise ExportError(f"The SavedModel refuses every image: {predictions[0]['refused']}. {CURE}")
+        probabilities = np.array([predictions[place]["probabilities"] for place in decoded])
+        differences = [compare("SavedModel", probabilities, checks, decoded)]
         for place in decoded:
             _check_label(predictions[place], checks.names[place], checks.classes)
-        return difference, len(predictions) - len(decoded)
-
-    def _failed(self) -> ExportError:
-        self._errors.seek(0)
-        last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-8:]
-        return ExportError(f"The SavedModel can't be used by a fresh process. {_CURE} It said:\n  " + "\n  ".join(last))
+        differences += [compare("LiteRT", np.array(one), checks, range(checks.real)) for one in others]
+        return differences, count - len(decoded)
 
 
 def _check_label(prediction: dict[str, Any], name: str, classes: Sequence[str]) -> None:
     best = int(np.argmax(prediction["probabilities"]))
     if prediction["label"] != classes[best] or prediction["probability"] != prediction["probabilities"][best]:
-        raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {prediction}. {_CURE}")
+        raise ExportError(f"The SavedModel's label for {name} is not its most probable class: {prediction}. {CURE}")
 
 
 def _decode(name: str, content: bytes, policy: ImagePolicy, background_rgb: tuple[int, int, int]) -> Pixels:

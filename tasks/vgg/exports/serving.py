@@ -6,28 +6,23 @@ SavedModel whose bytes depend only on the model, so the same inputs give the sam
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tasks.parallel import usable_cores
-from tasks.vgg.backbone import build_keras_backbone, preprocess
 from tasks.vgg.exports.graph_decoding import decode_batch
+from tasks.vgg.exports.graph_network import Network
 from tasks.vgg.head import Head
-from tasks.vgg.quiet_tensorflow import quiet_stderr
 from tasks.vgg.weights import Weights
-
-if TYPE_CHECKING:
-    import keras
 
 IMAGES = tf.TensorSpec((None,), tf.string, name="images")
 PIXELS = tf.TensorSpec((None, 224, 224, 3), tf.float32, name="pixels")
+
+Classify = Callable[[Any], Any]
+"""Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes)."""
 
 
 class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
@@ -37,17 +32,23 @@ class Served(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         serving_default: encoded images (n,), string -> `label` (n,), string; `probability` (n,), float32, of the label;
             `probabilities` (n, classes), float32, in the order of `labels`.
         pixels: float32 RGB (n, 224, 224, 3), 0 to 255 -> `probabilities`.
+        tensors: those that `classify` uses.
         labels: the classes (classes,), string, UTF-8.
     """
 
     def __init__(
-        self, network: keras.Model, classes: Sequence[str], background_rgb: tuple[int, int, int], max_pixels: int
+        self,
+        classify: Classify,
+        tensors: Sequence[Any],
+        classes: Sequence[str],
+        background_rgb: tuple[int, int, int],
+        max_pixels: int,
     ) -> None:
         super().__init__(name="rootstock")
-        self.tensors = [weight.value for weight in network.weights]  # what is saved; the Keras model itself isn't
+        self.tensors = list(tensors)
         self.labels = tf.constant([name.encode("utf-8", "surrogateescape") for name in classes])
-        self.pixels = _pixels(network)
-        self.serving_default = _serving(network, self.labels, background_rgb, max_pixels)
+        self.pixels = _pixels(classify)
+        self.serving_default = _serving(self.pixels, self.labels, background_rgb, max_pixels)
 
 
 def build_served(
@@ -68,14 +69,8 @@ def build_served(
         max_pixels: an encoded image with more is refused.
         test_time_augmentation: predict the mean over an image and its mirror image.
     """
-    import keras
-
-    backbone = build_keras_backbone(weights)
-    network = keras.Model(backbone.input, head.apply_keras(backbone.outputs[0]), name="classifier")
-    if test_time_augmentation:
-        images = keras.Input(backbone.input.shape[1:], name="images")
-        network = keras.Model(images, keras.layers.Average(name="mean")([network(images), network(images[:, :, ::-1])]))
-    return Served(network, classes, background_rgb, max_pixels)
+    network = Network(head, weights, test_time_augmentation)
+    return Served(network, network.tensors, classes, background_rgb, max_pixels)
 
 
 def save_served(served: Served, folder: Path) -> None:
@@ -89,19 +84,19 @@ def save_served(served: Served, folder: Path) -> None:
     graph.write_bytes(message.SerializeToString(deterministic=True))  # maps in the order of their keys
 
 
-def _pixels(network: keras.Model) -> Any:
+def _pixels(classify: Classify) -> Any:
     @tf.function(input_signature=[PIXELS], autograph=False)  # type: ignore[untyped-decorator]
     def pixels(pixels: Any) -> dict[str, Any]:
-        return {"probabilities": _classify(network, pixels)}
+        return {"probabilities": classify(pixels)}
 
     return pixels
 
 
-def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, int], max_pixels: int) -> Any:
+def _serving(classify: Any, labels: Any, background_rgb: tuple[int, int, int], max_pixels: int) -> Any:
     @tf.function(input_signature=[IMAGES], autograph=False)  # type: ignore[untyped-decorator]
     def serving_default(images: Any) -> dict[str, Any]:
         pixels = decode_batch(images, background_rgb, max_pixels)
-        probabilities = _classify(network, tf.cast(pixels, tf.float32))
+        probabilities = classify(tf.cast(pixels, tf.float32))["probabilities"]
         return {
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
             "probability": tf.reduce_max(probabilities, axis=1),
@@ -111,28 +106,10 @@ def _serving(network: keras.Model, labels: Any, background_rgb: tuple[int, int, 
     return serving_default
 
 
-def _classify(network: keras.Model, pixels: Any) -> Any:
-    return network(preprocess(pixels), training=False)
-
-
 def convert_litert(served: Served) -> bytes:
     """The classifier as a LiteRT (TensorFlow Lite) file: `pixels` (1, 224, 224, 3), resizable -> `probabilities`."""
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([served.pixels.get_concrete_function()], served)
+    needed = tf.Module(name="pixels")  # the converter writes and reads a whole module, also a decoder that isn't needed
+    needed.tensors = served.tensors
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([served.pixels.get_concrete_function()], needed)
     content: bytes = converter.convert()
     return content
-
-
-def run_litert(content: bytes, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by the interpreter."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated.*", UserWarning)
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_cores())
-        with quiet_stderr():  # LiteRT prints its delegate there, at every log level
-            interpreter.allocate_tensors()
-    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    probabilities = []
-    for image in pixels:
-        interpreter.set_tensor(given["index"], image[np.newaxis])
-        interpreter.invoke()
-        probabilities.append(interpreter.get_tensor(result["index"])[0])
-    return np.stack(probabilities)

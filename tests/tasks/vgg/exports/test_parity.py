@@ -18,6 +18,7 @@ from tasks.images.decoding import PERMISSIVE, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import write_packs
 from tasks.vgg.exports import parity
+from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, variants
 from tasks.vgg.head import Dense, Head
@@ -32,7 +33,11 @@ def checks(tolerance: float = 0.01, count: int = 2) -> Checks:
     probabilities = np.tile(np.array([[0.8, 0.2]], np.float32), (count, 1))
     names = tuple(f"{number}.png" for number in range(count))
     pixels = np.zeros((count, 224, 224, 3), np.float32)
-    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance)
+    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance, count)
+
+
+def classifier(head: Any, backbone: Any = ("trained",), both_sides: bool = False) -> Any:
+    return SimpleNamespace(head=head, backbone=backbone, test_time_augmentation=both_sides, classes=CLASSES)
 
 
 def example(label: str, number: int) -> Example:
@@ -56,12 +61,14 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
     monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
     head = SimpleNamespace(probabilities=lambda features: np.tile(np.array([[0.8, 0.2]]), (len(features), 1)))
-    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
+    trained = classifier(head)
 
     def checked(chosen: list[Example]) -> Checks:
-        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 2000, 0.01)
+        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 2000, 0.01, Kept(tmp_path / "k"))
 
-    assert set(contents) <= set(checked(examples).contents)
+    found = checked(examples)
+    assert set(contents) == set(found.contents[: found.real])
+    assert len(found.contents) == len(contents) + 5
     assert calls == [tmp_path]
     with pytest.raises(IntegrityError, match="ant/1 is in no pack"):
         checked([*examples, example("ant", 1)])
@@ -77,11 +84,47 @@ def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
     }
     kernel = np.random.default_rng(0).normal(0, 3, (16, 2)).astype(np.float32)
     head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
-    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
-    found = parity.check_images(held_out, tmp_path, trained, large, 1, (255, 255, 255), 2000, 0.01)
+    kept = Kept(tmp_path / "kept")
+    found = parity.check_images(held_out, tmp_path, classifier(head), large, 1, (255, 255, 255), 2000, 0.01, kept)
     answered = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
     np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
+
+
+def test_outputs_of_a_frozen_backbone_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(draw_image("ant", 0), "PNG")
+    key = sha256_hex(content)
+    list(write_packs(tmp_path, [(key, content)], 1))
+    computed: list[int] = []
+    build = parity.build_extractor
+
+    def building(*given: Any, **named: Any) -> Any:
+        computed.append(1)
+        return build(*given, **named)
+
+    monkeypatch.setattr(parity, "build_extractor", building)
+    held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
+
+    def probabilities(seed: int, *, frozen: bool = True, both_sides: bool = False, factor: float = 1) -> Any:
+        kernel = np.random.default_rng(seed).normal(0, 3, (16, 2)).astype(np.float32)
+        head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+        trained = classifier(head, {} if frozen else {"block5": 0}, both_sides)
+        weights = {name: value * np.float32(factor) for name, value in tiny_weights().items()}
+        kept = Kept(tmp_path / "kept")
+        found = parity.check_images(held_out, tmp_path, trained, weights, 1, (255, 255, 255), 2000, 0.01, kept)
+        kept.write()
+        return found.probabilities
+
+    first, second = probabilities(1), probabilities(2)
+    assert len(computed) == 1
+    assert np.abs(first - second).max() > 0.01, "each head has its own probabilities"
+    np.testing.assert_array_equal(probabilities(2, frozen=False), second)
+    np.testing.assert_array_equal(probabilities(2, frozen=False), second)
+    assert len(computed) == 3, "those of a backbone that was trained further are not kept"
+    probabilities(1, both_sides=True)
+    probabilities(1, factor=0.9)
+    assert len(computed) == 5, "other views and other weights are other entries"
+    np.testing.assert_array_equal(probabilities(1, both_sides=True), probabilities(1, both_sides=True, frozen=False))
 
 
 def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,12 +134,12 @@ def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monk
     list(write_packs(tmp_path, [(key, content)], 1))
     monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
     head = SimpleNamespace(probabilities=lambda features: np.zeros((len(features), 2)))
-    trained: Any = SimpleNamespace(head=head, test_time_augmentation=False, classes=CLASSES)
+    trained, kept = classifier(head), Kept(tmp_path / "kept")
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
-    found = parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1024, 0.01)
+    found = parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1024, 0.01, kept)
     assert key in found.names
     with pytest.raises(IntegrityError, match="more than 1022"):
-        parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1022, 0.01)
+        parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1022, 0.01, kept)
 
 
 def test_variants_are_the_image_in_both_formats_and_turned() -> None:
@@ -134,7 +177,7 @@ def test_compare_refuses_another_number_of_classes() -> None:
 @pytest.mark.slow
 def test_fresh_process_says_why_a_model_does_not_load(tmp_path: Path) -> None:
     with FreshProcess() as fresh:
-        fresh.ask(tmp_path / "nowhere", checks())
+        fresh.begin(tmp_path / "nowhere", checks())
         with pytest.raises(ExportError, match="can't be used by a fresh process") as caught:
             fresh.compare(checks())
     assert "nowhere" in str(caught.value)
@@ -145,27 +188,50 @@ def test_fresh_process_ends_with_its_caller() -> None:
         child = fresh._child
         assert child.poll() is None
     assert child.poll() is not None
-    assert not Path(fresh._images.name).exists()
+    assert not fresh.files.exists()
 
 
 @pytest.mark.slow
 def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path) -> None:
     import keras
 
-    from tasks.vgg.exports.serving import Served, save_served
+    from tasks.vgg.exports.serving import Served, convert_litert, save_served
 
     given = keras.Input((224, 224, 3))
     average = keras.layers.GlobalAveragePooling2D()(given)
     dense = keras.layers.Dense(2, activation="softmax")
     network = keras.Model(given, dense(average))
     dense.set_weights([np.zeros((3, 2), np.float32), np.log([0.8, 0.2]).astype(np.float32)])
-    save_served(Served(network, CLASSES, (255, 255, 255), 2000), tmp_path / "model")
+    tensors = [weight.value for weight in network.weights]
+    served = Served(network, tensors, CLASSES, (255, 255, 255), 2000)
+    save_served(served, tmp_path / "saved_model")
+    (tmp_path / "model.tflite").write_bytes(convert_litert(served))
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
     base = checks(count=3)
     asked = Checks(base.names, (buffer.getvalue(), b"GIF89a", buffer.getvalue()), *list(vars(base).values())[2:])
     with FreshProcess() as fresh:
-        fresh.ask(tmp_path / "model", asked)
-        difference, refused = fresh.compare(asked)
+        fresh.begin(tmp_path, asked)
+        differences, refused = fresh.compare(asked)
     assert refused == 1
-    assert difference < 1e-6
+    assert len(differences) == 2
+    assert max(differences) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("form", "right", "wrong"),
+    [("SavedModel", [0.8, 0.2], [0.7, 0.3]), ("LiteRT", [0.8, 0.2], [0.2, 0.8])],
+)
+def test_fresh_process_finds_the_format_that_differs(
+    monkeypatch: pytest.MonkeyPatch, form: str, right: list[float], wrong: list[float]
+) -> None:
+    served, converted = (wrong if form == name else right for name in ("SavedModel", "LiteRT"))
+    one = {"label": "ant", "probability": max(right), "probabilities": right}
+    other = {"label": "ant", "probability": max(served), "probabilities": served}
+    with FreshProcess() as fresh:
+        monkeypatch.setattr(fresh, "answers", lambda: [one, other, [right, converted]])
+        with pytest.raises(ExportError, match=rf"{form} doesn't predict what the trained model does on 1\.png"):
+            fresh.compare(checks())
+        monkeypatch.setattr(fresh, "answers", lambda: [one])
+        with pytest.raises(ExportError, match="can't be used by a fresh process"):
+            fresh.compare(checks())

@@ -1,0 +1,52 @@
+"""Writes the SavedModel and the LiteRT file of a head, in a process of its own, because only this needs TensorFlow.
+
+Run as a file (`python -P tasks/vgg/exports/build_models.py`). It loads TensorFlow at once. Then it reads one line of
+JSON from stdin, see `build`. It writes `saved_model/` and, if it is wanted, `model.tflite` to the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from tasks.vgg.head import restore
+
+
+def main() -> int:
+    from tasks.vgg.exports import serving  # noqa: F401 - loads TensorFlow before the request comes
+
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the caller has given up
+    build(json.loads(line))
+    return 0
+
+
+def build(request: dict[str, Any]) -> None:
+    """Write the files.
+
+    Args:
+        request: `template.Outline.facts`; `tensors`, a file with those of the backbone and the head; `folder`.
+    """
+    from tasks.vgg.exports.serving import build_served, convert_litert, save_served
+
+    folder, tensors = Path(request["folder"]), load_file(request["tensors"])
+    served = build_served(
+        restore(request["head"], tensors),
+        request["classes"],
+        {name: value for name, value in tensors.items() if name.startswith("block")},
+        tuple(request["background_rgb"]),
+        request["max_pixels"],
+        request["test_time_augmentation"],
+    )
+    save_served(served, folder / "saved_model")
+    if request["litert"]:
+        (folder / "model.tflite").write_bytes(convert_litert(served))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
