@@ -16,6 +16,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 LOCK_cpu := requirements.txt
 LOCK_gpu := requirements-gpu.txt
 LOCKS = $(LOCK_$(FLAVOUR)) requirements-weights.txt requirements-bootstrap.txt
+# On a terminal uv shows bars; in a log it would print a line for each package.
+QUIET := $(shell test -t 2 || echo --quiet)
 quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
@@ -119,15 +121,15 @@ clean: ## remove the environment and the caches of tools; data and models stay
 .venv/ready: requirements-bootstrap.txt requirements.txt requirements-gpu.txt requirements-weights.txt $(if $(filter-out $(FLAVOUR),$(or $(MADE),cpu)),another-flavour)
 	@$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=path/to/python))
 	@$(if $(LOCK_$(FLAVOUR)),,$(error FLAVOUR is cpu or gpu, not $(FLAVOUR)))
-	@echo "Making the environment in .venv ($(FLAVOUR)) ..."
+	@echo "Making the environment in .venv ($(FLAVOUR)): uv downloads what it doesn't have yet$(if $(filter cpu,$(FLAVOUR)), (0.6 GB at most)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes $(LOCKS)
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync $(QUIET) --require-hashes $(LOCKS)
 	@echo $(FLAVOUR) > $@
 
 .PHONY: another-flavour
 another-flavour:
 
 .venv/ready-dev: requirements-dev.txt .venv/ready
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements-dev.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install $(QUIET) --require-hashes -r requirements-dev.txt
 	@touch $@

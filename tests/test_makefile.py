@@ -93,12 +93,15 @@ class Copy:
         (self.folder / name).touch()
         os.utime(self.folder / name, (10**9 + order, 10**9 + order))
 
-    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def make(
+        self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(shutil.which("make")), *arguments],
             cwd=self.folder,
             env={"PATH": str(self.programs), "LC_ALL": "C.UTF-8", **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             timeout=60,
             check=False,
@@ -214,6 +217,23 @@ def test_flavour_chooses_the_lock_that_is_installed(bare: Copy, arguments: list[
     assert installed(started) == [lock, "requirements-weights.txt", "requirements-bootstrap.txt"]
     assert all("--require-hashes" in words for words in started if "-r" in words or "sync" in words)
     assert (bare.folder / ".venv/ready").exists()
+
+
+def test_making_the_environment_is_announced_and_uv_shows_bars_on_a_terminal_only(bare: Copy) -> None:
+    """In a log, uv would print a line for each of more than 200 packages."""
+    bare.add_program(bare.programs / "python3")
+    ended = bare.make("setup")
+    assert re.fullmatch(r"Making the environment in \.venv \(cpu\): [^\n]+\n", ended.stdout), ended.stdout
+    assert "--quiet" in bare.record.read_text().splitlines()[-1]
+    bare.date("requirements.txt", 10**9)
+    own, terminal = os.openpty()
+    try:
+        bare.make("setup", stderr=terminal)
+    finally:
+        os.close(own)
+        os.close(terminal)
+    assert '"sync"' in bare.record.read_text().splitlines()[-1]
+    assert "--quiet" not in bare.record.read_text().splitlines()[-1]
 
 
 def test_unknown_flavour_is_refused_in_words_before_anything_is_made(bare: Copy) -> None:
