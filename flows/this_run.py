@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet  # noqa: F401 - before the run is due, while its process waits
 from prefect import get_run_logger
 from prefect.runtime import deployment, flow_run
 
 from flows.start import CLONE_VARIABLE, COMMIT_VARIABLE
 from tasks.params import load_settings
+from tasks.runs.dvc_state import imports  # noqa: F401 - the same
 from tasks.runs.run_context import DeployedRun, RunContext
 from tasks.runs.tidying import keep_untidied, tidy_after
 from tasks.runs.worktrees import run_folder

@@ -21,6 +21,11 @@ from tests.waiting import is_running, wait_until
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
 AT_ONCE = 5
+BUDGET = {"git": 27, "dvc": 4, "requests": 25, "modules": 20}
+"""What a run with nothing to do may take: children, open repositories, requests; and modules that it imports once due.
+
+The requests are Prefect's own, but for three artifacts.
+"""
 COMPLETED = {"state": {"type": {"any_": ["COMPLETED"]}}}
 
 
@@ -28,6 +33,7 @@ COMPLETED = {"state": {"type": {"any_": ["COMPLETED"]}}}
 def site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("deployed")
     site = Site(folder, copy_project(template, folder / "project"))
+    site.project.environment |= {"PYTHONPATH": str(Path(__file__).with_name("counting")), "COUNTS": str(folder)}
     try:
         site.open()
         yield site
@@ -130,6 +136,17 @@ def test_schedule_of_one_minute_fires_and_an_unchanged_source_computes_nothing(
     full, nothing = api.seconds(whole), api.seconds(run["id"])
     print(f"\nfrom due to end: {nothing:.1f} s with nothing new, {full:.1f} s with all new, ratio {nothing / full:.2f}")
     site.assert_nothing_to_do("runs/nightly")
+    counts = _counts(site, run["id"])
+    assert all(counts[name] <= most for name, most in BUDGET.items()), counts
+
+
+def _counts(site: Site, run_id: str) -> dict[str, int]:
+    """What the process of a run has taken; see tests/flows/counting."""
+    file = site.folder / f"{run_id}.json"
+    wait_until(file.exists, "the process of the run to end")
+    counts = json.loads(file.read_text())
+    print(counts)
+    return {**counts, "modules": len(counts["modules"])}
 
 
 def _first_scheduled(api: Api, deployment: str) -> dict[str, Any]:
