@@ -4,7 +4,8 @@
 
 Images are simulated: each group has its own accuracy (a beta distribution around the true one, with the given
 intra-group correlation). Compared are Wilson's interval, which takes every image for independent, the one of
-`tasks.reports.uncertainty`, and bootstraps of groups; McNemar's test, and the sign-flip test of groups.
+`tasks.reports.uncertainty`, and bootstraps of groups; McNemar's test, and the sign-flip test of groups. The intervals of
+other metrics are counted in simulated logits.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import itertools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 
+from tasks.reports.metrics import measure
 from tasks.reports.uncertainty import accuracy_interval, compare_paired
 
 Interval = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.int64]], tuple[float, float]]
@@ -31,6 +34,9 @@ SIZES = {
 }
 CORRELATIONS = (0.0, 0.1, 0.3)
 ACCURACIES = (0.8, 0.95)
+METRICS = ("balanced_accuracy", "macro_f1", "macro_roc_auc", "macro_average_precision", "log_loss", "brier")
+SPREADS = (0.0, 0.3, 0.7)
+"""How much the groups differ: standard deviation of what is added to the logits of all images of a group."""
 
 
 def main() -> None:
@@ -54,6 +60,12 @@ def main() -> None:
                 for share, width in cover(sizes, correlation, accuracy, intervals, runs)
             ]
             print(f"| {name} | {correlation} | {accuracy} |", " | ".join(cells), "|", flush=True)
+    print("\nShare of intervals of other metrics that contain the truth, three classes\n")
+    print("| test images | correlation |", " | ".join(METRICS), "|\n|---|---:|", "---:|" * len(METRICS))
+    for (name, sizes), spread in itertools.product(SIZES.items(), SPREADS):
+        if sizes.max() > 1 or not spread:
+            shares = [f"{100 * share:.1f}" for share in cover_metrics(sizes, spread, runs)]
+            print(f"| {name} | {spread**2 / (spread**2 + 1):.2f} |", " | ".join(shares), "|", flush=True)
     print("\nShare of p-values below 0.05 for two equally good models\n")
     print("| test images | correlation | McNemar | sign-flip test of groups |\n|---|---:|---:|---:|")
     for (name, sizes), correlation in itertools.product(SIZES.items(), CORRELATIONS):
@@ -82,6 +94,26 @@ def cover(
         limits = [interval(hits, groups) for interval in intervals.values()]
         found.append([(low <= accuracy <= high, high - low) for low, high in limits])
     return [(float(share), float(width)) for share, width in np.mean(np.array(found, float), axis=0)]
+
+
+def cover_metrics(sizes: npt.NDArray[np.int64], spread: float, runs: int) -> list[float]:
+    """For each of METRICS: the share of intervals that contain its value on 200,000 groups of one image."""
+    random, groups = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+
+    def measure_one(groups: npt.NDArray[np.int64]) -> dict[str, Any]:
+        logits = random.normal(size=(len(groups), 3)) + spread * random.normal(size=(groups.max() + 1, 3))[groups]
+        labels = random.integers(0, 3, len(groups))
+        logits[np.arange(len(groups)), labels] += 2
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return measure(probabilities, labels, "abc", groups)
+
+    truth = measure_one(np.arange(200_000))
+    inside = np.zeros(len(METRICS))
+    for _ in range(runs):
+        found = measure_one(groups)
+        limits = [found[f"{name}_ci95"] or (0, np.inf) for name in METRICS]
+        inside += [low <= truth[name] <= high for name, (low, high) in zip(METRICS, limits, strict=True)]
+    return (inside / runs).tolist()
 
 
 def resample(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], method: str) -> tuple[float, float]:

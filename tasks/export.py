@@ -159,6 +159,7 @@ def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], set
                 **decoding.recipe(settings.prepare.background_rgb),
                 "max_pixels": settings.prepare.max_pixels,
             },
+            "answers": {name: evaluation["answers"][name] for name in ("wanted_precision", "thresholds")},
             "probability_tolerance": settings.export.probability_tolerance,
             "sha256": dict(_checksums(folder)),
         },

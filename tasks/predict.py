@@ -3,7 +3,8 @@
     python -m tasks.predict --model models/export PATH...
 
 PATH is an image, a folder (its files in sorted order, without hidden files and links that lead out of it) or `-` (paths
-on stdin, one a line). A line holds `path`, `label`, `probability` and `probabilities`, or `path` and `error` ("code:
+on stdin, one a line). A line holds `path`, `label`, `probability`, `probabilities` and `unsure` (the probability is too
+low for the precision that evaluate.wanted_precision promises; left out if there is none), or `path` and `error` ("code:
 detail"). The exit code is 0 unless every image is bad. Images are decoded as in training; TensorFlow isn't needed.
 """
 
@@ -56,6 +57,7 @@ class Model:
             decoder = {"max_pixels": PERMISSIVE.max_pixels, **about["decoder"]}  # old exports name no limit
             self.background_rgb: tuple[int, int, int] = tuple(decoder["background_rgb"])
             self.policy = replace(PERMISSIVE, max_pixels=decoder["max_pixels"])
+            self.thresholds = about.get("answers", {}).get("thresholds")  # old exports promise nothing
             expected = about["sha256"]["model.onnx"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PredictError(
@@ -68,6 +70,13 @@ class Model:
                 "It is damaged or was changed, so it is not used. Get it again: dvc checkout --force export"
             )
         self._session = _session(content, folder)
+
+    def is_unsure(self, label: int, probability: float) -> bool | None:
+        """Whether a prediction is too uncertain for the promised precision; None if nothing is promised."""
+        if self.thresholds is None:
+            return None
+        threshold = self.thresholds[label]
+        return threshold is None or probability < threshold
 
     def probabilities(self, pixels: Sequence[Pixels]) -> list[list[float]]:
         """Decoded images (224, 224, 3), uint8 -> a row of probabilities for each, in the order of `classes`."""
@@ -97,7 +106,7 @@ def predict_files(
         batch_size: images in one step of the network.
 
     Yields:
-        `path`, `label`, `probability`, `probabilities` {label: p}; or `path` and `error`, "code: detail".
+        `path`, `label`, `probability`, `probabilities` {label: p} and `unsure`; or `path` and `error`, "code: detail".
 
     Raises:
         PredictError: the model can't be loaded; raised before any image is read.
@@ -208,12 +217,14 @@ def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator
             continue
         probabilities = next(predictions)
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        yield {
+        row = {
             "path": path,
             "label": model.classes[best],
             "probability": probabilities[best],
             "probabilities": dict(zip(model.classes, probabilities, strict=True)),
         }
+        unsure = model.is_unsure(best, probabilities[best])
+        yield row if unsure is None else {**row, "unsure": unsure}
 
 
 def _session(content: bytes, folder: Path) -> Any:

@@ -66,6 +66,7 @@ def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Pat
         "champion": "feature_extraction",
         "classes": list(CLASSES),
         "strategies": {"feature_extraction": champion},
+        "answers": {"wanted_precision": 0.95, "thresholds": [0.7, None], "promises": [], "curve": []},
         "data": data,
     }
     write_json(workspace / EVALUATION, evaluation)

@@ -106,6 +106,19 @@ def test_predict_accepts_as_many_pixels_as_training_did(
     assert scored(model, image)[0]["error"].startswith("too_many_pixels: 30x20 pixels, more than 598")
 
 
+def test_predict_says_which_answers_are_unsure(model: Path, tmp_path: Path) -> None:
+    images = [paint(tmp_path / f"{red}.png", (red, 100, 0)) for red in (200, 110, 20)]
+    about = json.loads((model / "export.json").read_text(encoding="utf-8"))
+    sure = scored(model, *images)[0]["probability"]
+    for thresholds, expected in (
+        (None, [None, None, None]),  # nothing is wanted
+        ([sure, 0.0], [False, True, False]),
+        ([0.0, None], [False, False, True]),  # no answer "grün" is sure enough
+    ):
+        write_json(model / "export.json", {**about, "answers": {"wanted_precision": 0.95, "thresholds": thresholds}})
+        assert [row.get("unsure") for row in scored(model, *images)] == expected
+
+
 def test_predict_walks_folders_in_order_and_stays_inside(tmp_path: Path) -> None:
     outside = paint(tmp_path / "outside.png", (1, 2, 3))
     root = tmp_path / "root"
