@@ -13,7 +13,6 @@ from pydantic import Field
 from tasks.settings_block import Block
 from tasks.vgg import strategies
 
-IMAGE_SIZE_PX = 224
 HERE = "here"
 MAX_FILE_MB = 2000
 """A larger file can't be decoded in the memory of a worker process."""

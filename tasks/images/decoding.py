@@ -30,9 +30,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tasks.images.bit_depth import check_colours, high_bytes
 from tasks.images.formats import is_cut, is_raw
 from tasks.images.gif import has_frames
+from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.images.signatures import HEAD_BYTES, judge_head
-from tasks.settings import IMAGE_SIZE_PX
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.images.decoding import Pixels
-from tasks.settings import IMAGE_SIZE_PX
+from tasks.images.image_size import IMAGE_SIZE_PX
 
 Thumbnails = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from tasks.images.decoding import Pixels
-from tasks.settings import IMAGE_SIZE_PX, Prepare
+from tasks.images.image_size import IMAGE_SIZE_PX
+
+if TYPE_CHECKING:
+    from tasks.settings import Prepare
 
 VERSION = 1
 """Part of the recipe of every store of the scores. Raise it when one of them changes."""

@@ -30,10 +30,10 @@ import numpy as np
 from tasks.errors import IntegrityError
 from tasks.images import perceptual_hash, quality
 from tasks.images.decoding import ImageFacts, ImagePolicy, Pixels, decode
+from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.images.packs import PackEntry, read_image
 from tasks.images.reason_codes import RefusalCode, Refused
 from tasks.parallel import in_order, usable_cores
-from tasks.settings import IMAGE_SIZE_PX
 
 Result = tuple[Pixels, ImageFacts] | Refused
 _Unreadable = IntegrityError | OSError

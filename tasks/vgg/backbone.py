@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tasks.errors import WeightsError
-from tasks.settings import IMAGE_SIZE_PX
+from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.vgg.strategies.base import BLOCK_NAMES
 from tasks.vgg.weights import BLOCKS, Weights
 

@@ -15,7 +15,7 @@ import PIL
 import tensorflow as tf
 
 from tasks.images.decoding import DRAFT_PX
-from tasks.settings import IMAGE_SIZE_PX
+from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.vgg.exports.graph_headers import ImageHeader, read_header, starts_with, to_bytes
 
 HINT = "Convert it to a plain JPEG or PNG, or score it with: python -m tasks.predict"
