@@ -19,6 +19,14 @@ COMMIT_VARIABLE = "ROOTSTOCK_COMMIT"
 CLONE_VARIABLE = "ROOTSTOCK_ROOT"
 """The environment variable with the clone in which the worker was started; old clones set it too, so keep the name."""
 
+_ENGINE = """
+import gc, os, runpy, sys
+gc.set_threshold(100_000)
+sys.path[0] = os.getcwd()
+runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+"""
+"""As `python -m prefect.engine`, but Python looks for garbage less often: it takes a third of the imports' time."""
+
 
 def main() -> NoReturn:
     clone = Path.cwd()
@@ -29,7 +37,7 @@ def main() -> NoReturn:
         raise SystemExit(error.exit_code) from None
     os.environ[CLONE_VARIABLE] = str(clone)
     os.chdir(code)
-    os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606 - this interpreter, no shell
+    os.execv(sys.executable, [sys.executable, "-c", _ENGINE])  # noqa: S606 - this interpreter, no shell
 
 
 if __name__ == "__main__":

@@ -33,3 +33,20 @@ def test_program_of_each_run_imports_no_library_that_takes_time() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert ended.stdout == "\n"
+
+
+def test_engine_starts_in_the_folder_of_the_code_and_looks_for_garbage_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, commands = tmp_path / "code", []
+    (code / "prefect").mkdir(parents=True)
+    (code / "prefect/__init__.py").touch()
+    (code / "prefect/engine.py").write_text("import gc, sys; print(sys.path[0], gc.get_threshold()[0], len(sys.argv))")
+    monkeypatch.setattr(start, "unpack", lambda *_: code)
+    monkeypatch.setattr(start.os, "execv", lambda _, command: commands.append(command))
+    monkeypatch.setenv(start.COMMIT_VARIABLE, "1" * 40)
+    monkeypatch.setenv(start.CLONE_VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    start.main()
+    ended = subprocess.run(commands[0], cwd=code, capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{code} 100000 1\n"

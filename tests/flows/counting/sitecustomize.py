@@ -51,6 +51,6 @@ def _write() -> None:
     file.rename(file.with_suffix(".json"))
 
 
-if "prefect.engine" in sys.orig_argv:
+if "prefect.engine" in " ".join(sys.orig_argv):
     sys.addaudithook(_hear)
     atexit.register(_write)
