@@ -4,8 +4,8 @@
 
 Images are simulated: each group has its own accuracy (a beta distribution around the true one, with the given
 intra-group correlation). Compared are Wilson's interval, which takes every image for independent, the one of
-`tasks.reports.uncertainty`, and bootstraps of groups; McNemar's test, and the sign-flip test of groups. The intervals of
-other metrics are counted in simulated logits.
+`tasks.reports.uncertainty`, and bootstraps of groups; McNemar's test, and the sign-flip test of groups. The intervals
+of other metrics are counted in simulated logits.
 """
 
 from __future__ import annotations
