@@ -122,14 +122,12 @@ def find_weak_slices(wrong: Booleans, attributes: Sequence[Attribute], groups: I
         n, wrong, tested (how many slices) and slices, the surest first: attribute, words, n, wrong, groups, share and
         share_outside of mistakes, ci95 of the share, p_value, adjusted_p_value, and places of the mistakes in it.
     """
-    from scipy.stats import false_discovery_control
-
     candidates = _candidates(attributes, len(wrong)) if wrong.any() and not wrong.all() else []
     report = {"n": len(wrong), "wrong": int(wrong.sum()), "tested": len(candidates)}
     if not candidates:
         return {**report, "slices": []}
     chances = p_values(np.stack([one.inside for one in candidates]), wrong, groups)
-    adjusted = false_discovery_control(chances)
+    adjusted = _control_false_discoveries(chances)
     order = sorted(range(len(candidates)), key=lambda place: (chances[place], -candidates[place].inside.sum(), place))
     told: dict[tuple[str, str], dict[str, Any]] = {}
     for place in order:
@@ -151,13 +149,10 @@ def p_values(inside: Booleans, wrong: Booleans, groups: Integers) -> Floats:
         wrong: (n,).
         groups: (n,) numbers of the images' groups.
     """
-    from scipy.stats import hypergeom
-
     _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if sizes.max() == 1:
         hits = (inside & wrong).sum(axis=1)
-        exact: Floats = hypergeom.sf(hits - 1, len(wrong), int(wrong.sum()), inside.sum(axis=1))
-        return exact
+        return _chances_of_as_many(hits, inside.sum(axis=1), int(wrong.sum()), len(wrong))
     members = np.stack([np.bincount(numbers, one) / sizes for one in inside])
     errors = np.bincount(numbers, wrong) / sizes
     found = members @ errors
@@ -165,6 +160,33 @@ def p_values(inside: Booleans, wrong: Booleans, groups: Integers) -> Floats:
     for permuted in _permutations(errors):
         above += (members @ permuted.T >= found[:, np.newaxis] - 1e-9).sum(axis=1)
     return above / (_PERMUTATIONS + 1)
+
+
+def _chances_of_as_many(hits: Integers, drawn: Integers, mistakes: int, images: int) -> Floats:
+    """Probability of at least so many hits if so many images are drawn (the hypergeometric distribution).
+
+    SciPy's statistics would give the same, and take longer to import than the whole report.
+    """
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, images + 1)))])  # of the factorials
+
+    def ways(of: Any, chosen: Any) -> Any:
+        return logs[of] - logs[chosen] - logs[of - chosen]
+
+    chances = []
+    for found, size in zip(hits.tolist(), drawn.tolist(), strict=True):
+        more = np.arange(max(found, size + mistakes - images), min(mistakes, size) + 1)
+        shares = np.exp(ways(mistakes, more) + ways(images - mistakes, size - more) - ways(images, size))
+        chances.append(min(1.0, float(shares.sum())))
+    return np.array(chances)
+
+
+def _control_false_discoveries(chances: Floats) -> Floats:
+    """P-values adjusted for their number (Y. Benjamini, Y. Hochberg, 1995)."""
+    order = np.argsort(chances)
+    ranked = chances[order] * len(chances) / np.arange(1, len(chances) + 1)
+    adjusted = np.empty(len(chances))
+    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(ranked[::-1])[::-1])
+    return adjusted
 
 
 def _permutations(values: Floats) -> Iterator[Floats]:
