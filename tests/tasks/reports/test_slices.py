@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import fisher_exact, kstest
+from scipy.stats import false_discovery_control, fisher_exact, hypergeom, kstest
 
 from tasks.images.manifest import Example
 from tasks.reports import slices
-from tasks.reports.slices import Attribute, attributes_of, find_weak_slices
+from tasks.reports.slices import (
+    Attribute,
+    _chances_of_as_many,
+    _control_false_discoveries,
+    attributes_of,
+    find_weak_slices,
+)
 
 RNG = np.random.default_rng(0)
 ALONE = np.arange(300)
@@ -122,3 +128,14 @@ def test_attributes_come_from_what_prepare_knows_and_never_from_the_label() -> N
     assert found["colour"][0] == found["colour"][1] == 0
     assert found["colour"][2] > 0.3
     assert not any("label" in str(value) for values in found.values() for value in values)
+
+
+@pytest.mark.parametrize(("images", "mistakes"), [(1, 1), (20, 5), (153, 150), (5000, 400)])
+def test_chances_and_their_adjustment_are_scipys(images: int, mistakes: int) -> None:
+    random = np.random.default_rng(images)
+    drawn = random.integers(1, images + 1, 40)
+    fewest, most = np.maximum(0, drawn + mistakes - images), np.minimum(mistakes, drawn)
+    hits = random.integers(fewest, most + 1)
+    chances = _chances_of_as_many(hits, drawn, mistakes, images)
+    np.testing.assert_allclose(chances, hypergeom.sf(hits - 1, images, mistakes, drawn), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(_control_false_discoveries(chances), false_discovery_control(chances))
