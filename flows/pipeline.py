@@ -25,6 +25,7 @@ from flows.server import check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
 from tasks.errors import RootstockError
 from tasks.files import read_json
+from tasks.live_line import LiveLine
 from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.claims import claim_person_folder
 from tasks.runs.costs import costs_table, read_history
@@ -87,7 +88,8 @@ def _is_finished(typed: TypedSettings, workspace: Workspace) -> bool:
 def _run(typed: TypedSettings, workspace: Workspace) -> None:
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     with contextlib.ExitStack() as stack:
-        with quick_imports():
+        print("Prefect is starting ...", flush=True)
+        with quick_imports(), LiveLine("Prefect is starting"):
             _use_server(workspace, stack)
             from flows.pipeline_flow import pipeline
         pipeline(**typed.changes)

@@ -83,9 +83,7 @@ class Progress:
         line = f"{self.stage}: {describe(self.state())}"
         if not self._terminal:
             return line
-        share = self.done / self.total if self.total else 1.0
-        bar = ("━" * round(24 * share)).ljust(24, "·")
-        return f"\r\x1b[2K{bar} {line}"
+        return f"\r\x1b[2K{bar(self.state())} {line}"
 
     def _write(self) -> None:
         if self._file is None:
@@ -104,6 +102,12 @@ def describe(state: Mapping[str, Any]) -> str:
     if state["seconds_left"] and state["done"] < state["total"]:
         parts.append(f"{clock(state['seconds_left'])} left")
     return ", ".join([*parts, *(f"{name} {value:.4g}" for name, value in state["details"].items())])
+
+
+def bar(state: Mapping[str, Any]) -> str:
+    """A state of `Progress` as a bar of 24 characters."""
+    share = state["done"] / state["total"] if state["total"] else 1.0
+    return ("━" * round(24 * share)).ljust(24, "·")
 
 
 def clock(seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from prefect import Task, get_run_logger, task
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from tasks.errors import RootstockError
+from tasks.live_line import LiveLine
 from tasks.progress_artifacts import ProgressArtifacts
 from tasks.runs.dvc_state.changes import is_up_to_date
 from tasks.runs.run_context import RunContext
@@ -83,7 +85,14 @@ def _define(name: str) -> StageTask:
 
         def compute() -> None:
             progress = ProgressArtifacts(stage)
-            bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=log, on_progress=progress.show)
+
+            def show(state: dict[str, Any]) -> None:
+                live.show(state)
+                progress.show(state)
+
+            with LiveLine(stage) as live:
+                on_line = partial(live.aside, log)
+                bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=on_line, on_progress=show)
             progress.finish()
 
         if context.deployed is not None and not outlast(fetch, context, settings, TRANSFER_TRIES):
