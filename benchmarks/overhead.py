@@ -97,14 +97,12 @@ def main() -> None:
             measure(temporary / str(number), data, options.cases.split(","), rows, network)
         if options.environment:
             rows.append(("make run, new clone", first_run(temporary / "first")))
-        if network:
-            print(f"\nThe network's own time: {network} s; below: their mean.", flush=True)
-        show(rows, sum(network) / len(network) if network else 0.0)
+        show(rows, network)
         if options.deployed:
             deployed(temporary / "deployed", data)
 
 
-def measure(folder: Path, data: Path, cases: list[str], rows: list, network: list[float]) -> None:
+def measure(folder: Path, data: Path, cases: list[str], rows: list, network: list[dict]) -> None:
     """Run the cases, each cold and warm, in one workspace."""
     workspace = make_workspace(folder)
     shutil.copy(PROJECT / "Makefile", workspace)
@@ -120,7 +118,7 @@ def measure(folder: Path, data: Path, cases: list[str], rows: list, network: lis
             rows.append((name if is_new else f"{name}, {case}", time_command(words, workspace)))
             print(f"{rows[-1][0]}: {rows[-1][1].wall:.1f} s", file=sys.stderr, flush=True)
             if is_new:
-                network.append(json.loads(run(PROJECT, "benchmarks.network", str(workspace), "--used"))["seconds"])
+                network.append(json.loads(run(PROJECT, "benchmarks.network", str(workspace), "--used")))
 
 
 def remove(workspace: Path, *names: str) -> None:
@@ -192,17 +190,22 @@ def first_run(folder: Path) -> Timeline:
     return time_command(["make", "run"], folder, PATH=os.environ["PATH"])
 
 
-def show(rows: list[tuple[str, Timeline]], network: float) -> None:
-    """Print the table in seconds, and in multiples of the network's own time."""
+def show(rows: list[tuple[str, Timeline]], network: list[dict]) -> None:
+    """Print the table in seconds, and in multiples of the network's own time; CPU in multiples of its CPU time."""
+    wall, cpu = (sum(one[name] for one in network) / len(network) for name in ("seconds", "cpu_seconds"))
+    each = ", ".join(f"{one['seconds']:.1f}" for one in network)
+    print(
+        f"\nThe network's own time: {wall:.1f} s, the mean of {each}; {cpu:.1f} CPU seconds. {network[0]}", flush=True
+    )
     heads = ["environment", "start", *STAGES, "between", "end", "wall", "CPU"]
     values = [(name, {**line.phases(), "wall": line.wall, "CPU": line.cpu}) for name, line in rows]
     heads = [head for head in heads if any(found.get(head, 0) > 0.005 for _, found in values)]
-    for unit, divisor, digits in (("seconds", 1.0, 1), ("x network", network, 2)):
-        if divisor:
-            cells = [
-                [name, *(f"{found.get(head, 0) / divisor:.{digits}f}" for head in heads)] for name, found in values
-            ]
-            print(f"\n{markdown_table([unit, *heads], cells, right=heads)}", flush=True)
+    for unit, digits in (("seconds", 1), ("x network", 2)):
+        divisors = dict.fromkeys(heads, 1.0) if unit == "seconds" else {**dict.fromkeys(heads, wall), "CPU": cpu}
+        cells = [
+            [name, *(f"{found.get(head, 0) / divisors[head]:.{digits}f}" for head in heads)] for name, found in values
+        ]
+        print(f"\n{markdown_table([unit, *heads], cells, right=heads)}", flush=True)
     for name, line in rows:
         if "all" in name:
             print(f"\n{name}: neither training nor network {line.besides_training_and_network():.1f} s", flush=True)
