@@ -58,10 +58,12 @@ class LiveLine:
                 return
 
     def text(self) -> str:
-        """A bar with the progress, or the seconds since the start of a step that doesn't count."""
+        """A bar and the time left; the time since the start as long as none can be told."""
+        passed = clock(time.monotonic() - self._start)
         if self._state is None or self._state["done"] >= self._state["total"]:
-            return f"{self._step}: {clock(time.monotonic() - self._start)}"
-        return f"{bar(self._state)} {self._step}: {describe(self._state)}"
+            return f"{self._step}: {passed}"
+        known = describe(self._state) if self._state["done"] else f"{describe(self._state)}, {passed}"
+        return f"{bar(self._state)} {self._step}: {known}"
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)

@@ -42,6 +42,8 @@ def test_step_that_counts_shows_a_bar_and_the_time_left(terminal: Terminal) -> N
     with LiveLine("features") as live:
         live.show(COUNTED)
         assert live.text() == "━" * 12 + "·" * 12 + " features: 30/60 images, 10.0 images/s, 0:03 left"
+        live.show({**COUNTED, "done": 0, "rate": 0.0, "seconds_left": None})
+        assert live.text() == "·" * 24 + " features: 0/60 images, 0:00"
         live.show({**COUNTED, "done": 60})
         assert live.text() == "features: 0:00"
 
