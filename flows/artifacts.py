@@ -31,13 +31,13 @@ _later: list[dict[str, str]] = []
 """The artifacts that this run could not show yet."""
 
 
-def show_plan(context: RunContext, settings: Settings) -> bool:
+def show_plan(context: RunContext, settings: Settings) -> plan.Plan | None:
     """Show the artifact `plan`: which stages will run and why, how many images are new, how long it will take.
 
     Then check that the disk has room for it.
 
     Returns:
-        Whether the source was listed and didn't change, so that the stage `ingest` would change nothing.
+        The plan; None if it could not be made.
 
     Raises:
         SourceError: the listing shows that the source is not usable.
@@ -53,7 +53,7 @@ def show_plan(context: RunContext, settings: Settings) -> bool:
     _show("plan", "The plan of this run, made before it began.", make, fatal=(SourceError, DataError))
     for one in made:
         check_disk(one.steps, context.workspace, settings.run.kept_runs)
-    return any(one.source_is_known for one in made)
+    return made[0] if made else None
 
 
 def show_report(context: RunContext) -> None:

@@ -16,6 +16,7 @@ from flows.remote_stages import check_work_pools, dispatch
 from flows.server_outages import wait_for_server
 from flows.settings_changes import apply_changes
 from flows.this_run import this_run
+from tasks.plan import Plan
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
 from tasks.stages import evaluate, export, features, ingest, is_finished, prepare, run_here, train
@@ -33,11 +34,17 @@ def pipeline(**changes: Any) -> None:
     with this_run() as context, show_costs(context), watch_accuracy(context):
         settings = apply_changes(context, filled_in(changes))
         check_work_pools(settings.run, context)
-        if not (show_plan(context, settings) and is_finished(context)):
+        if not _has_nothing_to_do(context, show_plan(context, settings)):
             _bring_up_to_date(context, settings)
         show_metrics(context)
     wait_for_server(context, settings.run)
     show_the_rest()
+
+
+def _has_nothing_to_do(context: RunContext, plan: Plan | None) -> bool:
+    """Whether a deployed run can end at once. In a person's folder, the program of `make run` has asked this before."""
+    is_gathered = not context.workspace.attempts.exists()  # else outputs from another machine may still be missing
+    return context.deployed is not None and is_gathered and plan is not None and plan.is_empty
 
 
 def _bring_up_to_date(context: RunContext, settings: Settings) -> None:

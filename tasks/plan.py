@@ -59,13 +59,11 @@ class Plan:
 
     Attributes:
         text: in Markdown.
-        source_is_known: the source was listed, and the stage `ingest` would change nothing.
         is_whole: all that the stages read and write is here, as dvc.lock names it.
         steps: its stages.
     """
 
     text: str
-    source_is_known: bool
     is_whole: bool
     steps: list[Step]
 
@@ -92,8 +90,7 @@ def run(settings: Settings, workspace: Workspace, listed: Listed | None = None) 
     # If a stage runs anyway, the stage `ingest` reads the images, and the plan need not.
     source = _news(settings, workspace, listing(), may_read=not any(one.reasons for one in changes))
     steps = make_plan(changes, source, read_experience(workspace))
-    sure = any(step.stage == "ingest" and step.verdict == "-" for step in steps)
-    return Plan(plan_text(steps, source, workspace), sure, all(one.is_whole for one in changes), steps)
+    return Plan(plan_text(steps, source, workspace), all(one.is_whole for one in changes), steps)
 
 
 def is_nothing_to_do(listed: Listed, workspace: Workspace) -> bool:

@@ -72,20 +72,22 @@ def test_images_that_are_in_the_cache_only_are_known(repository: Path, source: P
 
 
 @pytest.mark.slow
-def test_source_is_known_only_if_ingest_would_change_nothing(repository: Path, change: Change) -> None:
+def test_ingest_is_up_to_date_only_if_it_would_change_nothing(repository: Path, change: Change) -> None:
     settings = change("source.uri=digits", "source.limit_per_class=5")
-    assert not plan.run(settings, Workspace.at(repository)).source_is_known
+    assert plan.run(settings, Workspace.at(repository)).steps[0].verdict == "runs"
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
     known = plan.run(settings, Workspace.at(repository))
-    assert known.source_is_known
+    assert known.steps[0].verdict == "-"
     assert row(known.text, "ingest")[1] == "-"
-    assert not plan.run(change("source.limit_per_class=6"), Workspace.at(repository)).source_is_known
+    assert plan.run(change("source.limit_per_class=6"), Workspace.at(repository)).steps[0].verdict == "runs"
 
 
-def test_source_without_versions_is_not_known(repository: Path, source: Path, change: Change) -> None:
+def test_source_without_versions_is_checked_if_other_stages_run_anyway(
+    repository: Path, source: Path, change: Change
+) -> None:
     settings = change(f"source.uri={source}")
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "-s", "ingest"], cwd=repository, check=True)
-    assert not plan.run(settings, Workspace.at(repository)).source_is_known
+    assert plan.run(settings, Workspace.at(repository)).steps[0].verdict == "checks"
 
 
 def test_label_that_was_changed_in_a_table_is_seen(repository: Path, source: Path, change: Change) -> None:

@@ -90,9 +90,7 @@ def test_plan_of_a_flow_is_shown_before_its_run_is_refused(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *, markdown, **_: shown.append(markdown))
-    monkeypatch.setattr(
-        plan, "run", lambda *_: plan.Plan("The plan", source_is_known=True, is_whole=True, steps=[step(180.0)])
-    )
+    monkeypatch.setattr(plan, "run", lambda *_: plan.Plan("The plan", is_whole=True, steps=[step(180.0)]))
     settings = load_settings(PROJECT)
     free.mb = 10
     with pytest.raises(StorageError, match="Nothing has begun"):
