@@ -48,7 +48,7 @@ from tasks.workspace import LOCK
 
 Result = TypeVar("Result")
 
-_POLL_S = 2.0
+_POLL_S = 1.0
 _START_S = 120.0
 _HEARTBEATS = 4
 """A worker that misses this many heartbeats counts as lost."""

@@ -32,11 +32,11 @@ def sound_tip(run: DeployedRun) -> str | None:
         RunError: it has none.
     """
     commit = tip(run.clone, run.branch)
+    if commit is not None and is_sound(run.clone, commit):
+        return commit
     reference = git_path(run.clone, f"refs/heads/{run.branch}")
     if commit is None and not reference.exists():
         return None
-    if commit is not None and is_sound(run.clone, commit):
-        return commit
     remove_damaged_objects(run.clone)
     log = git_path(run.clone, f"logs/refs/heads/{run.branch}")
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []

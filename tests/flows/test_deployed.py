@@ -21,7 +21,7 @@ from tests.waiting import is_running, wait_until
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
 AT_ONCE = 5
-BUDGET = {"git": 27, "dvc": 3, "requests": 25, "modules": 20}
+BUDGET = {"git": 26, "dvc": 3, "requests": 25, "modules": 20}
 """What a run with nothing to do may take: children, open repositories, requests; and modules that it imports once due.
 
 The requests are Prefect's own, but for three artifacts.
