@@ -34,11 +34,11 @@ SHOWN_OF_SLICE = 8
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A model, and what it predicts for the test images.
+class Champion:
+    """The champion, and what it predicts for the test images.
 
     Attributes:
-        model: the champion.
+        model: the trained one.
         examples: n, of the test split.
         probabilities: (n, classes).
         labels: (n,) indices of the actual classes.
@@ -57,7 +57,7 @@ class Tested:
 
 
 def diagnose(
-    tested: Tested,
+    champion: Champion,
     mistakes: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
     shift_images: int,
@@ -66,7 +66,7 @@ def diagnose(
     """Explain answers, find weak slices, and try worse images.
 
     Args:
-        tested: the champion.
+        champion: with its predictions.
         mistakes: those that the report shows; see `worst_mistakes`.
         examples: of all splits.
         shift_images: `evaluate.shift_images`; 0: none is tried.
@@ -76,24 +76,24 @@ def diagnose(
         JSON: why, weak, and what_if (None if it wasn't asked for).
     """
     found = {
-        "why": _explain(tested, mistakes, examples, workspace),
-        "weak": _find_weak(tested, open_shards(workspace.shards)),
-        "what_if": _try_worse(tested, shift_images, workspace) if shift_images else None,
+        "why": _explain(champion, mistakes, examples, workspace),
+        "weak": _find_weak(champion, open_shards(workspace.shards)),
+        "what_if": _try_worse(champion, shift_images, workspace) if shift_images else None,
     }
     result: dict[str, Any] = rounded(found)
     return result
 
 
 def _explain(
-    tested: Tested, mistakes: Sequence[Mapping[str, Any]], examples: Sequence[Example], workspace: Workspace
+    champion: Champion, mistakes: Sequence[Mapping[str, Any]], examples: Sequence[Example], workspace: Workspace
 ) -> dict[str, Any]:
     """Maps of the mistakes (the predicted class against the actual one) and of right answers (against the next)."""
     wrong = mistakes[: why.MOST_MISTAKES]
-    right = why.right_answers(tested.probabilities, tested.labels, tested.model.classes, tested.examples)
+    right = why.right_answers(champion.probabilities, champion.labels, champion.model.classes, champion.examples)
     pairs = [(one["key"], one["predicted"], one["actual"]) for one in wrong]
     pairs += [(one["key"], one["actual"], one["other"]) for one in right]
-    maps = list(_maps(tested.model, pairs, workspace))
-    near = _nearest(tested.model, [one["key"] for one in wrong], examples, workspace)
+    maps = list(_maps(champion.model, pairs, workspace))
+    near = _nearest(champion.model, [one["key"] for one in wrong], examples, workspace)
     return {
         "mistakes": [{**found, "near": close} for found, close in zip(maps[: len(wrong)], near, strict=True)],
         "right": [{**one, **found} for one, found in zip(right, maps[len(wrong) :], strict=True)],
@@ -128,22 +128,22 @@ def _nearest(
     ]
 
 
-def _find_weak(tested: Tested, images: Shards) -> dict[str, Any]:
+def _find_weak(champion: Champion, images: Shards) -> dict[str, Any]:
     """The weak slices; each with the keys of its surest mistakes."""
-    keys = [example.key for example in tested.examples]
+    keys = [example.key for example in champion.examples]
     scores = [images.row(key)["scores"] for key in keys]
     batches = (images.read(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH))
-    found = find_weak_slices(tested.wrong, attributes_of(tested.examples, scores, batches), tested.groups)
-    confidence = tested.probabilities.max(axis=1)
+    found = find_weak_slices(champion.wrong, attributes_of(champion.examples, scores, batches), champion.groups)
+    confidence = champion.probabilities.max(axis=1)
     for one in found["slices"]:
         surest = sorted(one.pop("places"), key=lambda place: (-confidence[place], keys[place]))
         one["keys"] = [keys[place] for place in surest[:SHOWN_OF_SLICE]]
     return found
 
 
-def _try_worse(tested: Tested, number: int, workspace: Workspace) -> dict[str, Any]:
+def _try_worse(champion: Champion, number: int, workspace: Workspace) -> dict[str, Any]:
     """The accuracy on worse copies of a sample of the test images."""
-    model, keys = tested.model, [example.key for example in tested.examples]
+    model, keys = champion.model, [example.key for example in champion.examples]
     chosen = sorted(range(len(keys)), key=keys.__getitem__)[:number]  # keys are digests: a random sample
     images = open_shards(workspace.shards)
     predictor = pixels_predictor(model.head, model.backbone, model.test_time_augmentation, workspace)
@@ -155,10 +155,10 @@ def _try_worse(tested: Tested, number: int, workspace: Workspace) -> dict[str, A
             pixels: Pixels = images.read([keys[place] for place in places])
             for copy in copies:
                 worse = np.stack([corrupt(one, *copy, keys[place]) for one, place in zip(pixels, places, strict=True)])
-                hits[copy][start : start + BATCH] = predict(predictor(worse)) == tested.labels[places]
+                hits[copy][start : start + BATCH] = predict(predictor(worse)) == champion.labels[places]
                 progress.advance(len(places))
     passes = len(chosen) * len(copies) * len(views_of(model.test_time_augmentation))
-    clean = ~tested.wrong[chosen]
+    clean = ~champion.wrong[chosen]
     by_kind = {kind: {strength: hits[kind, strength] for strength in STRENGTHS} for kind in KINDS}
-    found = measure_what_if(clean, by_kind, tested.groups[chosen], passes)
+    found = measure_what_if(clean, by_kind, champion.groups[chosen], passes)
     return {**found, "sample": keys[chosen[int(np.argmax(clean))]]}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.diagnosis import Tested, diagnose
+from tasks.diagnosis import Champion, diagnose
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.images.folds import number_groups
@@ -126,8 +126,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     wanted, each_class = settings.evaluate.wanted_precision, settings.evaluate.each_class
     answers = answer_rule(_held_out(best.model, examples, group_of), tested, best.model.classes, wanted, each_class)
     evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
-    champion_tested = Tested(best.model, test, best.probabilities, best.labels, groups)
-    evaluation |= diagnose(champion_tested, mistakes, examples, settings.evaluate.shift_images, workspace)
+    predictions = Champion(best.model, test, best.probabilities, best.labels, groups)
+    evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
