@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -31,8 +32,10 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self) -> None:
-        with self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.folder).free - _LEFT))
+        with self._ballast.open("ab") as file, contextlib.suppress(OSError):  # somebody else took the last bytes: full
+            while (free := shutil.disk_usage(self.folder).free) > _LEFT:
+                os.posix_fallocate(file.fileno(), file.tell(), free - _LEFT)
+                file.seek(0, os.SEEK_END)
 
     def empty(self) -> None:
         self._ballast.unlink(missing_ok=True)
