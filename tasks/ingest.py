@@ -198,9 +198,8 @@ def _rows(listing: SourceListing, found: dict[str, str | Refused], beyond: set[s
 
 
 def _row(image: SourceImage, found: str | Refused, is_beyond: bool) -> Discovered:
-    row = Discovered(
-        image.path, image.label, image.split, "", "over_limit" if is_beyond else None, image.version, image.group
-    )
+    beyond = "over_limit" if is_beyond else None
+    row = Discovered(image.path, image.label, image.split, "", beyond, image.version, image.group, about=image.about)
     if isinstance(found, Refused):
         version = None if found.code in PASSING else row.version
         return replace(row, refused=found.code, detail=found.detail, version=version)

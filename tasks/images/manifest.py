@@ -26,7 +26,7 @@ class Discovered:
 
     `refused` is the reason code of a file that is no image by its first bytes; it isn't packed, but quarantined.
     `version` changes whenever the bytes may have changed, if the source can tell. Images with the same `group` stay
-    together.
+    together. `about` is a JSON object of strings: what the source tells about the image besides.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Discovered:
     group: str | None = None
     refused: str | None = None
     detail: str | None = None
+    about: str | None = None
 
     @property
     def refusal(self) -> Refused | None:
@@ -46,7 +47,10 @@ class Discovered:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One accepted image. `key` is the SHA-256 (hex) of its original bytes; sizes are of the original."""
+    """One accepted image. `key` is the SHA-256 (hex) of its original bytes; sizes are of the original.
+
+    `about` is a JSON object of strings: what the source tells about the image besides.
+    """
 
     key: str
     path: str
@@ -57,6 +61,7 @@ class Example:
     format: str
     notes: str
     group: str | None = None
+    about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,7 @@ def _example(row: Discovered, facts: ShardRow, split: str) -> Example:
         facts["format"],
         facts["notes"],
         row.group,
+        row.about,
     )
 
 

@@ -7,6 +7,7 @@ other images, and of the slices that are told, at most one of ten is expected to
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,30 @@ def attributes_of(
     return [
         *found,
         Attribute("format", np.array([one.format for one in examples])),
+        *_told(examples),
         *(Attribute(note, _yes_or_no(note in one.notes.split(",") for one in examples)) for note in notes),
     ]
+
+
+def _told(examples: Sequence[Example]) -> Iterator[Attribute]:
+    """What the source tells about the images: numbers if all of it are numbers, and many; else words."""
+    told = [json.loads(one.about) if one.about else {} for one in examples]
+    for name in sorted({name for one in told for name in one}):
+        words = [str(one.get(name, "")) for one in told]
+        numbers = np.array([_number(word) if word else np.nan for word in words])
+        if np.isinf(numbers).any() or len(np.unique(numbers[np.isfinite(numbers)])) <= FEWEST_IMAGES:
+            yield Attribute(name, np.array([word or "(empty)" for word in words]))
+        else:
+            yield Attribute(name, numbers, f"images with a low {name}", f"images with a high {name}", name)
+
+
+def _number(word: str) -> float:
+    """The number that a word spells, or infinity."""
+    try:
+        number = float(word)
+    except ValueError:
+        return float("inf")
+    return number if np.isfinite(number) else float("inf")
 
 
 def _yes_or_no(answers: Iterable[bool]) -> npt.NDArray[np.str_]:

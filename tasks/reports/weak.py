@@ -20,7 +20,7 @@ def weak_verdict(weak: Mapping[str, Any]) -> str:
         )
     tested = (
         f"{weak['tested']} kinds of images were compared with all other test images: by size, shape, colours, "
-        "brightness, contrast, sharpness, format and what was noted about them."
+        "brightness, contrast, sharpness, format, notes, and what the source tells about them."
     )
     found = len(weak["slices"])
     if not found:

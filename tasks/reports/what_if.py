@@ -66,8 +66,8 @@ def what_if_verdict(found: Mapping[str, Any]) -> str:
     unharmed = [one["kind"] for one in found["kinds"] if one["kind"] not in harmful]
     safe = f" No clear loss even at full strength: {', '.join(unharmed)}." if unharmed else ""
     return (
-        f"The model is most sensitive to {kind} images: already at {STRENGTHS[strength]} strength its accuracy falls "
-        f"from {percent(before)} to {percent(accuracy)}.{safe} If such images come in practice, add some to train."
+        f"The model is most sensitive to {kind} images: at {STRENGTHS[strength]} strength its accuracy falls from "
+        f"{percent(before)} to {percent(accuracy)}.{safe} If such images come in practice, add some to train."
     )
 
 

@@ -191,3 +191,12 @@ def test_memory_of_an_older_version_is_kept(workspace: Path, source: Path, chang
     run_prepare(wanted, workspace)
     assert splits(workspace) == moved
     assert prepared(workspace).keys() == before.keys()
+
+
+def test_what_a_table_tells_about_images_reaches_the_examples(workspace: Path, source: Path, change: Change) -> None:
+    paths = sorted(str(path.relative_to(source)) for path in source.rglob("*.*"))
+    rows = [f"{path},{Path(path).parent.name},{'old' if n % 2 else ''}" for n, path in enumerate(paths)]
+    (source / "t.csv").write_text("\n".join(["path,label,about_camera", *rows]) + "\n")
+    run_prepare(settings_for(change, source / "t.csv"), workspace)
+    found = {example.path: example.about for example in read_examples(workspace / PREPARED)}
+    assert found == {path: '{"camera": "old"}' if n % 2 else None for n, path in enumerate(paths)}

@@ -33,6 +33,7 @@ class SourceImage:
             None if only the bytes show a change.
         group: the patient, product or video that it belongs to; images of one group stay in one split.
         size_bytes: of the file, 0 if it is small; bounds the memory of several that are read at once.
+        about: what the source tells about it besides, a JSON object of strings; None: nothing.
     """
 
     path: str
@@ -43,6 +44,7 @@ class SourceImage:
     version: str | None = None
     group: str | None = None
     size_bytes: int = 0
+    about: str | None = None
 
     def read(self) -> bytes:
         """See `ImageReader.read`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, fisher_exact, hypergeom, kstest
@@ -106,6 +108,27 @@ def test_without_mistakes_or_with_nothing_else_nothing_is_tested(wrong: np.ndarr
         "tested": 0,
         "slices": [],
     }
+
+
+def test_what_the_source_tells_is_an_attribute_a_number_only_if_all_of_it_are() -> None:
+    def attributes(about: list[dict[str, str]]) -> dict[str, Attribute]:
+        examples = [
+            Example(str(n), "p", "a", "test", 9, 9, "PNG", "", about=json.dumps(one) if one else None)
+            for n, one in enumerate(about)
+        ]
+        images = [np.zeros((len(about), 224, 224, 3), np.uint8)]
+        return {one.name: one for one in attributes_of(examples, [{}] * len(about), images)}
+
+    told = [{"age": str(n), "camera": "new" if n % 2 else "old"} for n in range(20)]
+    found = attributes(told)
+    assert found["age"].values.tolist() == list(range(20))
+    assert found["camera"].values.tolist() == ["old", "new"] * 10
+    found = attributes([*told, {"camera": "7"}, {}])
+    assert np.isnan(found["age"].values[-2:]).all()
+    assert found["camera"].values[-2:].tolist() == ["7", "(empty)"]
+    found = attributes([*told, {"age": "nan"}])
+    assert found["age"].values[-1] == "nan"
+    assert find_weak_slices(np.arange(21) < 10, list(found.values()), np.arange(21))["tested"] > 0
 
 
 def test_attributes_come_from_what_prepare_knows_and_never_from_the_label() -> None:

@@ -35,7 +35,7 @@ def test_verdict_names_what_harms_first_and_what_does_not() -> None:
         "noisy": {1: hits(20), 2: hits(20), 3: hits(20)},
     }
     said = what_if_verdict(measure_what_if(CLEAN, worse, np.arange(N), 1))
-    assert "most sensitive to noisy images: already at slight strength" in said
+    assert "most sensitive to noisy images: at slight strength" in said
     assert "from 95.0\u00a0% to 75.0\u00a0%" in said
     assert "No clear loss even at full strength: darker." in said
 

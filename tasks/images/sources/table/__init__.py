@@ -1,11 +1,12 @@
-"""A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group]`, local or in S3.
+"""A table of images: `.csv` or `.parquet` with the columns `path,label[,split][,group][,about_...]`, local or in S3.
 
 Paths are relative to the table's folder. Absolute paths and `..` are allowed if they end inside that folder. Paths may
 also be `s3://` objects, in the table's own bucket or in a bucket of `source.s3_buckets`. CSV is UTF-8 with comma,
 semicolon or tab as delimiter; the header shows which. A misspelt or unknown column is refused, because images would
-leak between splits without their `split` or `group`. Splits are `train`, `val`/`valid`/`validation` and `test`, by the
-same rule as for folders. If two rows have the same path, the second row is excluded if it is equal; a different class,
-split or group is an error. All errors are reported at once, with their rows.
+leak between splits without their `split` or `group`. Columns whose names start with `about_` tell about the images.
+Splits are `train`, `val`/`valid`/`validation` and `test`, by the same rule as for folders. If two rows have the same
+path, the second row is excluded if it is equal; a different class, split or group is an error. All errors are reported
+at once, with their rows.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ class Table:
         image = self._remote_image(row, split) if self._is_remote(row) else self._local_image(row, split)
         if image is None:
             return
+        image = replace(image, about=row.about) if row.about else image
         if image.size_bytes > self._policy.max_image_bytes:
             self.entries.append(Excluded(f"{image.path} (row {row.number})", "too_large"))
             return
@@ -158,6 +160,7 @@ def _differences(row: TableRow, first: TableRow) -> list[str]:
         ("label", _label(row), _label(first)),
         ("split", row.split.lower(), first.split.lower()),
         ("group", _group(row), _group(first)),
+        ("what is told about it", row.about, first.about),
     ]
     return [
         f"{name} is {brief(mine)} here and {brief(theirs)} in row {first.number}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,23 +14,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import SourceError
+from tasks.images.sources.layout import printable
 from tasks.images.sources.policy import SourcePolicy
 
 _DELIMITERS = (",", ";", "\t")
 _NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
+ABOUT = "about_"
+"""The start of the names of all other columns."""
+_ABOUT_LENGTH = 100
 _SHOWN = 20
 _PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row; `number` is its line in a CSV file, or counts from 1 in Parquet. Missing cells are empty."""
+    """One row; `number` is its line in a CSV file, or counts from 1 in Parquet. Missing cells are empty.
+
+    `about` holds the other columns that aren't empty, without the start of their names, as JSON; None if all are empty.
+    """
 
     number: int
     path: str
     label: str
     split: str = ""
     group: str = ""
+    about: str | None = None
 
 
 @dataclass
@@ -111,9 +120,10 @@ def _names(fields: Sequence[str]) -> list[str]:
 
 
 def _checked(names: list[str], table: str) -> list[str]:
-    expected = f"{', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}"
-    known = {*_NEEDED, *_OPTIONAL}
-    if not set(_NEEDED) <= set(names) or not set(names) <= known or len(set(names)) < len(names):
+    expected = f"{', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}, {ABOUT}NAME"
+    others = {*names} - {*_NEEDED, *_OPTIONAL}
+    unknown = [name for name in others if not name.startswith(ABOUT) or name == ABOUT]
+    if not set(_NEEDED) <= set(names) or unknown or len(set(names)) < len(names):
         raise SourceError(
             f"The table {table!r} has the wrong columns. Expected: {expected}, each once and no others. "
             f"Found: {', '.join(brief(name) for name in names[:_SHOWN]) or 'none'}"
@@ -167,7 +177,14 @@ def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[TableRow]:
 def _row(number: int, names: list[str], cells: Sequence[str]) -> TableRow:
     """A row without spaces around its cells, except around the path: a file's name may begin or end with a space."""
     given = {name: cell if name == "path" else cell.strip() for name, cell in zip(names, cells, strict=True)}
-    return TableRow(number, **{name: cell if name == "path" else sys.intern(cell) for name, cell in given.items()})
+    about = {
+        printable(name.removeprefix(ABOUT)): printable(given.pop(name))[:_ABOUT_LENGTH]
+        for name in sorted(names)
+        if name.startswith(ABOUT)
+    }
+    told = {name: cell for name, cell in about.items() if cell}
+    known = {name: cell if name == "path" else sys.intern(cell) for name, cell in given.items()}
+    return TableRow(number, **known, about=sys.intern(json.dumps(told, ensure_ascii=False)) if told else None)
 
 
 def _damaged(table: str, error: Exception) -> SourceError:

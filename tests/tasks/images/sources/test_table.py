@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -205,6 +206,21 @@ def test_case_46_a_name_may_begin_and_end_with_blanks(root: Path) -> None:
         "ant",
         None,
     )
+
+
+def test_columns_about_the_images_are_kept_if_their_names_say_so(root: Path) -> None:
+    lines = [["path", "label", "About_Camera", "about_note"], ["ant/1", "ant", " X100 ", ""], ["bee/1", "bee", "", ""]]
+    first, second = table.discover(str(make_csv(root / "t.csv", lines)), policy()).images
+    assert (first.about, second.about) == ('{"camera": "X100"}', None)
+    lines[2] = ["bee/1", "bee", "\x1b\u202e" + "long" * 100, "=cmd()"]
+    _, second = table.discover(str(make_csv(root / "t.csv", lines)), policy()).images
+    told = json.loads(second.about or "")
+    assert told["note"] == "=cmd()"
+    assert len(told["camera"]) == 100
+    assert told["camera"].startswith(r"\u001b\u202elong")
+    (root / "t.csv").write_text("path,label,camera\nant/1,ant,X100\n")
+    with pytest.raises(SourceError, match="optionally split, group, about_NAME"):
+        table.check(str(root / "t.csv"), policy())
 
 
 def test_split_column_that_is_empty_everywhere_gives_no_splits(root: Path) -> None:
