@@ -17,13 +17,16 @@ import numpy as np
 from tasks.scores import SMALLEST_PROBABILITY, Floats, Integers, log_loss
 from tasks.settings import ClassWeight
 from tasks.vgg.head import Head, softmax
+from tasks.vgg.training.newton import Doubles, minimize
 from tasks.vgg.training.outcome import FoldPredictions, Outcome, example_weights
 from tasks.vgg.training_data import FOLDS, Material
 
 Method = Literal["none", "temperature", "temperature_and_bias"]
 _METHODS: tuple[Method, ...] = ("none", "temperature", "temperature_and_bias")
-_LOG_TEMPERATURES = (-3.0, 3.0)
-"""Natural logarithms of the smallest and the largest temperature."""
+_SCALES = (0.05, 20.0)
+"""The largest and the smallest temperature, inverted."""
+_TOLERANCE = 1e-9
+_MOST_STEPS = 100
 _BIAS_PENALTY = 1.0
 """Weight of the squared biases: as much as one example whose log loss falls by half the square."""
 
@@ -136,34 +139,47 @@ def fit_recalibration(method: Method, probabilities: Floats, labels: Integers, w
     classes = probabilities.shape[1]
     if method == "none":
         return Recalibration(method, 1.0, np.zeros(classes))
-    from scipy.optimize import minimize
-
-    logs = _logs(probabilities)
-    truth = np.zeros_like(logs)
-    truth[np.arange(len(labels)), labels] = 1
-    shares = (weights / weights.sum())[:, np.newaxis]
-    penalty = _BIAS_PENALTY / len(labels)
     free = classes if method == "temperature_and_bias" else 0
-
-    def loss(values: Floats) -> tuple[float, Floats]:
-        scale, bias = np.exp(-values[0]), np.zeros(classes)
-        bias[:free] = values[1:]
-        scaled = logs * scale + bias
-        scaled -= scaled.max(axis=1, keepdims=True)
-        predicted = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        error = shares * (np.exp(predicted) - truth)
-        slope = -scale * float((error * logs).sum())
-        value = -float((shares * truth * predicted).sum()) + penalty / 2 * float(np.square(bias).sum())
-        return value, np.concatenate([[slope], (error.sum(axis=0) + penalty * bias)[:free]])
-
-    found = minimize(
-        loss, np.zeros(1 + free), jac=True, method="L-BFGS-B", bounds=[_LOG_TEMPERATURES] + free * [(None, None)]
-    )
+    loss = _Loss(_logs(probabilities), labels, weights, free)
+    start = np.zeros(1 + free)
+    start[0] = 1.0
+    found = minimize(loss, start, _TOLERANCE, _MOST_STEPS).point
     bias = np.zeros(classes)
-    bias[:free] = found.x[1:]
-    return Recalibration(method, float(np.exp(found.x[0])), bias)
+    bias[:free] = found[1:]
+    return Recalibration(method, 1 / float(np.clip(found[0], *_SCALES)), bias)
 
 
-def _logs(probabilities: Floats) -> Floats:
-    logs: Floats = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
+class _Loss:
+    """Mean log loss of softmax(scale * logs + bias), as a function of (scale, bias...) (`newton.Convex`)."""
+
+    def __init__(self, logs: Doubles, labels: Integers, weights: Floats, free: int) -> None:
+        self._logs, self._free, self._penalty = logs, free, _BIAS_PENALTY / len(labels)
+        self._truth = np.zeros_like(logs)
+        self._truth[np.arange(len(labels)), labels] = 1
+        self._shares = (weights / weights.sum())[:, np.newaxis].astype(np.float64)
+        self._predicted = logs
+
+    def value_and_gradient(self, point: Doubles) -> tuple[float, Doubles]:
+        values = point[0] * self._logs
+        values[:, : self._free] += point[1:]
+        values -= values.max(axis=1, keepdims=True)
+        values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+        self._predicted = np.exp(values)
+        value = -float((self._shares * self._truth * values).sum()) + self._penalty / 2 * float(point[1:] @ point[1:])
+        return value, self._slopes(self._predicted - self._truth, point)
+
+    def curve(self, direction: Doubles) -> Doubles:
+        changes = direction[0] * self._logs
+        changes[:, : self._free] += direction[1:]
+        changes = self._predicted * (changes - (self._predicted * changes).sum(axis=1, keepdims=True))
+        return self._slopes(changes, direction)
+
+    def _slopes(self, errors: Doubles, point: Doubles) -> Doubles:
+        errors = self._shares * errors
+        by_class = errors.sum(axis=0)[: self._free] + self._penalty * point[1:]
+        return np.concatenate([[float((errors * self._logs).sum())], by_class])
+
+
+def _logs(probabilities: Floats) -> Doubles:
+    logs: Doubles = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
     return logs
