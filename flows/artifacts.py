@@ -47,7 +47,8 @@ def show_plan(context: RunContext, settings: Settings) -> plan.Plan | None:
     made: list[plan.Plan] = []
 
     def make() -> str:
-        made.append(plan.run(settings, context.workspace))
+        begun = context.head_start
+        made.append(plan.run(settings, context.workspace) if begun is None else begun.plan)
         return made[0].text
 
     _show("plan", "The plan of this run, made before it began.", make, fatal=(SourceError, DataError))
@@ -69,7 +70,8 @@ def show_metrics(context: RunContext) -> None:
 @contextlib.contextmanager
 def show_costs(context: RunContext) -> Iterator[None]:
     """Show the artifact `costs` of the stages that ran in the block, even if the block ends with an error."""
-    before = len(read_history(context.workspace))
+    begun = context.head_start
+    before = len(read_history(context.workspace)) if begun is None else begun.costs_before
     try:
         yield
     finally:

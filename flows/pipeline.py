@@ -16,21 +16,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from flows.login import with_login
 from flows.logs import hide_links
 from flows.quick_imports import quick_imports
-from flows.server import check_access, prefect_environment, temporary_server
+from flows.server import Server, check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
 from tasks.errors import RootstockError
 from tasks.files import read_json
 from tasks.live_line import LiveLine
+from tasks.params import load_settings
 from tasks.runs.accuracy_regression import describe_accuracy
 from tasks.runs.claims import claim_person_folder
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
 from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
+
+if TYPE_CHECKING:
+    from tasks.head_start import HeadStart
+    from tasks.plan import Plan
 
 _READABLE_LOGS = {
     # The lines of the stages, without the words `Task run` before each.
@@ -48,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
         typed.check()  # what can't be understood is told before this command waits for another one
         with claim_person_folder(workspace, typed.command()):
-            if _is_finished(typed, workspace):
+            plan, nothing_to_do = _plan(typed, workspace)
+            if nothing_to_do:
                 print("Nothing to do: the source, the settings and the code are as they were in the last run.")
             else:
                 before = len(read_history(workspace))
-                _run(typed, workspace)
+                _run(typed, workspace, plan)
                 print(f"\n{costs_table(read_history(workspace)[before:])}")
             _tell(workspace)
     except RootstockError as error:
@@ -75,49 +81,76 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _is_finished(typed: TypedSettings, workspace: Workspace) -> bool:
-    """Write the settings and find out whether nothing is to do. The flow checks again; here no Prefect is needed."""
-    from tasks.plan import Listed, is_nothing_to_do  # not for --help and wrong settings
+def _plan(typed: TypedSettings, workspace: Workspace) -> tuple[Plan | None, bool]:
+    """Write the settings and plan the run. Returns the plan, and whether nothing is to do.
+
+    The flow checks the settings again; here no Prefect is needed.
+    """
+    from tasks.plan import Listed, is_nothing_to_do, run_if_possible  # not for --help and wrong settings
 
     found: list[Listed] = []
     if said := typed.apply(RunContext(workspace), found.append):
         print(said, flush=True)
-    return all(is_nothing_to_do(listed, workspace) for listed in found)
+    plan = run_if_possible(found[0], workspace)
+    return plan, plan is not None and is_nothing_to_do(plan, workspace)
 
 
-def _run(typed: TypedSettings, workspace: Workspace) -> None:
+def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None) -> None:
+    """Run the flow. The first stages work while Prefect is imported and its server starts."""
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     with contextlib.ExitStack() as stack:
+        server = _choose_server(workspace)
+        head_start = None if plan is None else _begin_work(plan, workspace, stack)
         print("Prefect is starting ...", flush=True)
         with quick_imports(), LiveLine("Prefect is starting"):
-            _use_server(workspace, stack)
             from flows.pipeline_flow import pipeline
+            from flows.this_run import prepared
+
+            if server is not None:
+                _settle_on(server, stack)
+        prepared.set(RunContext(workspace, head_start=head_start))
         pipeline(**typed.changes)
 
 
-def _use_server(workspace: Workspace, stack: contextlib.ExitStack) -> None:
-    """Use the user's Prefect server, or start one for this run and import Prefect meanwhile.
-
-    Args:
-        workspace: of the run.
-        stack: gets the settings for the flow.
-    """
+def _choose_server(workspace: Workspace) -> Server | None:
+    """Start a Prefect server for this run; None if the user has one."""
     if os.environ.get("PREFECT_API_URL"):
         os.environ.update(with_login(workspace, os.environ))
         check_access(os.environ)
-        return
+        return None
     # The server has to outlive the flow: Prefect sends its last logs and events in exit handlers. Those are registered
     # after this one, so they are called before it.
-    outer = contextlib.ExitStack()
-    atexit.register(outer.close)
-    server = outer.enter_context(temporary_server(workspace))
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    server = stack.enter_context(temporary_server(workspace))
     os.environ.update(server.client)
+    return server
+
+
+def _settle_on(server: Server, stack: contextlib.ExitStack) -> None:
+    """Set Prefect up for a temporary server, and wait until the server answers."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    # Nobody watches the server for runs that are lost; and a flow waits at its end until its heart has stopped.
+    # Nobody watches this server for runs that are lost, and a flow waits at its end until its heart has stopped.
     stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
     hide_links()
     server.wait_until_ready()
+
+
+def _begin_work(plan: Plan, workspace: Workspace, stack: contextlib.ExitStack) -> HeadStart:
+    """Begin with the first stages, if the disk has room for all of them. They end with the stack.
+
+    Raises:
+        StorageError: the plan needs more disk space than is free.
+    """
+    from tasks.head_start import HeadStart, first_stages
+    from tasks.runs.disk_budget import check_disk
+    from tasks.runs.tidying import keep_untidied_here
+
+    settings = load_settings(workspace.folder)
+    check_disk(plan.steps, workspace, settings.run.kept_runs)
+    stack.enter_context(keep_untidied_here(workspace, print))
+    return stack.enter_context(HeadStart(first_stages(settings), workspace, settings.run.stage_time_limit_s, plan))
 
 
 def _tell(workspace: Workspace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import pyarrow.parquet  # noqa: F401 - before the run is due, while its process waits
@@ -15,18 +16,21 @@ from flows.start import CLONE_VARIABLE, COMMIT_VARIABLE
 from tasks.params import load_settings
 from tasks.runs.dvc_state import imports  # noqa: F401 - the same
 from tasks.runs.run_context import DeployedRun, RunContext
-from tasks.runs.tidying import keep_untidied, tidy_after
+from tasks.runs.tidying import keep_untidied, keep_untidied_here, tidy_after
 from tasks.runs.worktrees import run_folder
 from tasks.workspace import Workspace
+
+prepared: ContextVar[RunContext | None] = ContextVar("prepared", default=None)
+"""The context of a run that has begun before its flow."""
 
 
 @contextlib.contextmanager
 def this_run() -> Iterator[RunContext]:
     """The context of this run. The results of a deployed run are committed if the block ends without an error."""
     if CLONE_VARIABLE not in os.environ:
-        workspace = Workspace.at(Path.cwd())
-        with keep_untidied(workspace, f"make run in {workspace.folder}", get_run_logger().info):
-            yield RunContext(workspace)
+        context = prepared.get() or RunContext(Workspace.at(Path.cwd()))
+        with keep_untidied_here(context.workspace, get_run_logger().info):
+            yield context
         return
     run = deployed_run()
     clone = Workspace.at(run.clone)

@@ -93,16 +93,20 @@ def run(settings: Settings, workspace: Workspace, listed: Listed | None = None) 
     return Plan(plan_text(steps, source, workspace), all(one.is_whole for one in changes), steps)
 
 
-def is_nothing_to_do(listed: Listed, workspace: Workspace) -> bool:
+def run_if_possible(listed: Listed, workspace: Workspace) -> Plan | None:
+    """The plan of the next run; None if DVC can't tell: then the run itself tells what is wrong."""
+    try:
+        return run(listed.settings, workspace, listed)
+    except Exception:  # noqa: BLE001 - DVC has many
+        return None
+
+
+def is_nothing_to_do(plan: Plan, workspace: Workspace) -> bool:
     """Whether a run in a person's folder would change nothing: no stage has to run, and no result is missing.
 
     The question takes seconds at most, and imports neither Prefect nor TensorFlow. In doubt, the answer is no.
     """
     if workspace.ingest_journal.exists():  # of a run that was killed; `ingest` removes it
-        return False
-    try:
-        plan = run(listed.settings, workspace, listed)
-    except Exception:  # noqa: BLE001 - the run will tell what is wrong
         return False
     return plan.is_empty and plan.is_whole and _has_its_metrics(workspace) and _has_whole_packs(workspace)
 

@@ -92,7 +92,8 @@ def _define(name: str) -> StageTask:
 
             with LiveLine(stage) as live:
                 on_line = partial(live.aside, log)
-                bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=on_line, on_progress=show)
+                if not (context.head_start and context.head_start.take_over(stage, on_line, show)):
+                    bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=on_line, on_progress=show)
             progress.finish()
 
         if context.deployed is not None and not outlast(fetch, context, settings, TRANSFER_TRIES):

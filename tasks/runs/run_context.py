@@ -7,9 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.runs.outages import Outages
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.head_start import HeadStart
 
 Say = Callable[[str], None]
 
@@ -45,11 +49,13 @@ class RunContext:
         workspace: the folder in which the run works.
         deployed: the deployed run that owns the folder; None in a person's folder.
         outages: what the run has waited for; its stages share the time that it may wait.
+        head_start: its stages that began before its flow.
     """
 
     workspace: Workspace
     deployed: DeployedRun | None = None
     outages: Outages = field(default_factory=Outages)
+    head_start: HeadStart | None = None
 
 
 def safe_name(name: str) -> str:

@@ -39,6 +39,7 @@ def bring_up_to_date(
     limit_s: float,
     on_line: OnLine,
     on_progress: OnProgress = lambda _state: None,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
     """Do what `dvc repro --single-item` does. No process is started if DVC would skip the stage.
 
@@ -51,7 +52,7 @@ def bring_up_to_date(
         on_line(f"Stage '{stage}' didn't change, skipping")
         return
     command = ["repro", "--single-item", stage]
-    run_dvc(stage, command, workspace, limit_s=limit_s, on_line=on_line, on_progress=on_progress)
+    run_dvc(stage, command, workspace, limit_s=limit_s, on_line=on_line, on_progress=on_progress, is_wanted=is_wanted)
 
 
 def run_dvc(
@@ -63,6 +64,7 @@ def run_dvc(
     on_line: OnLine,
     on_progress: OnProgress = lambda _state: None,
     grace_s: float = GRACE_S,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run one command of DVC for a stage, in a child process.
 
@@ -74,6 +76,7 @@ def run_dvc(
         on_line: called with each line of output that isn't blank, without terminal codes.
         on_progress: called with each new `tasks.progress.Progress.state` of the stage.
         grace_s: seconds from SIGTERM to SIGKILL when the child is stopped.
+        is_wanted: asked twice a second; the child is stopped when the answer is no.
 
     Raises:
         StageFailed: the command failed, or took too long.
@@ -89,7 +92,16 @@ def run_dvc(
     # `python -m dvc` runs the DVC of this interpreter, whatever is in PATH.
     command = [sys.executable, "-m", *arguments]
     environment = child_environment(os.environ)
-    ending = supervise(command, workspace.folder, environment, note, on_progress, limit_s=limit_s, grace_s=grace_s)
+    ending = supervise(
+        command,
+        workspace.folder,
+        environment,
+        note,
+        on_progress,
+        limit_s=limit_s,
+        grace_s=grace_s,
+        is_wanted=is_wanted,
+    )
     failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
     if failure is not None:
         raise failure
@@ -116,6 +128,7 @@ def supervise(
     *,
     limit_s: float,
     grace_s: float = GRACE_S,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> Ending:
     """Run a command to its end. If an exception leaves this call, all processes of the command are stopped first."""
     with Workspace.at(folder).temporary_folder() as temporary:
@@ -128,6 +141,8 @@ def supervise(
                 _read_some(child.output.fileno(), lines, _POLL_S)
                 for state in next(states):
                     on_progress(state)
+                if not is_wanted():
+                    child.stop()
             while _read_some(child.output.fileno(), lines, 0):  # the rest of the pipe after the end
                 pass
             lines.end()

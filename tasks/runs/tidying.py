@@ -55,6 +55,11 @@ def keep_untidied(workspace: Workspace, title: str, say: Say) -> AbstractContext
     )
 
 
+def keep_untidied_here(workspace: Workspace, say: Say) -> AbstractContextManager[bool]:
+    """Keep others from tidying while `make run` works in a person's folder."""
+    return keep_untidied(workspace, f"make run in {workspace.folder}", say)
+
+
 def tidying(workspace: Workspace, on_wait: Callable[[str], None] | None) -> AbstractContextManager[bool]:
     """The claim for `tidy`. Without `on_wait` it isn't waited for; the value says whether it is held."""
     return claimed(workspace.tidy_claim, TIDYING, on_wait=on_wait)

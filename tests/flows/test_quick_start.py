@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prefect.settings import get_current_settings
 
-from flows import pipeline
+from flows import artifacts, pipeline
 from flows.quick_imports import quick_imports
+from tasks.head_start import HeadStart
+from tasks.params import load_settings
+from tasks.plan import Plan
+from tasks.runs.costs import keep_costs
+from tasks.runs.run_context import RunContext
 from tasks.workspace import Workspace
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of this process, which a test may change."""
-    changed = dict(os.environ)
-    monkeypatch.setattr(os, "environ", changed)
-    return changed
+from tests.conftest import PARAMS
+from tests.flows.project import Project
 
 
 def test_imports_look_for_no_garbage_and_leave_nothing_to_look_through() -> None:
@@ -37,24 +35,58 @@ def test_imports_look_for_no_garbage_and_leave_nothing_to_look_through() -> None
         gc.unfreeze()
 
 
-def test_flow_on_a_temporary_server_has_no_heart_for_which_it_would_wait_at_its_end(
-    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextlib.contextmanager
-    def server(_workspace: Workspace) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(client={}, wait_until_ready=lambda: None)
-
-    monkeypatch.setattr(pipeline, "temporary_server", server)
+def test_flow_on_a_temporary_server_has_no_heart_for_which_it_would_wait_at_its_end() -> None:
+    waited: list[bool] = []
+    server: Any = SimpleNamespace(wait_until_ready=lambda: waited.append(True))
     with contextlib.ExitStack() as stack:
-        pipeline._use_server(Workspace.at(tmp_path), stack)
+        pipeline._settle_on(server, stack)
         assert get_current_settings().flows.heartbeat_frequency is None
+    assert get_current_settings().flows.heartbeat_frequency == 180
+    assert waited
 
 
-def test_flow_on_a_server_of_its_own_has_the_heartbeats_that_tell_of_its_end(
-    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
-    monkeypatch.setattr(pipeline, "check_access", lambda _: None)
-    with contextlib.ExitStack() as stack:
-        pipeline._use_server(Workspace.at(tmp_path), stack)
-        assert get_current_settings().flows.heartbeat_frequency == 180
+STOPPED_AT_THE_IMPORT = """
+import contextlib, sys, time
+from pathlib import Path
+from flows import pipeline
+
+@contextlib.contextmanager
+def interrupted():
+    while not Path("behave/ingest.waits").exists():
+        time.sleep(0.05)
+    raise KeyboardInterrupt
+    yield
+
+pipeline.quick_imports = interrupted
+pipeline._choose_server = lambda _: None
+code = pipeline.main([])
+sys.exit(99 if "prefect" in sys.modules else code)
+"""
+
+
+def test_first_stage_works_before_prefect_is_imported_and_ends_with_the_command(project: Project) -> None:
+    project.behave("ingest", "wait")
+    code, text = project.run("-c", STOPPED_AT_THE_IMPORT)
+    assert code == 130, text
+    assert text.endswith("Stopped. Finished work is kept; the same command continues from there.\n")
+    assert project.ran() == ["ingest"]
+    assert project.left_over() == []
+
+
+def test_artifacts_of_a_run_count_what_began_before_its_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, str] = {}
+    monkeypatch.setattr(
+        artifacts, "create_markdown_artifact", lambda *, key, markdown, **_: shown.update({key: markdown})
+    )
+    workspace = Workspace.at(tmp_path)
+    costs = {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_mb": 1.0}
+    keep_costs(workspace, "export", costs)  # of the run before
+    plan = Plan("The plan", is_whole=True, steps=[])
+    head_start = HeadStart((), workspace, 60.0, plan)
+    keep_costs(workspace, "ingest", costs)
+    context = RunContext(workspace, head_start=head_start)
+    with artifacts.show_costs(context):
+        keep_costs(workspace, "train", costs)
+        artifacts.show_plan(context, load_settings(PARAMS.parent))
+    assert shown["plan"] == "The plan"
+    assert [line.split()[1] for line in shown["costs"].splitlines()[2:5]] == ["ingest", "train", "all"]

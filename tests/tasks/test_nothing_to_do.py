@@ -82,7 +82,8 @@ def source(made: Path, tmp_path: Path) -> Iterator[Path]:
 
 def is_nothing_to_do(root: Path) -> bool:
     workspace = Workspace.at(root)
-    return plan.is_nothing_to_do(plan.list_source(load_settings(root), workspace), workspace)
+    made = plan.run_if_possible(plan.list_source(load_settings(root), workspace), workspace)
+    return made is not None and plan.is_nothing_to_do(made, workspace)
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
