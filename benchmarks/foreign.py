@@ -26,7 +26,7 @@ from tasks.images.manifest import class_names, read_duplicates, read_examples
 from tasks.images.reason_codes import Refused
 from tasks.images.sources.digits import list_digits
 from tasks.parallel import one_blas_thread
-from tasks.reports.foreign import keep_threshold, measure_far, measure_near, share_above, with_interval
+from tasks.reports.foreign import WORDS, keep_threshold, measure_far, measure_near, share_above, with_interval
 from tasks.scores import Floats
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.engines import Pixels, build_extractor
@@ -72,7 +72,7 @@ def main() -> None:
         lost = share_above(score.score(arrays, tested), keep_threshold(true), test_groups)
         alone = [f"{each[label]:.3f}" if label in each else "-" for label in range(len(classes))]
         cells = [show(with_interval(near, groups)), *alone, *map(show, measured), show(lost)]
-        print(f"| {score.words} |", " | ".join(cells), "|", flush=True)
+        print(f"| {WORDS[name]} |", " | ".join(cells), "|", flush=True)
 
 
 def show(measured: dict[str, Any]) -> str:

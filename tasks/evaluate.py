@@ -4,6 +4,7 @@ Reads `data/prepared/`, `data/features/block5_pool/`, `models/trained/<strategy>
 bytes:
 - `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
+- `reports/foreign.safetensors`: what tells images that belong to none of the classes, for `export`;
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`.
 It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
 dvc.lock.
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from tasks.diagnosis import Champion, diagnose
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
+from tasks.foreign import detect_foreign
 from tasks.images.folds import number_groups
 from tasks.images.manifest import Example, read_duplicates, read_examples
 from tasks.images.shards import open_shards
@@ -128,6 +130,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
     predictions = Champion(best.model, test, best.probabilities, best.labels, groups)
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
+    evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
+    write_bytes(workspace.foreign, detector)
     _write(workspace, evaluation, best)
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))

@@ -1,9 +1,10 @@
 """Stage `export`: the champion in, a model that can be served out.
 
 Reads `reports/evaluation.json` (which model is the champion), `models/trained/<champion>/`, `data/prepared/` and
-`data/raw/` (held-out images for the check), and `data/features/block5_pool/` (what was evaluated). Writes
-`models/export/`: `saved_model/` (encoded images in), `model.onnx` and `model.tflite` (pixels in), `labels.txt`,
-`MODEL_CARD.md` and `export.json` (a description of the model, and the SHA-256 of every file).
+`data/raw/` (held-out images for the check), `data/features/block5_pool/` (what was evaluated) and
+`reports/foreign.safetensors`. Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx` and
+`model.tflite` (pixels in), `foreign.safetensors` (what tells images of none of the classes, if that can be told),
+`labels.txt`, `MODEL_CARD.md` and `export.json` (a description of the model, and the SHA-256 of every file).
 
 Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
 and LiteRT in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ExportError, IntegrityError
-from tasks.files import atomic_folder, file_sha256, read_json, sweep_temporaries, write_bytes, write_json
+from tasks.files import atomic_folder, file_sha256, read_json, sha256_hex, sweep_temporaries, write_bytes, write_json
 from tasks.images import decoding
 from tasks.images.manifest import Example, read_examples
 from tasks.program import run_stage
@@ -29,7 +30,7 @@ from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, run_onnx
+from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, compare_features, run_onnx
 from tasks.vgg.exports.template import Outline, Template
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.trained_model import Trained, load_trained
@@ -102,7 +103,8 @@ def _export(
             sweep_temporaries(workspace.export.parent)
             with atomic_folder(workspace.export) as new:
                 differences, refused = _write_models(new, trained, weights, checks, template, fresh)
-                _write_texts(new, trained, evaluation, settings)
+                foreign = _copy_detector(new, evaluation.get("foreign"), workspace)
+                _write_texts(new, trained, evaluation, settings, foreign)
     largest = float(f"{max(differences):.2g}")
     return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, largest)
 
@@ -135,12 +137,41 @@ def _write_models(
         answers = pool.submit(run_onnx, content, checks.pixels[: checks.real])
         template.fill(trained.head, folder)
         fresh.begin(folder, checks)
-        difference = compare("ONNX", answers.result(), checks, range(checks.real))
+        probabilities, features = answers.result()
+        difference = compare("ONNX", probabilities, checks, range(checks.real))
+        compare_features(features, checks)
     differences, refused = fresh.compare(checks)
     return [difference, *differences], refused
 
 
-def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], settings: Settings) -> None:
+def _copy_detector(folder: Path, found: dict[str, Any] | None, workspace: Workspace) -> dict[str, Any] | None:
+    """Copy what tells foreign images beside the model; returns its description for `export.json`.
+
+    Raises:
+        IntegrityError: the file is not the one that was evaluated.
+    """
+    if found is None:
+        return None
+    try:
+        content = workspace.foreign.read_bytes()
+        if sha256_hex(content) != found["sha256"]:
+            raise ValueError("its SHA-256 differs")
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{workspace.foreign} is not the file that was evaluated ({error}). "
+            "Run: dvc repro --force --single-item evaluate"
+        ) from None
+    write_bytes(folder / workspace.foreign.name, content)
+    return {"score": found["score"], "threshold": found["threshold"]}
+
+
+def _write_texts(
+    folder: Path,
+    trained: Trained,
+    evaluation: dict[str, Any],
+    settings: Settings,
+    foreign: dict[str, Any] | None,
+) -> None:
     formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
     write_bytes(folder / "labels.txt", "".join(f"{name}\n" for name in trained.classes).encode())
     card = render_model_card(evaluation, formats)
@@ -161,6 +192,7 @@ def _write_texts(folder: Path, trained: Trained, evaluation: dict[str, Any], set
             },
             "answers": {name: evaluation["answers"][name] for name in ("wanted_precision", "thresholds")},
             "probability_tolerance": settings.export.probability_tolerance,
+            "foreign": foreign,
             "sha256": dict(_checksums(folder)),
         },
     )

@@ -3,9 +3,10 @@
     python -m tasks.predict --model models/export PATH...
 
 PATH is an image, a folder (its files in sorted order, without hidden files and links that lead out of it) or `-` (paths
-on stdin, one a line). A line holds `path`, `label`, `probability`, `probabilities` and `unsure` (the probability is too
-low for the precision that evaluate.wanted_precision promises; left out if there is none), or `path` and `error` ("code:
-detail"). The exit code is 0 unless every image is bad. Images are decoded as in training; TensorFlow isn't needed.
+on stdin, one a line). A line holds `path` and `error` ("code: detail"), or `path`, `label`, `probability`,
+`probabilities` and what the model can tell besides: `unsure` (the probability is too low for the precision that
+evaluate.wanted_precision promises), `foreign` (the image belongs to none of the classes) and `foreign_score` (higher:
+more foreign). The exit code is 0 unless every image is bad. Images are decoded as in training; TensorFlow isn't needed.
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from tasks.errors import USER_ERROR, IntegrityError, PredictError
-from tasks.files import atomic_file, file_sha256, read_json, sha256_hex
-from tasks.images.decoding import PERMISSIVE, Pixels
+from tasks.files import atomic_file, file_sha256
+from tasks.images.decoding import Pixels
 from tasks.images.packs import PackEntry
 from tasks.images.reason_codes import Refused
 from tasks.images.signatures import HEAD_BYTES, judge_head
@@ -36,53 +35,11 @@ from tasks.images.workers import decode_all
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.settings import MAX_FILE_MB
+from tasks.vgg.exports.exported_model import ExportedModel
 
 BATCH_SIZE = 8
 UNREADABLE, TOO_LARGE = "unreadable", "too_large"
 """Codes of a file that can't be opened or isn't; the other codes are in `tasks.images.reason_codes.RefusalCode`."""
-
-
-class Model:
-    """An exported model, verified and loaded.
-
-    Raises:
-        PredictError: the folder is not a complete export, or `model.onnx` is not the file that was exported.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            about = read_json(folder / "export.json")
-            content = (folder / "model.onnx").read_bytes()
-            self.classes = tuple(str(name) for name in about["classes"])
-            decoder = {"max_pixels": PERMISSIVE.max_pixels, **about["decoder"]}  # old exports name no limit
-            self.background_rgb: tuple[int, int, int] = tuple(decoder["background_rgb"])
-            self.policy = replace(PERMISSIVE, max_pixels=decoder["max_pixels"])
-            self.thresholds = about.get("answers", {}).get("thresholds")  # old exports promise nothing
-            expected = about["sha256"]["model.onnx"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PredictError(
-                f"{folder} is not a complete exported model ({type(error).__name__}: {error}). Name the folder that "
-                "the pipeline exports (--model models/export), or make it: dvc pull export, or make run"
-            ) from None
-        if sha256_hex(content) != expected:
-            raise PredictError(
-                f"{folder / 'model.onnx'} is not the file that was exported: its SHA-256 differs. "
-                "It is damaged or was changed, so it is not used. Get it again: dvc checkout --force export"
-            )
-        self._session = _session(content, folder)
-
-    def is_unsure(self, label: int, probability: float) -> bool | None:
-        """Whether a prediction is too uncertain for the promised precision; None if nothing is promised."""
-        if self.thresholds is None:
-            return None
-        threshold = self.thresholds[label]
-        return threshold is None or probability < threshold
-
-    def probabilities(self, pixels: Sequence[Pixels]) -> list[list[float]]:
-        """Decoded images (224, 224, 3), uint8 -> a row of probabilities for each, in the order of `classes`."""
-        batch = np.stack(pixels).astype(np.float32)
-        rows: list[list[float]] = self._session.run(None, {self._session.get_inputs()[0].name: batch})[0].tolist()
-        return rows
 
 
 @dataclass(frozen=True)
@@ -106,12 +63,13 @@ def predict_files(
         batch_size: images in one step of the network.
 
     Yields:
-        `path`, `label`, `probability`, `probabilities` {label: p} and `unsure`; or `path` and `error`, "code: detail".
+        `path`, `label`, `probability`, `probabilities` {label: p}, and `unsure`, `foreign` and `foreign_score` if the
+        model can tell; or `path` and `error`, "code: detail".
 
     Raises:
         PredictError: the model can't be loaded; raised before any image is read.
     """
-    model = Model(Path(model_dir))
+    model = ExportedModel(Path(model_dir))
     return _rows(model, (_look(path) for given in paths for path in find_images(os.fspath(given))), batch_size)
 
 
@@ -163,7 +121,7 @@ def _look(path: str) -> _Image:
         return _Image(path, None, "", f"{UNREADABLE}: {getattr(error, 'strerror', None) or error}")
 
 
-def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:
+def _rows(model: ExportedModel, images: Iterable[_Image], batch_size: int) -> Iterator[dict[str, Any]]:
     waiting: list[tuple[str, Pixels | str]] = []
     for path, result in _decoded(images, model):
         waiting.append((path, result))
@@ -173,7 +131,7 @@ def _rows(model: Model, images: Iterable[_Image], batch_size: int) -> Iterator[d
     yield from _scored(model, waiting)
 
 
-def _decoded(images: Iterable[_Image], model: Model) -> Iterator[tuple[str, Pixels | str]]:
+def _decoded(images: Iterable[_Image], model: ExportedModel) -> Iterator[tuple[str, Pixels | str]]:
     """(path, pixels or the error), in order. Worker processes decode, so that a crash loses one image only."""
     source, begun = iter(images), deque[_Image]()
     while True:
@@ -208,36 +166,11 @@ def _problems(begun: deque[_Image]) -> Iterator[tuple[str, str]]:
         yield image.path, image.problem
 
 
-def _scored(model: Model, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[dict[str, Any]]:
+def _scored(model: ExportedModel, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[dict[str, Any]]:
     good = [content for _, content in batch if not isinstance(content, str)]
-    predictions = iter(model.probabilities(good) if good else [])
+    answers = iter(model.answer(good) if good else [])
     for path, content in batch:
-        if isinstance(content, str):
-            yield {"path": path, "error": content}
-            continue
-        probabilities = next(predictions)
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        row = {
-            "path": path,
-            "label": model.classes[best],
-            "probability": probabilities[best],
-            "probabilities": dict(zip(model.classes, probabilities, strict=True)),
-        }
-        unsure = model.is_unsure(best, probabilities[best])
-        yield row if unsure is None else {**row, "unsure": unsure}
-
-
-def _session(content: bytes, folder: Path) -> Any:
-    import onnxruntime  # imported here, because worker processes import this module and don't need it
-
-    onnxruntime.set_default_logger_severity(3)
-    try:
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no public base class
-        raise PredictError(
-            f"onnxruntime {onnxruntime.__version__} can't load {folder / 'model.onnx'}: {error}. "
-            "Install the locked version: make setup"
-        ) from None
+        yield {"path": path, "error": content} if isinstance(content, str) else {"path": path, **next(answers)}
 
 
 def to_line(row: dict[str, Any]) -> bytes:

@@ -27,6 +27,7 @@ EXPORT = "models/export"
 REPORTS = "reports"
 EVALUATION = f"{REPORTS}/evaluation.json"
 METRICS = f"{REPORTS}/metrics.json"
+FOREIGN = f"{REPORTS}/foreign.safetensors"
 REPORT_PAGE = f"{REPORTS}/report.html"
 DATA_PAGE = f"{REPORTS}/data.html"
 LEARNING_RATE_PAGE = f"{REPORTS}/learning_rate.html"
@@ -104,6 +105,10 @@ class Workspace:
     @property
     def metrics(self) -> Path:
         return self.folder / METRICS
+
+    @property
+    def foreign(self) -> Path:
+        return self.folder / FOREIGN
 
     # Kept for the next attempt of a run.
     @property

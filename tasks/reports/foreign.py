@@ -1,4 +1,4 @@
-"""Which score tells foreign images best, and above which score an image is foreign.
+"""Which score tells foreign images best, above which score an image is foreign, and what the report says of it.
 
 Everything comes from scores of images that the score was not fitted to; see `tasks.vgg.foreign_trials`.
 """
@@ -12,12 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.reports.data_uris import thumbnail
 from tasks.reports.influences import Mean, Measured, roc_auc, share_of
+from tasks.reports.text import percent
 from tasks.reports.uncertainty import interval
+from tasks.reports.why import Images
 from tasks.scores import Floats, Integers
 
+WORDS = {
+    "maximum_softmax": "maximum softmax",
+    "energy": "energy",
+    "nearest_neighbours": "k nearest neighbours",
+    "mahalanobis": "relative Mahalanobis distance",
+    "virtual_logit": "ViM",
+}
+"""The scores' names for people."""
 KEPT = 0.95
 """Share of the true images that are not called foreign."""
+_USEFUL = 0.8
+"""A near AUROC from which the score is called useful for things that look like the classes."""
+_SIDE_PX = 112
 _AS_GOOD = 0.005
 """A simpler score is taken if its mean AUROC is lower by at most this much."""
 
@@ -132,3 +146,33 @@ def judge_scores(
         "caught": share_above(far[chosen], threshold, np.arange(len(far[chosen]))),
         "scores": scores,
     }
+
+
+def foreign_verdict(found: Mapping[str, Any]) -> str:
+    """What the test images say about the score that is used, in a few sentences."""
+    called, used = found["called_foreign"], found["scores"][found["score"]]
+    low, high = (percent(end) for end in called["ci95"])
+    return (
+        f"{percent(called['value'])} of {found['tested']:,} test images are called foreign although they belong to a "
+        f"class (95 % confidence interval {low} to {high}); the threshold aims at {percent(1 - KEPT, 0)}. Of "
+        f"{found['far_images']} drawings, textures and noise, which no class is like, "
+        f"{percent(found['caught']['value'], 0)} are called foreign. {_near_sentence(used['near'])}"
+    )
+
+
+def _near_sentence(near: Mapping[str, Any]) -> str:
+    if near["value"] is None:
+        return "How well it tells things that look like the classes can't be measured with so few classes."
+    text = (
+        "Each class in turn was held out and taken for foreign: of an image of it and one of the other classes, the "
+        f"first has the higher score with a probability of {percent(near['value'], 0)}; a coin toss gives 50 %."
+    )
+    if near["value"] >= _USEFUL:
+        return text
+    advice = "Don't rely on it for things that look like the classes: give them a class of their own, with images."
+    return f"{text} {advice}"
+
+
+def show_most(found: Mapping[str, Any], images: Images) -> list[dict[str, Any]]:
+    """The most foreign test images, with thumbnails."""
+    return [{**one, "image": thumbnail(images[one["key"]], _SIDE_PX)} for one in found["most"]]

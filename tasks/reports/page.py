@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.reports import charts, html, weak, what_if, why, wording
+from tasks.reports import charts, foreign, html, weak, what_if, why, wording
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
 from tasks.reports.why import Images
@@ -47,7 +47,8 @@ def shown_images(evaluation: Mapping[str, Any]) -> list[str]:
     of_slices = [key for one in evaluation["weak"]["slices"] for key in one["keys"]]
     sample = [evaluation["what_if"]["sample"]] if evaluation["what_if"] else []
     mistakes = [mistake["key"] for mistake in evaluation["mistakes"]]
-    return list(dict.fromkeys([*mistakes, *why.shown_images(evaluation["why"]), *of_slices, *sample]))
+    most = [one["key"] for one in evaluation["foreign"]["most"]] if evaluation["foreign"] else []
+    return list(dict.fromkeys([*mistakes, *why.shown_images(evaluation["why"]), *of_slices, *sample, *most]))
 
 
 def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Images) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
         "weak_verdict": weak.weak_verdict(evaluation["weak"]),
         "weak_slices": weak.show_slices(evaluation["weak"], images),
         **_what_if(evaluation["what_if"], images),
+        **_foreign(evaluation["foreign"], images),
         "weakest_first": len(classes) > UNSORTED_CLASSES,
         "per_class": _ordered(per_class),
         "untested": [name for name in classes if not per_class[name]["support"]],
@@ -92,6 +94,16 @@ def _what_if(found: Mapping[str, Any] | None, images: Images) -> dict[str, Any]:
         return {}
     shown = what_if.show_what_if(found, images[found["sample"]])
     return {"what_if": shown, "what_if_verdict": what_if.what_if_verdict(found)}
+
+
+def _foreign(found: Mapping[str, Any] | None, images: Images) -> dict[str, Any]:
+    if not found:
+        return {}
+    return {
+        "foreign_words": foreign.WORDS,
+        "foreign_verdict": foreign.foreign_verdict(found),
+        "foreign_most": foreign.show_most(found, images),
+    }
 
 
 def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -91,13 +91,11 @@ class Score(NamedTuple):
     """A way to score.
 
     Attributes:
-        words: its name, for people.
         needs_classes: it can't tell anything of images of a single class.
         fit: known images -> arrays.
         score: arrays, features (n, d) -> scores (n,).
     """
 
-    words: str
     needs_classes: bool
     fit: Callable[[Known], Arrays]
     score: Callable[[Arrays, Floats], Floats]
@@ -231,11 +229,30 @@ def _unit_length(values: Floats) -> Floats:
     return found
 
 
+@dataclass(frozen=True)
+class Detector:
+    """A fitted score with its threshold.
+
+    Attributes:
+        name: of the score, in `SCORES`.
+        arrays: what was fitted.
+        threshold: an image with a higher score is foreign.
+    """
+
+    name: str
+    arrays: Arrays
+    threshold: float
+
+    def score(self, features: Floats) -> Floats:
+        """Pooled features (n, d) -> scores (n,)."""
+        return SCORES[self.name].score(self.arrays, features)
+
+
 SCORES: dict[str, Score] = {
-    "maximum_softmax": Score("maximum softmax", True, _fit_linear, _maximum_softmax),
-    "energy": Score("energy", True, _fit_linear, _energy),
-    "nearest_neighbours": Score("k nearest neighbours", False, _fit_neighbours, _neighbours),
-    "mahalanobis": Score("relative Mahalanobis distance", True, _fit_mahalanobis, _mahalanobis),
-    "virtual_logit": Score("ViM", True, _fit_virtual_logit, _virtual_logit),
+    "maximum_softmax": Score(True, _fit_linear, _maximum_softmax),
+    "energy": Score(True, _fit_linear, _energy),
+    "nearest_neighbours": Score(False, _fit_neighbours, _neighbours),
+    "mahalanobis": Score(True, _fit_mahalanobis, _mahalanobis),
+    "virtual_logit": Score(True, _fit_virtual_logit, _virtual_logit),
 }
 """By name, the simplest first."""

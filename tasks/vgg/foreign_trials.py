@@ -15,8 +15,8 @@ from tasks.scores import Floats, Integers
 from tasks.vgg.foreign import SCORES, Arrays, Known
 from tasks.vgg.training_data import FOLDS
 
-FEWEST_GROUPS = 20
-"""With fewer independent images, no threshold keeps 95 % of new ones."""
+FEWEST_GROUPS = 50
+"""With fewer independent images, neither the choice of a score nor its threshold would be worth anything."""
 MOST_HELD_OUT = 10
 """So many classes are held out, those with the most images."""
 

@@ -68,7 +68,7 @@ def pixels_predictor(
 
     It returns probabilities (n, classes) float32, or raises IntegrityError as `predict_probabilities` does.
     """
-    compute = _network(backbone, workspace)
+    compute = backbone_network(backbone, workspace)
 
     def predict(pixels: Pixels) -> Floats:
         predicted = [head.probabilities(compute(pixels, view)) for view in views_of(test_time_augmentation)]
@@ -88,11 +88,11 @@ def features_reader(backbone: Weights, workspace: Workspace) -> Read:
     if not backbone:
         shards = open_shards(workspace.features / BOTTLENECK)
         return lambda keys, view: shards.read([view_id(key, view) for key in keys])
-    images, compute = open_shards(workspace.shards), _network(backbone, workspace)
+    images, compute = open_shards(workspace.shards), backbone_network(backbone, workspace)
     return lambda keys, view: compute(images.read(keys), view)
 
 
-def _network(backbone: Weights, workspace: Workspace) -> Callable[[Pixels, int], Floats]:
+def backbone_network(backbone: Weights, workspace: Workspace) -> Callable[[Pixels, int], Floats]:
     """The backbone as a function of up to `BATCH` images, and which view of them."""
     weights = {**load_weights(), **backbone}
     extract = build_extractor(features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
+from tasks import diagnosis, foreign
 from tasks.errors import DataError, IntegrityError, TrainingError
 from tasks.evaluate import Evaluated, Summary, remove_stale, run, summarise_strategy
-from tasks.files import read_json, write_json
+from tasks.files import read_json, sha256_hex, write_json
 from tasks.images.manifest import (
     Duplicate,
     Example,
@@ -24,10 +26,12 @@ from tasks.images.manifest import (
     write_examples,
     write_quarantine,
 )
-from tasks.images.shards import write_shard
+from tasks.images.shards import open_shards, write_shard
 from tasks.params import load_settings
 from tasks.reports.champion import Validated
 from tasks.settings import Settings
+from tasks.vgg.foreign import Detector
+from tasks.vgg.foreign_features import pool_known
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, load_trained, save_trained
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
@@ -39,6 +43,17 @@ STRATEGIES = ("feature_extraction", "head_replacement")
 PLOTS = ("confusion", "calibration", "per_class")
 Right = dict[str, float]
 """Split -> share of its images that a strategy predicts rightly."""
+
+
+@pytest.fixture(autouse=True)
+def far_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of far images without a network."""
+
+    def pool_far(_backbone: object, workspace: Workspace) -> np.ndarray:
+        channels = open_shards(workspace.features / "block5_pool").shape[-1]
+        return np.random.default_rng(0).normal(size=(24, 2 * channels)).astype(np.float32)
+
+    monkeypatch.setattr(foreign, "pool_far", pool_far)
 
 
 def make_settings(
@@ -145,6 +160,58 @@ def test_evaluation_says_when_an_answer_is_sure_enough_and_what_the_recalibratio
     before, after = evaluation["recalibration"]["test"]["before"], evaluation["recalibration"]["test"]["after"]
     assert before["log_loss"] != after["log_loss"] == evaluation["strategies"][STRATEGIES[0]]["test"]["log_loss"]
     assert "so it is corrected: by the temperature 2.00" in (tmp_path / "reports/report.html").read_text()
+
+
+def test_evaluation_says_how_foreign_images_are_told_and_keeps_what_was_fitted(tmp_path: Path) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}, ("ant", "bee", "cat"), a_split=60)
+    run(make_settings(), Workspace.at(tmp_path))
+    found, content = (
+        read(tmp_path, "evaluation.json")["foreign"],
+        (tmp_path / "reports/foreign.safetensors").read_bytes(),
+    )
+    assert set(found["scores"]) == set(foreign.report.WORDS)
+    assert (found["images"], found["tested"], found["far_images"]) == (120, 60, 24)
+    assert found["sha256"] == sha256_hex(content)
+    detector = Detector(found["score"], load(content), found["threshold"])
+    examples = [example for example in read_examples(tmp_path / PREPARED) if example.split == "test"]
+    scores = detector.score(pool_known({}, Workspace.at(tmp_path), [example.key for example in examples]))
+    assert found["called_foreign"]["value"] == pytest.approx(np.mean(scores > found["threshold"]), abs=0.04)
+    assert found["most"][0]["score"] == pytest.approx(scores.max(), abs=1e-4)
+    page = (tmp_path / "reports/report.html").read_text()
+    assert "Images of none of the classes" in page
+    before = contents(tmp_path / "reports")
+    run(make_settings(), Workspace.at(tmp_path))
+    assert contents(tmp_path / "reports") == before
+
+
+def test_a_backbone_that_was_trained_further_computes_features_of_fewer_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_workspace(tmp_path, {STRATEGIES[0]: {}}, a_split=60)
+    examples, asked = read_examples(tmp_path / PREPARED), []
+    monkeypatch.setattr(foreign, "MOST_COMPUTED", 70)
+    monkeypatch.setattr(foreign, "MOST_COMPUTED_TESTED", 30)
+
+    def pool_known(_backbone: object, _workspace: Workspace, keys: Sequence[str]) -> np.ndarray:
+        asked.append([example.label for example in examples if example.key in keys])
+        return np.random.default_rng(1).normal(size=(len(keys), 4)).astype(np.float32)
+
+    monkeypatch.setattr(foreign, "pool_known", pool_known)
+    model = replace(load_trained(tmp_path / TRAINED / STRATEGIES[0]), backbone={"block5_conv3/bias": np.zeros(1)})
+    test = [example for example in examples if example.split == "test"]
+    tested = diagnosis.Champion(model, test, np.tile([[0.9, 0.1]], (60, 1)), np.zeros(60, int), np.arange(60))
+    group_of = {example.key: number for number, example in enumerate(examples)}
+    found, _ = foreign.detect_foreign(tested, examples, group_of, Workspace.at(tmp_path))
+    assert found is not None
+    assert (found["images"], found["tested"]) == (70, 30)
+    assert [labels.count("ants") for labels in asked] == [35, 15]
+
+
+def test_few_images_cannot_tell_what_is_foreign(tmp_path: Path) -> None:
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}})))
+    assert read(tmp_path, "evaluation.json")["foreign"] is None
+    assert load((tmp_path / "reports/foreign.safetensors").read_bytes()) == {}
+    assert "Images of none of the classes" not in (tmp_path / "reports/report.html").read_text()
 
 
 def test_interval_and_test_count_images_that_belong_together_as_less_than_as_many_alone(tmp_path: Path) -> None:

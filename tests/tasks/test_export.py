@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from safetensors.numpy import save
 
 from tasks import export, ingest, prepare
 from tasks.errors import ExportError, IntegrityError
-from tasks.files import read_json, write_bytes, write_json
+from tasks.files import read_json, sha256_hex, write_bytes, write_json
+from tasks.images.decoding import decode
 from tasks.images.manifest import read_examples, write_examples
 from tasks.images.shards import Writer, open_shards
 from tasks.predict import predict_files
@@ -24,6 +27,7 @@ from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.parity import run_onnx
+from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained
 from tasks.vgg.weights import Weights, load_weights
@@ -126,7 +130,7 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     assert list(Workspace.at(tiny).kept_exports.iterdir()) == [], (
         "nothing is kept of a backbone that no other model has"
     )
-    answered = run_onnx((tiny / EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))
+    answered = run_onnx((tiny / EXPORT / "model.onnx").read_bytes(), pixels.astype(np.float32))[0]
     np.testing.assert_allclose(answered, expected, atol=0.01)
     card = (tiny / EXPORT / "MODEL_CARD.md").read_text()
     assert "changed: it was trained further" in card
@@ -183,13 +187,59 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
     kept = tiny / ".rootstock/exports/template-0/graph"
     write_bytes(kept, b"")
     answer = export.run_onnx
-    monkeypatch.setattr(export, "run_onnx", lambda model, pixels: answer(model, pixels)[:, ::-1])
+    monkeypatch.setattr(export, "run_onnx", lambda model, pixels: (answer(model, pixels)[0][:, ::-1], None))
     monkeypatch.setattr(export.Template, "fill", lambda *_: None)  # the other formats aren't reached
     with pytest.raises(ExportError, match=r"ONNX doesn't predict what the trained model does on .*(ant|bee)"):
         export.run(change(), Workspace.at(tiny))
     assert former.read_text(encoding="utf-8") == "former"
     assert not kept.exists(), "the next attempt uses nothing that may be the reason"
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
+
+
+def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
+    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ([0.0], 0)
+    monkeypatch.setattr(export.Template, "fill", lambda *_: None)
+    monkeypatch.setattr(export.FreshProcess, "begin", lambda *_: None)
+    monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: answer)
+    known = np.random.default_rng(0).uniform(size=(5, 16)).astype(np.float16)
+    content = save({"known": known})
+    write_bytes(Workspace.at(tiny).foreign, content)
+    found = {"score": "nearest_neighbours", "threshold": 0.25, "sha256": sha256_hex(content)}
+    write_json(tiny / EVALUATION, {**read_json(tiny / EVALUATION), "foreign": found})
+    export.run(change(), Workspace.at(tiny))
+    about = read_json(tiny / EXPORT / "export.json")
+    assert about["foreign"] == {"score": "nearest_neighbours", "threshold": 0.25}
+    assert about["sha256"]["foreign.safetensors"] == sha256_hex(content)
+    held_out = next(one for one in read_examples(tiny / PREPARED) if one.split == "test")
+    image = save_image(tiny / "some.png", held_out.label, 3)
+    [row] = predict_files(tiny / EXPORT, [image])
+    session = onnxruntime.InferenceSession(tiny / EXPORT / "model.onnx")
+    pixels = decode(image.read_bytes())[0][np.newaxis].astype(np.float32)
+    expected = Detector("nearest_neighbours", {"known": known}, 0.25).score(
+        session.run(["features"], {"pixels": pixels})[0]
+    )
+    assert row["foreign_score"] == pytest.approx(expected[0], abs=1e-5)
+    assert row["foreign"] == (expected[0] > 0.25)
+    write_bytes(Workspace.at(tiny).foreign, content + b" ")
+    with pytest.raises(IntegrityError, match=r"foreign\.safetensors is not the file that was evaluated"):
+        export.run(change(), Workspace.at(tiny))
+
+
+def test_export_fails_when_the_features_of_onnx_differ(
+    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = export.run_onnx
+
+    def swapped(model: bytes, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, features = answer(model, pixels)
+        return probabilities, features[:, ::-1]
+
+    monkeypatch.setattr(export, "run_onnx", swapped)
+    monkeypatch.setattr(export.Template, "fill", lambda *_: None)  # the other formats aren't reached
+    with pytest.raises(ExportError, match=r"ONNX doesn't compute the trained model's features of .*(ant|bee)"):
+        export.run(change(), Workspace.at(tiny))
 
 
 def test_export_fails_when_another_network_was_evaluated(tiny: Path, change: Callable[..., Settings]) -> None:

@@ -16,12 +16,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.numpy import save
 
 from tasks import predict
 from tasks.errors import PredictError
 from tasks.files import sha256_hex, write_bytes, write_json
 from tasks.images.decoding import PERMISSIVE, decode
 from tasks.predict import find_images, main, predict_files, to_line
+from tasks.vgg.exports import exported_model
 
 CLASSES = ("red", "grün")
 
@@ -79,6 +81,42 @@ def test_predict_gives_rows_in_the_order_of_the_input(model: Path, tmp_path: Pat
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.fixture
+def telling(model: Path) -> Path:
+    """The export, with the mean colour as features; what differs much from a dark red is foreign."""
+    proto = onnx.load(model / "model.onnx")
+    proto.graph.node.append(helper.make_node("Identity", ["mean"], ["features"]))
+    proto.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3]))
+    content, fitted = proto.SerializeToString(), save({"known": np.array([[1, 0, 0]], np.float16)})
+    write_bytes(model / "model.onnx", content)
+    write_bytes(model / "foreign.safetensors", fitted)
+    about = json.loads((model / "export.json").read_text(encoding="utf-8"))
+    about["sha256"] = {"model.onnx": sha256_hex(content), "foreign.safetensors": sha256_hex(fitted)}
+    about["foreign"] = {"score": "nearest_neighbours", "threshold": 0.5}
+    write_json(model / "export.json", about)
+    return model
+
+
+def test_predict_says_which_images_are_foreign(telling: Path, tmp_path: Path) -> None:
+    red, green = paint(tmp_path / "red.png", (200, 0, 0)), paint(tmp_path / "green.png", (0, 200, 0))
+    text = tmp_path / "text.jpg"
+    text.write_text("<html>", encoding="utf-8")
+    rows = scored(telling, red, text, green, red)
+    assert [row.get("foreign") for row in rows] == [False, None, True, False]
+    assert rows[2]["foreign_score"] == pytest.approx(2**0.5, abs=1e-3)
+    assert rows[2]["label"] == "grün"
+    assert [json.loads(to_line(row)) for row in rows] == rows
+
+
+def test_predict_refuses_a_changed_file_that_tells_foreign_images(telling: Path, tmp_path: Path) -> None:
+    write_bytes(telling / "foreign.safetensors", save({"known": np.array([[0, 1, 0]], np.float16)}))
+    with pytest.raises(PredictError, match=r"foreign\.safetensors is not the file that was exported"):
+        scored(telling, paint(tmp_path / "red.png", (200, 0, 0)))
+    (telling / "foreign.safetensors").unlink()
+    with pytest.raises(PredictError, match="is not a complete exported model"):
+        scored(telling, paint(tmp_path / "red.png", (200, 0, 0)))
+
+
 def test_predict_decodes_as_training_on_the_exported_background(model: Path, tmp_path: Path) -> None:
     about = json.loads((model / "export.json").read_text(encoding="utf-8"))
     about["decoder"]["background_rgb"] = [0, 255, 0]
@@ -86,16 +124,16 @@ def test_predict_decodes_as_training_on_the_exported_background(model: Path, tmp
     clear = paint(tmp_path / "clear.png", (255, 0, 0, 0))
     (row,) = scored(model, clear)
     pixels = decode(Path(clear).read_bytes(), background_rgb=(0, 255, 0))[0]
-    expected = predict.Model(model).probabilities([pixels])[0]
+    [expected] = exported_model.ExportedModel(model).answer([pixels])
     assert row["label"] == "grün"
-    assert list(row["probabilities"].values()) == expected
+    assert row == {"path": clear, **expected}
 
 
 def test_predict_accepts_as_many_pixels_as_training_did(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = paint(tmp_path / "image.png", (200, 0, 0))  # 600 pixels
-    monkeypatch.setattr(predict, "PERMISSIVE", replace(PERMISSIVE, max_pixels=599))
+    monkeypatch.setattr(exported_model, "PERMISSIVE", replace(PERMISSIVE, max_pixels=599))
     assert "more than 599" in scored(model, image)[0]["error"], "an old export has no limit of its own"
     about = json.loads((model / "export.json").read_text(encoding="utf-8"))
     about["decoder"]["max_pixels"] = 600

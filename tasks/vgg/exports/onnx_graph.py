@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks.errors import ExportError
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
-from tasks.vgg.head import SMALLEST_NORM, Floats, Head
+from tasks.vgg.head import SMALLEST_NORM, Floats, Head, Pooling
 from tasks.vgg.weights import BLOCKS, Weights
 
-INPUT, OUTPUT = "pixels", "probabilities"
+INPUT, OUTPUT, FEATURES = "pixels", "probabilities", "features"
 PLANES = "planes"
 """Input of the backbone alone: preprocessed, channels first."""
 _OPSET, _IR_VERSION = 17, 8  # of 2022: read by every onnxruntime since 1.12
@@ -43,14 +43,16 @@ class _Graph:
 def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_augmentation: bool = False) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
-    With `test_time_augmentation` a prediction is the mean over the image and its mirror image. The classes are also in
-    the model's metadata, under `classes`, as JSON.
+    The second output, `features` (n, 1024), is what `tasks.vgg.foreign` needs: pooled as by `average_maximum`. With
+    `test_time_augmentation` a prediction is the mean over the image and its mirror image; the features are those of the
+    image alone. The classes are also in the model's metadata, under `classes`, as JSON.
     """
     graph = _Graph()
     pixels = _add_mirror_images(graph) if test_time_augmentation else INPUT
     features = _add_backbone(graph, _add_preprocessing(graph, pixels), weights)
     output = "both_probabilities" if test_time_augmentation else OUTPUT
-    values = _add_pooling(graph, features, head)
+    values = _add_pooling(graph, features, head.pooling)
+    pooled = values if head.pooling == "average_maximum" else _add_pooling(graph, features, "average_maximum")
     for number, layer in enumerate(head.layers, 1):
         name, last = f"head_{number}", number == len(head.layers)
         kernel, bias = graph.constant(f"{name}/kernel", layer.kernel), graph.constant(f"{name}/bias", layer.bias)
@@ -61,7 +63,10 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_a
             values = graph.add("Softmax", output if last else f"{name}_softmax", values, axis=1)
     if test_time_augmentation:
         _add_mean(graph, output)
-    return _serialize(graph, classes)
+        graph.nodes.append(helper.make_node("Split", [pooled], [FEATURES, "mirrored_features"], "own_features", axis=0))
+    else:
+        graph.add("Identity", FEATURES, pooled)
+    return _serialize(graph, classes, 2 * weights[f"block{len(BLOCKS)}_conv{BLOCKS[-1][1]}/bias"].size)
 
 
 def backbone_model(weights: Weights, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -122,12 +127,12 @@ def _add_backbone(graph: _Graph, values: str, weights: Weights) -> str:
     return values
 
 
-def _add_pooling(graph: _Graph, features: str, head: Head) -> str:
+def _add_pooling(graph: _Graph, features: str, pooling: Pooling) -> str:
     """`tasks.vgg.head.pool` on channels-first features."""
-    if head.pooling == "flatten":
+    if pooling == "flatten":
         last = graph.add("Transpose", "channels_last", features, perm=[0, 2, 3, 1])
         return graph.add("Flatten", "flatten", last, axis=1)
-    if head.pooling == "bilinear":
+    if pooling == "bilinear":
         return _add_unit_length(
             graph, "products", graph.add("Flatten", "products_flat", _add_products(graph, features))
         )
@@ -156,10 +161,11 @@ def _add_unit_length(graph: _Graph, kind: str, values: str) -> str:
     return graph.add("Div", f"{kind}_unit", values, graph.add("Max", f"{kind}_bounded_norm", norm, smallest))
 
 
-def _serialize(graph: _Graph, classes: Sequence[str]) -> bytes:
+def _serialize(graph: _Graph, classes: Sequence[str], features: int) -> bytes:
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])
-    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", len(classes)])
-    model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], [output], graph.constants))
+    sizes = {OUTPUT: len(classes), FEATURES: features}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
+    model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], outputs, graph.constants))
     helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -27,12 +27,13 @@ from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.template import LITERT
 from tasks.vgg.exports.tensorflow_process import CURE, TensorFlowProcess
-from tasks.vgg.head import Floats
+from tasks.vgg.head import Floats, pool
 from tasks.vgg.trained_model import Trained
 from tasks.vgg.weights import Weights, digest
 
 _BATCH = 8
 _ORIENTATION = 0x0112
+_FEATURE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Checks:
         classes: names, in the order of the probabilities.
         tolerance: largest difference of a probability that passes.
         real: how many are held-out images. They come first; the others are variants, for those who decode.
+        features: (n, 1024), float32, pooled as by `average_maximum`; for `tasks.vgg.foreign`.
     """
 
     names: tuple[str, ...]
@@ -56,6 +58,7 @@ class Checks:
     classes: tuple[str, ...]
     tolerance: float
     real: int
+    features: Floats
 
 
 def check_images(
@@ -98,7 +101,16 @@ def check_images(
     sides = np.stack([trained.head.probabilities(one) for one in outputs])
     probabilities = sides.mean(axis=0, dtype=np.float32)
     names, contents = zip(*images, strict=True)
-    return Checks(names, contents, pixels.astype(np.float32), probabilities, trained.classes, tolerance, len(chosen))
+    return Checks(
+        names,
+        contents,
+        pixels.astype(np.float32),
+        probabilities,
+        trained.classes,
+        tolerance,
+        len(chosen),
+        pool(outputs[0], "average_maximum"),
+    )
 
 
 def _reuse(weights: Weights, views: Sequence[Pixels], kept: Kept) -> list[Floats]:
@@ -153,15 +165,31 @@ def variants(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, buffer.getvalue()
 
 
-def run_onnx(model: bytes, pixels: Floats) -> Floats:
-    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes), by onnxruntime."""
+def run_onnx(model: bytes, pixels: Floats) -> tuple[Floats, Floats]:
+    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes) and features, by onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores meanwhile
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, {"pixels": pixels[at : at + _BATCH]})[0] for at in range(0, len(pixels), _BATCH)]
-    return np.concatenate(parts)
+    parts = [session.run(None, {"pixels": pixels[at : at + _BATCH]}) for at in range(0, len(pixels), _BATCH)]
+    probabilities, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return probabilities, features
+
+
+def compare_features(found: Floats, checks: Checks) -> None:
+    """Compare ONNX's features of the first images of the checks.
+
+    Raises:
+        ExportError: one differs by more than 0.01; each half of the features has unit length.
+    """
+    differences = np.abs(found - checks.features[: len(found)]).max(axis=1)
+    worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
+    if not differences[worst] <= _FEATURE_TOLERANCE:
+        raise ExportError(
+            f"ONNX doesn't compute the trained model's features of {checks.names[worst]}: one differs by "
+            f"{differences[worst]:.3g}. {CURE}"
+        )
 
 
 def compare(

@@ -133,6 +133,7 @@ def make_evaluation(
         "why": make_why(mistakes, classes),
         "weak": {"n": n, "wrong": 9, "tested": 3, "slices": [make_slice(name) for name in classes[:2]]},
         "what_if": make_what_if(),
+        "foreign": make_foreign(classes),
         "data": {**known, "classes": counts, "quarantine": [], **data},
     }
 
@@ -142,6 +143,18 @@ def make_why(mistakes: list[dict[str, Any]], classes: list[str]) -> dict[str, An
     near = [{"key": "1" * 64, "label": name, "path": name, "similarity": 0.5} for name in (classes * 3)[:3]]
     right = {"key": "2" * 64, "path": classes[0], "actual": classes[0], "other": classes[-1], "probability": 0.9}
     return {"mistakes": [{**found, "near": near} for _ in mistakes], "right": [{**right, **found}]}
+
+
+def make_foreign(classes: list[str]) -> dict[str, Any]:
+    known, share = {"value": 0.75, "ci95": [0.6, 0.9]}, {"value": 0.05, "ci95": [0.02, 0.08]}
+    scores = {
+        "energy": {"near": {"value": None, "ci95": None}, "far": known},
+        "virtual_logit": {"near": known, "far": known},
+    }
+    most = [{"key": "5" * 64, "path": name, "label": name, "score": 3.0, "foreign": True} for name in classes[:3]]
+    shares = {"called_foreign": share, "caught": {"value": 1.0, "ci95": [0.8, 1.0]}}
+    numbers = {"threshold": 2.5, "images": 100, "far_images": 24, "tested": 40}
+    return {"score": "virtual_logit", "scores": scores, "most": most, **shares, **numbers}
 
 
 def make_slice(name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tasks.errors import IntegrityError
 from tasks.files import write_json
 from tasks.images.shards import Writer, write_shard
-from tasks.vgg import foreign_features
+from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.far_images import FAR_IMAGES, draw_far_images
@@ -26,7 +26,7 @@ KEYS = ("a", "b", "c")
 @pytest.fixture
 def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace with three prepared images, and with kept features that no network would give."""
-    monkeypatch.setattr(foreign_features, "load_weights", tiny_weights)
+    monkeypatch.setattr(inference, "load_weights", tiny_weights)
     writer = Writer(workspace / SHARDS, "images", 8)
     for key, image in zip(KEYS, images(), strict=True):
         writer.add({"key": key}, image)
@@ -78,7 +78,7 @@ def test_a_backbone_that_diverged_is_refused(place: Workspace) -> None:
 def test_far_images_pass_the_frozen_network_once_in_a_clone(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pool_far({}, place)
     assert first.shape == (FAR_IMAGES, 16)
-    monkeypatch.setattr(foreign_features, "build_extractor", None)
+    monkeypatch.setattr(inference, "build_extractor", None)
     assert np.array_equal(pool_far({}, place), first)
 
 

@@ -33,7 +33,8 @@ def checks(tolerance: float = 0.01, count: int = 2) -> Checks:
     probabilities = np.tile(np.array([[0.8, 0.2]], np.float32), (count, 1))
     names = tuple(f"{number}.png" for number in range(count))
     pixels = np.zeros((count, 224, 224, 3), np.float32)
-    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance, count)
+    features = np.zeros((count, 1024), np.float32)
+    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance, count, features)
 
 
 def classifier(head: Any, backbone: Any = ("trained",), both_sides: bool = False) -> Any:
@@ -59,7 +60,7 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     calls: list[Path] = []
     index = parity.index_packs
     monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
-    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
+    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1, 1, 1)),))
     head = SimpleNamespace(probabilities=lambda features: np.tile(np.array([[0.8, 0.2]]), (len(features), 1)))
     trained = classifier(head)
 
@@ -87,7 +88,8 @@ def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
     kept = Kept(tmp_path / "kept")
     found = parity.check_images(held_out, tmp_path, classifier(head), large, 1, (255, 255, 255), 2000, 0.01, kept)
-    answered = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
+    answered, features = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
+    np.testing.assert_allclose(features, found.features, atol=1e-5)
     np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
 
 
@@ -132,7 +134,7 @@ def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monk
     content = encode(draw_image("ant", 0), "PNG")  # 32x32
     key = sha256_hex(content)
     list(write_packs(tmp_path, [(key, content)], 1))
-    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1)),))
+    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1, 1, 1)),))
     head = SimpleNamespace(probabilities=lambda features: np.zeros((len(features), 2)))
     trained, kept = classifier(head), Kept(tmp_path / "kept")
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
