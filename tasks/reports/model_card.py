@@ -39,8 +39,9 @@ print(predicted["label"][0].numpy().decode(), float(predicted["probability"][0])
 _ONNX = """\
 ### ONNX
 
-It takes float32 RGB images (n, 224, 224, 3), values 0 to 255, and returns probabilities (n, classes). For 16-bit or
-transparent images follow `tasks/images/decoding.py`, or use `python -m tasks.predict`.
+It takes float32 RGB images (n, 224, 224, 3), values 0 to 255, and returns probabilities (n, classes) and pooled
+features (n, 1024). For 16-bit or transparent images follow `tasks/images/decoding.py`, or use
+`python -m tasks.predict`.
 
 ```python
 import numpy as np
@@ -59,7 +60,7 @@ print(labels[probabilities[0].argmax()], probabilities[0].max())
 _TFLITE = """\
 ### LiteRT (TensorFlow Lite)
 
-Its input and output are those of ONNX; make `pixels` in the same way.
+Its input is that of ONNX; make `pixels` in the same way. It returns probabilities (n, classes).
 
 ```python
 import tensorflow as tf
@@ -93,7 +94,7 @@ def render_model_card(evaluation: Mapping[str, Any], formats: Sequence[str] = tu
     parts = [
         _front_matter(test),
         _summary(evaluation, champion),
-        _use(classes),
+        _use(classes, evaluation.get("foreign")),
         "## Classes\n\n" + _classes(classes),
         _data(evaluation["data"], champion["training"]),
         _metrics(test),
@@ -137,14 +138,21 @@ Test accuracy: **{percent(test["accuracy"])}** of {test["n"]} images ({wording.i
 """
 
 
-def _use(classes: Sequence[str]) -> str:
+def _use(classes: Sequence[str], foreign: Mapping[str, Any] | None) -> str:
+    told = ""
+    if foreign:
+        called = percent(foreign["called_foreign"]["value"])
+        told = f"""
+`python -m tasks.predict` also says of each image whether it is foreign, that is, unlike the images of these classes. It
+called {called} of the test images so. The SavedModel and the LiteRT file don't say it.
+"""
     return f"""\
 ## Intended use
 
 The model classifies images of the same kind as its training images: images that show one of the
-{len(classes)} classes below. It always predicts one of these classes, whatever the image shows. It is not meant for
+{len(classes)} classes below. Its label is always one of these classes, whatever the image shows. It is not meant for
 decisions about people, nor for uses where a wrong prediction does harm and no person checks it.
-"""
+{told}"""
 
 
 def _classes(classes: Sequence[str]) -> str:

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tasks.reports.foreign import choose_score, judge_scores, keep_threshold, measure_far, measure_near
+from tasks.reports.foreign import (
+    WORDS,
+    choose_score,
+    foreign_verdict,
+    judge_scores,
+    keep_threshold,
+    measure_far,
+    measure_near,
+)
 from tasks.reports.influences import roc_auc
 from tasks.reports.uncertainty import interval
+from tasks.vgg.foreign import SCORES
 
 RANDOM = np.random.default_rng(0)
 
@@ -78,3 +87,18 @@ def test_the_verdict_is_ready_for_json() -> None:
     assert found["caught"]["value"] == 1
     assert found["scores"]["a"]["far"] == {"value": 1, "ci95": [pytest.approx(0.885, abs=0.001), 1]}
     assert list(found["scores"]["a"]["near"]["per_class"]) == ["ant"]
+
+
+def test_a_name_for_people_is_known_for_every_score() -> None:
+    assert list(WORDS) == list(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("near", "words"), [(None, "can't be measured"), (0.75, "Don't rely on it"), (0.9, "a coin toss gives")]
+)
+def test_verdict_says_what_near_means(near: float | None, words: str) -> None:
+    share = {"value": 0.05, "ci95": [0.02, 0.08]}
+    shares = {"called_foreign": share, "caught": share, "tested": 40, "far_images": 24}
+    verdict = foreign_verdict({**shares, "score": "a", "scores": {"a": of(near, 1.0)}})
+    assert words in verdict
+    assert ("rely" in verdict) == (near == 0.75)

@@ -34,7 +34,11 @@ HEADINGS = ("Intended use", "Classes", "Data", "Evaluation", "Limits", "Input", 
 
 
 def card(
-    classes: list[str], source: str | None = "digits", formats: tuple[str, ...] = tuple(LOADING), **data: Any
+    classes: list[str],
+    source: str | None = "digits",
+    formats: tuple[str, ...] = tuple(LOADING),
+    foreign: dict[str, Any] | None = None,
+    **data: Any,
 ) -> str:
     labels = np.arange(20) % len(classes)
     probabilities = np.full((20, len(classes)), 0.1 / max(1, len(classes) - 1))
@@ -53,6 +57,7 @@ def card(
         "classes": classes,
         "strategies": {"feature_extraction": champion},
         "data": images,
+        "foreign": foreign,
     }
     return render_model_card(evaluation, formats)
 
@@ -69,6 +74,13 @@ def test_model_card_has_what_a_user_needs() -> None:
     assert "serving_default" in text
     assert "onnxruntime" in text
     assert "tf.lite.Interpreter" in text
+
+
+def test_model_card_says_whether_foreign_images_are_told() -> None:
+    assert "foreign" not in card(["ants", "bees"])
+    told = " ".join(card(["ants", "bees"], foreign={"called_foreign": {"value": 0.051}}).split())
+    assert "says of each image whether it is foreign" in told
+    assert "It called 5.1 % of the test images so." in told
 
 
 def test_model_card_states_no_licence_that_the_owner_did_not_choose() -> None:

@@ -402,3 +402,17 @@ def test_page_says_whether_the_licensed_weights_were_changed(backbone: dict[str,
     evaluation = make_evaluation(["a", "b"])
     evaluation["strategies"]["strategy_0"]["backbone"] = backbone
     assert f"as distributed with Keras, {told}." in render(evaluation)
+
+
+def test_page_shows_how_surely_foreign_images_are_told() -> None:
+    evaluation = make_evaluation(["ant", "bee"])
+    section = render(evaluation).split('id="foreign"')[1].split("</section>")[0]
+    text = " ".join("".join(Page(section).text).split())
+    assert "ViM" in text
+    assert "5.0 % of 40 test images are called foreign although they belong to a class" in text
+    assert "2.0 % to 8.0 %" in text
+    assert "a probability of 75 %" in text
+    assert "Don't rely on it" in text
+    assert section.count("<img") == 2
+    evaluation["foreign"] = None
+    assert 'id="foreign"' not in render(evaluation)
