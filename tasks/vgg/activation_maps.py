@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tasks.vgg.head import SMALLEST_NORM, Dense, Head, pool
+from tasks.vgg.head import SMALLEST_NORM, Dense, Floats, Head, pool
 
 Doubles = npt.NDArray[np.float64]
 
@@ -39,16 +39,18 @@ def explain(head: Head, features: npt.NDArray[Any], chosen: int, other: int) -> 
         chosen: index of the class.
         other: index of the class that it is compared with.
     """
-    values = features.astype(np.float64)
-    pooled = pool(features[np.newaxis], head.pooling)[0].astype(np.float64)
+    values, pooled = features.astype(np.float64), pool(features[np.newaxis], head.pooling)[0]
     weights, constant = _linear(head.layers, pooled, chosen, other)
-    split = {"flatten": _flatten, "average_maximum": _average_maximum, "bilinear": _bilinear}[head.pooling]
-    return Explanation(split(values, weights), constant)
+    if head.pooling == "flatten":
+        return Explanation((values * weights.reshape(values.shape)).sum(axis=-1), constant)
+    if head.pooling == "bilinear":
+        return Explanation(_bilinear(values, weights, pooled), constant)
+    return Explanation(_average_maximum(values, weights), constant)
 
 
-def _linear(layers: tuple[Dense, ...], pooled: Doubles, chosen: int, other: int) -> tuple[Doubles, float]:
+def _linear(layers: tuple[Dense, ...], pooled: Floats, chosen: int, other: int) -> tuple[Doubles, float]:
     """The weights of the pooled features and the constant, given which hidden units are active."""
-    active, values = [], pooled
+    active, values = [], pooled.astype(np.float64) if len(layers) > 1 else pooled
     for layer in layers[:-1]:
         values = np.maximum(values @ layer.kernel + layer.bias, 0)
         active.append(values > 0)
@@ -62,10 +64,6 @@ def _linear(layers: tuple[Dense, ...], pooled: Doubles, chosen: int, other: int)
     return weights, constant
 
 
-def _flatten(features: Doubles, weights: Doubles) -> Doubles:
-    return np.asarray((features * weights.reshape(features.shape)).sum(axis=-1))
-
-
 def _average_maximum(features: Doubles, weights: Doubles) -> Doubles:
     of_average, of_maximum = np.split(weights, 2)
     average, maximum = features.mean(axis=(0, 1)), features.max(axis=(0, 1))
@@ -75,14 +73,16 @@ def _average_maximum(features: Doubles, weights: Doubles) -> Doubles:
     return np.asarray(places + shares @ (of_maximum * maximum / _norm(maximum)))
 
 
-def _bilinear(features: Doubles, weights: Doubles) -> Doubles:
-    """A place's share in a root is its share in the product below the root."""
+def _bilinear(features: Doubles, weights: Doubles, pooled: Floats) -> Doubles:
+    """A place's share in a root is its share in the product below the root.
+
+    With pooled = root / length, a place's part of (weight x pooled) is weight x (its part of the product) / (pooled x
+    length squared), and the squared length is the sum of all products.
+    """
     places = features.reshape(-1, features.shape[-1])
-    products = places.T @ places / len(places)
-    roots = np.sqrt(np.maximum(products, 0))
-    each = np.divide(weights.reshape(roots.shape), roots, out=np.zeros_like(roots), where=roots > 0)
-    each /= _norm(roots) * len(places)
-    return np.asarray(((places @ each) * places).sum(axis=1).reshape(features.shape[:2]))
+    squared = max(float(np.square(places.sum(axis=1)).sum()), SMALLEST_NORM**2)  # of all places together
+    each = np.divide(weights, pooled, out=np.zeros(len(weights)), where=pooled > 0).reshape(places.shape[1], -1)
+    return np.asarray(((places @ each) * places).sum(axis=1).reshape(features.shape[:2]) / squared)
 
 
 def _norm(values: Doubles) -> float:

@@ -40,11 +40,11 @@ def find_nearest(features: Shards, wanted: Sequence[str], known: Sequence[str], 
     best: list[list[Near]] = [[] for _ in wanted]
     ordered = features.order(known)
     for start in range(0, len(ordered), BATCH):
-        keys = ordered[start : start + BATCH]
-        similarity = queries @ _pooled(features, keys).T
-        # argpartition would keep any of equal ones, so that the order of the shards would show
-        for near, row in zip(best, similarity.astype(np.float64), strict=True):
-            near += [Near(key, round(float(one), 6)) for key, one in zip(keys, row, strict=True)]
+        keys = sorted(ordered[start : start + BATCH])
+        similarity = np.round((queries @ _pooled(features, keys).T).astype(np.float64), 6)
+        for near, row in zip(best, similarity, strict=True):
+            places = np.argsort(-row, kind="stable")[:count]  # of equal ones the first keys, wherever they are stored
+            near += [Near(keys[place], float(row[place])) for place in places]
             near.sort(key=lambda one: (-one.similarity, one.key))
             del near[count:]
     return best
