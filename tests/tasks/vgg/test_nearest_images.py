@@ -38,6 +38,6 @@ def test_image_is_most_like_itself_and_few_images_give_few(tmp_path: Path) -> No
 
 
 def test_equally_near_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
-    write_shard(tmp_path, [{"key": key} for key in KEYS], np.broadcast_to(FEATURES[:1], FEATURES.shape), "test")
-    (found,) = find_nearest(open_shards(tmp_path), KEYS[:1], KEYS[:0:-1], 3)
+    write_shard(tmp_path, [{"key": key} for key in KEYS[::-1]], np.broadcast_to(FEATURES[:1], FEATURES.shape), "test")
+    (found,) = find_nearest(open_shards(tmp_path), KEYS[:1], KEYS[1:], 3)
     assert [one.key for one in found] == KEYS[1:4]
