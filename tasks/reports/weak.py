@@ -28,9 +28,10 @@ def weak_verdict(weak: Mapping[str, Any]) -> str:
             f"{tested} None has more mistakes than can be chance. With {weak['wrong']} mistakes among {weak['n']} "
             "images, only large differences can be found."
         )
+    have = "has" if found == 1 else "have"
     return (
-        f"{tested} {found} {'has' if found == 1 else 'have'} more mistakes than the others. Of such findings, at most "
-        "one of ten is expected to be chance. Look for the reason in the images, and add images of the kind to train."
+        f"{tested} {found} of them {have} more mistakes than the others. Of such findings, at most one of ten is "
+        "expected to be chance. Look for the reason in the images, and add images of the kind to train."
     )
 
 
