@@ -20,6 +20,7 @@ from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts, html
+from tasks.reports.chart_frame import Series
 from tasks.settings import STRATEGIES, Settings
 from tasks.train import read_material
 from tasks.vgg.strategies import plan_phases
@@ -66,7 +67,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str, steps: int) -> 
     curve = suggest(points)
     phase = phases[0]  # with the learning rates of params.yaml
     found = {name: rate * curve.suggested for name, rate in phase.learning_rates.items()}
-    series = charts.Series("loss", curve.factors, curve.losses)
+    series = Series("loss", curve.factors, curve.losses)
     chart = charts.line_chart([series], "factor on the learning rates", "loss", log_x=True, marked_x=curve.suggested)
     rates = [(name, phase.learning_rates[name], rate) for name, rate in found.items()]
     note = "" if curve.falls else NOTHING_FALLS

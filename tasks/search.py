@@ -30,6 +30,7 @@ from tasks.params import change_settings, load_settings, parse_changes
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.reports import charts
+from tasks.reports.chart_frame import Series
 from tasks.reports.html import render
 from tasks.runs.claims import claim_person_folder
 from tasks.settings import Settings
@@ -150,7 +151,7 @@ def _page(now: Found, ranked: Sequence[Found]) -> str:
     series = []
     for name, points in sorted(lines.items()):
         values, losses = zip(*sorted(points), strict=True)
-        series.append(charts.Series(name, values, losses))
+        series.append(Series(name, values, losses))
     label, marked = "inverse regularization C", best.inverse_regularization
     chart = charts.line_chart(series, label, "log loss", log_x=True, marked_x=marked)
     names = [one.name for one in series]

@@ -6,25 +6,14 @@ Every text goes through `Markup.format`, which escapes it. Coordinates have one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from tasks.reports.chart_frame import BOTTOM, HEIGHT, TOP, WIDTH, Frame, Series, join, nice_ticks, svg
 from tasks.reports.text import percent
-
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 46
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line: its name in the legend, and its points."""
-
-    name: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
 
 
 def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
@@ -33,7 +22,7 @@ def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) 
     def x(share: float) -> str:
         return f"{1000 * share:.1f}"
 
-    ticks = _join(
+    ticks = join(
         Markup('<text class="{}" x="{}" y="78" text-anchor="{}">{} %</text>').format(
             "tick minor" if part % 2 else "tick", x(part / 4), _anchor(part / 4), 25 * part
         )
@@ -53,7 +42,7 @@ def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) 
         side=_anchor(baseline),
         ticks=ticks,
     )
-    return _svg(
+    return svg(
         1000,
         86,
         "accuracy-scale",
@@ -69,7 +58,7 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
     Args:
         rows: from `metrics.calibration`. The area of a dot grows with its number of images.
     """
-    frame = _Frame(0.0, 1.0, 0.0, 1.0)
+    frame = Frame(0.0, 1.0, 0.0, 1.0)
     most = max((row["n"] for row in rows), default=1)
     marks = []
     for row in rows:
@@ -94,8 +83,8 @@ def reliability_diagram(rows: Sequence[dict[str, Any]]) -> Markup:
     spoken = "; ".join(
         f"confidence {percent(row['confidence'], 0)}, accuracy {percent(row['accuracy'], 0)}" for row in rows
     )
-    body = frame.draw(shares, shares, "confidence", "accuracy") + diagonal + _join(marks)
-    return _svg(WIDTH, HEIGHT, "chart", f"Reliability diagram: {'; '.join(spoken)}.", body)
+    body = frame.draw(shares, shares, "confidence", "accuracy") + diagonal + join(marks)
+    return svg(WIDTH, HEIGHT, "chart", f"Reliability diagram: {'; '.join(spoken)}.", body)
 
 
 def line_chart(
@@ -107,8 +96,8 @@ def line_chart(
         return Markup("")
     xs = [x for one in known for x in one.xs]
     ys = [y for one in known for y in one.ys]
-    y_ticks = _nice_ticks(min(ys), max(ys))
-    frame = _Frame(min(xs), max(xs), min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), log_x)
+    y_ticks = nice_ticks(min(ys), max(ys))
+    frame = Frame(min(xs), max(xs), min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), log_x)
     parts = [frame.draw(_x_ticks(xs, log_x), [(value, f"{value:g}") for value in y_ticks], x_label, y_label)]
     if marked_x is not None:
         parts.append(
@@ -119,7 +108,34 @@ def line_chart(
     for number, one in enumerate(known):
         parts.append(frame.line(one, number))
     spoken = "; ".join(f"{one.name} from {one.ys[0]:.3g} to {one.ys[-1]:.3g}" for one in known)
-    return _svg(WIDTH, HEIGHT, "chart", f"{y_label} over {x_label}: {spoken}.", _join(parts))
+    return svg(WIDTH, HEIGHT, "chart", f"{y_label} over {x_label}: {spoken}.", join(parts))
+
+
+def answers_chart(curve: Sequence[Mapping[str, float]], promised: float | None, wanted: float | None) -> Markup:
+    """The precision of the answers against the share of images that get one, both in percent.
+
+    Args:
+        curve: from `answers.precision_curve`, of at least one row.
+        promised: share of the images that get an answer at the promised threshold; marked by a vertical line.
+        wanted: promised precision; a horizontal line.
+    """
+    lowest = min([row["precision"] for row in curve] + ([] if wanted is None else [wanted]))
+    y_ticks = [value for value in nice_ticks(lowest, 1.0) if 0 <= value <= 1]
+    frame = Frame(0.0, 1.0, min(y_ticks[0], lowest), 1.0)
+    y_names = [(value, percent(value, 0 if round(100 * value, 6).is_integer() else 1)) for value in y_ticks]
+    x_names = [(part / 4, f"{25 * part} %") for part in range(5)]
+    parts = [frame.draw(x_names, y_names, "share of images with an answer", "precision of the answers")]
+    mark = Markup('<line class="chosen" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"><title>{}</title></line>')
+    if wanted is not None:
+        told = f"wanted precision {percent(wanted)}"
+        parts.append(mark.format(frame.x(0), frame.y(wanted), frame.x(1), frame.y(wanted), told))
+    if promised is not None:
+        told = f"at the promised threshold, {percent(promised)} get an answer"
+        parts.append(mark.format(frame.x(promised), TOP, frame.x(promised), HEIGHT - BOTTOM, told))
+    xs, ys = tuple(row["answered"] for row in curve), tuple(row["precision"] for row in curve)
+    parts.append(frame.line(Series("precision", xs, ys), 0))
+    spoken = f"{percent(ys[0])} of the surest, {percent(ys[-1])} of all"
+    return svg(WIDTH, HEIGHT, "chart", f"Precision of the answers: {spoken}.", join(parts))
 
 
 @dataclass(frozen=True)
@@ -136,9 +152,9 @@ class Choice:
 def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     """Accuracy against cost, with confidence intervals: a model to the upper left of another is better and cheaper."""
     lowest = min(choice.interval[0] for choice in choices)
-    y_ticks = [value for value in _nice_ticks(lowest, max(choice.interval[1] for choice in choices)) if value <= 1]
+    y_ticks = [value for value in nice_ticks(lowest, max(choice.interval[1] for choice in choices)) if value <= 1]
     costs = [choice.cost for choice in choices]
-    frame = _Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), 1.0, log_x=True)
+    frame = Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), 1.0, log_x=True)
     parts = [
         frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
     ]
@@ -158,7 +174,7 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     spoken = "; ".join(
         f"{choice.name}: accuracy {percent(choice.accuracy)}, cost {choice.cost:,.0f}" for choice in choices
     )
-    return _svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", _join(parts))
+    return svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", join(parts))
 
 
 def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
@@ -168,7 +184,7 @@ def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Ma
         name: what changes with each step.
         steps: the step's name, with `accuracy` and `accuracy_ci95`.
     """
-    frame = _Frame(-0.25, len(steps) - 0.75, 0.0, 1.0)
+    frame = Frame(-0.25, len(steps) - 0.75, 0.0, 1.0)
     shares = [(part / 2, f"{50 * part} %") for part in range(3)]
     rows = [row for _, row in steps]
     start = Markup('<line class="diagonal" x1="{:.1f}" y1="{y:.1f}" x2="{:.1f}" y2="{y:.1f}"/>').format(
@@ -183,66 +199,7 @@ def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Ma
     line = frame.line(Series(name, tuple(map(float, range(len(rows)))), tuple(row["accuracy"] for row in rows)), 0)
     axes = frame.draw([(float(place), step) for place, (step, _) in enumerate(steps)], shares, "", "")
     spoken = "; ".join(f"{step}: {percent(row['accuracy'])}" for step, row in steps)
-    return _svg(WIDTH, HEIGHT, "chart steps", f"Accuracy, {name}: {spoken}.", _join([axes, start, *whiskers, line]))
-
-
-class _Frame:
-    """Maps values to pixels, and draws the axes."""
-
-    def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float, log_x: bool = False) -> None:
-        self._log = log_x
-        low, high = self._scaled(x_low), self._scaled(x_high)
-        self._x = (low, high) if high > low else (low - 0.5, high + 0.5)
-        self._y = (y_low, y_high) if y_high > y_low else (y_low - 0.5, y_high + 0.5)
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self._log else value
-
-    def x(self, value: float) -> float:
-        low, high = self._x
-        return LEFT + (WIDTH - LEFT - RIGHT) * (self._scaled(value) - low) / (high - low)
-
-    def y(self, value: float) -> float:
-        low, high = self._y
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
-
-    def draw(
-        self,
-        x_ticks: Sequence[tuple[float, str]],
-        y_ticks: Sequence[tuple[float, str]],
-        x_label: str,
-        y_label: str,
-    ) -> Markup:
-        rows = [
-            Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                '<text class="tick" x="{}" y="{text:.1f}" text-anchor="end">{}</text>'
-            ).format(LEFT, WIDTH - RIGHT, LEFT - 8, name, y=self.y(value), text=self.y(value) + 4)
-            for value, name in y_ticks
-        ]
-        columns = [
-            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                self.x(value), HEIGHT - BOTTOM + 18, name
-            )
-            for value, name in x_ticks
-        ]
-        middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
-        names = Markup(
-            '<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
-            '<text class="axis" transform="translate(12 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
-        ).format(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 6, x_label, middle, y_label)
-        return _join([*rows, *columns, names])
-
-    def line(self, series: Series, number: int) -> Markup:
-        points = [(self.x(x), self.y(y)) for x, y in zip(series.xs, series.ys, strict=True)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        dots = [
-            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3"><title>{}: {:g}, {:.4g}</title></circle>').format(
-                *point, series.name, x, y
-            )
-            for point, x, y in zip(points, series.xs, series.ys, strict=True)
-        ]
-        return Markup('<g class="series s{}"><polyline points="{}"/>{}</g>').format(number, path, _join(dots))
+    return svg(WIDTH, HEIGHT, "chart steps", f"Accuracy, {name}: {spoken}.", join([axes, start, *whiskers, line]))
 
 
 def _anchor(share: float) -> str:
@@ -265,26 +222,3 @@ def _x_ticks(xs: Sequence[float], log_x: bool) -> list[tuple[float, str]]:
         return [(value, f"{value:g}") for value in values]
     step = max(1, math.ceil((values[-1] - values[0]) / 8))
     return [(value, f"{value:g}") for value in values if (value - values[0]) % step == 0]
-
-
-_SMALLEST_SPAN = 1e-9
-"""Smallest length of an axis: a smaller one can't be drawn, and a divided denormal number has no logarithm."""
-
-
-def _nice_ticks(low: float, high: float) -> list[float]:
-    """About five round values that reach from at or below `low` to at or above `high`."""
-    span = max(high - low or abs(high) or 1.0, _SMALLEST_SPAN)
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= span / 5)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(step * number, 12) for number in range(first, max(last, first + 1) + 1)]
-
-
-def _svg(width: int, height: int, kind: str, text: str, body: Markup) -> Markup:
-    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        kind, width, height, text, body
-    )
-
-
-def _join(parts: Iterable[Markup]) -> Markup:
-    return Markup("").join(parts)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tasks.reports import charts, foreign, html, weak, what_if, why, wording
+from tasks.reports.chart_frame import Series
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
 from tasks.reports.why import Images
@@ -77,7 +78,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
         "recalibration_verdict": wording.recalibration_verdict(evaluation["recalibration"]),
         "calibration_bins": CALIBRATION_BINS,
         "answers_verdict": wording.answers_verdict(evaluation["answers"]),
-        "answers_chart": _answers_chart(evaluation["answers"]),
+        **_answers_chart(evaluation["answers"]),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
         "recommendation": wording.recommendation(evaluation),
         "costs_chart": _costs_chart(evaluation),
@@ -113,10 +114,12 @@ def _ordered(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapp
     return sorted(rows, key=lambda row: (row[1]["f1"] is None, row[1]["f1"]))
 
 
-def _answers_chart(answers: Mapping[str, Any]) -> Any:
-    curve = answers["curve"]
-    line = charts.Series("precision", tuple(row["answered"] for row in curve), tuple(row["precision"] for row in curve))
-    return charts.line_chart([line], "share of images with an answer", "precision of the answers")
+def _answers_chart(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """The chart; a promise for all classes together is marked."""
+    of_all = [one for one in answers["promises"] if one["class"] is None and one["threshold"] is not None]
+    promised = of_all[0]["test_answered"] if of_all else None
+    drawn = charts.answers_chart(answers["curve"], promised, answers["wanted_precision"])
+    return {"answers_chart": drawn, "marks_promise": promised is not None}
 
 
 def _costs_chart(evaluation: Mapping[str, Any]) -> Any:
@@ -171,6 +174,6 @@ def _candidate_charts(
     return drawn
 
 
-def _finite_series(name: str, xs: Sequence[float], ys: Sequence[float | None]) -> charts.Series:
+def _finite_series(name: str, xs: Sequence[float], ys: Sequence[float | None]) -> Series:
     points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=True) if y is not None and np.isfinite(y)]
-    return charts.Series(name, tuple(x for x, _ in points), tuple(y for _, y in points))
+    return Series(name, tuple(x for x, _ in points), tuple(y for _, y in points))

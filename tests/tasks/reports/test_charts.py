@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.reports.charts import Series, accuracy_scale, line_chart, reliability_diagram
+from tasks.reports.chart_frame import Series
+from tasks.reports.charts import accuracy_scale, answers_chart, line_chart, reliability_diagram
 
 BINS = [{"n": 3, "confidence": 0.55, "accuracy": 1 / 3, "accuracy_ci95": [0.06, 0.79]}]
 
@@ -56,3 +57,26 @@ def test_logarithmic_axis_of_many_points_is_labelled_by_powers_of_ten() -> None:
     texts = ["".join(text.itertext()) for text in root.iter("text")]
     assert {"0.1", "1", "10", "100"} <= set(texts)
     assert len(texts) < 16
+
+
+@pytest.mark.parametrize(("promised", "lines"), [(0.6, 2), (None, 1)])
+def test_answers_chart_has_round_shares_and_marks_what_is_promised(promised: float | None, lines: int) -> None:
+    curve = [{"answered": 1 / 153, "precision": 1.0}, {"answered": 0.5, "precision": 0.98}]
+    root = ElementTree.fromstring(answers_chart([*curve, {"answered": 1.0, "precision": 0.9346}], promised, 0.95))
+    ticks = ["".join(text.itertext()) for text in root.iter("text") if text.get("class") == "tick"]
+    assert ticks[-5:] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
+    assert all(re.fullmatch(r"[0-9]+(\.5)?\s%", tick) for tick in ticks)
+    assert len([line for line in root.iter("line") if line.get("class") == "chosen"]) == lines
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20), st.none() | st.floats(0.01, 0.99)
+)
+@settings(max_examples=40, deadline=None)
+def test_answers_chart_draws_any_shares_inside(points: list[tuple[float, float]], wanted: float | None) -> None:
+    curve = [{"answered": answered, "precision": precision} for answered, precision in points]
+    root = ElementTree.fromstring(answers_chart(curve, None, wanted))
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    for circle in root.iter("circle"):
+        assert -0.1 <= float(circle.get("cx", "")) <= width + 0.1
+        assert -0.1 <= float(circle.get("cy", "")) <= height + 0.1
