@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.reports import charts, foreign, html, weak, what_if, why, wording
+from tasks.reports import advice, charts, foreign, html, weak, what_if, why, wording
 from tasks.reports.chart_frame import Series
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
@@ -57,6 +57,8 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
     per_class = test["per_class"]
     return {
         "title": wording.title(classes),
+        "summary": advice.summarise(evaluation),
+        "few": advice.FEW,
         "majority_class": max(per_class, key=lambda name: per_class[name]["support"]),
         "baseline_verdict": wording.baseline_verdict(test),
         "interval_method": wording.interval_method(test),

@@ -58,16 +58,22 @@ def right_answers(
 def show_mistakes(mistakes: Sequence[Mapping[str, Any]], why: Mapping[str, Any], images: Images) -> list[Any]:
     """The mistakes with their images; the explained ones also with a map and the nearest images."""
     shown = []
-    for number, mistake in enumerate(mistakes):
+    for number, (mistake, suspect) in enumerate(zip(mistakes, suspicions(mistakes, why), strict=True)):
         pixels = images[mistake["key"]]
-        row = {**mistake, "image": thumbnail(pixels, _SIDE_PX), "overlay": None, "near": [], "suspect": False}
+        row = {**mistake, "image": thumbnail(pixels, _SIDE_PX), "overlay": None, "near": [], "suspect": suspect}
         if number < len(why["mistakes"]):
             found = why["mistakes"][number]
             near = [{**one, "image": thumbnail(images[one["key"]], _NEAR_PX)} for one in found["near"]]
-            suspect = len(near) == NEAREST and {one["label"] for one in near} == {mistake["predicted"]}
-            row |= {**_show_map(pixels, found), "near": near, "suspect": suspect}
+            row |= {**_show_map(pixels, found), "near": near}
         shown.append(row)
     return shown
+
+
+def suspicions(mistakes: Sequence[Mapping[str, Any]], why: Mapping[str, Any]) -> list[bool]:
+    """Whether each mistake may have a wrong label: all of the nearest images have the predicted one."""
+    labels = [[one["label"] for one in found["near"]] for found in why["mistakes"]]
+    labels += [[] for _ in mistakes[len(labels) :]]
+    return [near == NEAREST * [mistake["predicted"]] for mistake, near in zip(mistakes, labels, strict=True)]
 
 
 def show_right_answers(why: Mapping[str, Any], images: Images) -> list[dict[str, Any]]:

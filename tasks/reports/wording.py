@@ -67,13 +67,13 @@ def groups_sentence(test: Mapping[str, Any]) -> str:
 
 def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Whether the model is overconfident, underconfident or neither: on average over all images."""
-    confidence = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
-    low, high = (confidence - limit for limit in reversed(test["accuracy_ci95"]))
-    if low > 0:
+    confidence, low, high = _gap(test, rows)
+    state = calibration_state(test, rows)
+    if state == "overconfident":
         verdict = f"the model is overconfident: its confidence is {_points(low, high)} too high"
-    elif high < 0:
+    elif state == "underconfident":
         verdict = f"the model is underconfident: its confidence is {_points(-high, -low)} too low"
-    elif max(-low, high) <= SMALL_GAP:
+    elif state == "calibrated":
         most = _points(max(-low, high))
         verdict = f"the model is well calibrated: on average, confidence and accuracy differ by at most {most}"
     else:
@@ -87,6 +87,21 @@ def calibration_verdict(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any
         f"The mean confidence is {percent(confidence)} and the accuracy {percent(test['accuracy'])} "
         f"({interval(test)}): {verdict}."
     )
+
+
+def calibration_state(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`overconfident`, `underconfident`, `calibrated`, or `unknown` if the images are too few to tell."""
+    _, low, high = _gap(test, rows)
+    if low > 0 or high < 0:
+        return "overconfident" if low > 0 else "underconfident"
+    return "calibrated" if max(-low, high) <= SMALL_GAP else "unknown"
+
+
+def _gap(test: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """The mean confidence, and the ends of the interval of how much it is too high."""
+    confidence = sum(row["n"] * row["confidence"] for row in rows) / test["n"]
+    low, high = test["accuracy_ci95"]
+    return confidence, confidence - high, confidence - low
 
 
 def recalibration_verdict(about: Mapping[str, Any] | None) -> str:

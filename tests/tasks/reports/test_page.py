@@ -257,6 +257,16 @@ def test_page_tables_have_headers_with_scopes() -> None:
     assert all(cell.get("scope") in ("row", "col") for cell in page.all("th"))
 
 
+def test_page_is_used_by_keyboard() -> None:
+    page = Page(render(hostile_evaluation(["a", "b", "c"])))
+    boxes = [box for box in page.all("div") if "scroll" in (box.get("class") or "").split()]
+    assert boxes
+    assert all(box.get("tabindex") == "0" and box.get("role") == "region" and box.get("aria-label") for box in boxes)
+    focused = [attributes for name, attributes in page.elements if name == "a" or "tabindex" in attributes]
+    assert focused[0]["href"] == "#main"
+    assert [element.get("id") for element in page.all("main")] == ["main"]
+
+
 def test_page_anchors_exist() -> None:
     for strategies in (1, 2):
         page = Page(render(make_evaluation(["a", "b"], strategies)))
