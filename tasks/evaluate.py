@@ -5,7 +5,7 @@ bytes:
 - `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
 - `reports/foreign.safetensors`: what tells images that belong to none of the classes, for `export`;
-- `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv` for `dvc plots`.
+- `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv`, `answers.csv` for `dvc plots`.
 It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
 dvc.lock.
 
@@ -300,7 +300,8 @@ def _write(workspace: Workspace, evaluation: Mapping[str, Any], best: Evaluated)
     images = open_shards(workspace.shards).read(keys) if keys else ()
     page = render_page(evaluation, dict(zip(keys, images, strict=True)))
     predicted = predict(best.probabilities)
-    write_plots(reports / "plots", best.labels, predicted, best.test["per_class"], evaluation["calibration"])
+    curves = evaluation["calibration"], evaluation["answers"]["curve"]
+    write_plots(reports / "plots", best.labels, predicted, best.test["per_class"], *curves)
     write_bytes(workspace.folder / REPORT_PAGE, page.encode())
     write_json(workspace.evaluation, evaluation)
     seconds = _train_seconds(workspace, evaluation["strategies"])

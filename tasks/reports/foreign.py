@@ -165,7 +165,8 @@ def _near_sentence(near: Mapping[str, Any]) -> str:
         return "How well it tells things that look like the classes can't be measured with so few classes."
     text = (
         "Each class in turn was held out and taken for foreign: of an image of it and one of the other classes, the "
-        f"first has the higher score with a probability of {percent(near['value'], 0)}; a coin toss gives {percent(0.5, 0)}."
+        f"first has the higher score with a probability of {percent(near['value'], 0)}; a coin toss gives "
+        f"{percent(0.5, 0)}."
     )
     if near["value"] >= _USEFUL:
         return text

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.markdown_tables import markdown_table
-from tasks.reports import wording
+from tasks.reports import advice, weak, wording
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.data_uris import drawing, thumbnail
 from tasks.reports.metrics import confused_pairs
@@ -23,6 +23,7 @@ MAX_BYTES = 250_000
 THUMBNAIL_PX = 120
 _PER_ROW = 4
 _LISTED = 10
+_LONGEST_LINE = 800
 _DRAWN_CLASSES = 100
 _LARGEST_DRAWING = 90_000
 
@@ -45,9 +46,10 @@ def render_markdown(
     before = [
         f"# {markdown_cell(wording.title(classes))}",
         f"{accuracy} ({wording.interval(test)}). {wording.baseline_verdict(test)}",
-        wording.calibration_verdict(test, evaluation["calibration"]),
+        *_summary(evaluation),
         "## Strategies",
         strategy_table(evaluation),
+        *filter(None, [wording.recommendation(evaluation)]),
         "## Worst mistakes",
     ]
     after = [
@@ -62,6 +64,15 @@ def render_markdown(
     ]
     left = MAX_BYTES - len("\n\n".join([*before, *after]).encode())
     return "\n\n".join([*before, _mistakes(evaluation["mistakes"], images, left), *after])
+
+
+def _summary(evaluation: Mapping[str, Any]) -> list[str]:
+    """What the page says first, and the weak slices; a few lines, however many classes there are."""
+    parts = []
+    for heading, lines in advice.summarise(evaluation).items():
+        told = [markdown_cell(line.text, _LONGEST_LINE) + f" `{line.command}`" * bool(line.command) for line in lines]
+        parts += [f"## {heading}", "\n".join(f"- {text}" for text in told)]
+    return [*parts, "## Where it is weak", markdown_cell(weak.weak_verdict(evaluation["weak"]), _LONGEST_LINE)]
 
 
 def _mistakes(mistakes: Sequence[Mapping[str, Any]], images: Sequence[Any], budget: int) -> str:

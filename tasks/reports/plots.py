@@ -18,20 +18,24 @@ def write_plots(
     predicted: Integers,
     per_class: Mapping[str, Mapping[str, Any]],
     calibration: Iterable[Mapping[str, Any]],
+    answers: Iterable[Mapping[str, Any]],
 ) -> None:
     """Write all files of the folder again.
 
     `confusion.csv` has one row for each test image, in the given order; `per_class.csv` one for each class, with empty
-    cells for undefined metrics; `calibration.csv` one for each bin of `metrics.calibration`.
+    cells for undefined metrics; `calibration.csv` one for each bin of `metrics.calibration`; `answers.csv` one for each
+    point of `answers.precision_curve`.
     """
     names = [csv_cell(name) for name in per_class]
     pairs = ((names[actual], names[other]) for actual, other in zip(labels, predicted, strict=True))
     scores, bins = ("precision", "recall", "f1", "support"), ("confidence", "accuracy", "n")
+    points = ("answered", "precision", "threshold", "n")
     classes = ((name, *map(one.get, scores)) for name, one in zip(names, per_class.values(), strict=True))
     with atomic_folder(folder) as new:
         _write(new / "confusion.csv", ("actual", "predicted"), pairs)
         _write(new / "per_class.csv", ("class", *scores), classes)
         _write(new / "calibration.csv", bins, (map(row.get, bins) for row in calibration))
+        _write(new / "answers.csv", points, (map(row.get, points) for row in answers))
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -71,9 +71,9 @@ def show_mistakes(mistakes: Sequence[Mapping[str, Any]], why: Mapping[str, Any],
 
 def suspicions(mistakes: Sequence[Mapping[str, Any]], why: Mapping[str, Any]) -> list[bool]:
     """Whether each mistake may have a wrong label: all of the nearest images have the predicted one."""
-    labels = [[one["label"] for one in found["near"]] for found in why["mistakes"]]
-    labels += [[] for _ in mistakes[len(labels) :]]
-    return [near == NEAREST * [mistake["predicted"]] for mistake, near in zip(mistakes, labels, strict=True)]
+    near = [[one["label"] for one in found["near"]] for found in why["mistakes"]]
+    explained = [labels == NEAREST * [one["predicted"]] for labels, one in zip(near, mistakes, strict=False)]
+    return explained + [False] * (len(mistakes) - len(explained))
 
 
 def show_right_answers(why: Mapping[str, Any], images: Images) -> list[dict[str, Any]]:

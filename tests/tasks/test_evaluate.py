@@ -40,7 +40,7 @@ from tests.tasks.steps import run_afresh, twins
 
 ROOT = Path(__file__).parents[2]
 STRATEGIES = ("feature_extraction", "head_replacement")
-PLOTS = ("confusion", "calibration", "per_class")
+PLOTS = ("answers", "confusion", "calibration", "per_class")
 Right = dict[str, float]
 """Split -> share of its images that a strategy predicts rightly."""
 
@@ -386,6 +386,15 @@ def test_evaluate_writes_a_confusion_row_for_each_test_image(tmp_path: Path) -> 
     assert lines[0] == "actual,predicted"
     assert len(lines) == 11
     assert sum(line.split(",")[0] == line.split(",")[1] for line in lines[1:]) == 8
+
+
+def test_evaluate_writes_the_precision_for_each_share_of_answers(tmp_path: Path) -> None:
+    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}})))
+    with (tmp_path / "reports/plots/answers.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["answered", "precision", "threshold", "n"]
+    assert [int(row["n"]) for row in rows] == list(range(1, 11))
+    assert (float(rows[-1]["answered"]), float(rows[-1]["precision"])) == (1.0, 0.8)
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

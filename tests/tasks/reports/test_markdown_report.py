@@ -43,6 +43,17 @@ def test_report_tells_the_champions_metrics() -> None:
     assert "[http://localhost/artifacts](http://localhost/artifacts)" in text
 
 
+def test_report_says_what_to_do_and_where_the_model_is_weak() -> None:
+    text = render_markdown(make_evaluation(["ant", "bee", "cat"], strategies=2), [], {})
+    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    told = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert "90\u00a0% of its answers are right" in told["How sure it is"].replace("\\", "")
+    assert told["What to do next"].count("\n- ") >= 2
+    assert "Add images like these: ant; 8 of 20 are wrong" in told["What to do next"].replace("\\", "")
+    assert told["Where it is weak"].strip()
+    assert "Take strategy" in told["Strategies"]
+
+
 def test_every_mistake_is_shown_as_a_small_image_without_metadata() -> None:
     evaluation = make_evaluation(["ant", "bee", "cat"])
     assert evaluation["mistakes"]
@@ -81,7 +92,7 @@ def test_hostile_names_stay_text() -> None:
     evaluation = make_evaluation(HOSTILE, n=400)
     text = render_markdown(evaluation, images(evaluation), {})
     page = Page(MarkdownIt().enable("table").render(text))
-    assert {tag for tag, _ in page.elements} <= {"h1", "h2", "p", "strong", "img", *TABLE}
+    assert {tag for tag, _ in page.elements} <= {"h1", "h2", "p", "strong", "img", "ul", "li", "code", *TABLE}
     assert {name for _, attributes in page.elements for name in attributes} <= {"src", "alt", "style"}
     assert not {"\u202e", "\x1b", "\x00"} & set("".join(page.text))
     drawn = data_of(text, r"image/svg\+xml")[0].decode()
