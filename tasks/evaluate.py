@@ -17,24 +17,23 @@ settings are removed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.diagnosis import Champion, diagnose
-from tasks.errors import DataError, IntegrityError, TrainingError
+from tasks.errors import TrainingError
+from tasks.evaluated import Evaluated, evaluate_models, group_numbers, held_out_predictions
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.foreign import detect_foreign
 from tasks.images.folds import number_groups
-from tasks.images.manifest import Example, read_duplicates, read_examples
+from tasks.images.manifest import read_duplicates, read_examples
 from tasks.images.shards import open_shards
 from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
-from tasks.progress import Progress
 from tasks.reports import metrics
 from tasks.reports.answers import Predictions, answer_rule
 from tasks.reports.champion import Validated, champion_rule, choose_champion
@@ -45,13 +44,12 @@ from tasks.reports.plots import write_plots
 from tasks.reports.text import percent
 from tasks.reports.uncertainty import compare_with_champion
 from tasks.runs.costs import read_costs
-from tasks.scores import Floats, Integers, predict
+from tasks.scores import Integers, predict
 from tasks.settings import Settings
-from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.strategies import BY_NAME
-from tasks.vgg.trained_model import Trained, load_all
+from tasks.vgg.trained_model import load_all
 from tasks.vgg.training.recalibration import Recalibration
-from tasks.workspace import PREPARED, REPORT_PAGE, Workspace
+from tasks.workspace import REPORT_PAGE, Workspace
 
 SUMMARISED = (
     "candidates",
@@ -86,22 +84,6 @@ class Summary:
         )
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """One strategy's model, its predictions for the test images, and its metrics."""
-
-    model: Trained
-    probabilities: Floats
-    labels: Integers
-    validated: Validated
-    validation: dict[str, Any]
-    test: dict[str, Any]
-
-    @property
-    def correct(self) -> npt.NDArray[np.bool_]:
-        return np.equal(predict(self.probabilities), self.labels)
-
-
 @one_blas_thread()
 def run(settings: Settings, workspace: Workspace) -> Summary:
     """Evaluate every strategy, choose the champion, write the reports.
@@ -116,17 +98,19 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     test = [example for example in examples if example.split == "test"]
     group_of = number_groups(examples, read_duplicates(workspace.prepared))
     models = load_all(workspace.trained, settings.strategies)
-    evaluated = _evaluate(models, examples, test, group_of, workspace)
+    evaluated = evaluate_models(models, examples, test, group_of, workspace)
     balanced = settings.train.class_weight == "balanced"
     champion = choose_champion(_usable(evaluated), balanced)
     best = evaluated[champion]
     limit = settings.evaluate.worst_mistakes
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
-    groups = _groups([example.key for example in test], group_of)
+    groups = group_numbers([example.key for example in test], group_of)
     data = summarise_images(workspace.prepared)
     tested = Predictions(best.probabilities, best.labels, groups)
     wanted, each_class = settings.evaluate.wanted_precision, settings.evaluate.each_class
-    answers = answer_rule(_held_out(best.model, examples, group_of), tested, best.model.classes, wanted, each_class)
+    answers = answer_rule(
+        held_out_predictions(best.model, examples, group_of), tested, best.model.classes, wanted, each_class
+    )
     evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
     predictions = Champion(best.model, test, best.probabilities, best.labels, groups)
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
@@ -161,83 +145,6 @@ def remove_stale(trained: Path, wanted: Iterable[str]) -> list[str]:
         else:
             entry.unlink()
     return stale
-
-
-def _groups(keys: Sequence[str], group_of: Mapping[str, int]) -> Integers:
-    return np.array([group_of[key] for key in keys], dtype=np.int64)
-
-
-def _evaluate(
-    models: Mapping[str, Trained],
-    examples: Sequence[Example],
-    test: Sequence[Example],
-    group_of: Mapping[str, int],
-    workspace: Workspace,
-) -> dict[str, Evaluated]:
-    """Evaluate every model on its validation images and on the test images."""
-    _require("test", test)
-    known = {example.key: example.label for example in examples if example.split == "validation"}
-    validation = {name: _evaluate_validation(model, known, group_of) for name, model in models.items()}
-    evaluated = {}
-    keys = [example.key for example in test]
-    groups = _groups(keys, group_of)
-    with Progress("evaluate", len(test) * len(models), "images") as progress:
-        for name, model in models.items():
-            batches = []
-            for batch in predict_probabilities(
-                model.head, model.backbone, model.test_time_augmentation, workspace, keys
-            ):
-                batches.append(batch)
-                progress.advance(len(batch))
-            probabilities = np.concatenate(batches)
-            labels = _indices(model, [example.label for example in test])
-            measured = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
-            evaluated[name] = Evaluated(model, probabilities, labels, *validation[name], measured)
-    return evaluated
-
-
-def _evaluate_validation(
-    model: Trained, known: Mapping[str, str], group_of: Mapping[str, int]
-) -> tuple[Validated, dict[str, Any]]:
-    """The predictions for the validation images, and their metrics."""
-    _require("validation", model.validation_keys)
-    unknown = [key for key in model.validation_keys if key not in known]
-    if unknown:
-        raise IntegrityError(
-            f"{model.strategy} was validated on {len(unknown)} images that are not among the validation images of "
-            f"{PREPARED} (first: {unknown[0][:12]}): it was trained on older data. "
-            f"Run: dvc repro train@{model.strategy}"
-        )
-    labels = _indices(model, [known[key] for key in model.validation_keys])
-    probabilities, groups = model.validation_probabilities, _groups(model.validation_keys, group_of)
-    measured: dict[str, Any] = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
-    return Validated(model.validation_keys, probabilities, labels, groups), measured
-
-
-def _held_out(model: Trained, examples: Sequence[Example], group_of: Mapping[str, int]) -> Predictions:
-    """The predictions for train and validation images that the model was not trained on."""
-    keys, probabilities = model.held_out
-    label_of = {example.key: example.label for example in examples if example.split != "test"}
-    return Predictions(probabilities, _indices(model, [label_of[key] for key in keys]), _groups(keys, group_of))
-
-
-def _require(split: str, images: Sequence[object]) -> None:
-    if not images:
-        raise DataError(
-            f"There are no {split} images, so the models can't be evaluated. Raise prepare.{split}_fraction, or give "
-            f"the source a folder `{split}`, then run again."
-        )
-
-
-def _indices(model: Trained, labels: Sequence[str]) -> Integers:
-    index_of = {name: index for index, name in enumerate(model.classes)}
-    unknown = sorted(set(labels) - set(index_of))
-    if unknown:
-        raise IntegrityError(
-            f"{model.strategy} doesn't know the class {unknown[0]!r} of {PREPARED}: it was trained on older data. "
-            f"Run: dvc repro train@{model.strategy}"
-        )
-    return np.array([index_of[label] for label in labels], dtype=np.int64)
 
 
 def _evaluation(

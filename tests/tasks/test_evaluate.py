@@ -15,7 +15,8 @@ from safetensors.numpy import load
 
 from tasks import diagnosis, foreign
 from tasks.errors import DataError, IntegrityError, TrainingError
-from tasks.evaluate import Evaluated, Summary, remove_stale, run, summarise_strategy
+from tasks.evaluate import Summary, remove_stale, run, summarise_strategy
+from tasks.evaluated import Evaluated
 from tasks.files import read_json, sha256_hex, write_json
 from tasks.images.manifest import (
     Duplicate,

@@ -1,0 +1,127 @@
+"""What each trained model predicts for the images that it was not trained on, and its metrics on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import DataError, IntegrityError
+from tasks.images.manifest import Example
+from tasks.progress import Progress
+from tasks.reports import metrics
+from tasks.reports.answers import Predictions
+from tasks.reports.champion import Validated
+from tasks.scores import Floats, Integers, predict
+from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.trained_model import Trained
+from tasks.workspace import PREPARED, Workspace
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One strategy's model, its predictions for the test images, and its metrics."""
+
+    model: Trained
+    probabilities: Floats
+    labels: Integers
+    validated: Validated
+    validation: dict[str, Any]
+    test: dict[str, Any]
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        return np.equal(predict(self.probabilities), self.labels)
+
+
+def group_numbers(keys: Sequence[str], group_of: Mapping[str, int]) -> Integers:
+    """The numbers of the examples' groups (n,)."""
+    return np.array([group_of[key] for key in keys], dtype=np.int64)
+
+
+def evaluate_models(
+    models: Mapping[str, Trained],
+    examples: Sequence[Example],
+    test: Sequence[Example],
+    group_of: Mapping[str, int],
+    workspace: Workspace,
+) -> dict[str, Evaluated]:
+    """Evaluate every model on its validation images and on the test images.
+
+    Args:
+        models: by strategy.
+        examples: all of them.
+        test: those of test.
+        group_of: key -> number of the example's group.
+        workspace: with images and features.
+
+    Raises:
+        DataError: there are no validation or no test images.
+        IntegrityError: a model doesn't belong to the prepared images.
+    """
+    _require("test", test)
+    known = {example.key: example.label for example in examples if example.split == "validation"}
+    validation = {name: _evaluate_validation(model, known, group_of) for name, model in models.items()}
+    evaluated = {}
+    keys = [example.key for example in test]
+    groups = group_numbers(keys, group_of)
+    with Progress("evaluate", len(test) * len(models), "images") as progress:
+        for name, model in models.items():
+            batches = []
+            for batch in predict_probabilities(
+                model.head, model.backbone, model.test_time_augmentation, workspace, keys
+            ):
+                batches.append(batch)
+                progress.advance(len(batch))
+            probabilities = np.concatenate(batches)
+            labels = _indices(model, [example.label for example in test])
+            measured = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
+            evaluated[name] = Evaluated(model, probabilities, labels, *validation[name], measured)
+    return evaluated
+
+
+def _evaluate_validation(
+    model: Trained, known: Mapping[str, str], group_of: Mapping[str, int]
+) -> tuple[Validated, dict[str, Any]]:
+    """The predictions for the validation images, and their metrics."""
+    _require("validation", model.validation_keys)
+    unknown = [key for key in model.validation_keys if key not in known]
+    if unknown:
+        raise IntegrityError(
+            f"{model.strategy} was validated on {len(unknown)} images that are not among the validation images of "
+            f"{PREPARED} (first: {unknown[0][:12]}): it was trained on older data. "
+            f"Run: dvc repro train@{model.strategy}"
+        )
+    labels = _indices(model, [known[key] for key in model.validation_keys])
+    probabilities, groups = model.validation_probabilities, group_numbers(model.validation_keys, group_of)
+    measured: dict[str, Any] = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
+    return Validated(model.validation_keys, probabilities, labels, groups), measured
+
+
+def held_out_predictions(model: Trained, examples: Sequence[Example], group_of: Mapping[str, int]) -> Predictions:
+    """The predictions for train and validation images that the model was not trained on."""
+    keys, probabilities = model.held_out
+    label_of = {example.key: example.label for example in examples if example.split != "test"}
+    return Predictions(probabilities, _indices(model, [label_of[key] for key in keys]), group_numbers(keys, group_of))
+
+
+def _require(split: str, images: Sequence[object]) -> None:
+    if not images:
+        raise DataError(
+            f"There are no {split} images, so the models can't be evaluated. Raise prepare.{split}_fraction, or give "
+            f"the source a folder `{split}`, then run again."
+        )
+
+
+def _indices(model: Trained, labels: Sequence[str]) -> Integers:
+    index_of = {name: index for index, name in enumerate(model.classes)}
+    unknown = sorted(set(labels) - set(index_of))
+    if unknown:
+        raise IntegrityError(
+            f"{model.strategy} doesn't know the class {unknown[0]!r} of {PREPARED}: it was trained on older data. "
+            f"Run: dvc repro train@{model.strategy}"
+        )
+    return np.array([index_of[label] for label in labels], dtype=np.int64)
