@@ -84,6 +84,7 @@ def evaluate() -> None:
     write_json(WORKSPACE.evaluation, metrics)
     write_json(WORKSPACE.metrics, metrics)
     write_bytes(WORKSPACE.reports / "report.html", f"<pre>{json.dumps(metrics)}</pre>\n".encode())
+    write_bytes(WORKSPACE.foreign, b"")
     plots = WORKSPACE.reports / "plots"
     plots.mkdir(exist_ok=True)
     with (plots / "classes.csv").open("w", newline="") as file:

@@ -39,10 +39,10 @@ def test_near_is_the_mean_over_the_held_out_classes() -> None:
 
 
 def test_near_of_one_class_has_the_interval_of_its_auroc() -> None:
-    rows = [*range(10, 50)]
-    one = held_out(0, rows, 20 * [0, 1], 1)
-    mean, _ = measure_near([one], np.arange(60))
-    assert interval(mean, np.arange(60)) == pytest.approx(interval(roc_auc(one[2], one[3]), np.arange(40)))
+    groups = np.arange(60) // 3
+    one = held_out(0, np.random.default_rng(3).permutation(60)[:40].tolist(), 20 * [0, 1], 1)
+    mean, _ = measure_near([one], groups)
+    assert interval(mean, groups) == pytest.approx(interval(roc_auc(one[2], one[3]), groups[one[1]]))
 
 
 def test_images_of_one_group_widen_the_interval_of_far() -> None:
