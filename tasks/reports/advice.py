@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.reports import why, wording
+from tasks.reports import foreign, why, wording
 from tasks.reports.metrics import confused_pairs
 from tasks.reports.text import percent, visible
 
@@ -75,6 +75,8 @@ def _sure(evaluation: Mapping[str, Any]) -> list[Line]:
         Line(_answers(evaluation["answers"]), "confidence"),
         Line(_CONFIDENCE[wording.calibration_state(test, evaluation["calibration"])], "confidence"),
     ]
+    if evaluation["foreign"]:
+        lines.append(Line(foreign.foreign_summary(evaluation["foreign"]), "foreign"))
     if scarce:
         has = "has" if len(scarce) == 1 else "have"
         text = f"{len(scarce)} of {len(classes)} classes {has} fewer than {FEW} test images: their figures say little."

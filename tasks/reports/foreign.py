@@ -174,6 +174,19 @@ def _near_sentence(near: Mapping[str, Any]) -> str:
     return f"{text} {advice}"
 
 
+def foreign_summary(found: Mapping[str, Any]) -> str:
+    """How surely it tells foreign images, in one sentence."""
+    near = found["scores"][found["score"]]["near"]["value"]
+    if near is None:
+        also = ""
+    elif near >= _USEFUL:
+        also = ", and most things that look like its classes"
+    else:
+        also = "; things that look like its classes it often misses"
+    far = percent(found["caught"]["value"], 0)
+    return f"Of drawings and noise, it calls {far} foreign: images of none of its classes{also}."
+
+
 def show_most(found: Mapping[str, Any], images: Images) -> list[dict[str, Any]]:
     """The most foreign test images, with thumbnails."""
     return [{**one, "image": thumbnail(images[one["key"]], _SIDE_PX)} for one in found["most"]]

@@ -50,6 +50,8 @@ def test_summary_of_a_good_model() -> None:
     sure = told(evaluation, SURE)
     assert "It is clearly better than always answering “ants”, which is right for 33.3\u00a0%." in sure
     assert "from a confidence of 90.0\u00a0%: 60.1\u00a0% of the test images get an answer." in sure
+    assert "Of drawings and noise, it calls 100\u00a0% foreign" in sure
+    assert "foreign" not in told(make(foreign=None), SURE)
     assert told(evaluation, NEXT) == "See whether another strategy is worth its time: make run STRATEGY=all"
     assert "make run SET=" in told({**evaluation, "what_if": None}, NEXT)
 

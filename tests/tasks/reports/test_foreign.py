@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from tasks.reports.foreign import (
     WORDS,
     choose_score,
+    foreign_summary,
     foreign_verdict,
     judge_scores,
     keep_threshold,
@@ -101,4 +102,7 @@ def test_verdict_says_what_near_means(near: float | None, words: str) -> None:
     shares = {"called_foreign": share, "caught": share, "tested": 40, "far_images": 24}
     verdict = foreign_verdict({**shares, "score": "a", "scores": {"a": of(near, 1.0)}})
     assert words in verdict
+    summary = foreign_summary({**shares, "score": "a", "scores": {"a": of(near, 1.0)}})
+    assert ("often misses" in summary) == (near == 0.75)
+    assert ("and most" in summary) == (near == 0.9)
     assert ("rely" in verdict) == (near == 0.75)
