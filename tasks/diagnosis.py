@@ -6,6 +6,7 @@ are read (a backbone that was trained further computes them), and those of all i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,14 +130,18 @@ def _nearest(
 
 
 def _find_weak(champion: Champion, images: Shards) -> dict[str, Any]:
-    """The weak slices; each with the keys of its surest mistakes."""
+    """The weak slices; each with its most frequent confusion and the keys of its surest mistakes."""
     keys = [example.key for example in champion.examples]
     scores = [images.row(key)["scores"] for key in keys]
     batches = (images.read(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH))
     found = find_weak_slices(champion.wrong, attributes_of(champion.examples, scores, batches), champion.groups)
-    confidence = champion.probabilities.max(axis=1)
+    confidence, predicted = champion.probabilities.max(axis=1), predict(champion.probabilities).tolist()
+    classes, labels = champion.model.classes, champion.labels.tolist()
     for one in found["slices"]:
         surest = sorted(one.pop("places"), key=lambda place: (-confidence[place], keys[place]))
+        pairs = Counter((labels[place], predicted[place]) for place in surest)
+        (actual, taken_for), n = min(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+        one["confused"] = {"actual": classes[actual], "predicted": classes[taken_for], "n": n}
         one["keys"] = [keys[place] for place in surest[:SHOWN_OF_SLICE]]
     return found
 

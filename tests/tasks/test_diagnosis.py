@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,17 @@ def test_weak_slice_shows_its_surest_mistakes(place: Workspace) -> None:
     subject = champion({})
     dark = np.argsort([scores(PIXELS[example.key])["light"] for example in TEST], kind="stable")[:10]
     labels = subject.probabilities.argmax(axis=1)
-    labels[dark] = (labels[dark] + 1) % 3
+    labels[dark] = (labels[dark] + [1, 1, 1, 1, 1, 1, 1, 2, 2, 2]) % 3
     formats = [replace(one, format="GIF" if n in dark else "PNG") for n, one in enumerate(TEST)]
     found, _ = run(place, replace(subject, labels=labels, examples=formats))
     weak = next(one for one in found["weak"]["slices"] if one["attribute"] == "format")
     assert (weak["n"], weak["wrong"], weak["words"]) == (10, 10, "images with format: GIF")
+    predicted = subject.probabilities.argmax(axis=1)
+    pairs = Counter((labels[place], predicted[place]) for place in dark.tolist())
+    assert len(set(pairs.values())) > 1
+    number = max(pairs.values())
+    assert weak["confused"]["n"] == number
+    assert pairs[CLASSES.index(weak["confused"]["actual"]), CLASSES.index(weak["confused"]["predicted"])] == number
     surest = sorted(dark, key=lambda place: -subject.probabilities[place].max())[:8]
     assert weak["keys"] == [TEST[place].key for place in surest]
 

@@ -159,6 +159,7 @@ def make_foreign(classes: list[str]) -> dict[str, Any]:
 
 def make_slice(name: str) -> dict[str, Any]:
     shares = {"share": 0.4, "share_outside": 0.1, "ci95": [0.2, 0.6], "p_value": 1e-5, "adjusted_p_value": 0.01}
+    shares["confused"] = {"actual": name, "predicted": name, "n": 5}
     return {"attribute": name, "words": name, "n": 20, "wrong": 8, "groups": 15, "keys": ["3" * 64], **shares}
 
 
