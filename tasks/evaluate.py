@@ -5,6 +5,7 @@ bytes:
 - `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
 - `reports/foreign.safetensors`: what tells images that belong to none of the classes, for `export`;
+- `reports/map.html`: all images in one map;
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv`, `answers.csv` for `dvc plots`.
 It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
 dvc.lock.
@@ -29,6 +30,7 @@ from tasks.errors import TrainingError
 from tasks.evaluated import Evaluated, evaluate_models, group_numbers, held_out_predictions
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.foreign import detect_foreign
+from tasks.image_map import draw_image_map
 from tasks.images.folds import number_groups
 from tasks.images.manifest import read_duplicates, read_examples
 from tasks.images.shards import open_shards
@@ -49,7 +51,7 @@ from tasks.settings import Settings
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.trained_model import load_all
 from tasks.vgg.training.recalibration import Recalibration
-from tasks.workspace import REPORT_PAGE, Workspace
+from tasks.workspace import MAP_PAGE, REPORT_PAGE, Workspace
 
 SUMMARISED = (
     "candidates",
@@ -117,6 +119,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
     write_bytes(workspace.foreign, detector)
     _write(workspace, evaluation, best)
+    write_bytes(workspace.folder / MAP_PAGE, draw_image_map(predictions, examples, workspace).encode())
     low, high = best.test["accuracy_ci95"]
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
 

@@ -19,8 +19,17 @@ def thumbnail(pixels: npt.NDArray[np.uint8], side_px: int) -> str:
     """
     image = Image.fromarray(pixels)
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return _jpeg(image, _JPEG_QUALITY)
+
+
+def jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> str:
+    """An image (height, width, 3), RGB, as a JPEG of the same size."""
+    return _jpeg(Image.fromarray(pixels), quality)
+
+
+def _jpeg(image: Image.Image, quality: int) -> str:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    image.save(file, "JPEG", quality=quality)
     return _data_uri("image/jpeg", file.getvalue())
 
 

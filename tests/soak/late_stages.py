@@ -83,7 +83,8 @@ def evaluate() -> None:
     metrics = {"champion": min(strategies), "strategies": strategies}
     write_json(WORKSPACE.evaluation, metrics)
     write_json(WORKSPACE.metrics, metrics)
-    write_bytes(WORKSPACE.reports / "report.html", f"<pre>{json.dumps(metrics)}</pre>\n".encode())
+    for page in ("report.html", "map.html"):
+        write_bytes(WORKSPACE.reports / page, f"<pre>{json.dumps(metrics)}</pre>\n".encode())
     write_bytes(WORKSPACE.foreign, b"")
     plots = WORKSPACE.reports / "plots"
     plots.mkdir(exist_ok=True)
