@@ -23,11 +23,10 @@ from flows.logs import hide_links
 from flows.quick_imports import quick_imports
 from flows.server import Server, check_access, prefect_environment, temporary_server
 from flows.typed_settings import TypedSettings
-from tasks.errors import RootstockError
-from tasks.files import read_json
+from tasks.errors import IntegrityError, RootstockError
 from tasks.live_line import LiveLine
 from tasks.params import load_settings
-from tasks.runs.accuracy_regression import describe_accuracy
+from tasks.runs.accuracy_regression import describe_accuracy, read_metrics
 from tasks.runs.claims import claim_person_folder
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
@@ -154,7 +153,18 @@ def _begin_work(plan: Plan, workspace: Workspace, stack: contextlib.ExitStack) -
 
 
 def _tell(workspace: Workspace) -> None:
-    metrics = read_json(workspace.metrics)
+    """Print the champion and where the results are.
+
+    Raises:
+        IntegrityError: reports/metrics.json, which is in git, is missing or torn.
+    """
+    metrics = read_metrics(workspace)
+    if metrics is None:
+        raise IntegrityError(
+            f"{METRICS} is missing or damaged, though no stage had to run. Write it again: "
+            "dvc repro --force --single-item evaluate. Or take it from git, if it is committed there: git checkout "
+            f"{METRICS}"
+        )
     champion = metrics["champion"]
     accuracy = describe_accuracy(metrics["strategies"][champion]["test"])
     print(

@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 
 from flows import artifacts, pipeline
 from flows.quick_imports import quick_imports
+from tasks.errors import IntegrityError
 from tasks.head_start import HeadStart
 from tasks.params import load_settings
 from tasks.plan import Plan
@@ -43,6 +44,16 @@ def test_flow_on_a_temporary_server_has_no_heart_for_which_it_would_wait_at_its_
         assert get_current_settings().flows.heartbeat_frequency is None
     assert get_current_settings().flows.heartbeat_frequency == 180
     assert waited
+
+
+@pytest.mark.parametrize("content", [None, "", "<<<<<<< HEAD\n", "[]"])
+def test_missing_or_torn_metrics_are_told_with_their_cure(content: str | None, tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path)
+    if content is not None:
+        workspace.metrics.parent.mkdir()
+        workspace.metrics.write_text(content)
+    with pytest.raises(IntegrityError, match="dvc repro --force --single-item evaluate"):
+        pipeline._tell(workspace)
 
 
 STOPPED_AT_THE_IMPORT = """
