@@ -7,6 +7,7 @@ keeps the results. A backbone that was trained further computes everything again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load, save
 
 from tasks.files import fingerprint, sha256_hex, write_bytes
 from tasks.images.augmentation import PLAIN
+from tasks.progress import Progress
 from tasks.vgg.far_images import draw_far_images
 from tasks.vgg.head import Floats, Pooling, pool
 from tasks.vgg.inference import BATCH, backbone_network, features_engine, features_reader
@@ -32,9 +34,13 @@ def pool_known(backbone: Weights, workspace: Workspace, keys: Sequence[str]) -> 
         workspace: with images and features.
         keys: of the images, 1 or more.
     """
-    read = features_reader(backbone, workspace)
-    parts = (keys[start : start + BATCH] for start in range(0, len(keys), BATCH))
-    return np.concatenate([pool(read(part, PLAIN), POOLING) for part in parts])
+    read, pooled = features_reader(backbone, workspace), []
+    with Progress("evaluate", len(keys), "images for the foreign score") if backbone else nullcontext() as progress:
+        for start in range(0, len(keys), BATCH):
+            pooled.append(pool(read(keys[start : start + BATCH], PLAIN), POOLING))
+            if progress:
+                progress.advance(len(pooled[-1]))
+    return np.concatenate(pooled)
 
 
 def pool_far(backbone: Weights, workspace: Workspace) -> Floats:

@@ -62,10 +62,11 @@ def test_a_frozen_backbones_features_are_the_kept_ones(place: Workspace) -> None
     assert np.array_equal(pool_known({}, place, KEYS[::-1]), pool(kept()[::-1], "average_maximum"))
 
 
-def test_a_trained_backbone_computes_its_own(place: Workspace) -> None:
+def test_a_trained_backbone_computes_its_own(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     backbone = tuned(2)
     backbone["block5_conv3/bias"] += 1
     np.testing.assert_allclose(pool_known(backbone, place, KEYS), computed(images(), backbone), atol=1e-5)
+    assert "3/3 images for the foreign score" in capsys.readouterr().err
     frozen, trained = pool_far({}, place), pool_far(backbone, place)
     np.testing.assert_allclose(trained, computed(draw_far_images(), backbone), atol=1e-5)
     assert np.abs(trained - frozen).max() > 0.01
