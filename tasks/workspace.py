@@ -206,11 +206,6 @@ class Workspace:
     def decisions(self) -> Path:
         return self.clone / _STATE / "decisions.json"
 
-    @property
-    def far_features(self) -> Path:
-        """Features of the drawn images that every model must call foreign."""
-        return self.clone / _STATE / "far_features"
-
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
         """A folder for the block. If the process is killed, it stays until the run's folder is removed."""
