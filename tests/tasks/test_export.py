@@ -207,6 +207,7 @@ def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     content = save({"known": known})
     write_bytes(Workspace.at(tiny).foreign, content)
     found = {"score": "nearest_neighbours", "threshold": 0.25, "sha256": sha256_hex(content)}
+    found["called_foreign"] = {"value": 0.05}
     write_json(tiny / EVALUATION, {**read_json(tiny / EVALUATION), "foreign": found})
     export.run(change(), Workspace.at(tiny))
     about = read_json(tiny / EXPORT / "export.json")
