@@ -25,8 +25,8 @@ def weak_verdict(weak: Mapping[str, Any]) -> str:
     found = len(weak["slices"])
     if not found:
         return (
-            f"{tested} None has more mistakes than can be chance. With {weak['wrong']} mistakes among {weak['n']} "
-            "images, only large differences can be found."
+            f"{tested} None has more mistakes than can be chance. The fewer mistakes there are, here "
+            f"{weak['wrong']} among {weak['n']} images, the larger must a difference be to be found."
         )
     have = "has" if found == 1 else "have"
     return (
