@@ -4,7 +4,7 @@
   const element = (id) => document.getElementById(id);
   const data = JSON.parse(element("data").textContent);
   const canvas = element("map"), context = canvas.getContext("2d");
-  const card = element("card"), picture = element("picture"), tiles = element("tiles");
+  const card = element("card"), thumbnail = element("thumbnail"), tiles = element("tiles");
   const { x, y, label, split, predicted } = data, number = x.length;
   const wrong = predicted.map((one, i) => one >= 0 && one !== label[i]);
   const order = [...x.keys()].sort((a, b) => wrong[a] - wrong[b] || label[a] - label[b]); // mistakes are drawn last, so above the others
@@ -95,7 +95,7 @@
 
   function paint(i) {
     const { tile, columns } = data;
-    picture.getContext("2d").drawImage(tiles, (i % columns) * tile, Math.floor(i / columns) * tile, tile, tile, 0, 0, picture.width, picture.height);
+    thumbnail.getContext("2d").drawImage(tiles, (i % columns) * tile, Math.floor(i / columns) * tile, tile, tile, 0, 0, thumbnail.width, thumbnail.height);
   }
   function choose(i) {
     if (i === chosen) return;
@@ -103,7 +103,7 @@
     card.hidden = i < 0;
     if (i >= 0) {
       paint(i);
-      const told = predicted[i] < 0 ? "none: learned from it" : `${data.classes[predicted[i]]} (${data.confidence[i]} %)`;
+      const told = predicted[i] < 0 ? "none: learned from it" : `${data.classes[predicted[i]]} (${data.confidence[i]}\u00a0%)`;
       element("path").textContent = data.path[i];
       element("label").textContent = data.classes[label[i]];
       element("predicted").textContent = told + (wrong[i] ? ", wrong" : "");

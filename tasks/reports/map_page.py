@@ -100,7 +100,7 @@ def render_map(
 
 
 def thumbnail_sheet(images: Iterable[npt.NDArray[np.uint8]], number: int) -> npt.NDArray[np.uint8]:
-    """All thumbnails on one picture, row by row; the fewer, the larger each.
+    """All thumbnails on one image, row by row; the fewer, the larger each.
 
     Args:
         images: batches (k, 224, 224, 3) uint8 RGB, of `number` images together.

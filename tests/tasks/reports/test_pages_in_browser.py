@@ -52,7 +52,7 @@ def corner(page: Page, right: bool, up: bool) -> tuple[float, float]:
 
 
 def colour_shown(page: Page) -> Any:
-    script = "() => [...document.getElementById('picture').getContext('2d').getImageData(80, 80, 1, 1).data]"
+    script = "() => [...document.getElementById('thumbnail').getContext('2d').getImageData(80, 80, 1, 1).data]"
     return page.evaluate(script)[:3]
 
 
@@ -67,7 +67,7 @@ def test_map_shows_the_image_that_is_pointed_at(page: Page, tmp_path: Path) -> N
         page.mouse.move(*corner(page, right=bool(place % 2), up=place >= 2))
         assert page.locator("#path").inner_text() == paths[place]
         assert np.abs(np.subtract(colour_shown(page), colour)).max() <= 6
-    assert page.locator("#predicted").inner_text() == f"{HOSTILE[2]} (75 %), wrong"
+    assert page.locator("#predicted").inner_text() == f"{HOSTILE[2]} (75\u00a0%), wrong"
     page.mouse.move(*corner(page, right=False, up=True))
     assert page.locator("#predicted").inner_text() == "none: learned from it"
     assert seen == []
