@@ -35,7 +35,7 @@ NEEDED = {
     "ingest": set(),
     "prepare": set(),
     "features": {"ncnn", "onnx"},  # onnx reads the weights
-    "train feature_extraction": {"scipy.optimize"},  # for the recalibration
+    "train feature_extraction": set(),
     "evaluate": set(),
 }
 
