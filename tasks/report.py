@@ -12,10 +12,11 @@ from tasks.images.shards import open_shards
 from tasks.program import run_program
 from tasks.reports.markdown_report import render_markdown
 from tasks.runs.dvc_state.outputs import fetch_output
-from tasks.workspace import DATA_PAGE, EVALUATION, EXPORT, METRICS, REPORT_PAGE, Workspace
+from tasks.workspace import DATA_PAGE, EVALUATION, EXPORT, MAP_PAGE, METRICS, REPORT_PAGE, Workspace
 
 FILES = {
     "Report": REPORT_PAGE,
+    "Map of the images": MAP_PAGE,
     "Data report": DATA_PAGE,
     "Metrics": METRICS,
     "Model": EXPORT,

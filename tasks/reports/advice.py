@@ -96,17 +96,18 @@ def _against_baseline(test: Mapping[str, Any]) -> str:
 def _answers(answers: Mapping[str, Any]) -> str:
     if answers["wanted_precision"] is None:
         return "Every image gets an answer, however unsure it is."
-    wanted, promises = percent(answers["wanted_precision"], 0), answers["promises"]
-    kept = [promise for promise in promises if promise["threshold"] is not None]
+    wanted, promises = wording.wanted_share(answers["wanted_precision"]), answers["promises"]
+    kept = [one for one in promises if one["threshold"] is not None]
+    promise = f"It promises that {wanted} of its answers on new images are right"
     if answers["each_class"]:
-        return f"{wanted} of the answers are right, on new images too, for {len(kept)} of {len(promises)} classes."
+        return f"{promise}, for {len(kept)} of {len(promises)} classes."
     if not kept:
         return f"It can't promise that {wanted} of its answers are right."
     if not kept[0]["threshold"]:
-        return f"{wanted} of its answers are right, on new images too, and every image gets one."
+        return f"{promise}, and every image gets one."
     return (
-        f"{wanted} of its answers are right, on new images too, if it answers only from a confidence of "
-        f"{percent(kept[0]['threshold'])}: {percent(kept[0]['test_answered'])} of the test images get an answer."
+        f"{promise}, if it answers only from a confidence of {percent(kept[0]['threshold'])}: "
+        f"{percent(kept[0]['test_answered'])} of the test images get an answer."
     )
 
 
@@ -151,7 +152,7 @@ def _promise(answers: Mapping[str, Any]) -> list[Line]:
         return [Line("Let unsure images go to a person: set evaluate.wanted_precision, to 0.95 say.", "confidence")]
     if not broken:
         return []
-    wanted = percent(answers["wanted_precision"], 0)
+    wanted = wording.wanted_share(answers["wanted_precision"])
     needed = [promise for promise in broken if promise["images_needed"]]
     if not needed:
         text = f"Improve the model or lower evaluate.wanted_precision: more images like these can't promise {wanted}."

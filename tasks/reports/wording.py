@@ -121,6 +121,11 @@ def recalibration_verdict(about: Mapping[str, Any] | None) -> str:
     )
 
 
+def wanted_share(wanted: float) -> str:
+    """A wanted precision with as many digits as it needs: 95 %, 99.5 %."""
+    return percent(wanted, 0 if round(100 * wanted, 6).is_integer() else 1)
+
+
 def answers_verdict(answers: Mapping[str, Any]) -> str:
     """Which precision of the answers is promised, and what that costs."""
     wanted, promises = answers["wanted_precision"], answers["promises"]
@@ -129,7 +134,7 @@ def answers_verdict(answers: Mapping[str, Any]) -> str:
             "Every image gets an answer. With evaluate.wanted_precision=0.95, say, images below a threshold are called "
             "unsure, so that 95 % of the other answers are right."
         )
-    share = percent(wanted, 0 if round(100 * wanted, 6).is_integer() else 1)
+    share = wanted_share(wanted)
     rule = (
         f"Of the answers, {share} must be right (evaluate.wanted_precision), also on new images of the same kind; "
         "other images are called unsure. The threshold was found on held-out train and validation images; it keeps the "

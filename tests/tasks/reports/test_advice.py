@@ -67,7 +67,9 @@ def test_mistakes_among_images_of_the_predicted_label_are_worth_a_look(near: str
     found = make_evaluation(["ants", "bees", "none"])
     mistakes = [{**mistake, "actual": "ants", "predicted": "bees"} for mistake in found["mistakes"][:2]]
     explained = [{**one, "near": [{**it, "label": near} for it in one["near"]]} for one in found["why"]["mistakes"][:2]]
-    steps = told(make(mistakes=mistakes, why={**found["why"], "mistakes": explained}), NEXT)
+    evaluation = make(mistakes=mistakes, why={**found["why"], "mistakes": explained})
+    steps = told(evaluation, NEXT)
+    assert (summarise(evaluation)[NEXT][0].section == "mistakes") == (text is not None)
     assert (text or "See whether") in steps
     assert ("whose label" in steps) == (text is not None)
 
@@ -85,6 +87,19 @@ def test_broken_promise_says_what_would_keep_it(promise: dict[str, Any], text: s
     evaluation["answers"] |= {"promises": [{**PROMISE, "threshold": None, **promise}]}
     assert text in told(evaluation, NEXT)
     assert "It can't promise that 95\u00a0% of its answers are right." in told(evaluation, SURE)
+
+
+def test_class_that_lacks_most_images_for_its_promise_is_named() -> None:
+    evaluation = make()
+    broken = {**PROMISE, "threshold": None}
+    kinds = [("ants", 500, 300), ("bees", 450, 100), ("none", None, 10)]
+    promises = [{**broken, "class": name, "images_needed": needed, "images": n} for name, needed, n in kinds]
+    evaluation["answers"] |= {"each_class": True, "promises": [*promises, {**PROMISE, "class": "wasps"}]}
+    assert "about 450 held-out ones answered “bees” would do; there are 100." in told(evaluation, NEXT)
+    assert "that 95\u00a0% of its answers on new images are right, for 1 of 4 classes." in told(evaluation, SURE)
+    evaluation["answers"]["wanted_precision"] = 0.995
+    assert "to promise 99.5\u00a0%, about" in told(evaluation, NEXT)
+    assert "It promises that 99.5\u00a0% of its" in told(evaluation, SURE)
 
 
 def test_thresholds_that_nobody_asked_for_are_a_next_step() -> None:

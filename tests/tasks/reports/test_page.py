@@ -217,10 +217,7 @@ def test_page_loads_nothing_from_outside(classes: list[str]) -> None:
     html = render(make_evaluation(classes, strategies=2))
     page = Page(html)
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.all("img"))
-    assert {link["href"] for link in page.all("a") if not (link["href"] or "").startswith("#")} == {
-        "data.html",
-        "map.html",
-    }
+    assert {link["href"] for link in page.all("a") if not (link["href"] or "").startswith("#")} == OTHER_PAGES
     assert not page.all("script")
     assert not page.all("link")
     assert not page.all("iframe")
@@ -278,9 +275,7 @@ def test_page_anchors_exist() -> None:
     for strategies in (1, 2):
         page = Page(render(make_evaluation(["a", "b"], strategies)))
         known = {attributes.get("id") for _, attributes in page.elements}
-        assert {
-            (link["href"] or "")[1:] for link in page.all("a") if link["href"] not in ("data.html", "map.html")
-        } <= known
+        assert {(link["href"] or "")[1:] for link in page.all("a") if link["href"] not in OTHER_PAGES} <= known
 
 
 def test_page_compares_strategies_only_if_there_are_several() -> None:
