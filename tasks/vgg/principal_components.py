@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +12,17 @@ from tasks.images.shards import Shards
 
 BATCH = 256
 """How many images' features are in memory together."""
-Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.floating[Any]]
 
 
-def read_averages(features: Shards, keys: Sequence[str]) -> Values:
-    """(n, c): the mean of each channel over all places, of unit length for each image.
+def read_averages(features: Shards, keys: Sequence[str]) -> Rows:
+    """(n, c) float32: the mean of each channel over all places, of unit length for each image.
 
     Args:
         features: bottleneck features (h, w, c).
         keys: of any number of images; they are read in batches.
     """
-    averages = np.empty((len(keys), features.shape[-1]))
+    averages = np.empty((len(keys), features.shape[-1]), np.float32)
     number = {key: place for place, key in enumerate(keys)}
     ordered = features.order(keys)
     for start in range(0, len(ordered), BATCH):
@@ -32,14 +33,15 @@ def read_averages(features: Shards, keys: Sequence[str]) -> Values:
     return averages
 
 
-def principal_components(rows: Values) -> tuple[Values, float]:
+def principal_components(rows: Rows) -> tuple[Rows, float]:
     """Positions (n, 2) along the two directions of the largest variance, and the share of the variance they show.
 
     The sign of a direction is such that its largest coefficient is positive. Without any variance, all are at 0.
     """
     centred = rows - rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    total = float(np.trace(centred.T @ centred))
+    products = (centred.T @ centred).astype(np.float64)
+    values, vectors = np.linalg.eigh(products)
+    total = float(np.trace(products))
     if total <= 0 or rows.shape[1] < 2:
         return np.zeros((len(rows), 2)), 0.0
     chosen = vectors[:, [-1, -2]]
