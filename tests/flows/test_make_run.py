@@ -141,7 +141,8 @@ def test_exported_model_answers_files_with_the_accuracy_that_was_reported(used: 
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert sorted(row["path"] for row in rows) == sorted(str(path) for path in (used.source / "test").rglob("*.png"))
     for row in rows:
-        assert list(row) == ["path", "label", "probability", "probabilities"]
+        assert list(row)[:4] == ["path", "label", "probability", "probabilities"]
+        assert "unsure" in row
         assert set(row["probabilities"]) == set(CLASSES)
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
