@@ -182,10 +182,18 @@ def test_killed_run_is_reported_as_silent_and_set_to_crashed_by_a_worker(
     project.environment |= {**api.client, HEARTBEATS: deployed[HEARTBEATS]}
     project.behave("ingest", "hang")
     before = {run["id"] for run in api.post("/flow_runs/filter")}
+
+    def begun() -> list[Any]:
+        return [
+            run for run in api.post("/flow_runs/filter") if run["id"] not in before and run["state_type"] == "RUNNING"
+        ]
+
     with project.command("-m", "flows.pipeline") as run:
-        project.processes()
+        project.processes()  # the stage may begin before its run is known to the server
+        wait_until(lambda: bool(begun()), "the flow to begin")
+        (gone,) = begun()
+        api.wait_for_log(gone["id"], "Running stage 'ingest'")
         run.kill()
-    (gone,) = (run for run in api.post("/flow_runs/filter") if run["id"] not in before)
     assert "has sent no heartbeat" in wait_for(chat, gone["name"])
     assert api.state(gone["id"]) == "RUNNING"
     looks = subprocess.run(
