@@ -182,19 +182,29 @@ def comparison_verdict(pair: Mapping[str, Any]) -> str:
 
 def recommendation(evaluation: Mapping[str, Any]) -> str:
     """Which strategy to take, and what the best other one would give at which price; empty with a single strategy."""
-    champion, pairs = evaluation["champion"], evaluation["comparisons"]
-    usable = [pair for pair in pairs if not evaluation["strategies"][pair["second"]]["problem"]]
+    champion, strategies = evaluation["champion"], evaluation["strategies"]
+    usable = [pair for pair in evaluation["comparisons"] if not strategies[pair["second"]]["problem"]]
     if not usable:
         return ""
-    other = min(usable, key=lambda pair: (pair["difference"], pair["second"]))
-    low, high = (100 * -end for end in reversed(other["difference_ci95"]))
-    points = f"{-100 * other['difference']:+.1f} percentage points"
-    text = (
-        f"Take {champion}. On the test images, {other['second']} is {points} more accurate "
-        f"(95 % confidence interval {low:+.1f} to {high:+.1f})"
-    )
-    costs = [evaluation["strategies"][name]["training"].get("network_passes") for name in (champion, other["second"])]
-    return f"{text}." if None in costs else f"{text}, for {_times(costs[1] / costs[0])} times the work of the network."
+    costs = {name: one["training"].get("network_passes") for name, one in strategies.items()}
+    known = None not in costs.values()
+    cheaper = [
+        pair["second"]
+        for pair in usable
+        if known and costs[pair["second"]] < costs[champion] and pair["difference_ci95"][0] <= 0
+    ]
+    best = min(usable, key=lambda pair: (pair["difference"], pair["second"]))["second"]
+    name = min(cheaper, key=lambda name: costs[name]) if cheaper else best
+    pair = next(pair for pair in usable if pair["second"] == name)
+    low, high = (100 * -end for end in reversed(pair["difference_ci95"]))
+    found = f"{-100 * pair['difference']:+.1f} percentage points (95 % confidence interval {low:+.1f} to {high:+.1f})"
+    price = f" for {_times(costs[name] / costs[champion])} times the work of the network" if known else ""
+    if cheaper:
+        return (
+            f"{name} does about as well as the champion, {champion},{price}: its accuracy on the test images differs "
+            f"by {found}. If time matters, take {name}."
+        )
+    return f"Take {champion}. On the test images, the accuracy of {name} differs by {found}{price}."
 
 
 def _times(ratio: float) -> str:

@@ -68,3 +68,23 @@ def test_card_page_and_report_tell_the_groups() -> None:
     evaluation = make_evaluation(["ants", "bees"], strategies=2, groups=np.arange(60) % 6)
     for text in (render(evaluation), render_markdown(evaluation, [], {}), render_model_card(evaluation)):
         assert "60 test images belong to 6 groups" in text
+
+
+def recommended(costs: dict[str, int], ci95: list[float]) -> str:
+    strategies = {name: {"problem": None, "training": {"network_passes": cost}} for name, cost in costs.items()}
+    pair = {"second": "probe", "difference": 0.02, "difference_ci95": ci95}
+    return wording.recommendation({"champion": "deep", "strategies": strategies, "comparisons": [pair]})
+
+
+def test_a_cheaper_strategy_that_is_not_clearly_worse_is_recommended_if_time_matters() -> None:
+    text = recommended({"deep": 6000, "probe": 300}, [-0.01, 0.05])
+    assert text.startswith("probe does about as well as the champion, deep, for 0.05 times the work")
+    assert "-2.0 percentage points (95 % confidence interval -5.0 to +1.0)" in text
+    assert text.endswith("take probe.")
+
+
+def test_the_champion_is_recommended_if_it_is_clearly_better_or_cheaper() -> None:
+    for costs, ci95 in (({"deep": 6000, "probe": 300}, [0.01, 0.03]), ({"deep": 300, "probe": 6000}, [-0.01, 0.05])):
+        assert recommended(costs, ci95).startswith(
+            "Take deep. On the test images, the accuracy of probe differs by -2.0"
+        )
