@@ -4,8 +4,8 @@
 
 Each night some small images come and as many go. Git, DVC, the plan, `ingest`, `prepare`, the commit and `make tidy`
 are the real ones, in one process without Prefect; what follows `prepare` writes files of random bytes. `--untidied`
-nights run without tidying, too. Prints one JSON object: MB by the age of the history, the seconds of the first and of
-the last nights, and how these compare. Compare the seconds of the CPU where other programs are active.
+nights run without tidying, too. Prints one JSON object: MB by the age of the history, and the seconds of a night in the
+old clone against those in a new one. Both have their nights in turn, so that other programs disturb both alike.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tasks.workspace import Workspace
 IMAGES, CHANGED = 24, 4
 MODEL_BYTES, EXPORT_BYTES = 40_000, 200_000
 COMPARED = 20
-"""Nights at the beginning and at the end whose times are compared."""
+"""Nights of either clone whose times are compared, after the old one has become old."""
 PARTS = {"cache": ".dvc/cache", "git": ".git", "state": ".rootstock"}
 STAGES = {
     "ingest": {"always_changed": True, "params": ["source", "ingest"], "outs": ["data/raw"]},
@@ -72,19 +72,27 @@ def main() -> None:
 
 
 def measure(temporary: Path, nights: int, is_tidied: bool) -> dict[str, Any]:
-    clone = make_clone(temporary)
+    old, young = (make_clone(temporary / name) for name in ("old", "young"))
     disk: dict[int, dict[str, float]] = {}
-    wall, cpu = list[float](), list[float]()
     for night in range(1, nights + 1):
-        change_images(temporary / "images", night)
-        start, used = time.perf_counter(), cpu_seconds()
-        run(clone, night, is_tidied)
-        wall.append(time.perf_counter() - start)
-        cpu.append(cpu_seconds() - used)
+        take_seconds(old, night, is_tidied)
         if night in (10, 30, nights) or not night % 100:
-            disk[night] = disk_mb(clone)
-            print(night, disk[night], *(round(median(one[-COMPARED:]), 2) for one in (wall, cpu)), file=sys.stderr)
+            disk[night] = disk_mb(old)
+            print(night, disk[night], file=sys.stderr)
+    pairs = [
+        (take_seconds(young, night, is_tidied), take_seconds(old, nights + night, is_tidied))
+        for night in range(1, COMPARED + 1)
+    ]
+    wall, cpu = ([(one[kind], other[kind]) for one, other in pairs] for kind in (0, 1))
     return {"disk_mb": disk, "seconds": compare(wall), "cpu_seconds": compare(cpu)}
+
+
+def take_seconds(clone: Path, night: int, is_tidied: bool) -> tuple[float, float]:
+    """A night's seconds on the clock, and those of the CPU, which don't count other programs."""
+    change_images(clone.parent / "images", night)
+    start, used = time.perf_counter(), cpu_seconds()
+    run(clone, night, is_tidied)
+    return time.perf_counter() - start, cpu_seconds() - used
 
 
 def cpu_seconds() -> float:
@@ -93,14 +101,14 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def compare(nights: Sequence[float]) -> dict[str, float]:
-    """The first nights and the last ones: medians, means, and their ratios."""
-    first, last = nights[:COMPARED], nights[-COMPARED:]
+def compare(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Nights of the young clone and of the old one, in turn: medians, and the median and mean of their ratios."""
+    young, old = zip(*pairs, strict=True)
     return {
-        "median_of_first": round(median(first), 3),
-        "median_of_last": round(median(last), 3),
-        "ratio": round(median(last) / median(first), 2),
-        "ratio_of_means": round(mean(last) / mean(first), 2),
+        "median_of_young": round(median(young), 3),
+        "median_of_old": round(median(old), 3),
+        "ratio": round(median(other / one for one, other in pairs), 2),
+        "ratio_of_means": round(mean(old) / mean(young), 2),
     }
 
 
