@@ -13,6 +13,7 @@ class RefusalCode(StrEnum):
     CHANGED_WHILE_READ = "changed_while_read"
     GONE = "gone"
     DAMAGED_AT_SOURCE = "damaged_at_source"
+    UNREADABLE = "unreadable"
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"

@@ -42,13 +42,13 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     """List every image of the source with its label, and with its split if the source assigns one.
 
     Raises:
-        SourceError: see `check_source`; or the source holds fewer than two classes.
+        SourceError: see `check_source`; or images need labels, and the source holds fewer than two classes.
     """
     source = _module(uri)
     source.check(uri, policy)
     listing = source.discover(uri, policy)
     classes = sorted({item.label for item in listing.images})
-    if len(classes) < 2:
+    if policy.labelled and len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no image in a class folder"
         raise SourceError(
             f"A classifier needs at least two classes; {uri} holds {found}. "

@@ -47,7 +47,7 @@ def check(uri: str, policy: SourcePolicy) -> None:
         names = sorted(entry.name for entry in entries if not is_junk(entry.name))
     if not names:
         raise SourceError(f"The folder {uri!r} is empty. {LAYOUT}")
-    if not any((root / name).is_dir() for name in names):
+    if policy.labelled and not any((root / name).is_dir() for name in names):
         raise SourceError(
             f"The folder {uri!r} holds {len(names)} files but no class folders, so the images have no labels. {LAYOUT}"
         )
@@ -67,7 +67,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
     def entry(path: str, size: int, wrong: str | None) -> SourceImage | Excluded:
         place = path[above:]
         parts = place.split("/")
-        reason = wrong or why_excluded(parts, splits)
+        reason = wrong or why_excluded(parts, splits, policy.labelled)
         if reason:
             return Excluded(printable(place), reason)
         label, split = class_and_split(parts, splits)

@@ -48,15 +48,18 @@ def kept_splits(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def why_excluded(parts: Sequence[str], splits: Mapping[str, str]) -> str | None:
+def why_excluded(parts: Sequence[str], splits: Mapping[str, str], labelled: bool = True) -> str | None:
     """Why a file can't be an image of a class, judged by its path; None if it can.
 
     Args:
         parts: the folders from the source's root to the file, and its name.
         splits: the result of `kept_splits`.
+        labelled: whether it needs a class.
     """
     if any(is_junk(part) for part in parts):
         return "system_file"
+    if not labelled:
+        return None
     if splits and (not parts or parts[0] not in splits):
         return "outside_split_folders"
     inside = parts[1:] if splits else parts

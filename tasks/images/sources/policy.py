@@ -52,6 +52,8 @@ class SourcePolicy:
         unpacked_bytes_free: this many unpacked bytes are allowed with any ratio.
         is_wanted: asked again and again during a listing; once it returns False, the listing is stopped.
         may_download: whether an archive in S3 may be downloaded for a listing, if it isn't in the cache.
+        labelled: whether images need labels. Without, as for scoring, they may lie anywhere, and the source's splits
+            don't count.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class SourcePolicy:
     unpacked_bytes_free: int = 64 << 20
     is_wanted: Callable[[], bool] = _always
     may_download: bool = True
+    labelled: bool = True
 
     @classmethod
     def of(cls, settings: Settings, workspace: Workspace) -> SourcePolicy:

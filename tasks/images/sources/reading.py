@@ -31,12 +31,14 @@ _NO_ANSWER = {
 """Errors of file systems behind a network. EIO is not here: a damaged disk gives it too, and no pause helps there."""
 
 
-def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[SourceImage, bytes | Refused]]:
+def read_ahead(
+    images: Iterable[SourceImage], readers: int, refuse_unreadable: bool = False
+) -> Iterator[tuple[SourceImage, bytes | Refused]]:
     """Yield the images with their bytes, in order, or with the refusal of what can't be read as an image.
 
-    That is what is no image by its first bytes, what changed or disappeared after it was listed, and what is damaged at
-    the source. For each reader, at most a few images wait in memory, and in all at most 256 MiB or one image, whichever
-    is more.
+    That is what is no image by its first bytes, what changed or disappeared after it was listed, what is damaged at the
+    source, and, with `refuse_unreadable`, what this user may not read or a broken disk doesn't give. For each reader,
+    at most a few images wait in memory, and in all at most 256 MiB or one image, whichever is more.
 
     Raises:
         SourceError: an image can't be read; the message names it.
@@ -51,7 +53,7 @@ def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[So
                 first, future = waiting.popleft()
                 size -= first.size_bytes
                 yield first, future.result()
-            waiting.append((image, pool.submit(_read, image)))
+            waiting.append((image, pool.submit(_read, image, refuse_unreadable)))
             size += image.size_bytes
         while waiting:
             first, future = waiting.popleft()
@@ -60,7 +62,7 @@ def read_ahead(images: Iterable[SourceImage], readers: int) -> Iterator[tuple[So
         pool.shutdown(cancel_futures=True)
 
 
-def _read(image: SourceImage) -> bytes | Refused:
+def _read(image: SourceImage, refuse_unreadable: bool) -> bytes | Refused:
     try:
         head = image.read_head() if image.size_bytes > LARGE_BYTES else None
         if head is not None and (refused := _refuse(head)):
@@ -76,6 +78,8 @@ def _read(image: SourceImage) -> bytes | Refused:
         told = f"{image.path} can't be read: {error.strerror or error}."
         if error.errno in _NO_ANSWER:
             raise TransientError(f"{told} The file system at the other end of the network doesn't answer.") from None
+        if refuse_unreadable:
+            return Refused(RefusalCode.UNREADABLE, error.strerror or type(error).__name__)
         raise SourceError(f"{told} Fix or remove it at the source.") from None
     return _refuse(data[:HEAD_BYTES]) or data
 

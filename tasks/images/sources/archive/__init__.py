@@ -56,7 +56,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
         path = policy.path(uri)
         digest = policy.cache.digest_of(path, policy.check_wanted)
     opened = _opened(path, digest, uri, policy)
-    return _arranged(list(policy.watched(opened.members(policy))), opened, digest, uri)
+    return _arranged(list(policy.watched(opened.members(policy))), opened, digest, uri, policy.labelled)
 
 
 def _kind(path: Path, shown: str) -> str:
@@ -81,7 +81,7 @@ def _opened(path: Path, digest: str, shown: str, policy: SourcePolicy) -> Tar | 
     return Tar(path if kind == "tar" else unpack(path, digest, kind, shown, policy), shown)
 
 
-def _arranged(members: list[ArchiveMember], reader: Tar | Zip, digest: str, uri: str) -> SourceListing:
+def _arranged(members: list[ArchiveMember], reader: Tar | Zip, digest: str, uri: str, labelled: bool) -> SourceListing:
     names = [member.name for member in members if not _reason(member)]
     if not names:
         raise SourceError(f"The archive {uri!r} holds no file that may be read ({_counted(members)}). {_LAYOUT}")
@@ -93,7 +93,7 @@ def _arranged(members: list[ArchiveMember], reader: Tar | Zip, digest: str, uri:
         is_double = member.name in seen  # the last one counts; it also wins when tar or unzip unpack
         seen.add(member.name)
         path, parts = printable(member.name), member.name.split("/")[top:]
-        reason = _reason(member, is_double) or why_excluded(parts, splits)
+        reason = _reason(member, is_double) or why_excluded(parts, splits, labelled)
         if reason is not None:
             return Excluded(f"{path} (entry {number + 1})" if is_double else path, reason)
         label, split = class_and_split(parts, splits)

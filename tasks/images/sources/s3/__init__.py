@@ -40,7 +40,8 @@ def check(uri: str, policy: SourcePolicy) -> None:
         page = client.list_objects_v2(Bucket=prefix.bucket, Prefix=prefix.key, Delimiter="/", MaxKeys=1000)
     folders = [entry["Prefix"][len(prefix.key) : -1] for entry in page.get("CommonPrefixes", ())]
     files = [entry["Key"] for entry in page.get("Contents", ()) if not _is_marker(entry["Key"], entry["Size"])]
-    if all(is_junk(name) for name in folders) and not page.get("IsTruncated"):
+    has_images = any(not is_junk(name) for name in folders) or (files and not policy.labelled)
+    if not has_images and not page.get("IsTruncated"):
         raise _without_classes(client, address, len(files))
 
 
@@ -60,7 +61,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
             folder, slash, _ = stored.address.key[len(prefix.key) :].partition("/")
             if slash:
                 folders.add(folder)
-    if all(is_junk(folder) for folder in folders):
+    if all(is_junk(folder) for folder in folders) and (policy.labelled or not found):
         raise _without_classes(client, address, len(found))
     splits, images = kept_splits(folders), StoredImages(client, str(prefix))
     return SourceListing.of(_entry(stored, images, splits, policy) for stored in consumed(found))
@@ -134,7 +135,8 @@ def _is_marker(key: str, size: int) -> bool:
 def _reason(parts: list[str], stored: StoredObject, splits: dict[str, str], policy: SourcePolicy) -> str | None:
     if _is_marker(stored.address.key, stored.size):
         return "folder_marker"
-    return why_excluded(parts, splits) or ("too_large" if stored.size > policy.max_image_bytes else None)
+    is_large = stored.size > policy.max_image_bytes
+    return why_excluded(parts, splits, policy.labelled) or ("too_large" if is_large else None)
 
 
 def _without_classes(client: Any, address: Address, files: int) -> SourceError:

@@ -80,7 +80,7 @@ class Table:
             self.entries.append(Excluded(f"{image.path} (row {row.number})", "duplicate_row"))
 
     def _check_words(self, row: TableRow, some_splits: bool) -> None:
-        if not row.label:
+        if not row.label and self._policy.labelled:
             self.problems.add(row, "the label is empty")
         if row.split and row.split.lower() not in SPLIT_NAMES:
             self.problems.add(row, f"unknown split {brief(row.split)}; known are {', '.join(SPLIT_NAMES)}")
@@ -104,6 +104,9 @@ class Table:
                 status = os.stat(path)  # noqa: PTH116
                 wrong, size = "" if stat.S_ISREG(status.st_mode) else "is not a file", status.st_size
             except OSError as error:
+                if not self._policy.labelled:  # then it gets its row, as every image
+                    self.entries.append(Excluded(printable(row.path), "gone"))
+                    return None
                 wrong = f"can't be read ({error.strerror})"
         if wrong:
             self.problems.add(row, f"{brief(row.path)} {wrong}")

@@ -18,7 +18,7 @@ from tasks.images.sources.layout import printable
 from tasks.images.sources.policy import SourcePolicy
 
 _DELIMITERS = (",", ";", "\t")
-_NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
+_KNOWN = ("path", "label", "split", "group")
 ABOUT = "about_"
 """The start of the names of all other columns."""
 _ABOUT_LENGTH = 100
@@ -35,7 +35,7 @@ class TableRow:
 
     number: int
     path: str
-    label: str
+    label: str = ""
     split: str = ""
     group: str = ""
     about: str | None = None
@@ -72,8 +72,8 @@ def columns_of(data: bytes, table: str, policy: SourcePolicy) -> list[str]:
         SourceError: the columns are wrong, or the table can't be read.
     """
     if data.startswith(_PARQUET_MAGIC):
-        return _checked(_names(_parquet(data, table, policy).schema_arrow.names), table)
-    return _header(_text(data, table), table)[1]
+        return _checked(_names(_parquet(data, table, policy).schema_arrow.names), table, _needed(policy))
+    return _header(_text(data, table), table, _needed(policy))[1]
 
 
 def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems) -> Iterator[TableRow]:
@@ -83,9 +83,14 @@ def read_rows(data: bytes, table: str, policy: SourcePolicy, problems: Problems)
         SourceError: see `columns_of`; or the rest of the table can't be read.
     """
     if data.startswith(_PARQUET_MAGIC):
-        yield from _parquet_rows(_parquet(data, table, policy), table)
+        yield from _parquet_rows(_parquet(data, table, policy), table, _needed(policy))
     else:
-        yield from _csv_rows(_text(data, table), table, problems)
+        yield from _csv_rows(_text(data, table), table, _needed(policy), problems)
+
+
+def _needed(policy: SourcePolicy) -> tuple[str, ...]:
+    """The columns that must be there."""
+    return _KNOWN[:2] if policy.labelled else _KNOWN[:1]
 
 
 def _text(data: bytes, table: str) -> TextIO:
@@ -101,7 +106,7 @@ def _text(data: bytes, table: str) -> TextIO:
     return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
 
 
-def _header(text: TextIO, table: str) -> tuple[str, list[str]]:
+def _header(text: TextIO, table: str, needed: tuple[str, ...]) -> tuple[str, list[str]]:
     """The delimiter and the names of the columns."""
     line = next((line for line in text if line.strip()), "")
     text.seek(0)
@@ -110,20 +115,20 @@ def _header(text: TextIO, table: str) -> tuple[str, list[str]]:
     except csv.Error as error:
         raise SourceError(f"The table {table!r} has no header that can be read ({error}).") from None
     for mark, names in splits.items():
-        if set(_NEEDED) <= set(names):
-            return mark, _checked(names, table)
-    return "", _checked(max(splits.values(), key=len), table)
+        if set(needed) <= set(names):
+            return mark, _checked(names, table, needed)
+    return "", _checked(max(splits.values(), key=len), table, needed)
 
 
 def _names(fields: Sequence[str]) -> list[str]:
     return [name.strip().lower() for name in fields]
 
 
-def _checked(names: list[str], table: str) -> list[str]:
-    expected = f"{', '.join(_NEEDED)}, and optionally {', '.join(_OPTIONAL)}, {ABOUT}NAME"
-    others = {*names} - {*_NEEDED, *_OPTIONAL}
+def _checked(names: list[str], table: str, needed: tuple[str, ...]) -> list[str]:
+    expected = f"{', '.join(needed)}, and optionally {', '.join(_KNOWN[len(needed) :])}, {ABOUT}NAME"
+    others = {*names} - {*_KNOWN}
     unknown = [name for name in others if not name.startswith(ABOUT) or name == ABOUT]
-    if not set(_NEEDED) <= set(names) or unknown or len(set(names)) < len(names):
+    if not set(needed) <= set(names) or unknown or len(set(names)) < len(names):
         raise SourceError(
             f"The table {table!r} has the wrong columns. Expected: {expected}, each once and no others. "
             f"Found: {', '.join(brief(name) for name in names[:_SHOWN]) or 'none'}"
@@ -131,8 +136,8 @@ def _checked(names: list[str], table: str) -> list[str]:
     return names
 
 
-def _csv_rows(text: TextIO, table: str, problems: Problems) -> Iterator[TableRow]:
-    mark, names = _header(text, table)
+def _csv_rows(text: TextIO, table: str, needed: tuple[str, ...], problems: Problems) -> Iterator[TableRow]:
+    mark, names = _header(text, table, needed)
     reader = csv.reader(text, delimiter=mark, strict=True)
     start, is_header = 1, True
     try:
@@ -160,9 +165,9 @@ def _parquet(data: bytes, table: str, policy: SourcePolicy) -> pq.ParquetFile:
     return file
 
 
-def _parquet_rows(file: pq.ParquetFile, table: str) -> Iterator[TableRow]:
+def _parquet_rows(file: pq.ParquetFile, table: str, needed: tuple[str, ...]) -> Iterator[TableRow]:
     written = file.schema_arrow.names
-    names = _checked(_names(written), table)
+    names = _checked(_names(written), table, needed)
     number = 0
     try:
         for batch in file.iter_batches(batch_size=10_000):

@@ -50,6 +50,21 @@ def test_few_large_images_are_read_at_once(size: int, most: int) -> None:
     assert sorted(begun) == names
 
 
+def test_image_that_may_not_be_read_is_refused_where_each_gets_a_row() -> None:
+    class Forbidden(FewBytes):
+        def read(self, image: SourceImage) -> bytes:
+            if image.path == "no":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return BITMAP
+
+    images = [SourceImage(path, "", None, Forbidden()) for path in ("a", "no", "z")]
+    found = [data for _, data in read_ahead(images, readers=2, refuse_unreadable=True)]
+    assert [str(one) for one in found if isinstance(one, Refused)] == ["unreadable: Permission denied"]
+    assert found[0] == found[2] == BITMAP
+    with pytest.raises(SourceError, match="no can't be read: Permission denied"):
+        list(read_ahead(images, readers=2))
+
+
 def test_large_file_that_is_no_image_is_not_read() -> None:
     class Film(FewBytes):
         def read(self, image: SourceImage) -> bytes:

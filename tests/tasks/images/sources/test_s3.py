@@ -36,6 +36,14 @@ def test_s3_takes_a_whole_bucket(bucket: Bucket) -> None:
         assert labels(s3.discover(uri, policy())) == {"ant/1": ("ant", None), "bee/2": ("bee", None)}
 
 
+def test_s3_without_labels_lists_objects_that_lie_anywhere_below_the_prefix(bucket: Bucket) -> None:
+    bucket.put("p/1.jpg", "p/train/2.jpg", "other/3.jpg")
+    unlabelled = policy(labelled=False)
+    s3.check(bucket.uri("p"), unlabelled)
+    assert [item.path for item in s3.discover(bucket.uri("p"), unlabelled).images] == ["1.jpg", "train/2.jpg"]
+    assert "is empty" in refused(s3.check, bucket.uri("nothing"), unlabelled)
+
+
 def test_s3_keeps_given_splits_as_a_folder_does(bucket: Bucket) -> None:
     bucket.put("p/Train/a/1", "p/Train/b/2", "p/val/a/3", "p/extra/a/4", "p/Train/5")
     listing = s3.discover(bucket.uri("p"), policy())
