@@ -14,6 +14,7 @@ from tasks.errors import PredictError
 from tasks.files import read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels
 from tasks.vgg.foreign import Detector
+from tasks.vgg.head import Floats
 
 _MODEL, _DETECTOR = "model.onnx", "foreign.safetensors"
 
@@ -42,20 +43,25 @@ class ExportedModel:
                 "the pipeline exports (--model models/export), or make it: dvc pull export, or make run"
             ) from None
         self._session = _session(content, folder)
+        self.has_features = any(output.name == "features" for output in self._session.get_outputs())
 
     def answer(self, pixels: Sequence[Pixels]) -> list[dict[str, Any]]:
         """Decoded images (224, 224, 3), uint8, 1 or more -> for each `label`, `probability`, `probabilities`.
 
         Besides, what the model can tell: `unsure`, `foreign`, `foreign_score`; see `tasks.predict`.
         """
+        return self.answer_with_features(pixels)[0]
+
+    def answer_with_features(self, pixels: Sequence[Pixels]) -> tuple[list[dict[str, Any]], Floats | None]:
+        """`answer`, and the features (n, 1024), float32, if the model returns them; see `onnx_graph.build_onnx`."""
         batch = np.stack(pixels).astype(np.float32)
-        outputs = ["probabilities", "features"] if self._detector else ["probabilities"]
+        outputs = ["probabilities", "features"] if self.has_features else ["probabilities"]
         probabilities, *features = self._session.run(outputs, {self._session.get_inputs()[0].name: batch})
         answers = [self._answer(row) for row in probabilities.tolist()]
         if self._detector:
             for answer, score in zip(answers, self._detector.score(features[0]).tolist(), strict=True):
                 answer |= {"foreign": score > self._detector.threshold, "foreign_score": score}
-        return answers
+        return answers, features[0] if features else None
 
     def _answer(self, probabilities: list[float]) -> dict[str, Any]:
         best = max(range(len(probabilities)), key=probabilities.__getitem__)

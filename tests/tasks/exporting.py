@@ -1,0 +1,62 @@
+"""A small exported model for tests of programs that use one: red against green, without VGG16."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from safetensors.numpy import save
+
+from tasks.files import sha256_hex, write_bytes, write_json
+
+CLASSES = ("red", "grün")
+FEATURES = 1024
+
+
+def save_export(folder: Path, classes: Sequence[str] = CLASSES, strength: float = 0.05) -> Path:
+    """Compares the mean of red with that of green; an image without much of either is foreign, a mixed one unsure.
+
+    Args:
+        folder: for the export.
+        classes: two names.
+        strength: how sure the model is; so exports differ.
+    """
+    constants = [numpy_helper.from_array(np.array([[strength, 0], [0, strength], [0, 0]], np.float32), "kernel")]
+    constants += [numpy_helper.from_array(np.eye(3, FEATURES, dtype=np.float32), "wide")]
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("MatMul", ["mean", "wide"], ["features"]),
+    ]
+    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 224, 224, 3])
+    sizes = {"probabilities": 2, "features": FEATURES}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
+    graph = helper.make_graph(nodes, "tiny", [given], outputs, constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    known = np.zeros((2, FEATURES), np.float16)
+    known[0, 0] = known[1, 1] = 1
+    files = {"model.onnx": proto.SerializeToString(), "foreign.safetensors": save({"known": known})}
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    about: dict[str, Any] = {
+        "classes": list(classes),
+        "decoder": {"background_rgb": [255, 255, 255]},
+        "answers": {"thresholds": [0.9, 0.9]},
+        "foreign": {"score": "nearest_neighbours", "threshold": 0.9},
+        "sha256": {name: sha256_hex(content) for name, content in files.items()},
+    }
+    write_json(folder / "export.json", about)
+    return folder
+
+
+def encoded(colour: tuple[int, int, int], form: str = "PNG", size: tuple[int, int] = (30, 20), **options: Any) -> bytes:
+    """An image file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, form, **options)
+    return buffer.getvalue()
