@@ -1,4 +1,4 @@
-"""The pages in a real browser: they ask for nothing, log no error, and the map shows the image that is pointed at."""
+"""The pages in a real browser: they ask for nothing, log no error, can be used; the map shows what is pointed at."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.flows.browser import PROGRAM, browser
+from tests.tasks.reports import test_data_page
 from tests.tasks.reports.test_map_page import COLOURS, make_map
 from tests.tasks.reports.test_page import HOSTILE, hostile_evaluation, render
 
@@ -20,6 +22,12 @@ pytestmark = [
 ]
 MARGIN = 28
 """Pixels between the outermost points and the edge of the map, when all are shown."""
+
+PAGES = {
+    "report": lambda: render(hostile_evaluation(HOSTILE)),
+    "map": lambda: make_map(HOSTILE, [*HOSTILE[:3], "d.jpg"]),
+    "data": lambda: test_data_page.render(test_data_page.hostile().describe(test_data_page.hostile_before())),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,20 @@ def colour_shown(page: Page) -> Any:
 
 def test_report_asks_for_nothing_and_runs_nothing(page: Page, tmp_path: Path) -> None:
     assert open_page(page, tmp_path / "report.html", render(hostile_evaluation(HOSTILE))) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_can_be_used_by_everyone(name: str, page: Page, tmp_path: Path) -> None:
+    """axe-core finds nothing that makes the page hard to use: names of controls, order of headings, contrast, ..."""
+    open_page(page, tmp_path / f"{name}.html", PAGES[name]())
+    backgrounds = set()
+    for theme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=theme)
+        backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        found = Axe().run(page, options=options)
+        assert found.response["passes"]
+        assert found.generate_report() == "Found 0 accessibility violations:\n", theme
+    assert len(backgrounds) == 2
 
 
 def test_map_shows_the_image_that_is_pointed_at(page: Page, tmp_path: Path) -> None:
