@@ -21,7 +21,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import ModuleType
 from typing import Any
 
@@ -59,7 +59,7 @@ MEMORY_LIMIT_MB = 4096
 
 @dataclass(frozen=True)
 class _Job:
-    images: tuple[tuple[str, PackEntry], ...]
+    images: tuple[tuple[str, PackEntry | bytes], ...]
     policy: ImagePolicy
     background_rgb: tuple[int, int, int]
     time_limit_s: int
@@ -204,6 +204,44 @@ class _SingleWorker:
         self._pool = None
 
 
+class Decoders:
+    """Worker processes that decode one image at a time, for a server; many threads may call `decode`.
+
+    Args:
+        workers: processes.
+        time_limit_s: for an image.
+        memory_limit_mb: that a worker may use beyond its own size.
+    """
+
+    def __init__(self, workers: int, time_limit_s: int, memory_limit_mb: int = MEMORY_LIMIT_MB) -> None:
+        self._workers, self._time_limit_s, self._memory_limit_mb = workers, time_limit_s, memory_limit_mb
+        self._pool, self._single = _Pool(workers, memory_limit_mb), _SingleWorker(memory_limit_mb)
+        self._pool_lock, self._single_lock = Lock(), Lock()
+
+    def decode(self, data: bytes, policy: ImagePolicy, background_rgb: tuple[int, int, int]) -> Result:
+        """As `decoding.decode`, in a worker; an image that crashes it, or takes too long, is refused."""
+        job = _Job((("", data),), policy, background_rgb, self._time_limit_s, describe=False)
+        try:
+            with self._pool_lock:
+                pool = self._pool
+                future = pool.submit(job)
+            [result] = future.result()
+        except BrokenProcessPool:  # by this image, or by another one
+            with self._pool_lock:
+                if self._pool is pool:
+                    pool.shutdown()
+                    self._pool = _Pool(self._workers, self._memory_limit_mb)
+            with self._single_lock:
+                return self._single.decode(job)
+        assert isinstance(result, Refused | tuple)
+        return result
+
+    def shutdown(self) -> None:
+        """End the workers."""
+        self._pool.shutdown()
+        self._single.shutdown()
+
+
 def _decode(job: _Job) -> _Decoded:
     """The results up to the first image that can't be read, then the error."""
     results: _Decoded = []
@@ -220,11 +258,12 @@ def _decode(job: _Job) -> _Decoded:
     return results
 
 
-def _decode_one(job: _Job, key: str, place: PackEntry) -> Result:
+def _decode_one(job: _Job, key: str, place: PackEntry | bytes) -> Result:
     if hasattr(signal, "alarm"):
         signal.alarm(job.time_limit_s)  # ends the process, even inside a library call
     try:
-        pixels, facts = decode(read_image(place, key), job.policy, job.background_rgb)
+        data = place if isinstance(place, bytes) else read_image(place, key)
+        pixels, facts = decode(data, job.policy, job.background_rgb)
     except Refused as refused:
         return refused
     except MemoryError:
