@@ -142,6 +142,29 @@ def remove_damaged_objects(folder: Path) -> None:
         (folder / path).unlink(missing_ok=True)
 
 
+def hash_tag(folder: Path, name: str, commit: str, by: str, at: int, message: str) -> str:
+    """Make the object of an annotated tag, on no reference yet. Returns its hash.
+
+    Args:
+        folder: of the repository.
+        name: of the tag.
+        commit: that it tags.
+        by: its author's name.
+        at: its time, seconds since 1970.
+        message: its text.
+
+    Raises:
+        RunError: git refuses it.
+    """
+    author = re.sub(r"[<>\n]", " ", by).strip() or _AUTHOR["GIT_AUTHOR_NAME"]
+    tagger = f"{author} <{_AUTHOR['GIT_AUTHOR_EMAIL']}> {at} +0000"
+    text = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{message}"
+    result = _start(folder, ("mktag",), text.encode())
+    if result.returncode:
+        raise _failure(folder, ("mktag", name), result)
+    return result.stdout.decode().strip()
+
+
 def need_commit(folder: Path, commit: str) -> None:
     """Fetch a commit from the repository's remotes if it isn't here.
 

@@ -7,6 +7,7 @@ clone's own branch moves: wherever a run is killed, the remote names only data t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tasks.errors import RunError, TransientError
 from tasks.params import load_settings
@@ -43,7 +44,7 @@ def begin(run: DeployedRun) -> Start:
         RunError: the remote refuses to answer, or both histories have commits that the other one lacks.
     """
     tip = sound_tip(run)
-    remote, alone = _find_remote(run)
+    remote, alone = find_remote(run.clone, run.commit)
     if remote is None:
         return Start(tip, alone=alone)
     try:
@@ -91,13 +92,13 @@ def publish(context: RunContext, start: Start, commit: str | None) -> None:
     run.say(f"Pushed {tip[:10]} to {run.branch} on {remote}.")
 
 
-def _find_remote(run: DeployedRun) -> tuple[str | None, str]:
-    """The remote of git to which a person would push; or None, and the reason why nothing is shared."""
-    need_commit(run.clone, run.commit)
-    if not has_default_remote(run.clone, run.commit):
+def find_remote(clone: Path, commit: str) -> tuple[str | None, str]:
+    """The remote of git to which a person would push; or None, and the reason why runs of the commit share nothing."""
+    need_commit(clone, commit)
+    if not has_default_remote(clone, commit):
         return None, "DVC has no default remote"
-    names = git(run.clone, "remote").split()
-    chosen = git(run.clone, "config", "--default", "", "--get", "remote.pushDefault")
+    names = git(clone, "remote").split()
+    chosen = git(clone, "config", "--default", "", "--get", "remote.pushDefault")
     if chosen or "origin" in names:
         return chosen or "origin", ""
     if len(names) == 1:

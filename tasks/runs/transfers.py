@@ -60,6 +60,23 @@ def fetch_inputs(stage: str, workspace: Workspace, *, limit_s: float, on_line: O
     return needs.has_to_run or (needs.undecided and read_needs(workspace, stage).has_to_run)
 
 
+def fetch_paths(workspace: Workspace, paths: Sequence[str], *, limit_s: float) -> None:
+    """Bring outputs, or parts of them, as dvc.lock names them, from the cache or the remote into a folder.
+
+    Raises:
+        TransientError: they can't be fetched now.
+        RunError: they are nowhere, or the remote refuses.
+    """
+    if not paths:
+        return
+    try:
+        _transfer("", ["pull", *paths], workspace, limit_s, lambda _line: None)
+    except StageFailed as failure:
+        kind = RunError if failure.remedy is not Remedy.WAIT else TransientError
+        told = f"{failure.reason}.\n{failure.said}"
+        raise kind(f"{', '.join(paths)} of {workspace.folder} can't be fetched: {told}") from None
+
+
 def push(stage: str, workspace: Workspace, paths: list[str], *, limit_s: float, on_line: OnLine) -> None:
     """Send the files that are in the cache, but not on DVC's default remote, to that remote.
 

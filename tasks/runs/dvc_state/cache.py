@@ -33,6 +33,21 @@ def share_cache(workspace: Workspace) -> None:
                 local["remote"].setdefault(name, {})["url"] = remote["url"]
 
 
+def link_to_cache(workspace: Workspace) -> None:
+    """Let outputs in a folder be links to the cache, and use the clone's remotes: an old commit may name none.
+
+    Both whatever the settings say; the files are only read there.
+    """
+    from dvc.config import Config
+
+    of_clone = Config(dvc_dir=str(workspace.clone / ".dvc"))
+    with Config(dvc_dir=str(workspace.folder / ".dvc"), validate=False).edit("local") as local:
+        local["cache"]["type"] = "symlink"
+        if "remote" in of_clone["core"]:
+            local["core"]["remote"] = of_clone["core"]["remote"]
+            local["remote"] |= of_clone["remote"]
+
+
 def cache_folder(workspace: Workspace) -> Path:
     """DVC's cache of a workspace; it may not exist yet."""
     from dvc.config import Config
