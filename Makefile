@@ -22,7 +22,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA DRY REMOTE HOURS SEED MEND
+unexport SOURCE STRATEGY SET RESET POOL DATA DRY REMOTE HOURS SEED MEND URL
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -36,6 +36,7 @@ READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
 READS_tidy := DRY REMOTE
 READS_doctor := MEND
+READS_remote := URL
 READS_bench := DATA
 READS_test := TESTS
 READS_quick := TESTS
@@ -48,7 +49,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro tidy doctor test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
+.PHONY: help setup run plan repro tidy registry remote doctor test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +69,13 @@ repro: .venv/ready ## do the same work without Prefect, by DVC
 
 tidy: .venv/ready ## delete what nothing needs any more, such as data of old runs; DRY=1 REMOTE=1
 	@python -m tasks.tidy $(call option,--dry,DRY) $(if $(filter command,$(firstword $(origin REMOTE))),$(call option,--remote,REMOTE))
+
+registry: .venv/ready ## list the registered versions of the model, and which one is in production
+	@python -m tasks.registry list
+
+remote: .venv/ready ## name where DVC keeps the data, for everybody; URL=s3://bucket/prefix or a folder
+	@python -m dvc remote add --default store $(call quote,$(or $(value URL),$(error make remote takes URL=, such as s3://bucket/prefix)))
+	@echo "Commit it, so that all machines use it: git add .dvc/config && git commit -m 'Share the data'. Then: dvc push"
 
 doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe
 	@python -m flows.doctor $(if $(filter command,$(firstword $(origin MEND))),$(call option,--repair,MEND))

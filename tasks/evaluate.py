@@ -5,6 +5,7 @@ bytes:
 - `reports/evaluation.json`: all results of every strategy;
 - `reports/report.html`: one self-contained page for people;
 - `reports/foreign.safetensors`: what tells images that belong to none of the classes, for `export`;
+- `reports/predictions.safetensors`: what the champion predicts for the test images, for the gate;
 - `reports/map.html`: all images in one map;
 - `reports/plots/`: `confusion.csv`, `calibration.csv`, `per_class.csv`, `answers.csv` for `dvc plots`.
 It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
@@ -27,7 +28,7 @@ import numpy as np
 
 from tasks.diagnosis import Champion, diagnose
 from tasks.errors import TrainingError
-from tasks.evaluated import Evaluated, evaluate_models, group_numbers, held_out_predictions
+from tasks.evaluated import Evaluated, evaluate_models, group_numbers, held_out_predictions, pack_predictions
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.foreign import detect_foreign
 from tasks.image_map import draw_image_map
@@ -118,6 +119,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
     evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
     write_bytes(workspace.foreign, detector)
+    keys = [example.key for example in test]
+    write_bytes(workspace.predictions, pack_predictions(keys, best.probabilities))
     _write(workspace, evaluation, best)
     write_bytes(workspace.folder / MAP_PAGE, draw_image_map(predictions, examples, workspace).encode())
     low, high = best.test["accuracy_ci95"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
 from tasks.errors import DataError, IntegrityError
 from tasks.images.manifest import Example
@@ -106,6 +107,20 @@ def held_out_predictions(model: Trained, examples: Sequence[Example], group_of: 
     keys, probabilities = model.held_out
     label_of = {example.key: example.label for example in examples if example.split != "test"}
     return Predictions(probabilities, _indices(model, [label_of[key] for key in keys]), group_numbers(keys, group_of))
+
+
+def pack_predictions(keys: Sequence[str], probabilities: Floats) -> bytes:
+    """The probabilities (n, classes) of a model for test images, as a safetensors file."""
+    digests = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
+    content: bytes = save({"keys": digests, "probabilities": probabilities.round(metrics.DECIMALS).astype(np.float32)})
+    return content
+
+
+def unpack_predictions(content: bytes) -> dict[str, Floats]:
+    """Key -> probabilities (classes,), as `pack_predictions` has written them."""
+    tensors = load(content)
+    keys = (row.tobytes().hex() for row in tensors["keys"])
+    return dict(zip(keys, tensors["probabilities"], strict=True))
 
 
 def _require(split: str, images: Sequence[object]) -> None:

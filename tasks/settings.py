@@ -186,6 +186,17 @@ class Export(Block):
     probability_tolerance: float = Field(gt=0, lt=1, description="largest difference of their probabilities")
 
 
+class Gate(Block):
+    """What a model of a deployed run must fulfil to go into production."""
+
+    promote: bool = Field(description="whether runs promote models that pass the gate; they register all")
+    approval: Literal["none", "ask"] = Field(description="ask: a person has to agree to each promotion")
+    margin: float = Field(ge=0, lt=1, description="how much lower the accuracy may be on the same images")
+    min_recall: float = Field(ge=0, lt=1, description="no class may have a recall clearly below")
+    max_latency_ms: float | None = Field(gt=0, description="most milliseconds for one image; null: not checked")
+    max_size_mb: float | None = Field(gt=0, description="largest export, MB; null: not checked")
+
+
 class WorkPools(Block):
     """Where the heavy stages of a deployed run work: on a work pool, or `here`, like the other stages."""
 
@@ -217,6 +228,7 @@ class Settings(Block):
     train: Train
     evaluate: Evaluate
     export: Export
+    gate: Gate
     run: Run
 
     @pydantic.model_validator(mode="after")

@@ -28,6 +28,7 @@ REPORTS = "reports"
 EVALUATION = f"{REPORTS}/evaluation.json"
 METRICS = f"{REPORTS}/metrics.json"
 FOREIGN = f"{REPORTS}/foreign.safetensors"
+PREDICTIONS = f"{REPORTS}/predictions.safetensors"
 REPORT_PAGE = f"{REPORTS}/report.html"
 MAP_PAGE = f"{REPORTS}/map.html"
 DATA_PAGE = f"{REPORTS}/data.html"
@@ -110,6 +111,10 @@ class Workspace:
     @property
     def foreign(self) -> Path:
         return self.folder / FOREIGN
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / PREDICTIONS
 
     # Kept for the next attempt of a run.
     @property

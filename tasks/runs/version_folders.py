@@ -1,6 +1,6 @@
-"""The folder of a version: a git worktree at its commit, in which outputs are links to files of DVC's cache.
+"""The folder of a version: a git worktree at its commit, in which outputs are hard links to files of DVC's cache.
 
-So nothing is copied, and what the cache lacks comes from DVC's remote.
+So nothing is copied on one disk, and what the cache lacks comes from DVC's remote.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from tasks.runs.dvc_state.cache import link_to_cache
 from tasks.runs.run_context import Say
@@ -36,11 +38,19 @@ def version_folder(clone: Path, commit: str, paths: Sequence[str], say: Say) -> 
     with claim_folder(clone, _NAME) as workspace:
         check_out(workspace, commit, say)
         link_to_cache(workspace)
-        fetch_paths(workspace, paths, limit_s=_LIMIT_S)
         try:
+            add_outputs(workspace, paths)
             yield workspace
         finally:
             remove(workspace)
+
+
+def add_outputs(workspace: Workspace, paths: Sequence[str]) -> None:
+    """Bring more outputs into the folder of a version; see `version_folder`."""
+    stages = yaml.safe_load(workspace.lock.read_text(encoding="utf-8"))["stages"].values()
+    made = [Path(out["path"]) for stage in stages for out in stage.get("outs", ())]
+    known = [path for path in paths if any(Path(path).is_relative_to(out) for out in made)]
+    fetch_paths(workspace, known, limit_s=_LIMIT_S)
 
 
 def push_version(clone: Path, commit: str, say: Say) -> None:

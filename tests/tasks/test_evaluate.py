@@ -316,7 +316,7 @@ def test_evaluate_writes_the_same_bytes_in_every_process_whatever_training_took(
     first, second = (contents(folder / "reports") for folder in (one, two))
     assert first.pop("metrics.json") != second.pop("metrics.json")  # it alone holds seconds
     assert first == second
-    files = {"evaluation.json", "map.html", "report.html", "foreign.safetensors"}
+    files = {"evaluation.json", "map.html", "report.html", "foreign.safetensors", "predictions.safetensors"}
     assert first.keys() == files | {f"plots/{name}.csv" for name in PLOTS}
 
 

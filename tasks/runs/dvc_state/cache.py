@@ -34,7 +34,7 @@ def share_cache(workspace: Workspace) -> None:
 
 
 def link_to_cache(workspace: Workspace) -> None:
-    """Let outputs in a folder be links to the cache, and use the clone's remotes: an old commit may name none.
+    """Let outputs in a folder be hard links to the cache, and use the clone's remotes: an old commit may name none.
 
     Both whatever the settings say; the files are only read there.
     """
@@ -42,7 +42,7 @@ def link_to_cache(workspace: Workspace) -> None:
 
     of_clone = Config(dvc_dir=str(workspace.clone / ".dvc"))
     with Config(dvc_dir=str(workspace.folder / ".dvc"), validate=False).edit("local") as local:
-        local["cache"]["type"] = "symlink"
+        local["cache"]["type"] = "hardlink,copy"
         if "remote" in of_clone["core"]:
             local["core"]["remote"] = of_clone["core"]["remote"]
             local["remote"] |= of_clone["remote"]
