@@ -8,7 +8,8 @@ Reads `reports/evaluation.json` (which model is the champion), `models/trained/<
 
 Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
 and LiteRT in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
-bytes. Only child processes load TensorFlow: one that builds models that no earlier export has kept, one that checks.
+bytes. Only child processes load TensorFlow: one that builds models that no earlier export has kept, one that checks
+them. If nothing but the head is new, the latter needs only TensorFlow's C library, which loads faster.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, compare_features, run_onnx
 from tasks.vgg.exports.template import Outline, Template
+from tasks.vgg.head import Floats
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.trained_model import Trained, load_trained
 from tasks.vgg.weights import SHA256, Weights, load_weights
@@ -83,28 +85,31 @@ def _export(
     trained: Trained, evaluation: dict[str, Any], settings: Settings, workspace: Workspace, kept: Kept
 ) -> Summary:
     wanted = settings.export
-    with FreshProcess() as fresh:  # loads TensorFlow meanwhile
-        weights = trained.weights(load_weights())
-        with Template(_outline(trained, settings), weights, None if trained.backbone else kept) as template:
-            examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
-            checks = check_images(
-                examples,
-                workspace.raw,
-                trained,
-                weights,
-                wanted.parity_images,
-                settings.prepare.background_rgb,
-                settings.prepare.max_pixels,
-                wanted.probability_tolerance,
-                kept,
-            )
-            _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
-            workspace.export.parent.mkdir(parents=True, exist_ok=True)
-            sweep_temporaries(workspace.export.parent)
-            with atomic_folder(workspace.export) as new:
-                differences, refused = _write_models(new, trained, weights, checks, template, fresh)
-                foreign = _copy_detector(new, evaluation.get("foreign"), workspace)
-                _write_texts(new, trained, evaluation, settings, foreign)
+    weights = trained.weights(load_weights())
+    with (
+        Template(_outline(trained, settings), weights, None if trained.backbone else kept) as template,
+        # what only Python's package reads doesn't depend on the head; it was checked when the template was new
+        FreshProcess("library" if template.is_kept else "python") as fresh,
+    ):
+        examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
+        checks = check_images(
+            examples,
+            workspace.raw,
+            trained,
+            weights,
+            wanted.parity_images,
+            settings.prepare.background_rgb,
+            settings.prepare.max_pixels,
+            wanted.probability_tolerance,
+            kept,
+        )
+        _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
+        workspace.export.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(workspace.export.parent)
+        with atomic_folder(workspace.export) as new:
+            differences, refused = _write_models(new, trained, weights, checks, template, fresh)
+            foreign = _copy_detector(new, evaluation.get("foreign"), workspace)
+            _write_texts(new, trained, evaluation, settings, foreign)
     largest = float(f"{max(differences):.2g}")
     return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, largest)
 
@@ -131,10 +136,14 @@ def _write_models(
     folder: Path, trained: Trained, weights: Weights, checks: Checks, template: Template, fresh: FreshProcess
 ) -> tuple[list[float], int]:
     """Write and check every format. Returns the largest difference of each, and how many images SavedModel refused."""
-    content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
-    (folder / "model.onnx").write_bytes(content)
-    with ThreadPoolExecutor(1) as pool:  # ONNX Runtime computes while the template is built and the models are loaded
-        answers = pool.submit(run_onnx, content, checks.pixels[: checks.real])
+
+    def write_and_run_onnx() -> tuple[Floats, Floats]:
+        content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
+        (folder / "model.onnx").write_bytes(content)
+        return run_onnx(content, checks.pixels[: checks.real])
+
+    with ThreadPoolExecutor(1) as pool:  # works while the template is built and the other models are loaded
+        answers = pool.submit(write_and_run_onnx)
         template.fill(trained.head, folder)
         fresh.begin(folder, checks)
         probabilities, features = answers.result()

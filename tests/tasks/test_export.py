@@ -196,6 +196,20 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(("is_kept", "runtime"), [(False, "python"), (True, "library")])
+def test_export_needs_pythons_loader_for_new_templates_only(
+    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, is_kept: bool, runtime: str
+) -> None:
+    def begin(wanted: str) -> None:
+        raise ExportError(wanted)
+
+    monkeypatch.setattr(export, "FreshProcess", begin)
+    monkeypatch.setattr(export.Template, "is_kept", is_kept)
+    monkeypatch.setattr(export.Template, "__enter__", lambda template: template)
+    with pytest.raises(ExportError, match=runtime):
+        export.run(change(), Workspace.at(tiny))
+
+
 def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -224,10 +224,15 @@ def compare(
 
 
 class FreshProcess(TensorFlowProcess):
-    """`check_serving.py`: predicts by the SavedModel and by LiteRT, and knows nothing but their files."""
+    """`check_serving.py`: predicts by the SavedModel and by LiteRT, and knows nothing but their files.
 
-    def __init__(self) -> None:
-        super().__init__("check_serving.py", "The SavedModel or the LiteRT file can't be used by a fresh process")
+    Args:
+        runtime: what runs the SavedModel: TensorFlow's Python package or its C library, which loads faster.
+    """
+
+    def __init__(self, runtime: Literal["python", "library"]) -> None:
+        task = "The SavedModel or the LiteRT file can't be used by a fresh process"
+        super().__init__("check_serving.py", task, runtime)
 
     def begin(self, folder: Path, checks: Checks) -> None:
         """Let the process predict all images with the folder's SavedModel, and the real images with its LiteRT file."""

@@ -78,6 +78,11 @@ class Template:
         self._files = kept.find("template", self._facts) if kept else None
         self._stack = ExitStack()
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether an earlier run has built and checked it."""
+        return self._files is not None
+
     def __enter__(self) -> Self:
         if self._files is None:
             with ExitStack() as stack:

@@ -28,17 +28,17 @@ class TensorFlowProcess:
     Args:
         program: its file's name.
         task: what can't be done if the program fails, in words.
-        environment: variables beside those of this process.
+        arguments: of the program.
     """
 
-    def __init__(self, program: str, task: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, program: str, task: str, *arguments: str) -> None:
         self._task = task
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         self._files = tempfile.TemporaryDirectory(prefix="rootstock-export-")
         self.files = Path(self._files.name)
         """A folder for the request's files."""
         self._child = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name(program))],
+            [sys.executable, "-P", str(Path(__file__).with_name(program)), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -47,7 +47,7 @@ class TensorFlowProcess:
                 **os.environ,
                 "CUDA_VISIBLE_DEVICES": "-1",  # exports and checks are the same on every machine
                 "TF_USE_LEGACY_KERAS": "1",  # else TensorFlow imports Keras, which no program here uses
-                **(environment or {}),
+                "PYTHONPATH": os.pathsep.join([str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             },
         )
 
@@ -100,5 +100,4 @@ class BuildProcess(TensorFlowProcess):
     """`build_models.py`."""
 
     def __init__(self) -> None:
-        path = os.pathsep.join([str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        super().__init__("build_models.py", "The SavedModel and the LiteRT file can't be built", {"PYTHONPATH": path})
+        super().__init__("build_models.py", "The SavedModel and the LiteRT file can't be built")

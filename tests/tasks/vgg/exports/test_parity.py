@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
 from tests.tasks.vgg.small_weights import tiny_weights
 
+RUNTIMES: tuple[Literal["python"], Literal["library"]] = ("python", "library")
 CLASSES = ("ant", "bee")
 
 
@@ -177,16 +178,22 @@ def test_compare_refuses_another_number_of_classes() -> None:
 
 
 @pytest.mark.slow
-def test_fresh_process_says_why_a_model_does_not_load(tmp_path: Path) -> None:
-    with FreshProcess() as fresh:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_fresh_process_says_why_a_model_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Any
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    with FreshProcess(runtime) as fresh:
         fresh.begin(tmp_path / "nowhere", checks())
         with pytest.raises(ExportError, match="can't be used by a fresh process") as caught:
             fresh.compare(checks())
+        fresh._errors.seek(0)
+        assert (b"tensorflow.python.framework" in fresh._errors.read()) == (runtime == "python")
     assert "nowhere" in str(caught.value)
 
 
 def test_fresh_process_ends_with_its_caller() -> None:
-    with FreshProcess() as fresh:
+    with FreshProcess("library") as fresh:
         child = fresh._child
         assert child.poll() is None
     assert child.poll() is not None
@@ -212,12 +219,13 @@ def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path)
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
     base = checks(count=3)
     asked = Checks(base.names, (buffer.getvalue(), b"GIF89a", buffer.getvalue()), *list(vars(base).values())[2:])
-    with FreshProcess() as fresh:
-        fresh.begin(tmp_path, asked)
-        differences, refused = fresh.compare(asked)
-    assert refused == 1
-    assert len(differences) == 2
-    assert max(differences) < 1e-6
+    for runtime in RUNTIMES:
+        with FreshProcess(runtime) as fresh:
+            fresh.begin(tmp_path, asked)
+            differences, refused = fresh.compare(asked)
+        assert refused == 1
+        assert len(differences) == 2
+        assert max(differences) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_fresh_process_finds_the_format_that_differs(
     served, converted = (wrong if form == name else right for name in ("SavedModel", "LiteRT"))
     one = {"label": "ant", "probability": max(right), "probabilities": right}
     other = {"label": "ant", "probability": max(served), "probabilities": served}
-    with FreshProcess() as fresh:
+    with FreshProcess("library") as fresh:
         monkeypatch.setattr(fresh, "answers", lambda: [one, other, [right, converted]])
         with pytest.raises(ExportError, match=rf"{form} doesn't predict what the trained model does on 1\.png"):
             fresh.compare(checks())
