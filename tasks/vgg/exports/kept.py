@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -55,7 +56,17 @@ class Kept:
         self._new[_name(kind, facts)] = files
 
     def write(self) -> None:
-        """Write the new entries, each in the place of a damaged one, and delete the oldest of their kinds."""
+        """Write the new entries, each in the place of a damaged one, and delete the oldest of their kinds.
+
+        A folder that can't be written, such as that of a full disk, is told and is no failure.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            reason = f"{self._folder} can't be written: {error.strerror}"
+            print(f"export: The next export starts anew, because {reason}.", file=sys.stderr, flush=True)
+
+    def _write(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(self._folder)
         for name, files in self._new.items():

@@ -69,3 +69,13 @@ def test_a_failure_clears_what_was_kept(tmp_path: Path) -> None:
     keep(tmp_path / "exports", 1)
     Kept(tmp_path / "exports").clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_only_what_would_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "exports"
+    folder.write_bytes(b"")
+    keep(folder, 1)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"export: The next export starts anew, because {folder} can't be written: File exists."
