@@ -1,10 +1,13 @@
-"""Deletes what nothing needs any more from a clone: old versions in DVC's cache, dead run folders, loose git objects.
+"""Deletes what nothing needs any more from a clone: old versions in DVC's cache, dead run folders, loose git objects,
+and what exports have kept but not used again.
 
 Runs and tidying exclude each other by a claim: runs hold it together, tidying holds it alone.
 """
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from tasks.runs.worktrees import is_worktree, read_note, remove
 from tasks.workspace import Workspace
 
 TIDYING = "make tidy"
+UNUSED_DAYS = 14.0
+"""What exports keep goes after that many days without use. Other code and packages keep other entries."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,21 @@ class Tidied:
         garbage: in DVC's cache.
         folders: folders of runs that can't be continued.
         folders_mb: their size, MB.
+        exports: names of entries of `Workspace.kept_exports`.
+        exports_mb: their size, MB.
         kept: the reasons, in words.
     """
 
     garbage: Garbage
     folders: list[str]
     folders_mb: float
+    exports: list[str]
+    exports_mb: float
     kept: str
 
     @property
     def freed_mb(self) -> float:
-        return self.garbage.size_mb + self.folders_mb
+        return self.garbage.size_mb + self.folders_mb + self.exports_mb
 
 
 def keep_untidied(workspace: Workspace, title: str, say: Say) -> AbstractContextManager[bool]:
@@ -82,13 +91,18 @@ def tidy(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> Tidied:
     commits = [commit for some in kept.values() for commit in some]
     garbage = collect_garbage(clone, commits, unfinished, dry=dry)
     folders_mb = sum(_size_mb(one.folder) for one in dead)
+    exports = _unused_exports(clone)
+    exports_mb = sum(map(_size_mb, exports))
     if not dry:
+        for entry in exports:
+            shutil.rmtree(entry, ignore_errors=True)
         for one in dead:
             remove(one)
         shorten_history(clone)
         _collect_git(clone.folder)
     told = [describe(kept), "the working tree", *(f"the unfinished run in {one.folder}" for one in unfinished)]
-    return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, "; ".join(told))
+    names = [entry.name for entry in exports]
+    return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, names, exports_mb, "; ".join(told))
 
 
 def tidy_remote(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> int:
@@ -122,6 +136,8 @@ def describe_freed(done: Tidied) -> str:
     told = [f"{size(done.garbage.size_mb)} in DVC's cache ({done.garbage.objects:,} files)"]
     if done.folders:
         told.append(f"{size(done.folders_mb)} of runs that can't be continued ({', '.join(done.folders)})")
+    if done.exports:
+        told.append(f"{size(done.exports_mb)} that exports kept and did not use for {UNUSED_DAYS:g} days")
     return " and ".join(told)
 
 
@@ -140,6 +156,12 @@ def _can_be_continued(clone: Workspace, folder: Path) -> bool:
         return False
     note = read_note(Workspace(folder, clone.folder))
     return "branch" not in note or tip(clone.folder, note["branch"]) == note["before"]
+
+
+def _unused_exports(clone: Workspace) -> list[Path]:
+    """Entries that no export has read or written for a while; reading one renews its time."""
+    oldest = time.time() - 86_400 * UNUSED_DAYS
+    return [entry for entry in sorted(clone.kept_exports.glob("*")) if entry.stat().st_mtime < oldest]
 
 
 def _size_mb(folder: Path) -> float:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import RunError
-from tasks.runs.tidying import Tidied, keep_untidied, tidy, tidy_after, tidy_remote, tidying
+from tasks.runs.tidying import (
+    UNUSED_DAYS,
+    Tidied,
+    describe_freed,
+    keep_untidied,
+    tidy,
+    tidy_after,
+    tidy_remote,
+    tidying,
+)
 from tasks.workspace import Workspace
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository, working
 
@@ -197,6 +208,18 @@ def test_dry_look_deletes_nothing_and_says_the_same(root: Path) -> None:
     assert all(map(are_kept, nights))
     assert foretold == tidied(root)
     assert foretold.garbage.objects == 4
+
+
+def test_what_exports_kept_goes_when_none_has_used_it_for_long(root: Path) -> None:
+    kept = Workspace.at(root).kept_exports
+    for name, days in {"template-a": 0, "template-b": UNUSED_DAYS - 1, "reference-c": UNUSED_DAYS + 1}.items():
+        (kept / name).mkdir(parents=True)
+        (kept / name / "graph").write_bytes(bytes(2_000_000))
+        os.utime(kept / name, (used := time.time() - 86_400 * days, used))
+    done = tidied(root)
+    assert {entry.name for entry in kept.iterdir()} == {"template-a", "template-b"}
+    assert done.freed_mb == done.exports_mb == 2.0
+    assert "2.0\u00a0MB that exports kept and did not use for 14 days" in describe_freed(done)
 
 
 @pytest.mark.parametrize("broken", ["dvc.yaml", "dvc.lock"])
