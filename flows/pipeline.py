@@ -30,6 +30,8 @@ from tasks.runs.accuracy_regression import describe_accuracy, read_metrics
 from tasks.runs.claims import claim_person_folder
 from tasks.runs.costs import costs_table, read_history
 from tasks.runs.run_context import RunContext
+from tasks.runs.supervisor import warm_dvc
+from tasks.runs.warm_dvc import WarmDvc
 from tasks.workspace import EXPORT, METRICS, REPORT_PAGE, Workspace
 
 if TYPE_CHECKING:
@@ -51,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         typed = TypedSettings(chosen.source, chosen.strategy, chosen.settings, chosen.reset == "1")
         typed.check()  # what can't be understood is told before this command waits for another one
-        with claim_person_folder(workspace, typed.command()):
+        # What the stages import is imported while this process plans.
+        with claim_person_folder(workspace, typed.command()), warm_dvc(workspace) as warm:
             plan, nothing_to_do = _plan(typed, workspace)
             if nothing_to_do:
                 print("Nothing to do: the source, the settings and the code are as they were in the last run.")
             else:
                 before = len(read_history(workspace))
-                _run(typed, workspace, plan)
+                _run(typed, workspace, plan, warm)
                 print(f"\n{costs_table(read_history(workspace)[before:])}")
             _tell(workspace)
     except RootstockError as error:
@@ -94,12 +97,12 @@ def _plan(typed: TypedSettings, workspace: Workspace) -> tuple[Plan | None, bool
     return plan, plan is not None and is_nothing_to_do(plan, workspace)
 
 
-def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None) -> None:
+def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None, warm: WarmDvc) -> None:
     """Run the flow. The first stages work while Prefect is imported and its server starts."""
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     with contextlib.ExitStack() as stack:
         server = _choose_server(workspace)
-        head_start = None if plan is None else _begin_work(plan, workspace, stack)
+        head_start = None if plan is None else _begin_work(plan, workspace, warm, stack)
         print("Prefect is starting ...", flush=True)
         with quick_imports(), LiveLine("Prefect is starting"):
             from flows.pipeline_flow import pipeline
@@ -107,7 +110,7 @@ def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None) -> None:
 
             if server is not None:
                 _settle_on(server, stack)
-        prepared.set(RunContext(workspace, head_start=head_start))
+        prepared.set(RunContext(workspace, head_start=head_start, warm=warm))
         pipeline(**typed.changes)
 
 
@@ -136,7 +139,7 @@ def _settle_on(server: Server, stack: contextlib.ExitStack) -> None:
     server.wait_until_ready()
 
 
-def _begin_work(plan: Plan, workspace: Workspace, stack: contextlib.ExitStack) -> HeadStart:
+def _begin_work(plan: Plan, workspace: Workspace, warm: WarmDvc, stack: contextlib.ExitStack) -> HeadStart:
     """Begin with the first stages, if the disk has room for all of them. They end with the stack.
 
     Raises:
@@ -149,7 +152,8 @@ def _begin_work(plan: Plan, workspace: Workspace, stack: contextlib.ExitStack) -
     settings = load_settings(workspace.folder)
     check_disk(plan.steps, workspace, settings.run.kept_runs)
     stack.enter_context(keep_untidied_here(workspace, print))
-    return stack.enter_context(HeadStart(first_stages(settings), workspace, settings.run.stage_time_limit_s, plan))
+    limit_s = settings.run.stage_time_limit_s
+    return stack.enter_context(HeadStart(first_stages(settings), workspace, limit_s, plan, warm))
 
 
 def _tell(workspace: Workspace) -> None:

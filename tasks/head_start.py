@@ -17,6 +17,7 @@ from tasks.runs.costs import read_history
 from tasks.runs.guarded_process import GRACE_S
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import OnLine, OnProgress, bring_up_to_date
+from tasks.runs.warm_dvc import WarmDvc
 from tasks.settings import Settings
 from tasks.workspace import Workspace
 
@@ -36,14 +37,17 @@ class HeadStart:
         workspace: with dvc.yaml.
         limit_s: the time limit of each stage, seconds.
         plan: of the run, made before it.
+        warm: forks the processes of DVC.
 
     Attributes:
         plan: as given.
         costs_before: length of the history of costs before the first stage.
     """
 
-    def __init__(self, stages: Sequence[str], workspace: Workspace, limit_s: float, plan: Plan) -> None:
-        self._stages, self._workspace, self._limit_s, self.plan = stages, workspace, limit_s, plan
+    def __init__(
+        self, stages: Sequence[str], workspace: Workspace, limit_s: float, plan: Plan, warm: WarmDvc | None = None
+    ) -> None:
+        self._stages, self._workspace, self._limit_s, self.plan, self._warm = stages, workspace, limit_s, plan, warm
         self.costs_before = len(read_history(workspace))
         self._begun: dict[str, _Begun] = {}
         self._lock = threading.Lock()
@@ -104,6 +108,7 @@ class HeadStart:
                     on_line=begun.add,
                     on_progress=begun.add,
                     is_wanted=lambda: self._is_wanted,
+                    warm=self._warm,
                 )
             except BaseException as failure:  # noqa: BLE001 - raised again in the thread that takes over
                 error = failure

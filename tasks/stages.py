@@ -34,8 +34,14 @@ _FIRST_RETRY_AFTER_S = 5.0
 _LEVELS = (
     (re.compile(r"ERROR: |CRITICAL: |[\w.]*(Error|Exception): "), logging.ERROR),
     (re.compile(r"WARNING: |[\w./:-]+ \w*Warning: "), logging.WARNING),
-    # DVC prints this advice after every stage; it is meant for people at a prompt.
-    (re.compile(r"To track the changes with git|To enable auto staging|Use `dvc push`|\tgit add|\tdvc config"), 10),
+    # DVC prints this after every stage; it is meant for people at a prompt.
+    (
+        re.compile(
+            r"To track the changes with git|To enable auto staging|Use `dvc push`|\tgit add|\tdvc config"
+            r"|Data and pipelines are up to date"
+        ),
+        10,
+    ),
 )
 
 
@@ -93,7 +99,9 @@ def _define(name: str) -> StageTask:
             with LiveLine(stage) as live:
                 on_line = partial(live.aside, log)
                 if not (context.head_start and context.head_start.take_over(stage, on_line, show)):
-                    bring_up_to_date(stage, workspace, limit_s=limit_s, on_line=on_line, on_progress=show)
+                    bring_up_to_date(
+                        stage, workspace, limit_s=limit_s, on_line=on_line, on_progress=show, warm=context.warm
+                    )
             progress.finish()
 
         if context.deployed is not None and not outlast(fetch, context, settings, TRANSFER_TRIES):

@@ -27,46 +27,74 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 def main(arguments: Sequence[str]) -> int:
-    link = socket.socket(fileno=int(arguments[0]))
-    link.set_inheritable(False)  # otherwise the command would keep the link open
-    limit_s, grace_s = float(arguments[1]), float(arguments[2])
-    _adopt_orphans()
-    wakes, waker = socket.socketpair()
-    for end in (wakes, waker):
-        end.setblocking(False)
-    signal.set_wakeup_fd(waker.fileno())
-    for number in _HANDLED:
-        signal.signal(number, _note)
-    command = list(arguments[3:])
+    link, limit_s, grace_s, *command = arguments
+    guard = Guard(socket.socket(fileno=int(link)), float(limit_s), float(grace_s))
     try:
         child = os.posix_spawnp(command[0], command, os.environ, setsigdef=_HANDLED)
     except OSError as error:
         print(f"{type(error).__name__}: can't start {command[0]}: {error.strerror}", flush=True)
-        _report(link, "exit", 127)
-        return 0
-    ended, code = _wait(child, link, wakes, time.monotonic() + limit_s)
-    swept_code = _sweep(child, grace_s)
-    _report(link, ended, swept_code if code is None else code)
+        guard.report("exit", 127)
+    else:
+        guard.watch(child)
     return 0
 
 
-def _wait(child: int, link: socket.socket, wakes: socket.socket, deadline: float) -> tuple[str, int | None]:
-    """Wait for the first reason to stop. Returns the reason, and the command's code if the command has ended."""
-    poll = select.poll()  # select itself refuses descriptors above 1023
-    for one in (link, wakes):
-        poll.register(one, select.POLLIN)
-    while True:
-        code = _reap(child)
-        if code is not None:
-            return "exit", code
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return "limit", None
-        ready = {descriptor for descriptor, _ in poll.poll(1000 * min(left, 3600.0))}  # poll refuses very long times
-        if link.fileno() in ready:  # the run never writes: readable means closed
-            return "stopped", None
-        if wakes.fileno() in ready and any(number != signal.SIGCHLD for number in wakes.recv(4096)):
-            return "stopped", None
+class Guard:
+    """What this process is from now on: the guard of one command, its child. It leads a process group.
+
+    Args:
+        link: to the run's process.
+        limit_s: the command is stopped after that many seconds.
+        grace_s: from SIGTERM to SIGKILL, seconds.
+    """
+
+    def __init__(self, link: socket.socket, limit_s: float, grace_s: float) -> None:
+        self._link, self._grace_s, self._deadline = link, grace_s, time.monotonic() + limit_s
+        link.set_inheritable(False)  # otherwise the command would keep the link open
+        _adopt_orphans()
+        self._wakes, self._waker = socket.socketpair()
+        for end in (self._wakes, self._waker):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno())
+        for number in _HANDLED:
+            signal.signal(number, _note)
+
+    def leave(self) -> None:
+        """In a fork of this process that is the command: be no guard."""
+        signal.set_wakeup_fd(-1)
+        for number in _HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for end in (self._link, self._wakes, self._waker):
+            end.close()
+
+    def watch(self, child: int) -> None:
+        """Return when the command and all its descendants have ended, and the run knows how."""
+        ended, code = self._wait(child)
+        swept_code = _sweep(child, self._grace_s)
+        self.report(ended, swept_code if code is None else code)
+
+    def report(self, ended: str, code: int | None) -> None:
+        with contextlib.suppress(OSError):  # if the run's process was killed, nothing reads it
+            self._link.sendall(json.dumps({"ended": ended, "code": code}).encode())
+
+    def _wait(self, child: int) -> tuple[str, int | None]:
+        """Wait for the first reason to stop. Returns the reason, and the command's code if the command has ended."""
+        poll = select.poll()  # select itself refuses descriptors above 1023
+        for one in (self._link, self._wakes):
+            poll.register(one, select.POLLIN)
+        while True:
+            code = _reap(child)
+            if code is not None:
+                return "exit", code
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                return "limit", None
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * min(left, 3600.0))}  # refuses very long times
+            if self._link.fileno() in ready:  # the run never writes: readable means closed
+                return "stopped", None
+            if self._wakes.fileno() in ready and any(number != signal.SIGCHLD for number in self._wakes.recv(4096)):
+                return "stopped", None
 
 
 def _sweep(child: int, grace_s: float) -> int | None:
@@ -127,11 +155,6 @@ def _adopt_orphans() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _report(link: socket.socket, ended: str, code: int | None) -> None:
-    with contextlib.suppress(OSError):  # if the run's process was killed, nothing reads it
-        link.sendall(json.dumps({"ended": ended, "code": code}).encode())
 
 
 def _note(_number: int, _frame: object) -> None:

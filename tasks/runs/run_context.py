@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.runs.outages import Outages
+from tasks.runs.warm_dvc import WarmDvc
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class RunContext:
         deployed: the deployed run that owns the folder; None in a person's folder.
         outages: what the run has waited for; its stages share the time that it may wait.
         head_start: its stages that began before its flow.
+        warm: forks the processes of DVC.
     """
 
     workspace: Workspace
     deployed: DeployedRun | None = None
     outages: Outages = field(default_factory=Outages)
     head_start: HeadStart | None = None
+    warm: WarmDvc | None = None
 
 
 def safe_name(name: str) -> str:

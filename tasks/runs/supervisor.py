@@ -20,6 +20,7 @@ from tasks.runs.dvc_state.changes import would_skip
 from tasks.runs.dvc_state.torn_files import repair_torn_files
 from tasks.runs.guarded_process import GRACE_S, Ending, GuardedProcess
 from tasks.runs.stage_failure import explain
+from tasks.runs.warm_dvc import WarmDvc
 from tasks.workspace import Workspace
 
 _POLL_S = 0.5
@@ -40,19 +41,30 @@ def bring_up_to_date(
     on_line: OnLine,
     on_progress: OnProgress = lambda _state: None,
     is_wanted: Callable[[], bool] = lambda: True,
+    warm: WarmDvc | None = None,
 ) -> None:
-    """Do what `dvc repro --single-item` does. No process is started if DVC would skip the stage.
+    """Do what `dvc repro --single-item` does. No new process of DVC is started if DVC would skip the stage.
 
     Args and errors are those of `run_dvc`.
     """
     skips = False
-    with contextlib.suppress(Exception):  # DVC's own process tells what is wrong
-        skips = would_skip(workspace, stage)
+    if warm is None:  # a fork of it finds out as fast, and beside this process
+        with contextlib.suppress(Exception):  # DVC's own process tells what is wrong
+            skips = would_skip(workspace, stage)
     if skips:
         on_line(f"Stage '{stage}' didn't change, skipping")
         return
     command = ["repro", "--single-item", stage]
-    run_dvc(stage, command, workspace, limit_s=limit_s, on_line=on_line, on_progress=on_progress, is_wanted=is_wanted)
+    run_dvc(
+        stage,
+        command,
+        workspace,
+        limit_s=limit_s,
+        on_line=on_line,
+        on_progress=on_progress,
+        is_wanted=is_wanted,
+        warm=warm,
+    )
 
 
 def run_dvc(
@@ -65,6 +77,7 @@ def run_dvc(
     on_progress: OnProgress = lambda _state: None,
     grace_s: float = GRACE_S,
     is_wanted: Callable[[], bool] = lambda: True,
+    warm: WarmDvc | None = None,
 ) -> None:
     """Run one command of DVC for a stage, in a child process.
 
@@ -77,6 +90,7 @@ def run_dvc(
         on_progress: called with each new `tasks.progress.Progress.state` of the stage.
         grace_s: seconds from SIGTERM to SIGKILL when the child is stopped.
         is_wanted: asked twice a second; the child is stopped when the answer is no.
+        warm: forks the child, which then has its imports.
 
     Raises:
         StageFailed: the command failed, or took too long.
@@ -101,10 +115,16 @@ def run_dvc(
         limit_s=limit_s,
         grace_s=grace_s,
         is_wanted=is_wanted,
+        warm=warm,
     )
     failure = explain(stage, shlex.join(arguments), ending, tail, limit_s)
     if failure is not None:
         raise failure
+
+
+def warm_dvc(workspace: Workspace) -> WarmDvc:
+    """DVC and the programs of a workspace's stages, imported in a process that forks others."""
+    return WarmDvc(workspace.folder, child_environment(os.environ))
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -129,12 +149,13 @@ def supervise(
     limit_s: float,
     grace_s: float = GRACE_S,
     is_wanted: Callable[[], bool] = lambda: True,
+    warm: WarmDvc | None = None,
 ) -> Ending:
     """Run a command to its end. If an exception leaves this call, all processes of the command are stopped first."""
     with Workspace.at(folder).temporary_folder() as temporary:
         progress_file = temporary / "progress.json"
         variables = {**environment, PROGRESS_VARIABLE: str(progress_file)}
-        with GuardedProcess(command, folder, variables, subprocess.PIPE, limit_s, grace_s) as child:
+        with GuardedProcess(command, folder, variables, subprocess.PIPE, limit_s, grace_s, warm) as child:
             states = _new_states(progress_file)
             lines = _Lines(on_line)
             while child.ending() is None:
