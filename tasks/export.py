@@ -4,7 +4,9 @@ Reads `reports/evaluation.json` (which model is the champion), `models/trained/<
 `data/raw/` (held-out images for the check), `data/features/block5_pool/` (what was evaluated) and
 `reports/foreign.safetensors`. Writes `models/export/`: `saved_model/` (encoded images in), `model.onnx` and
 `model.tflite` (pixels in), `foreign.safetensors` (what tells images of none of the classes, if that can be told),
-`labels.txt`, `MODEL_CARD.md` and `export.json` (a description of the model, and the SHA-256 of every file).
+`labels.txt`, `MODEL_CARD.md`, `export.json` (a description of the model, which each format also has inside),
+`sbom.json` (the packages of the environment), `digests.json` (the SHA-256 of every file) and, if the environment
+variable ROOTSTOCK_SIGNING_KEY names a private key, `model.sig`.
 
 Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
 and LiteRT in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
@@ -14,7 +16,8 @@ them. If nothing but the head is new, the latter needs only TensorFlow's C libra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +26,26 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ExportError, IntegrityError
-from tasks.files import atomic_folder, file_sha256, read_json, sha256_hex, sweep_temporaries, write_bytes, write_json
-from tasks.images import decoding
+from tasks.files import atomic_folder, json_bytes, read_json, sha256_hex, sweep_temporaries, write_bytes, write_json
 from tasks.images.manifest import Example, read_examples
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
+from tasks.vgg.exports.description import KEY, LABELS, add_description, describe
 from tasks.vgg.exports.kept import Kept
+from tasks.vgg.exports.model_folder import ABOUT, write_digests
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, compare_features, run_onnx
+from tasks.vgg.exports.signature import SIGNING_KEY, sign_model
 from tasks.vgg.exports.template import Outline, Template
 from tasks.vgg.head import Floats
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.trained_model import Trained, load_trained
-from tasks.vgg.weights import SHA256, Weights, load_weights
+from tasks.vgg.weights import Weights, load_weights
 from tasks.workspace import EXPORT, Workspace
 
-_VERSION = 1
+_SBOM = Path(__file__).with_name("sbom.json")
+"""Software bill of materials; `make lock` writes it."""
 _NOT_THIS_MODEL = (
     "Nothing was exported, because the reported metrics are not those of this model. "
     "Compute the features and all that follows again: rm -r data/features && dvc repro"
@@ -106,10 +112,11 @@ def _export(
         _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
         workspace.export.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(workspace.export.parent)
+        description = describe(trained, evaluation, settings, workspace)
         with atomic_folder(workspace.export) as new:
-            differences, refused = _write_models(new, trained, weights, checks, template, fresh)
-            foreign = _copy_detector(new, evaluation.get("foreign"), workspace)
-            _write_texts(new, trained, evaluation, settings, foreign)
+            differences, refused = _write_models(new, trained, weights, checks, template, fresh, description)
+            _copy_detector(new, evaluation.get("foreign"), workspace)
+            _write_texts(new, evaluation, settings, description)
     largest = float(f"{max(differences):.2g}")
     return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, largest)
 
@@ -133,18 +140,26 @@ def _check_evaluation(trained: Trained, workspace: Workspace, chosen: Sequence[E
 
 
 def _write_models(
-    folder: Path, trained: Trained, weights: Weights, checks: Checks, template: Template, fresh: FreshProcess
+    folder: Path,
+    trained: Trained,
+    weights: Weights,
+    checks: Checks,
+    template: Template,
+    fresh: FreshProcess,
+    description: dict[str, Any],
 ) -> tuple[list[float], int]:
     """Write and check every format. Returns the largest difference of each, and how many images SavedModel refused."""
 
     def write_and_run_onnx() -> tuple[Floats, Floats]:
-        content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation)
+        metadata = {KEY: json_bytes(description).decode()}
+        content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation, metadata)
         (folder / "model.onnx").write_bytes(content)
         return run_onnx(content, checks.pixels[: checks.real])
 
     with ThreadPoolExecutor(1) as pool:  # works while the template is built and the other models are loaded
         answers = pool.submit(write_and_run_onnx)
         template.fill(trained.head, folder)
+        add_description(folder, description)
         fresh.begin(folder, checks)
         probabilities, features = answers.result()
         difference = compare("ONNX", probabilities, checks, range(checks.real))
@@ -153,14 +168,14 @@ def _write_models(
     return [difference, *differences], refused
 
 
-def _copy_detector(folder: Path, found: dict[str, Any] | None, workspace: Workspace) -> dict[str, Any] | None:
-    """Copy what tells foreign images beside the model; returns its description for `export.json`.
+def _copy_detector(folder: Path, found: dict[str, Any] | None, workspace: Workspace) -> None:
+    """Copy what tells foreign images beside the model.
 
     Raises:
         IntegrityError: the file is not the one that was evaluated.
     """
     if found is None:
-        return None
+        return
     try:
         content = workspace.foreign.read_bytes()
         if sha256_hex(content) != found["sha256"]:
@@ -171,46 +186,18 @@ def _copy_detector(folder: Path, found: dict[str, Any] | None, workspace: Worksp
             "Run: dvc repro --force --single-item evaluate"
         ) from None
     write_bytes(folder / workspace.foreign.name, content)
-    return {"score": found["score"], "threshold": found["threshold"]}
 
 
-def _write_texts(
-    folder: Path,
-    trained: Trained,
-    evaluation: dict[str, Any],
-    settings: Settings,
-    foreign: dict[str, Any] | None,
-) -> None:
+def _write_texts(folder: Path, evaluation: dict[str, Any], settings: Settings, description: dict[str, Any]) -> None:
     formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
-    write_bytes(folder / "labels.txt", "".join(f"{name}\n" for name in trained.classes).encode())
+    write_bytes(folder / LABELS, "".join(f"{name}\n" for name in description["classes"]).encode())
     card = render_model_card(evaluation, formats)
     write_bytes(folder / "MODEL_CARD.md", card.encode())
-    write_json(
-        folder / "export.json",
-        {
-            "version": _VERSION,
-            "classes": list(trained.classes),
-            "strategy": trained.strategy,
-            "recipe": trained.recipe,
-            "formats": formats,
-            "backbone": {"weights_sha256": SHA256, **evaluation["strategies"][trained.strategy]["backbone"]},
-            "test_time_augmentation": trained.test_time_augmentation,
-            "decoder": {
-                **decoding.recipe(settings.prepare.background_rgb),
-                "max_pixels": settings.prepare.max_pixels,
-            },
-            "answers": {name: evaluation["answers"][name] for name in ("wanted_precision", "thresholds")},
-            "probability_tolerance": settings.export.probability_tolerance,
-            "foreign": foreign,
-            "sha256": dict(_checksums(folder)),
-        },
-    )
-
-
-def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield path.relative_to(folder).as_posix(), file_sha256(path)
+    write_bytes(folder / _SBOM.name, _SBOM.read_bytes())
+    write_json(folder / ABOUT, {**description, "formats": formats})
+    write_digests(folder)
+    if key := os.environ.get(SIGNING_KEY):
+        sign_model(folder, Path(key))
 
 
 def _evaluation(path: Path) -> dict[str, Any]:

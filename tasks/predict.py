@@ -1,6 +1,6 @@
 """Program `predict`: images in, one JSON object a line out.
 
-    python -m tasks.predict --model models/export PATH...
+    python -m tasks.predict --model models/export [--public-key FILE] PATH...
 
 PATH is an image, a folder (its files in sorted order, without hidden files and links that lead out of it) or `-` (paths
 on stdin, one a line). A line holds `path` and `error` ("code: detail"), or `path`, `label`, `probability`,
@@ -36,6 +36,7 @@ from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.settings import MAX_FILE_MB
 from tasks.vgg.exports.exported_model import ExportedModel
+from tasks.vgg.exports.signature import PUBLIC_KEY, configured_key
 
 BATCH_SIZE = 8
 UNREADABLE, TOO_LARGE = "unreadable", "too_large"
@@ -53,7 +54,10 @@ class _Image:
 
 
 def predict_files(
-    model_dir: Path, paths: Iterable[str | os.PathLike[str]], batch_size: int = BATCH_SIZE
+    model_dir: Path,
+    paths: Iterable[str | os.PathLike[str]],
+    batch_size: int = BATCH_SIZE,
+    public_key: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Score images; one row each, in the order of the input.
 
@@ -61,6 +65,7 @@ def predict_files(
         model_dir: the output of the stage `export`.
         paths: images and folders; may be endless, as rows are yielded after each batch.
         batch_size: images in one step of the network.
+        public_key: a PEM file; the model must be signed by its owner. None: the signature isn't checked.
 
     Yields:
         `path`, `label`, `probability`, `probabilities` {label: p}, and `unsure`, `foreign` and `foreign_score` if the
@@ -69,7 +74,7 @@ def predict_files(
     Raises:
         PredictError: the model can't be loaded; raised before any image is read.
     """
-    model = ExportedModel(Path(model_dir))
+    model = ExportedModel(Path(model_dir), public_key)
     return _rows(model, (_look(path) for given in paths for path in find_images(os.fspath(given))), batch_size)
 
 
@@ -212,6 +217,12 @@ def _stdin_paths() -> Iterator[str]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.predict", description="Score images; JSON lines to stdout.")
     parser.add_argument("--model", type=Path, required=True, help="exported model, such as models/export")
+    parser.add_argument(
+        "--public-key",
+        type=Path,
+        default=configured_key(),
+        help=f"PEM file: use only a model that this key's owner has signed; or set {PUBLIC_KEY}",
+    )
     parser.add_argument("--batch-size", type=_size, default=BATCH_SIZE, help="images in one step of the network")
     parser.add_argument("--output", type=Path, help="write to this file; it appears when all rows are written")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for paths on stdin, one a line")
@@ -236,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if shown:  # progress needs the total, so all images are listed first
                 paths = [found for path in paths for found in find_images(path)]
                 progress = stack.enter_context(Progress("predict", len(paths), "images"))
-            rows = predict_files(given.model, paths, given.batch_size)
+            rows = predict_files(given.model, paths, given.batch_size, given.public_key)
             out = stack.enter_context(atomic_file(given.output)) if given.output else sys.stdout.buffer
             try:
                 _write(rows, out, progress)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import IntegrityError, PredictError, RunError
-from tasks.files import file_sha256, sweep_temporaries, write_json
+from tasks.files import sweep_temporaries, write_json
 from tasks.images.reason_codes import Refused
 from tasks.images.sources import Excluded, SourceImage, SourcePolicy, discover
 from tasks.parallel import in_order
@@ -36,6 +36,8 @@ from tasks.scoring.parts import Part, plan, sweep
 from tasks.scoring.rows import FEATURES, FORMATS, Row, RowFiles
 from tasks.settings import Settings
 from tasks.vgg.exports.exported_model import ExportedModel
+from tasks.vgg.exports.model_folder import model_version
+from tasks.vgg.exports.signature import configured_key
 from tasks.workspace import Workspace
 
 SUMMARY = "scores.json"
@@ -76,7 +78,7 @@ def score(wanted: Wanted, settings: Settings, workspace: Workspace) -> dict[str,
         TransientError: the source doesn't answer.
         RunError: another process scores into the folder.
     """
-    model = ExportedModel(wanted.model)
+    model = ExportedModel(wanted.model, configured_key())
     if wanted.keep_features and not (model.has_features and wanted.form == "parquet"):
         raise PredictError("--keep-features needs --format parquet, and a model that was exported with features.")
     wanted.out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def _score(wanted: Wanted, model: ExportedModel, settings: Settings, workspace: 
     sweep_temporaries(wanted.out)
     files = RowFiles(wanted.form, model.classes, FEATURES_SIZE if wanted.keep_features else 0)
     listing = discover(wanted.source, replace(SourcePolicy.of(settings, workspace), labelled=False))
-    facts = {"model": file_sha256(wanted.model / "export.json"), "form": wanted.form, "features": files.features}
+    facts = {"model": model_version(wanted.model), "form": wanted.form, "features": files.features}
     parts = list(plan(listing, wanted.rows_a_part, facts, files.suffix))
     total = sum(len(part.entries) for part in parts)
     if not total:

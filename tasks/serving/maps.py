@@ -7,10 +7,11 @@ from threading import Lock
 
 import numpy as np
 
-from tasks.files import read_json, sha256_hex
+from tasks.errors import PredictError
 from tasks.images.decoding import Pixels
 from tasks.serving.models import Served
 from tasks.vgg.exports.explained_model import ExplainedModel
+from tasks.vgg.exports.model_folder import MODEL, check_model
 
 _log = logging.getLogger("tasks.serve")
 
@@ -37,10 +38,7 @@ class Maps:
 
 def _load(served: Served) -> ExplainedModel | None:
     try:
-        content = (served.folder / "model.onnx").read_bytes()
-        if sha256_hex(content) != read_json(served.folder / "export.json")["sha256"]["model.onnx"]:
-            return None
-        return ExplainedModel(content)
-    except (OSError, ValueError, KeyError) as error:
+        return ExplainedModel(check_model(served.folder)[MODEL])
+    except (PredictError, ValueError, KeyError) as error:
         _log.info("No activation maps: %s", error)
         return None

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tasks.errors import PredictError, RootstockError
-from tasks.files import file_sha256
 from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.images.sources.source_cache import identity
 from tasks.vgg.exports.exported_model import ExportedModel
+from tasks.vgg.exports.model_folder import model_version
+from tasks.vgg.exports.signature import configured_key
 
-_ABOUT = "export.json"
 _VERSION_DIGITS = 12
 _TOLERANCE = 1e-3
 _log = logging.getLogger("tasks.serve")
@@ -28,7 +28,7 @@ class Served:
 
     Attributes:
         model: tried.
-        version: the start of the SHA-256 of `export.json`, which names the SHA-256 of every other file.
+        version: the start of the SHA-256 of the list of files with their SHA-256.
         folder: it was loaded from.
     """
 
@@ -43,8 +43,8 @@ def load(folder: Path) -> Served:
     Raises:
         PredictError: the folder holds no whole export, or the model's answers make no sense.
     """
-    version = file_sha256(folder / _ABOUT)[:_VERSION_DIGITS] if (folder / _ABOUT).exists() else ""
-    model = ExportedModel(folder)
+    model = ExportedModel(folder, configured_key())
+    version = model_version(folder)[:_VERSION_DIGITS]
     ramp = np.linspace(0, 255, IMAGE_SIZE_PX, dtype=np.uint8)
     images = [np.broadcast_to(one, (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)) for one in (ramp[:, None], ramp[:, None, None])]
     for answer in model.answer(images):

@@ -29,7 +29,9 @@ def save_export(folder: Path, classes: Sequence[str] = CLASSES, strength: float 
     constants = [numpy_helper.from_array(np.array([[strength, 0], [0, strength], [0, 0]], np.float32), "kernel")]
     constants += [numpy_helper.from_array(np.eye(3, FEATURES, dtype=np.float32), "wide")]
     nodes = [
-        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("GlobalAveragePool", ["planes"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["mean"]),
         helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         helper.make_node("MatMul", ["mean", "wide"], ["features"]),

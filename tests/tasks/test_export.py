@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from safetensors.numpy import save
 
 from tasks import export, ingest, prepare
@@ -26,26 +28,31 @@ from tasks.settings import Settings
 from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.exports.model_folder import check_model
 from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained
 from tasks.vgg.weights import Weights, load_weights
 from tasks.workspace import EVALUATION, EXPORT, FEATURES, PREPARED, SHARDS, TRAINED, Workspace
-from tests.conftest import contents, save_image
+from tests.conftest import PROJECT, contents, save_image
 from tests.tasks.steps import identities, run_afresh, twins
+from tests.tasks.vgg.exports.test_model_folder import new_keys
 from tests.tasks.vgg.small_weights import tiny_weights
 
 CLASSES = ("ant", "bee")
 FILES = {
     "MODEL_CARD.md",
+    "digests.json",
     "export.json",
     "labels.txt",
     "model.onnx",
     "model.tflite",
+    "saved_model/assets.extra/rootstock.json",
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
     "saved_model/variables/variables.index",
+    "sbom.json",
 }
 
 
@@ -156,7 +163,8 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
     made = contents(one / EXPORT)
     assert set(made) == FILES
     assert {name for name, content in contents(two / EXPORT).items() if content != made[name]} == {
-        "export.json", "model.onnx", "model.tflite", "saved_model/saved_model.pb"
+        "digests.json", "export.json", "model.onnx", "model.tflite", "saved_model/saved_model.pb",
+        "saved_model/assets.extra/rootstock.json",
     }  # fmt: skip
     kept = identities(two, ".rootstock/exports/*/*")
     assert len(kept) == 6
@@ -168,7 +176,7 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
     about = json.loads(made["export.json"])
     assert about["classes"] == list(CLASSES) == made["labels.txt"].decode().split()
     assert "used without change" in made["MODEL_CARD.md"].decode()
-    assert set(about["sha256"]) == FILES - {"export.json"}
+    assert json.loads(made["digests.json"]) == {name: sha256_hex(made[name]) for name in FILES - {"digests.json"}}
     rows = list(predict_files(ready / EXPORT, [str(source)]))
     assert len(rows) == 24
     assert {row["label"] for row in rows} <= set(CLASSES)
@@ -223,14 +231,20 @@ def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     found = {"score": "nearest_neighbours", "threshold": 0.25, "sha256": sha256_hex(content)}
     found["called_foreign"] = {"value": 0.05}
     write_json(tiny / EVALUATION, {**read_json(tiny / EVALUATION), "foreign": found})
+    private, public = new_keys(tiny / "keys", SECP256R1())
+    monkeypatch.setenv("ROOTSTOCK_SIGNING_KEY", str(private))
     export.run(change(), Workspace.at(tiny))
+    check_model(tiny / EXPORT, public)
     about = read_json(tiny / EXPORT / "export.json")
-    assert about["foreign"] == {"score": "nearest_neighbours", "threshold": 0.25}
-    assert about["sha256"]["foreign.safetensors"] == sha256_hex(content)
+    assert about["foreign"] == {"score": "nearest_neighbours", "threshold": 0.25, "sha256": sha256_hex(content)}
     held_out = next(one for one in read_examples(tiny / PREPARED) if one.split == "test")
     image = save_image(tiny / "some.png", held_out.label, 3)
     [row] = predict_files(tiny / EXPORT, [image])
     session = onnxruntime.InferenceSession(tiny / EXPORT / "model.onnx")
+    inside = json.loads(session.get_modelmeta().custom_metadata_map["rootstock"])
+    assert {**inside, "formats": about["formats"]} == about
+    trained = tiny / TRAINED / "feature_extraction/model.json"
+    assert inside["made_from"]["trained_sha256"] == sha256_hex(trained.read_bytes())
     pixels = decode(image.read_bytes())[0][np.newaxis].astype(np.float32)
     expected = Detector("nearest_neighbours", {"known": known}, 0.25).score(
         session.run(["features"], {"pixels": pixels})[0]
@@ -288,3 +302,13 @@ def test_export_of_a_missing_model_says_what_to_run(workspace: Path, change: Cal
     assert read_json(workspace / EVALUATION) == evaluation
     with pytest.raises(IntegrityError, match="dvc repro"):
         export.run(change(), Workspace.at(workspace))
+
+
+def test_bill_of_materials_is_that_of_the_locked_packages() -> None:
+    """`make lock` writes both; the bill says nothing of when and where it was written."""
+    bill = (PROJECT / "tasks/sbom.json").read_text(encoding="utf-8")
+    found = {f"{one['name']}=={one['version']}" for one in json.loads(bill)["components"]}
+    locked = re.findall(r"^[^ #]+==[^ ;]+", (PROJECT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(locked) > 100
+    assert found == set(locked)
+    assert not re.search("serialNumber|timestamp|pypi.org|/work/|file:", bill)

@@ -34,7 +34,9 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "export"
     constants = [numpy_helper.from_array(np.array([[0.05, 0], [0, 0.05], [0, 0]], np.float32), "kernel")]
     nodes = [
-        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("GlobalAveragePool", ["planes"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["mean"]),
         helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]

@@ -1,8 +1,9 @@
-"""An exported model as `tasks.predict` uses it: read from its folder, verified, and run by ONNX Runtime."""
+"""An exported model as `tasks.predict` uses it: its folder is checked, then ONNX Runtime runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,34 @@ import numpy as np
 from safetensors.numpy import load
 
 from tasks.errors import PredictError
-from tasks.files import read_json, sha256_hex
 from tasks.images.decoding import PERMISSIVE, Pixels
+from tasks.vgg.exports.model_folder import ABOUT, DETECTOR, MODEL, check_model
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Floats
 
-_MODEL, _DETECTOR = "model.onnx", "foreign.safetensors"
-
 
 class ExportedModel:
-    """An exported model, verified and loaded.
+    """An exported model, checked and loaded.
+
+    Args:
+        folder: of the export.
+        public_key: see `model_folder.check_model`.
 
     Raises:
-        PredictError: the folder is not a complete export, or a file is not the one that was exported.
+        PredictError: the folder is not a complete export, or not one that this project has made and nobody changed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, public_key: Path | None = None) -> None:
+        files = check_model(folder, public_key)
         try:
-            about = read_json(folder / "export.json")
-            content = (folder / _MODEL).read_bytes()
+            about = json.loads(files[ABOUT])
+            content = files[MODEL]
             self.classes = tuple(str(name) for name in about["classes"])
             decoder = {"max_pixels": PERMISSIVE.max_pixels, **about["decoder"]}  # old exports name no limit
             self.background_rgb: tuple[int, int, int] = tuple(decoder["background_rgb"])
             self.policy = replace(PERMISSIVE, max_pixels=decoder["max_pixels"])
             self.thresholds = about.get("answers", {}).get("thresholds")  # old exports promise nothing
-            _verify(folder / _MODEL, content, about["sha256"])
-            self._detector = _read_detector(folder, about)
+            self._detector = _read_detector(files, about)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PredictError(
                 f"{folder} is not a complete exported model ({type(error).__name__}: {error}). Name the folder that "
@@ -76,22 +79,10 @@ class ExportedModel:
         return answer
 
 
-def _read_detector(folder: Path, about: dict[str, Any]) -> Detector | None:
+def _read_detector(files: Mapping[str, bytes], about: dict[str, Any]) -> Detector | None:
     """What tells foreign images; None if the export has none, because it is old or of few images."""
     found = about.get("foreign")
-    if not found:
-        return None
-    content = (folder / _DETECTOR).read_bytes()
-    _verify(folder / _DETECTOR, content, about["sha256"])
-    return Detector(found["score"], load(content), found["threshold"])
-
-
-def _verify(path: Path, content: bytes, expected: dict[str, str]) -> None:
-    if sha256_hex(content) != expected[path.name]:
-        raise PredictError(
-            f"{path} is not the file that was exported: its SHA-256 differs. "
-            "It is damaged or was changed, so it is not used. Get it again: dvc checkout --force export"
-        )
+    return Detector(found["score"], load(files[DETECTOR]), found["threshold"]) if found else None
 
 
 def _session(content: bytes, folder: Path) -> Any:

@@ -7,7 +7,7 @@ of the trained model.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -40,12 +40,18 @@ class _Graph:
         return name
 
 
-def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_augmentation: bool = False) -> bytes:
+def build_onnx(
+    head: Head,
+    classes: Sequence[str],
+    weights: Weights,
+    test_time_augmentation: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """The model file: `pixels` (n, 224, 224, 3), float32 RGB, 0 to 255 -> `probabilities` (n, classes), float32.
 
     The second output, `features` (n, 1024), is what `tasks.vgg.foreign` needs: pooled as by `average_maximum`. With
     `test_time_augmentation` a prediction is the mean over the image and its mirror image; the features are those of the
-    image alone. The classes are also in the model's metadata, under `classes`, as JSON.
+    image alone. The classes are also in the model's metadata, under `classes`, as JSON, beside the given metadata.
     """
     graph = _Graph()
     pixels = _add_mirror_images(graph) if test_time_augmentation else INPUT
@@ -66,7 +72,8 @@ def build_onnx(head: Head, classes: Sequence[str], weights: Weights, test_time_a
         graph.nodes.append(helper.make_node("Split", [pooled], [FEATURES, "mirrored_features"], "own_features", axis=0))
     else:
         graph.add("Identity", FEATURES, pooled)
-    return _serialize(graph, classes, 2 * weights[f"block{len(BLOCKS)}_conv{BLOCKS[-1][1]}/bias"].size)
+    properties = {"classes": json.dumps(list(classes), ensure_ascii=False), **(metadata or {})}
+    return _serialize(graph, len(classes), 2 * weights[f"block{len(BLOCKS)}_conv{BLOCKS[-1][1]}/bias"].size, properties)
 
 
 def backbone_model(weights: Weights, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -161,12 +168,12 @@ def _add_unit_length(graph: _Graph, kind: str, values: str) -> str:
     return graph.add("Div", f"{kind}_unit", values, graph.add("Max", f"{kind}_bounded_norm", norm, smallest))
 
 
-def _serialize(graph: _Graph, classes: Sequence[str], features: int) -> bytes:
+def _serialize(graph: _Graph, classes: int, features: int, metadata: Mapping[str, str]) -> bytes:
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 224, 224, 3])
-    sizes = {OUTPUT: len(classes), FEATURES: features}
+    sizes = {OUTPUT: classes, FEATURES: features}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
     model = _make_model(helper.make_graph(graph.nodes, "rootstock", [given], outputs, graph.constants))
-    helper.set_model_props(model, {"classes": json.dumps(list(classes), ensure_ascii=False)})
+    helper.set_model_props(model, dict(metadata))
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

@@ -12,6 +12,7 @@ from tasks.errors import ExportError
 from tasks.vgg.backbone import preprocess
 from tasks.vgg.exports import onnx_graph
 from tasks.vgg.exports.parity import run_onnx
+from tasks.vgg.exports.safe_graphs import check_onnx
 from tasks.vgg.head import Dense, Head, Pooling, pool
 from tasks.vgg.weights import BLOCKS, Weights
 
@@ -55,6 +56,7 @@ def test_onnx_answers_as_the_head_on_known_features(pooling: Pooling) -> None:
     features = np.zeros((2, 7, 7, 512), np.float32)
     features[..., :3] = passed
     model = onnx_graph.build_onnx(head, CLASSES, zero_weights())
+    assert check_onnx(model) is None
     probabilities, pooled = run_onnx(model, pixels)
     np.testing.assert_allclose(probabilities, head.probabilities(features), atol=1e-5)
     np.testing.assert_allclose(pooled, pool(features, "average_maximum"), atol=1e-5)

@@ -401,3 +401,24 @@ def test_litert_answers_as_the_graph() -> None:
     with pytest.warns(UserWarning, match="tf.lite.Interpreter is deprecated"):
         answered = run_litert(convert_litert(served), pixels, 1)
     np.testing.assert_allclose(answered, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["EagerPyFunc", "ReadFile", "WriteFile"])
+def test_saved_model_that_could_do_more_is_refused(tmp_path: Path, name: str) -> None:
+    import tensorflow as tf
+
+    from tasks.vgg.exports.safe_graphs import check_saved_model
+
+    def run(images: Any) -> Any:
+        if name == "EagerPyFunc":
+            return tf.py_function(lambda one: one, [images], tf.string)
+        if name == "ReadFile":
+            return tf.map_fn(tf.io.read_file, images)
+        with tf.control_dependencies([tf.io.write_file("/tmp/x", "x")]):
+            return tf.identity(images)
+
+    module = tf.Module()
+    module.run = tf.function(run, input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
+    tf.saved_model.save(module, str(tmp_path))
+    refusal = check_saved_model((tmp_path / "saved_model.pb").read_bytes())
+    assert refusal == f'it has the operation "{name}", which no export has'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 
 from tasks.errors import ExportError
 from tasks.vgg.exports import template
+from tasks.vgg.exports.description import add_description
+from tasks.vgg.exports.safe_graphs import check_litert, check_saved_model
 from tasks.vgg.exports.template import Outline, Template, begin, finish, write_filled
 from tasks.vgg.head import Dense, Head, Pooling
 from tests.conftest import contents
@@ -63,8 +67,18 @@ def test_filled_template_is_the_model_of_the_head(tmp_path: Path, pooling: Pooli
     files = finish(process, wanted)
     write_filled(files, other, tmp_path)
     write_filled(files, head, tmp_path)
+    assert check_saved_model((tmp_path / "saved_model/saved_model.pb").read_bytes()) is None
     served = serving.build_served(head, wanted.classes, tiny_weights(), (255,) * 3, 2000, wanted.test_time_augmentation)
     assert (tmp_path / "model.tflite").read_bytes() == serving.convert_litert(served)
+    about = {"classes": list(wanted.classes), "answers": {"thresholds": [None, 0.5]}}
+    add_description(tmp_path, about)
+    assert check_litert((tmp_path / "model.tflite").read_bytes()) is None
+    tf.lite.Interpreter(str(tmp_path / "model.tflite")).allocate_tensors()
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        assert json.loads(archive.read("rootstock.json")) == about
+        assert archive.read("labels.txt").decode().splitlines() == list(wanted.classes)
+    extra = tf.io.read_file(str(tmp_path / "saved_model/assets.extra/rootstock.json"))
+    assert json.loads(extra.numpy()) == about
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)), tf.float32)
     answered = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["pixels"](pixels=pixels)
     expected = served.pixels(pixels)["probabilities"].numpy()
