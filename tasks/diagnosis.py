@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Champion:
         probabilities: (n, classes).
         labels: (n,) indices of the actual classes.
         groups: (n,) numbers of the images' groups.
+        pooled: key -> pooled features (d,) of some of the images, if its backbone was trained further.
     """
 
     model: Trained
@@ -51,6 +52,7 @@ class Champion:
     probabilities: Floats
     labels: Integers
     groups: Integers
+    pooled: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def wrong(self) -> npt.NDArray[np.bool_]:

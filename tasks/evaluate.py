@@ -115,7 +115,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
         held_out_predictions(best.model, examples, group_of), tested, best.model.classes, wanted, each_class
     )
     evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
-    predictions = Champion(best.model, test, best.probabilities, best.labels, groups)
+    predictions = Champion(best.model, test, best.probabilities, best.labels, groups, best.pooled)
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
     evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
     write_bytes(workspace.foreign, detector)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from tasks.errors import DataError, IntegrityError
+from tasks.foreign import tested_images
 from tasks.images.manifest import Example
 from tasks.progress import Progress
 from tasks.reports import metrics
 from tasks.reports.answers import Predictions
 from tasks.reports.champion import Validated
 from tasks.scores import Floats, Integers, predict
+from tasks.vgg.foreign_features import POOLING
+from tasks.vgg.head import pool
 from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.trained_model import Trained
 from tasks.workspace import PREPARED, Workspace
@@ -24,7 +27,11 @@ from tasks.workspace import PREPARED, Workspace
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One strategy's model, its predictions for the test images, and its metrics."""
+    """One strategy's model, its predictions for the test images, and its metrics.
+
+    `pooled` holds features of `tasks.foreign.tested_images`, which the network computed for the predictions; it is
+    empty if the backbone stayed frozen.
+    """
 
     model: Trained
     probabilities: Floats
@@ -32,10 +39,23 @@ class Evaluated:
     validated: Validated
     validation: dict[str, Any]
     test: dict[str, Any]
+    pooled: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         return np.equal(predict(self.probabilities), self.labels)
+
+
+class _Pooled:
+    """Pooled features of some images, by key."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._keys = {example.key for example in examples}
+        self.rows: dict[str, Floats] = {}
+
+    def add(self, keys: Sequence[str], outputs: Floats) -> None:
+        """Pool the backbone's outputs (n, h, w, c)."""
+        self.rows |= {key: row for key, row in zip(keys, pool(outputs, POOLING), strict=True) if key in self._keys}
 
 
 def group_numbers(keys: Sequence[str], group_of: Mapping[str, int]) -> Integers:
@@ -71,16 +91,17 @@ def evaluate_models(
     groups = group_numbers(keys, group_of)
     with Progress("evaluate", len(test) * len(models), "images") as progress:
         for name, model in models.items():
-            batches = []
+            batches, pooled = [], _Pooled(tested_images(test))
             for batch in predict_probabilities(
-                model.head, model.backbone, model.test_time_augmentation, workspace, keys
-            ):
+                model.head, model.backbone, model.test_time_augmentation, workspace, keys,
+                pooled.add if model.backbone else None,
+            ):  # fmt: skip
                 batches.append(batch)
                 progress.advance(len(batch))
             probabilities = np.concatenate(batches)
             labels = _indices(model, [example.label for example in test])
             measured = metrics.rounded(metrics.measure(probabilities, labels, model.classes, groups))
-            evaluated[name] = Evaluated(model, probabilities, labels, *validation[name], measured)
+            evaluated[name] = Evaluated(model, probabilities, labels, *validation[name], measured, pooled.rows)
     return evaluated
 
 

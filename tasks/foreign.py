@@ -24,8 +24,9 @@ from tasks.workspace import Workspace
 
 MOST_KNOWN, MOST_TESTED = 3000, 3000
 """At most so many images are used, each class in turn. 3,000 known ones are at most 6 MB in an export."""
-MOST_COMPUTED, MOST_COMPUTED_TESTED = 500, 200
-"""The same, if the backbone was trained further: then these images pass the network for this alone."""
+MOST_COMPUTED = 200
+"""The same, if the backbone was trained further: then these images pass the network for this alone. More images hardly
+make the score better; see docs/foreign.md."""
 SHOWN = 8
 
 
@@ -63,12 +64,19 @@ def detect_foreign(
     return {**rounded(found), "sha256": sha256_hex(content)}, content
 
 
+def tested_images(test: Sequence[Example]) -> list[Example]:
+    """The test images that the score is tried on."""
+    return choose(test, MOST_TESTED)
+
+
 def _try_on_test(detector: Detector, tested: Champion, workspace: Workspace) -> dict[str, Any]:
     """Which share of the test images is called foreign, and which images come first."""
-    backbone = tested.model.backbone
-    chosen = choose(tested.examples, MOST_COMPUTED_TESTED if backbone else MOST_TESTED)
+    chosen = tested_images(tested.examples)
     group_of = {one.key: group for one, group in zip(tested.examples, tested.groups, strict=True)}
-    scores = detector.score(pool_known(backbone, workspace, [one.key for one in chosen]))
+    keys = [one.key for one in chosen]
+    is_tuned = bool(tested.model.backbone)
+    pooled = np.stack([tested.pooled[key] for key in keys]) if is_tuned else pool_known({}, workspace, keys)
+    scores = detector.score(pooled)
     groups = np.array([group_of[one.key] for one in chosen])
     first = sorted(range(len(chosen)), key=lambda place: (-scores[place], chosen[place].key))[:SHOWN]
     return {

@@ -35,7 +35,12 @@ def features_engine(workspace: Workspace) -> Engine:
 
 
 def predict_probabilities(
-    head: Head, backbone: Weights, test_time_augmentation: bool, workspace: Workspace, keys: Sequence[str]
+    head: Head,
+    backbone: Weights,
+    test_time_augmentation: bool,
+    workspace: Workspace,
+    keys: Sequence[str],
+    see: Callable[[Sequence[str], Floats], object] | None = None,
 ) -> Iterator[Floats]:
     """Probabilities (n, classes) float32 for the examples, batch by batch, in the order of the keys.
 
@@ -45,6 +50,7 @@ def predict_probabilities(
         test_time_augmentation: the mean over the image and its mirror image.
         workspace: with images and features.
         keys: of the examples.
+        see: is called with the keys of each batch and the backbone's outputs for the images, not for mirror images.
 
     Raises:
         IntegrityError: an example is in no shard, or the backbone's outputs are NaN or infinite.
@@ -52,7 +58,10 @@ def predict_probabilities(
     read = features_reader(backbone, workspace)
     for start in range(0, len(keys), BATCH):
         chosen = keys[start : start + BATCH]
-        predicted = [head.probabilities(read(chosen, view)) for view in views_of(test_time_augmentation)]
+        outputs = [read(chosen, view) for view in views_of(test_time_augmentation)]
+        if see:
+            see(chosen, outputs[0])
+        predicted = [head.probabilities(one) for one in outputs]
         yield np.mean(predicted, axis=0, dtype=np.float32)
 
 

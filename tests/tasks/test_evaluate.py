@@ -3,129 +3,29 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load
 
-from tasks import diagnosis, foreign
-from tasks.errors import DataError, IntegrityError, TrainingError
+from tasks.errors import IntegrityError, TrainingError
 from tasks.evaluate import Summary, remove_stale, run, summarise_strategy
 from tasks.evaluated import Evaluated
-from tasks.files import read_json, sha256_hex, write_json
-from tasks.images.manifest import (
-    Duplicate,
-    Example,
-    Quarantined,
-    read_examples,
-    write_duplicates,
-    write_examples,
-    write_quarantine,
-)
-from tasks.images.shards import open_shards, write_shard
-from tasks.params import load_settings
+from tasks.files import write_json
+from tasks.images.manifest import Duplicate, read_examples, write_duplicates, write_examples
 from tasks.reports.champion import Validated
 from tasks.settings import Settings
-from tasks.vgg.foreign import Detector
-from tasks.vgg.foreign_features import pool_known
-from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained_model import Trained, load_trained, save_trained
-from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
+from tasks.vgg.trained_model import load_trained, save_trained
+from tasks.workspace import PREPARED, TRAINED, Workspace
 from tests.conftest import contents
+from tests.tasks.evaluate_workspace import STRATEGIES, make_settings, make_workspace, read
 from tests.tasks.steps import run_afresh, twins
 
-ROOT = Path(__file__).parents[2]
-STRATEGIES = ("feature_extraction", "head_replacement")
 PLOTS = ("answers", "confusion", "calibration", "per_class")
-Right = dict[str, float]
-"""Split -> share of its images that a strategy predicts rightly."""
-
-
-@pytest.fixture(autouse=True)
-def far_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of far images without a network."""
-
-    def pool_far(_backbone: object, workspace: Workspace) -> np.ndarray:
-        channels = open_shards(workspace.features / "block5_pool").shape[-1]
-        return np.random.default_rng(0).normal(size=(24, 2 * channels)).astype(np.float32)
-
-    monkeypatch.setattr(foreign, "pool_far", pool_far)
-
-
-def make_settings(
-    strategies: tuple[str, ...] = STRATEGIES[:1], worst_mistakes: int = 3, class_weight: str = "none"
-) -> Settings:
-    settings = load_settings(ROOT)
-    evaluate = settings.evaluate.model_copy(update={"worst_mistakes": worst_mistakes})
-    train = settings.train.model_copy(update={"class_weight": class_weight})
-    return settings.model_copy(update={"strategies": strategies, "evaluate": evaluate, "train": train})
-
-
-def make_workspace(
-    workspace: Path, right: dict[str, Right], classes: tuple[str, ...] = ("ants", "bees"), a_split: int = 10
-) -> Path:
-    """Write what the earlier stages leave: images, their features, one trained head a strategy.
-
-    An image's features are the logits that the strategies are to give, side by side; each head picks its own.
-    """
-    examples, features = [], []
-    for split in ("train", "validation", "test"):
-        for number in range(a_split):
-            label = number % len(classes)
-            key = hashlib.sha256(f"{split}{number}".encode()).hexdigest()
-            path = f"{split}/{classes[label]}/{number}.jpg"
-            examples.append(Example(key, path, classes[label], split, 300, 200, "JPEG", ""))
-            features.append(_logits(right, split, number, label, a_split, len(classes)))
-    data = np.stack(features).astype(np.float16)
-    scores = {"light": 0.5, "contrast": 0.5, "sharpness": 0.5, "single_colour_share": 0.5}
-    rows = [{"key": example.key, "scores": scores} for example in examples]
-    prepared, cached = workspace / PREPARED, workspace / FEATURES / "block5_pool"
-    for folder, array in ((prepared / "shards", np.full((len(rows), 224, 224, 3), 9, np.uint8)), (cached, data)):
-        folder.mkdir(parents=True)
-        write_shard(folder, rows, array, "test")
-    write_examples(prepared, examples)
-    write_duplicates(prepared, [])
-    write_quarantine(prepared, [Quarantined("x.jpg", "00", classes[0], "truncated", "ends early")])
-    source = {"uri": "s3://key:SECRET@host/images"}
-    counts = {"discovered": 32, "accepted": 30, "quarantined": 1, "excluded": {"hidden": 1}, "source": source}
-    splits = dict.fromkeys(("train", "validation", "test"), a_split // len(classes))
-    by_class = {"quarantined_by_code": {"truncated": 1}, "classes": dict.fromkeys(classes, splits)}
-    write_json(prepared / "summary.json", {**counts, **by_class})
-    _train(workspace, right, classes, examples, data)
-    return workspace
-
-
-def _logits(right: dict[str, Right], split: str, number: int, label: int, a_split: int, classes: int) -> np.ndarray:
-    logits = np.zeros((1, 1, len(right) * classes))
-    for place, shares in enumerate(right.values()):
-        hit = number < round(shares.get(split, 1.0) * a_split)
-        predicted = label if hit else (label + 1) % classes
-        logits[0, 0, place * classes + predicted] = 2 + number / 16
-    return logits
-
-
-def _train(
-    workspace: Path, right: dict[str, Right], classes: tuple[str, ...], examples: list[Example], data: np.ndarray
-) -> None:
-    held_out = [place for place, example in enumerate(examples) if example.split == "validation"]
-    for place, strategy in enumerate(right):
-        kernel = np.zeros((data.shape[-1], len(classes)), np.float32)
-        kernel[place * len(classes) : (place + 1) * len(classes)] = np.eye(len(classes))
-        head = Head("flatten", (Dense(kernel, np.zeros(len(classes), np.float32), "softmax"),))
-        summary = {"backbone": {"engine": "test"}, "history": {"loss": [1.0, 0.5]}, "seconds": 12.5}
-        keys = tuple(examples[one].key for one in held_out)
-        probabilities = head.probabilities(data[held_out])
-        trained = Trained(strategy, "modern", classes, head, {}, False, None, keys, probabilities, summary)
-        save_trained(workspace / TRAINED / strategy, trained)
-
-
-def read(workspace: Path, name: str) -> Any:
-    return read_json(workspace / "reports" / name)
+pytestmark = pytest.mark.usefixtures("far_images")
 
 
 def test_evaluate_reports_the_held_out_images(tmp_path: Path) -> None:
@@ -161,58 +61,6 @@ def test_evaluation_says_when_an_answer_is_sure_enough_and_what_the_recalibratio
     before, after = evaluation["recalibration"]["test"]["before"], evaluation["recalibration"]["test"]["after"]
     assert before["log_loss"] != after["log_loss"] == evaluation["strategies"][STRATEGIES[0]]["test"]["log_loss"]
     assert "so it is corrected: by the temperature 2.00" in (tmp_path / "reports/report.html").read_text()
-
-
-def test_evaluation_says_how_foreign_images_are_told_and_keeps_what_was_fitted(tmp_path: Path) -> None:
-    make_workspace(tmp_path, {STRATEGIES[0]: {"test": 0.8}}, ("ant", "bee", "cat"), a_split=60)
-    run(make_settings(), Workspace.at(tmp_path))
-    found, content = (
-        read(tmp_path, "evaluation.json")["foreign"],
-        (tmp_path / "reports/foreign.safetensors").read_bytes(),
-    )
-    assert set(found["scores"]) == set(foreign.report.WORDS)
-    assert (found["images"], found["tested"], found["far_images"]) == (120, 60, 24)
-    assert found["sha256"] == sha256_hex(content)
-    detector = Detector(found["score"], load(content), found["threshold"])
-    examples = [example for example in read_examples(tmp_path / PREPARED) if example.split == "test"]
-    scores = detector.score(pool_known({}, Workspace.at(tmp_path), [example.key for example in examples]))
-    assert found["called_foreign"]["value"] == pytest.approx(np.mean(scores > found["threshold"]), abs=0.04)
-    assert found["most"][0]["score"] == pytest.approx(scores.max(), abs=1e-4)
-    page = (tmp_path / "reports/report.html").read_text()
-    assert "Images of none of the classes" in page
-    before = contents(tmp_path / "reports")
-    run(make_settings(), Workspace.at(tmp_path))
-    assert contents(tmp_path / "reports") == before
-
-
-def test_a_backbone_that_was_trained_further_computes_features_of_fewer_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_workspace(tmp_path, {STRATEGIES[0]: {}}, a_split=60)
-    examples, asked = read_examples(tmp_path / PREPARED), []
-    monkeypatch.setattr(foreign, "MOST_COMPUTED", 70)
-    monkeypatch.setattr(foreign, "MOST_COMPUTED_TESTED", 30)
-
-    def pool_known(_backbone: object, _workspace: Workspace, keys: Sequence[str]) -> np.ndarray:
-        asked.append([example.label for example in examples if example.key in keys])
-        return np.random.default_rng(1).normal(size=(len(keys), 4)).astype(np.float32)
-
-    monkeypatch.setattr(foreign, "pool_known", pool_known)
-    model = replace(load_trained(tmp_path / TRAINED / STRATEGIES[0]), backbone={"block5_conv3/bias": np.zeros(1)})
-    test = [example for example in examples if example.split == "test"]
-    tested = diagnosis.Champion(model, test, np.tile([[0.9, 0.1]], (60, 1)), np.zeros(60, int), np.arange(60))
-    group_of = {example.key: number for number, example in enumerate(examples)}
-    found, _ = foreign.detect_foreign(tested, examples, group_of, Workspace.at(tmp_path))
-    assert found is not None
-    assert (found["images"], found["tested"]) == (70, 30)
-    assert [labels.count("ants") for labels in asked] == [35, 15]
-
-
-def test_few_images_cannot_tell_what_is_foreign(tmp_path: Path) -> None:
-    run(make_settings(), Workspace.at(make_workspace(tmp_path, {STRATEGIES[0]: {}})))
-    assert read(tmp_path, "evaluation.json")["foreign"] is None
-    assert load((tmp_path / "reports/foreign.safetensors").read_bytes()) == {}
-    assert "Images of none of the classes" not in (tmp_path / "reports/report.html").read_text()
 
 
 def test_interval_and_test_count_images_that_belong_together_as_less_than_as_many_alone(tmp_path: Path) -> None:
@@ -397,29 +245,6 @@ def test_evaluate_writes_the_precision_for_each_share_of_answers(tmp_path: Path)
     assert list(rows[0]) == ["answered", "precision", "threshold", "n"]
     assert [int(row["n"]) for row in rows] == list(range(1, 11))
     assert (float(rows[-1]["answered"]), float(rows[-1]["precision"])) == (1.0, 0.8)
-
-
-@pytest.mark.parametrize("split", ["test", "validation"])
-def test_evaluate_without_held_out_images_says_what_to_do(tmp_path: Path, split: str) -> None:
-    make_workspace(tmp_path, {STRATEGIES[0]: {}}, a_split=2)
-    if split == "test":
-        write_examples(tmp_path / PREPARED, [one for one in read_examples(tmp_path / PREPARED) if one.split != "test"])
-    else:
-        classes = ("ants", "bees")
-        head = Head("flatten", (Dense(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), "softmax"),))
-        nothing = np.empty((0, 2), np.float32)
-        empty = Trained("feature_extraction", "modern", classes, head, {}, False, None, (), nothing, {})
-        save_trained(tmp_path / TRAINED / "feature_extraction", empty)
-    with pytest.raises(DataError, match=f"prepare.{split}_fraction"):
-        run(make_settings(), Workspace.at(tmp_path))
-
-
-def test_evaluate_refuses_a_model_of_other_images(tmp_path: Path) -> None:
-    make_workspace(tmp_path, {STRATEGIES[0]: {}})
-    moved = [one for one in read_examples(tmp_path / PREPARED) if one.split != "validation"]
-    write_examples(tmp_path / PREPARED, moved)
-    with pytest.raises(IntegrityError, match="dvc repro train@feature_extraction"):
-        run(make_settings(), Workspace.at(tmp_path))
 
 
 def test_evaluate_refuses_a_missing_model(tmp_path: Path) -> None:

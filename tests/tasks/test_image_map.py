@@ -9,8 +9,8 @@ from tasks.evaluate import run
 from tasks.image_map import choose_examples
 from tasks.images.manifest import Example
 from tasks.workspace import Workspace
+from tests.tasks.evaluate_workspace import STRATEGIES, make_settings, make_workspace
 from tests.tasks.reports.test_map_page import split_scripts
-from tests.tasks.test_evaluate import STRATEGIES, make_settings, make_workspace
 
 
 def test_sample_keeps_the_mistakes_and_the_order() -> None:

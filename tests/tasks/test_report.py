@@ -11,8 +11,8 @@ import pytest
 from tasks import evaluate, report
 from tasks.errors import IntegrityError
 from tasks.workspace import Workspace
+from tests.tasks.evaluate_workspace import make_settings, make_workspace
 from tests.tasks.runs.repository import init_dvc
-from tests.tasks.test_evaluate import make_settings, make_workspace
 
 RIGHT = {"feature_extraction": {"test": 0.5}}
 

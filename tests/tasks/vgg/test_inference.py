@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 
 from tasks.errors import IntegrityError
 from tasks.files import write_json
+from tasks.images.augmentation import PLAIN
 from tasks.images.shards import Writer
 from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.inference import predict_probabilities
+from tasks.vgg.inference import features_reader, predict_probabilities
 from tasks.vgg.weights import Weights
 from tasks.workspace import SHARDS, Workspace
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -61,3 +63,11 @@ def test_outputs_beyond_16_bits_are_predicted_as_the_exported_model_predicts_the
 def test_outputs_that_are_no_numbers_are_refused(place: Workspace) -> None:
     with pytest.raises(IntegrityError, match="its training diverged"):
         list(predict_probabilities(some_head(), tuned(np.inf), False, place, KEYS))
+
+
+def test_predictions_show_the_outputs_that_they_come_from(place: Workspace) -> None:
+    seen: list[tuple[Sequence[str], np.ndarray]] = []
+    list(predict_probabilities(some_head(), tuned(2), True, place, KEYS, lambda *batch: seen.append(batch)))
+    [(keys, outputs)] = seen
+    assert keys == KEYS
+    np.testing.assert_array_equal(outputs, features_reader(tuned(2), place)(KEYS, PLAIN))
