@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save
 
 from tasks.files import sha256_hex, write_bytes, write_json
+from tasks.vgg.exports.onnx_graph import build_onnx
+from tasks.vgg.head import Dense, Head
+from tests.tasks.vgg.exports.test_onnx_graph import zero_weights
 
 CLASSES = ("red", "grün")
 FEATURES = 1024
@@ -41,8 +45,21 @@ def save_export(folder: Path, classes: Sequence[str] = CLASSES, strength: float 
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
     graph = helper.make_graph(nodes, "tiny", [given], outputs, constants)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    known = np.repeat(np.eye(2, FEATURES, dtype=np.float16), 10, axis=0)
-    files = {"model.onnx": proto.SerializeToString(), "foreign.safetensors": save({"known": known})}
+    return _save(folder, classes, proto.SerializeToString(), np.eye(2, FEATURES))
+
+
+def save_vgg_export(folder: Path) -> Path:
+    """VGG16 whose first channels pass the image through: red against green again, with places that speak for them."""
+    kernel = np.zeros((FEATURES, 2), np.float32)
+    kernel[2, 0] = kernel[1, 1] = 20  # channels are blue, green, red
+    head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
+    known = np.eye(FEATURES)[[2, 1]] + np.eye(FEATURES)[[514, 513]]  # average and maximum
+    return _save(folder, CLASSES, build_onnx(head, CLASSES, zero_weights()), known)
+
+
+def _save(folder: Path, classes: Sequence[str], model: bytes, known: npt.NDArray[Any]) -> Path:
+    fitted = save({"known": np.repeat(known.astype(np.float16), 10, axis=0)})
+    files = {"model.onnx": model, "foreign.safetensors": fitted}
     for name, content in files.items():
         write_bytes(folder / name, content)
     about: dict[str, Any] = {
