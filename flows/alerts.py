@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WEBHOOK_VARIABLE = "ROOTSTOCK_ALERT_WEBHOOK"
 BLOCK = "rootstock-alerts"
-FLOWS = ("pipeline", "stage", "summary")
+FLOWS = ("pipeline", "stage", "summary", "registry")
 NIGHTLY = "nightly"
 """The deployment that runs every night."""
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
@@ -110,6 +110,12 @@ ALERTS = (
         after=_runs(*_ENDS, "Running", "Late"),
         silence_s=26 * 3600.0,
         deployment=NIGHTLY,
+    ),
+    Alert(
+        "rootstock: a version waits",
+        "A version has passed the gate, and a person has to agree before it goes into production (gate.approval).",
+        _runs("Suspended"),
+        "{{ flow.name }} / {{ flow_run.name }} waits for an answer: choose Resume. " + _ADDRESS,
     ),
     Alert(
         "rootstock: the accuracy dropped",

@@ -67,6 +67,16 @@ def show_metrics(context: RunContext) -> None:
     _show("metrics", "How good each strategy is.", lambda: strategy_table(read_json(context.workspace.metrics)))
 
 
+def show_gate(text: str) -> None:
+    """Show the artifact `gate`: the verdict about the model of this run, and what came of it."""
+    _show("gate", "Whether the model may go into production.", lambda: text)
+
+
+def show_registry(table: str) -> None:
+    """Show the artifact `registry`: all versions of the model."""
+    _show("registry", "The versions of the model.", lambda: table)
+
+
 @contextlib.contextmanager
 def show_costs(context: RunContext) -> Iterator[None]:
     """Show the artifact `costs` of the stages that ran in the block, even if the block ends with an error."""

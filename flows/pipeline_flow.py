@@ -12,6 +12,7 @@ from prefect import flow
 from flows.artifacts import show_costs, show_metrics, show_plan, show_report, show_the_rest, watch_accuracy
 from flows.form import filled_in, settings_form
 from flows.logs import shorten_errors
+from flows.promotion import register_result
 from flows.remote_stages import check_work_pools, dispatch
 from flows.server_outages import wait_for_server
 from flows.settings_changes import apply_changes
@@ -37,6 +38,7 @@ def pipeline(**changes: Any) -> None:
         if not _has_nothing_to_do(context, show_plan(context, settings)):
             _bring_up_to_date(context, settings)
         show_metrics(context)
+    register_result(context, settings, filled_in(changes))
     wait_for_server(context, settings.run)
     show_the_rest()
 

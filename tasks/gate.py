@@ -37,7 +37,7 @@ from tasks.settings import Settings
 from tasks.workspace import EVALUATION, EXPORT, PREDICTIONS, PREPARED, Workspace
 
 _SAMPLE = 4
-"""Held-out images that the exported model has to answer as it was evaluated; the stage `export` checks all formats."""
+"""So many held-out images the exported model has to answer as evaluated; the stage `export` checks all formats."""
 _LIMIT_S = 7200.0
 
 

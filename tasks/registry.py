@@ -24,15 +24,15 @@ from tasks.errors import RunError, TransientError
 from tasks.markdown_tables import markdown_table
 from tasks.params import load_settings
 from tasks.program import run_program
-from tasks.reports.gate import NONE, verdict_table
 from tasks.runs.git import git
-from tasks.runs.promotions import Promoter, describe_verdict
+from tasks.runs.promotions import Promoter, describe_verdict, verdict_table
 from tasks.runs.registry import PRODUCTION, Entry, Registry, fetch_registry, read_registry, shared_remote
 from tasks.runs.run_context import Say
 from tasks.runs.tidying import keep_untidied
 from tasks.settings import Settings
 from tasks.workspace import Workspace
 
+NONE = "\u2013"
 _METRICS = {
     "accuracy": "test accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -90,6 +90,12 @@ def show_version(registry: Registry, name: str) -> str:
         against = verdict.get("against") or "nothing in production"
         told.append(f"The gate, against {against}: {describe_verdict(verdict)}.\n\n{verdict_table(verdict['checks'])}")
     return "\n".join(told)
+
+
+def verdict_text(version: Entry) -> str:
+    """What a version is, and the gate's verdict about it, as Markdown."""
+    verdict = version.about.get("gate", {})
+    return f"**{version.subject}**\n\n{verdict_table(verdict.get('checks', []))}"
 
 
 def compare_versions(registry: Registry, names: Sequence[str]) -> str:

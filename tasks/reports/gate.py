@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.markdown_tables import markdown_table
 from tasks.reports.text import percent, visible
 from tasks.reports.uncertainty import compare_paired, standard_error
 from tasks.reports.what_if import STRENGTHS
@@ -194,15 +193,6 @@ def check_budget(name: str, value: float, unit: str, most: float) -> Row:
     passed = value <= most
     sentence = f"It takes {value:.0f} {unit}; {'at most' if passed else 'the budget is'} {most:g} {unit}."
     return _row(name, f"{value:.0f} {unit}", NONE, f"{most:g} {unit}", passed, sentence)
-
-
-def verdict_table(checks: Sequence[Row]) -> str:
-    """The verdict as a Markdown table."""
-    heads = ["check", "candidate", "production", "limit", "passed", "sentence"]
-    cells = [
-        [one[head] for head in heads[:4]] + ["yes" if one["passed"] else "**no**", one["sentence"]] for one in checks
-    ]
-    return markdown_table(heads, [[str(cell).replace("|", "/") for cell in row] for row in cells])
 
 
 def _row(check: str, candidate: str, production: str, limit: str, passed: bool, sentence: str) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import RootstockError, RunError, TransientError
@@ -117,6 +118,25 @@ def read_blob(folder: Path, commit: str, name: str) -> bytes | None:
         RunError: the commit or the file is damaged.
     """
     return _output(folder, "show", f"{commit}:{name}") if git(folder, "ls-tree", commit, "--", name) else None
+
+
+def read_blobs(folder: Path, commit: str, names: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of several files in a commit, by one process; those that it lacks are missing.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    wanted = "".join(f"{commit}:{name}\n" for name in names)
+    result = _start(folder, ("cat-file", "--batch"), wanted.encode())
+    if result.returncode:
+        raise _failure(folder, ("cat-file", "--batch"), result)
+    rest, found = result.stdout, {}
+    for name in names:
+        head, _, rest = rest.partition(b"\n")
+        if not head.endswith(b" missing"):
+            size = int(head.rsplit(b" ", 1)[1])
+            found[name], rest = rest[:size], rest[size + 1 :]
+    return found
 
 
 def is_sound(folder: Path, commit: str) -> bool:

@@ -7,7 +7,7 @@ or the new one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from tasks.errors import RunError
+from tasks.markdown_tables import markdown_table
 from tasks.runs.accuracy_regression import describe_accuracy
-from tasks.runs.git import read_blob
+from tasks.runs.git import read_blobs
 from tasks.runs.registry import (
     ARTIFACT,
     DECLINED,
@@ -38,6 +39,10 @@ Judge = Callable[[str, str | None], Verdict]
 """The gate: the candidate's commit and that of the version in production -> the verdict."""
 _TRIES = 5
 _HEADLINES = ("accuracy", "accuracy_ci95", "n", "balanced_accuracy", "log_loss", "expected_calibration_error")
+
+
+class RefusedError(RunError):
+    """The gate refuses to promote a version."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,13 @@ class Promoter:
         """The registry as it is now."""
         return fetch_registry(self.clone, self.remote, self.say)
 
-    def register(self, commit: str, why: str) -> Entry | None:
+    def register(self, commit: str, why: str, deployment: str = "") -> Entry | None:
         """Register the model of a commit, with the gate's verdict, unless the newest version is the same model.
+
+        Args:
+            commit: of the run.
+            why: the reason, which stays in the registry.
+            deployment: whose newest version counts: deployments take turns.
 
         Returns:
             The version; None if dvc.yaml names no model, or no stage has made it.
@@ -79,12 +89,13 @@ class Promoter:
             return None
         for _ in range(_TRIES):
             registry = self.read()
-            if same := _is_registered(registry, commit, facts):
+            if same := _find_registered(registry, commit, facts, deployment):
                 return same
             verdict = self._judge(commit, registry.production)
             classes = verdict.get("classes", [])
             name = registry.next_version(classes)
-            about = {**facts, "version": name, "classes": classes, "by": self.by, "why": why, "gate": _shown(verdict)}
+            told = {"version": name, "classes": classes, "deployment": deployment, "by": self.by, "why": why}
+            about = {**facts, **told, "gate": _shown(verdict)}
             subject = f"Champion {name}: {_headline(facts)}; {describe_verdict(verdict)}"
             try:
                 self._add(registry, f"{ARTIFACT}@{name}", commit, subject, about)
@@ -104,7 +115,8 @@ class Promoter:
             override: promote it although the gate refuses it.
 
         Raises:
-            RunError: the gate refuses it, or there is no such version.
+            RefusedError: the gate refuses it.
+            RunError: there is no such version.
             TransientError: a remote doesn't answer.
         """
         for _ in range(_TRIES):
@@ -115,7 +127,7 @@ class Promoter:
                 return version
             verdict = self._known_verdict(version, production)
             if not verdict["passed"] and not override:
-                raise RunError(describe_refusal(name, verdict))
+                raise RefusedError(describe_refusal(name, verdict))
             about = {"override": override, "gate": _shown(verdict)}
             if self._assign(PRODUCTION, registry, version, why, about, "is in production"):
                 return version
@@ -185,17 +197,22 @@ class Promoter:
         if self.remote is not None and commit not in self._pushed:
             push_version(self.clone, commit, self.say)
             self._pushed.add(commit)
-        add_entry(self.clone, self.remote, registry, tag, commit, subject, about)
+        add_entry(self.clone, self.remote, registry, tag, commit, subject, about, self.say)
+
+
+def names_a_model(folder: Path) -> bool:
+    """Whether dvc.yaml in a folder names the model that is registered."""
+    return ARTIFACT in (yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8")).get("artifacts") or {})
 
 
 def read_facts(clone: Path, commit: str) -> dict[str, Any] | None:
     """What git knows of the model of a commit: `champion` (its strategy), `metrics` and `digests`; None without one."""
-    files = {name: read_blob(clone, commit, name) for name in ("dvc.yaml", LOCK, METRICS)}
-    stages = yaml.safe_load(files[LOCK] or b"") or {}
-    model = ((yaml.safe_load(files["dvc.yaml"] or b"") or {}).get("artifacts") or {}).get(ARTIFACT)
+    files = read_blobs(clone, commit, ("dvc.yaml", LOCK, METRICS))
+    stages = yaml.safe_load(files.get(LOCK, b"")) or {}
+    model = ((yaml.safe_load(files.get("dvc.yaml", b"")) or {}).get("artifacts") or {}).get(ARTIFACT)
     known = [out for stage in stages.get("stages", {}).values() for out in stage.get("outs", ())]
     outs = {out["path"]: out["md5"] for out in known if "md5" in out}
-    text = files[METRICS]
+    text = files.get(METRICS)
     if not model or model["path"] not in outs or not text:
         return None
     metrics = json.loads(text)
@@ -216,6 +233,15 @@ def describe_verdict(verdict: Verdict) -> str:
     return f"refused by the gate: {', '.join(failed)}" if failed else "passed the gate"
 
 
+def verdict_table(checks: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict as a Markdown table."""
+    heads = ["check", "candidate", "production", "limit", "passed", "sentence"]
+    cells = [
+        [one[head] for head in heads[:4]] + ["yes" if one["passed"] else "**no**", one["sentence"]] for one in checks
+    ]
+    return markdown_table(heads, [[str(cell).replace("|", "/") for cell in row] for row in cells])
+
+
 def describe_refusal(name: str, verdict: Verdict) -> str:
     """Why a version is not promoted, and what a person can do."""
     sentences = "\n".join(f"  {one['check']}: {one['sentence']}" for one in verdict["checks"] if not one["passed"])
@@ -225,10 +251,11 @@ def describe_refusal(name: str, verdict: Verdict) -> str:
     )
 
 
-def _is_registered(registry: Registry, commit: str, facts: Mapping[str, Any]) -> Entry | None:
-    newest = registry.versions[-1] if registry.versions else None
-    if newest and newest.about.get("model") == facts["model"]:
-        return newest
+def _find_registered(registry: Registry, commit: str, facts: Mapping[str, Any], deployment: str) -> Entry | None:
+    """The version that is this model already: the newest one of the deployment, or one of this commit."""
+    own = [one for one in registry.versions if one.about.get("deployment") == deployment]
+    if own and own[-1].about.get("model") == facts["model"]:
+        return own[-1]
     return registry.version_at(commit)
 
 

@@ -123,8 +123,9 @@ class Registry:
         return self.version_at(path[-2]) if len(path) > 1 else None
 
     def is_decided(self, version: Entry) -> bool:
-        """Whether the version has been promoted or declined before."""
-        return any(one.commit == version.commit for one in self.entries if one.stage in (PRODUCTION, DECLINED))
+        """Whether it has been promoted or declined, or production has changed since it was registered."""
+        changes = [one for one in self.entries if one.stage in (PRODUCTION, DECLINED)]
+        return any(one.commit == version.commit or (one.stage == PRODUCTION and one.at > version.at) for one in changes)
 
     @property
     def next_number(self) -> int:
@@ -158,8 +159,8 @@ def fetch_registry(clone: Path, remote: str | None, say: Say) -> Registry:
         RunError: a tag here isn't the remote's tag of that name.
         TransientError: the remote doesn't answer.
     """
-    _remove_stale_locks(clone, say)
     if remote is not None:
+        _remove_stale_locks(clone, say)
         specs = [f"{pattern}:{pattern}" for pattern in _PATTERNS]
         try:
             git(clone, "fetch", "--no-tags", "--no-write-fetch-head", "--refmap=", remote, *specs)
@@ -175,7 +176,14 @@ def fetch_registry(clone: Path, remote: str | None, say: Say) -> Registry:
 
 
 def add_entry(
-    clone: Path, remote: str | None, registry: Registry, tag: str, commit: str, subject: str, about: Mapping[str, Any]
+    clone: Path,
+    remote: str | None,
+    registry: Registry,
+    tag: str,
+    commit: str,
+    subject: str,
+    about: Mapping[str, Any],
+    say: Say,
 ) -> None:
     """Make a tag, if there is none of that name: on the remote first, then here.
 
@@ -187,11 +195,13 @@ def add_entry(
         commit: which the remote gets, too, if it lacks it.
         subject: one line for people.
         about: JSON; its `by` is the tag's author.
+        say: tells a person a line.
 
     Raises:
         TakenError: there is a tag of that name.
         TransientError: the remote doesn't answer.
     """
+    _remove_stale_locks(clone, say)
     at = max([int(time.time()), *(one.at + 1 for one in registry.entries)])
     message = f"{subject}\n\n{json.dumps(about, indent=1, ensure_ascii=False, sort_keys=True)}\n"
     made = hash_tag(clone, tag, commit, str(about.get("by", "")), at, message)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tasks.runs.registry import Registry, read_registry
 from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project
 from tests.flows.site import Site
 from tests.waiting import is_running, wait_until
@@ -21,7 +22,7 @@ from tests.waiting import is_running, wait_until
 pytestmark = pytest.mark.slow
 TRAIN = "train@feature_extraction"
 AT_ONCE = 5
-BUDGET = {"git": 26, "dvc": 3, "requests": 25, "modules": 20}
+BUDGET = {"git": 32, "dvc": 3, "requests": 25, "modules": 20}
 """What a run with nothing to do may take: children, open repositories, requests; and modules that it imports once due.
 
 The requests are Prefect's own, but for three artifacts.
@@ -29,10 +30,36 @@ The requests are Prefect's own, but for three artifacts.
 COMPLETED = {"state": {"type": {"any_": ["COMPLETED"]}}}
 
 
+GATE = """
+def judge_versions(_clone, settings, _say, _candidate, production):
+    told = f"{settings.gate.margin} against {production and production[:10]}"
+    check = {"check": "accuracy", "candidate": "1", "production": "0", "limit": "0", "passed": True, "sentence": told}
+    return {"passed": True, "checks": [check], "classes": []}
+"""
+"""A gate that lets everything through."""
+EXPORT = """
+    cmd: python stand_in.py export out/export out/evaluation params.yaml
+    deps: [stand_in.py, out/evaluation]
+    params: [gate.margin]
+    outs: [out/export]
+artifacts:
+  champion: {path: out/export, type: model}
+"""
+
+
+def register_models(project: Project) -> None:
+    """Let the project's models be registered; with another gate.margin a run makes another model."""
+    stages, _ = (project.folder / "dvc.yaml").read_text().split("    cmd: python stand_in.py export")
+    (project.folder / "dvc.yaml").write_text(stages.rstrip() + EXPORT)
+    (project.folder / "tasks/gate.py").write_text(GATE)
+    project.git("commit", "-qam", "Register models")
+
+
 @pytest.fixture(scope="module")
 def site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("deployed")
     site = Site(folder, copy_project(template, folder / "project"))
+    register_models(site.project)
     site.project.environment |= {"PYTHONPATH": str(Path(__file__).with_name("counting")), "COUNTS": str(folder)}
     try:
         site.open()
@@ -264,3 +291,55 @@ def test_weekly_summary_tells_of_the_nights(site: Site, api: Api) -> None:
     assert re.search(rf"\| nights: completed +\| {len(nights)} +\|", text), text
     assert re.search(r"\| its test accuracy +\| 0.8750 ", text), text
     assert re.search(r"\| time: all stages of this clone +\| [1-9]", text), text
+
+
+def versions(project: Project) -> Registry:
+    return read_registry(project.folder)
+
+
+@pytest.mark.usefixtures("whole")
+def test_night_ends_in_a_registered_version_in_production(site: Site, project: Project, api: Api) -> None:
+    found = versions(project)
+    version = found.version_at(project.git("rev-list", "-1", "runs/nightly", "--", "dvc.lock"))
+    assert version is not None
+    assert version.about["gate"]["passed"]
+    assert found.production in found.versions
+    text = api.artifact("gate")["data"]
+    assert "passed the gate" in text
+    assert text.endswith("It is in production.")
+
+
+@pytest.mark.usefixtures("whole")
+def test_version_waits_for_a_person_and_the_answer_decides_and_a_form_takes_it_back(
+    site: Site, project: Project, api: Api
+) -> None:
+    before = versions(project).production
+    assert before is not None
+    asked = api.start_run("nightly", gate={"margin": 0.02, "approval": "ask"})
+    site.api.finish(asked)
+    version = versions(project).versions[-1]
+    assert versions(project).production == before
+    waiting = waiting_run(api, f"approve {version.version}")
+    wait_until(lambda: api.get(f"/flow_runs/{waiting}")["state"]["name"] == "Suspended", "the question")
+    again = api.start_run("nightly", gate={"margin": 0.02, "approval": "ask"})  # nobody is asked twice
+    site.api.finish(again)
+    assert waiting_run(api, f"approve {version.version}") == waiting
+
+    answer = {"promote": "yes", "reason": "looks right", "by": "Ada"}
+    api.post(f"/flow_runs/{waiting}/resume", run_input=answer)
+    site.api.finish(waiting)
+    entry = versions(project).assigned("production")[-1]
+    assert versions(project).production == version
+    assert (entry.by, entry.about["why"]) == ("Ada", "looks right")
+
+    back = api.start_run("champion", flow="registry", action="roll back", reason="calls ants bees", by="Grace")
+    site.api.finish(back)
+    assert versions(project).production == before
+    assert re.search(rf"\| {before.version} +\| production \|", api.artifact("registry")["data"])
+
+
+def waiting_run(api: Api, name: str) -> str:
+    """The only run of a name."""
+    (found,) = api.post("/flow_runs/filter", flow_runs={"name": {"any_": [name]}})
+    run_id: str = found["id"]
+    return run_id

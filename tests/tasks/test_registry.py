@@ -75,7 +75,7 @@ def test_promote_asks_the_gate_and_roll_back_does_not(say: Any, monkeypatch: pyt
     monkeypatch.setattr(gate, "judge_versions", lambda *_: verdict["now"])
     code, _, errors = say("promote", "v1.1.0", "--why", "better")
     assert code == 2
-    assert "RunError: The gate refuses v1.1.0; production stays as it is.\n  accuracy: It is worse." in errors
+    assert "RefusedError: The gate refuses v1.1.0; production stays as it is.\n  accuracy: It is worse." in errors
     verdict["now"] = PASSED
     code, text, _ = say("promote", "v1.1.0", "--why", "better")
     assert (code, text.splitlines()[-1]) == (0, "v1.1.0 is in production (number 2).")

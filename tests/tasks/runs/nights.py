@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +65,7 @@ def main() -> None:
 
 def _run_night(plan: dict[str, Any]) -> int:
     os.setsid()
-    supervisor.supervise = _fork_dvc  # type: ignore[assignment]
+    supervisor.supervise = fork_dvc  # type: ignore[assignment]
     try:
         _night(**plan)
     except RootstockError as error:
@@ -173,7 +174,7 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _fork_dvc(
+def fork_dvc(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], on_line: Any, *_: Any, **_limits: Any
 ) -> Ending:
     """As `supervise`, but DVC is forked from this process, and not guarded."""
@@ -185,6 +186,7 @@ def _fork_dvc(
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
+            warnings.simplefilter("ignore")  # DVC's own; they may be errors in the tests' process
             return dvc.cli.main(list(command[3:]))
 
         code = _in_child(work)

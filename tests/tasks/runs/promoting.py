@@ -27,7 +27,8 @@ PASSED: Verdict = {"passed": True, "checks": [], "classes": ["ant", "bee"]}
 
 
 def refused(sentence: str = "It is worse.") -> Verdict:
-    return {"passed": False, "checks": [{"check": "accuracy", "passed": False, "sentence": sentence}], "classes": []}
+    row = {"check": "accuracy", "candidate": "80 %", "production": "90 %", "limit": "-1.0 points", "passed": False}
+    return {"passed": False, "checks": [{**row, "sentence": sentence}], "classes": []}
 
 
 def make_project(folder: Path, store: Path) -> Path:
@@ -67,7 +68,7 @@ def killed_at(step: int, act: Callable[[], object]) -> bool:
         left = [step]
 
         def count(event: str, _arguments: object) -> None:
-            if event == "subprocess.Popen":
+            if event in ("subprocess.Popen", "os.fork"):
                 left[0] -= 1
                 if left[0] < 0:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -13,9 +13,11 @@ import pytest
 
 from tasks.errors import RunError
 from tasks.runs import registry as module
+from tasks.runs import supervisor
 from tasks.runs.promotions import Promoter, Verdict
 from tasks.runs.registry import TakenError, add_entry, read_registry
 from tasks.runs.retention import kept_commits
+from tests.tasks.runs.nights import fork_dvc
 from tests.tasks.runs.promoting import PASSED, killed_at, make_project, make_version, promoter, refused
 from tests.tasks.runs.repository import dvc, git
 
@@ -37,6 +39,12 @@ def versions(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def clone(versions: tuple[Path, list[str]], tmp_path: Path) -> Path:
     shutil.copytree(versions[0], tmp_path / "clone", symlinks=True)
     return tmp_path / "clone"
+
+
+@pytest.fixture(autouse=True)
+def quick_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC's commands are forked from this process, which has imported DVC."""
+    monkeypatch.setattr(supervisor, "supervise", fork_dvc)
 
 
 @pytest.fixture
@@ -156,6 +164,15 @@ def test_declined_version_counts_as_decided(clone: Path, commits: Sequence[str])
     assert in_production(clone) is None
 
 
+def test_version_that_production_has_overtaken_counts_as_decided(clone: Path, commits: Sequence[str]) -> None:
+    ours = promoter(clone)
+    older, newer = (ours.register(commit, "a test", "nightly") for commit in commits[:2])
+    ours.promote(newer.version, "better")
+    assert read_registry(clone).is_decided(older)
+    newest = ours.register(commits[2], "a test", "nightly")
+    assert not read_registry(clone).is_decided(newest)
+
+
 def test_times_go_up_whatever_the_clock_says_so_that_gto_takes_the_last_promotion(
     clone: Path, commits: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +261,7 @@ def test_lock_that_a_killed_git_left_is_removed_and_a_tag_is_made_once(clone: Pa
     ours.register(commits[0], "a test")
     assert any("which a killed git had left" in line for line in said)
     with pytest.raises(TakenError, match="exists already"):
-        add_entry(clone, None, read_registry(clone), "champion@v1.0.0", commits[1], "again", {})
+        add_entry(clone, None, read_registry(clone), "champion@v1.0.0", commits[1], "again", {}, str)
 
 
 def test_clone_with_tags_of_its_own_is_told_what_to_do(clone: Path, commits: Sequence[str], tmp_path: Path) -> None:
