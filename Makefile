@@ -74,7 +74,7 @@ registry: .venv/ready ## list the registered versions of the model, and which on
 	@python -m tasks.registry list
 
 remote: .venv/ready ## name where DVC keeps the data, for everybody; URL=s3://bucket/prefix or a folder
-	@python -m dvc remote add --default store $(call quote,$(or $(value URL),$(error make remote takes URL=, such as s3://bucket/prefix)))
+	@$(if $(value URL),,echo "make remote needs URL=, such as URL=s3://bucket/prefix" >&2; exit 2;) python -m dvc remote add --default store $(call quote,$(value URL))
 	@echo "Commit it, so that all machines use it: git add .dvc/config && git commit -m 'Share the data'. Then: dvc push"
 
 doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe

@@ -202,6 +202,14 @@ def test_variable_that_a_target_does_not_read_is_refused(made: Copy, target: str
     assert not made.record.exists()
 
 
+def test_remote_needs_its_address_and_names_it_for_everybody(made: Copy) -> None:
+    expected = ["python", "-m", "dvc", "remote", "add", "--default", "store", "s3://bucket/a b"]
+    assert made.succeed("remote", "URL=s3://bucket/a b")[-1] == expected
+    ended = made.make("remote")
+    assert ended.returncode == 2
+    assert "make remote needs URL=" in ended.stderr
+
+
 def test_variables_of_all_named_targets_and_of_other_programs_are_taken(made: Copy) -> None:
     started = made.succeed("setup", "run", "worker", "SOURCE=images", "POOL=gpu", "FLAVOUR=cpu", "AWS_PROFILE=me")
     assert ["python", "-m", "flows.pipeline", "--source", "images"] in started
