@@ -28,6 +28,8 @@ import numpy as np
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import atomic_folder, json_bytes, read_json, sha256_hex, sweep_temporaries, write_bytes, write_json
 from tasks.images.manifest import Example, read_examples
+from tasks.int8_formats import add_int8
+from tasks.parity_table import PARITY, format_table
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
@@ -35,7 +37,16 @@ from tasks.vgg.exports.description import KEY, LABELS, add_description, describe
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.model_folder import ABOUT, write_digests
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import Checks, FreshProcess, check_images, choose, compare, compare_features, run_onnx
+from tasks.vgg.exports.parity import (
+    Checks,
+    Difference,
+    FreshProcess,
+    check_images,
+    choose,
+    compare,
+    compare_features,
+    run_onnx,
+)
 from tasks.vgg.exports.signature import SIGNING_KEY, sign_model
 from tasks.vgg.exports.template import Outline, Template
 from tasks.vgg.head import Floats
@@ -59,12 +70,14 @@ class Summary:
     images: int
     refused: int
     largest_difference: float
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         refused = f", {self.refused} refused by the SavedModel's decoder" if self.refused else ""
         return (
             f"{self.champion} in {self.formats} formats; their probabilities differ from the trained model's by "
-            f"at most {self.largest_difference:.1g} on {self.images} images{refused}; see {EXPORT}/MODEL_CARD.md"
+            f"at most {self.largest_difference:.1g} on {self.images} images{refused}; "
+            f"{''.join(f'{one}; ' for one in self.left_out)}see {EXPORT}/MODEL_CARD.md"
         )
 
 
@@ -115,10 +128,13 @@ def _export(
         description = describe(trained, evaluation, settings, workspace)
         with atomic_folder(workspace.export) as new:
             differences, refused = _write_models(new, trained, weights, checks, template, fresh, description)
+            prices = add_int8(new, trained, weights, _outline(trained, settings), description, settings, workspace)
             _copy_detector(new, evaluation.get("foreign"), workspace)
-            _write_texts(new, evaluation, settings, description)
-    largest = float(f"{max(differences):.2g}")
-    return Summary(trained.strategy, len(wanted.formats), len(checks.names), refused, largest)
+            _write_texts(new, evaluation, description, format_table(new, differences, prices))
+    largest = float(f"{max(one.largest for one in differences):.2g}")
+    left_out = tuple(one.left_out for one in prices if one.left_out)
+    formats = len(wanted.formats) - len(left_out)
+    return Summary(trained.strategy, formats, len(checks.names), refused, largest, left_out)
 
 
 def _outline(trained: Trained, settings: Settings) -> Outline:
@@ -147,8 +163,8 @@ def _write_models(
     template: Template,
     fresh: FreshProcess,
     description: dict[str, Any],
-) -> tuple[list[float], int]:
-    """Write and check every format. Returns the largest difference of each, and how many images SavedModel refused."""
+) -> tuple[list[Difference], int]:
+    """Write and check every format. Returns the difference of each, and how many images SavedModel refused."""
 
     def write_and_run_onnx() -> tuple[Floats, Floats]:
         metadata = {KEY: json_bytes(description).decode()}
@@ -188,10 +204,13 @@ def _copy_detector(folder: Path, found: dict[str, Any] | None, workspace: Worksp
     write_bytes(folder / workspace.foreign.name, content)
 
 
-def _write_texts(folder: Path, evaluation: dict[str, Any], settings: Settings, description: dict[str, Any]) -> None:
-    formats = [name for name in ("saved_model", "onnx", "tflite") if name in settings.export.formats]
+def _write_texts(
+    folder: Path, evaluation: dict[str, Any], description: dict[str, Any], table: list[dict[str, Any]]
+) -> None:
+    formats = [row["format"] for row in table if "left_out" not in row]
     write_bytes(folder / LABELS, "".join(f"{name}\n" for name in description["classes"]).encode())
-    card = render_model_card(evaluation, formats)
+    card = render_model_card(evaluation, formats, table)
+    write_json(folder / PARITY, {"formats": table})
     write_bytes(folder / "MODEL_CARD.md", card.encode())
     write_bytes(folder / _SBOM.name, _SBOM.read_bytes())
     write_json(folder / ABOUT, {**description, "formats": formats})

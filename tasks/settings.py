@@ -21,7 +21,7 @@ STRATEGIES: tuple[str, ...] = tuple(strategies.BY_NAME)
 StrategyName = Literal[STRATEGIES]  # type: ignore[valid-type]  # each file of tasks/vgg/strategies adds its name
 Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
-ExportFormat = Literal["saved_model", "onnx", "tflite"]
+ExportFormat = Literal["saved_model", "onnx", "tflite", "onnx_int8", "tflite_int8"]
 Issue = Literal["dark", "overexposed", "low_contrast", "blurred", "single_colour"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -184,6 +184,7 @@ class Export(Block):
     formats: tuple[ExportFormat, ...] = Field(min_length=1, description="saved_model and onnx are always needed")
     parity_images: int = Field(ge=1, le=1000, description="held-out images on which all formats must agree")
     probability_tolerance: float = Field(gt=0, lt=1, description="largest difference of their probabilities")
+    max_int8_loss: float = Field(ge=0, le=1, description="an int8 format that loses more accuracy is left out")
 
 
 class Gate(Block):

@@ -72,16 +72,43 @@ interpreter.invoke()
 probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 ```
 """
-LOADING: dict[str, str] = {"saved_model": _SAVED_MODEL, "onnx": _ONNX, "tflite": _TFLITE}
+_INT8 = """\
+### {name}
+
+Use `{file}` as the file in float32 above: inputs and outputs are the same. The table above says what it costs.
+Its probabilities differ, so what the evaluation says of unsure answers doesn't hold for it.
+
+```python
+{code}
+```
+"""
+LOADING: dict[str, str] = {
+    "saved_model": _SAVED_MODEL,
+    "onnx": _ONNX,
+    "tflite": _TFLITE,
+    "onnx_int8": _INT8.format(
+        name="ONNX in 8-bit integers",
+        file="model.int8.onnx",
+        code='session = onnxruntime.InferenceSession("model.int8.onnx")',
+    ),
+    "tflite_int8": _INT8.format(
+        name="LiteRT in 8-bit integers",
+        file="model.int8.tflite",
+        code='interpreter = tf.lite.Interpreter("model.int8.tflite")',
+    ),
+}
 """How to load each of `export.formats`."""
 
 
-def render_model_card(evaluation: Mapping[str, Any], formats: Sequence[str] = tuple(LOADING)) -> str:
+def render_model_card(
+    evaluation: Mapping[str, Any], formats: Sequence[str] = tuple(LOADING), table: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Write the card of the champion.
 
     Args:
         evaluation: what `reports/evaluation.json` holds (see `tasks.evaluate`).
         formats: those of `export.formats` that the card explains.
+        table: rows of `parity.json`.
 
     Raises:
         ValueError: a format is unknown.
@@ -100,6 +127,7 @@ def render_model_card(evaluation: Mapping[str, Any], formats: Sequence[str] = tu
         _metrics(test),
         _limits(test),
         f"## Input\n\n{_RECIPE}\n",
+        _formats(table),
         "## How to load\n\n" + "\n".join(LOADING[name] for name in formats),
         _backbone(champion["backbone"]),
     ]
@@ -226,6 +254,42 @@ def _limits(test: Mapping[str, Any]) -> str:
 - The backbone learned from ImageNet, so the model inherits ImageNet's biases and gaps.
 - A probability is an estimate: the expected calibration error above is its mean distance from the accuracy.
 """
+
+
+def _formats(table: Sequence[Mapping[str, Any]]) -> str:
+    """What each format differs by from the trained model."""
+    if not table:
+        return ""
+    numbers = ["MB", "images", "median difference", "largest difference", "other answers", "accuracy lost"]
+    rows = [
+        [
+            row["name"],
+            f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "left out",
+            str(row["images"]),
+            _level(row["median_difference"]),
+            _level(row["largest_difference"]),
+            str(row["changed_answers"]),
+            _loss(row["accuracy"]) if "accuracy" in row else "",
+        ]
+        for row in table
+    ]
+    return f"""\
+## Formats
+
+Differences are those of probabilities from the trained model's, on held-out images and copies of one of them in other
+encodings.
+
+{markdown_table(["format", *numbers], rows, right=numbers)}
+"""
+
+
+def _level(value: float) -> str:
+    return f"{value:.3f}" if value else "below 0.001"
+
+
+def _loss(accuracy: Mapping[str, Any]) -> str:
+    low, high = accuracy["difference_ci95"]
+    return f"{percent(accuracy['difference'])} ({percent(low)} to {percent(high)})"
 
 
 def _backbone(backbone: Mapping[str, Any]) -> str:

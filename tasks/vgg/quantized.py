@@ -55,13 +55,20 @@ class QuantizedNetwork:
         return [output[0].transpose(1, 2, 0) for output in outputs]
 
 
-def quantize(model: Any, ranges: Sequence[float]) -> Any:
-    """An ONNX model of the network's layers -> the same with 8-bit activations and kernels of KERNEL_BITS."""
+def quantize(model: Any, ranges: Sequence[float], given: str = PLANES, excluded: Sequence[str] = ()) -> Any:
+    """An ONNX model with the network's layers -> the same with 8-bit activations and kernels of KERNEL_BITS.
+
+    Args:
+        model: changed, too.
+        ranges: see `measure_ranges`.
+        given: the name of the first convolution's input.
+        excluded: the names of nodes after the network, which stay as they are.
+    """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
 
     black, white = (preprocess(np.full((1, 3), level, np.float32)) for level in (0, 255))
-    known = {PLANES: (black.min(), white.max())}
+    known = {given: (black.min(), white.max())}
     for layer, largest in zip(layer_names(), ranges, strict=True):
         known[layer] = (np.float32(-largest), np.float32(largest))  # the range of the relu that follows is used
         known[_activation(layer)] = (np.float32(0), np.float32(largest))
@@ -75,7 +82,7 @@ def quantize(model: Any, ranges: Sequence[float]) -> Any:
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, known),
         nodes_to_quantize=None,
-        nodes_to_exclude=None,
+        nodes_to_exclude=list(excluded),
         op_types_to_quantize=["Conv", "Relu", "MaxPool"],
         extra_options={},
     )

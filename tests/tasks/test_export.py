@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from safetensors.numpy import save
 
-from tasks import export, ingest, prepare
+from tasks import export, ingest, int8_formats, prepare
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import read_json, sha256_hex, write_bytes, write_json
 from tasks.images.decoding import decode
@@ -29,7 +30,7 @@ from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.model_folder import check_model
-from tasks.vgg.exports.parity import run_onnx
+from tasks.vgg.exports.parity import Difference, choose, run_onnx
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained
@@ -48,6 +49,7 @@ FILES = {
     "labels.txt",
     "model.onnx",
     "model.tflite",
+    "parity.json",
     "saved_model/assets.extra/rootstock.json",
     "saved_model/saved_model.pb",
     "saved_model/variables/variables.data-00000-of-00001",
@@ -133,7 +135,15 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     evaluation = read_json(tiny / EVALUATION)
     evaluation["strategies"]["feature_extraction"]["backbone"] = {"trained_further": "block5"}
     write_json(tiny / EVALUATION, evaluation)
-    assert export.run(change(), Workspace.at(tiny)).formats == 3
+    formats = "export.formats=[saved_model, onnx, tflite, onnx_int8, tflite_int8]"
+    assert export.run(change(formats, "export.max_int8_loss=1"), Workspace.at(tiny)).formats == 5
+    table = read_json(tiny / EXPORT / "parity.json")["formats"]
+    assert [row["format"] for row in table] == ["saved_model", "onnx", "tflite", "onnx_int8", "tflite_int8"]
+    assert [row["images"] for row in table] == [7, 2, 2, len(held_out), len(held_out)]
+    assert [row["largest_difference"] for row in table[:3]] == [0.0] * 3, "rounded: computers differ in the last digits"
+    assert [row["bytes"] > 0 for row in table] == [True] * 5
+    assert "accuracy" in table[4]
+    check_model(tiny / EXPORT)
     assert list(Workspace.at(tiny).kept_exports.iterdir()) == [], (
         "nothing is kept of a backbone that no other model has"
     )
@@ -142,6 +152,46 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
     card = (tiny / EXPORT / "MODEL_CARD.md").read_text()
     assert "changed: it was trained further" in card
     assert "trained further: block5" in card
+
+
+def test_int8_is_measured_on_held_out_images_and_left_out_if_it_loses_too_much(
+    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.Template, "fill", lambda *_: None)
+    monkeypatch.setattr(export.FreshProcess, "begin", lambda *_: None)
+    monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: ([Difference("SavedModel", 8, 0.0, 0.0, 0)], 0))
+    settings = change("export.formats=[saved_model, onnx, onnx_int8]", "export.max_int8_loss=1")
+    assert export.run(settings, Workspace.at(tiny)).left_out == ()
+    folder = tiny / EXPORT
+    made = contents(folder)
+    plain, quantized = (onnx.load(folder / name) for name in ("model.onnx", "model.int8.onnx"))
+    assert quantized.metadata_props == plain.metadata_props
+    assert {one.data_type for one in quantized.graph.initializer} >= {onnx.TensorProto.INT8}
+    held_out = [one for one in read_examples(tiny / PREPARED) if one.split == "test"]
+    row = read_json(folder / "parity.json")["formats"][2]
+    assert (row["format"], row["images"], row["accuracy"]["n"]) == ("onnx_int8", len(held_out), len(held_out))
+    assert row["bytes"] == len(made["model.int8.onnx"])
+    assert "| ONNX in int8 |" in made["MODEL_CARD.md"].decode()
+    export.run(settings, Workspace.at(tiny))
+    assert contents(folder) == made
+
+    def all_wrong(content: bytes, pixels: np.ndarray) -> tuple[np.ndarray, None]:
+        labels = np.array([CLASSES.index(one.label) for one in choose(held_out, 1000)])
+        return np.eye(2, dtype=np.float32)[1 - labels], None
+
+    monkeypatch.setattr(int8_formats, "run_onnx", all_wrong)
+    predict_right = [np.eye(2, dtype=np.float32)[[CLASSES.index(one.label)]] for one in choose(held_out, 1000)]
+    monkeypatch.setattr(int8_formats, "predict_probabilities", lambda *_: iter(predict_right))
+    summary = export.run(change("export.max_int8_loss=0.02"), Workspace.at(tiny))
+    count = len(held_out)
+    assert f"ONNX in int8 is left out: its accuracy on {count} held-out images is lower by 100.0%" in str(summary)
+    assert "more than export.max_int8_loss=0.02" in str(summary)
+    assert not (folder / "model.int8.onnx").exists()
+    assert read_json(folder / "export.json")["formats"] == ["saved_model", "onnx"]
+    row = read_json(folder / "parity.json")["formats"][2]
+    assert row["changed_answers"] == count
+    assert "left out" in row["left_out"]
+    assert "| left out |" in (folder / "MODEL_CARD.md").read_text()
 
 
 def undecided_on(features: np.ndarray) -> Head:
@@ -221,7 +271,7 @@ def test_export_needs_pythons_loader_for_new_templates_only(
 def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = ([0.0], 0)
+    answer = ([Difference("SavedModel", 8, 0.0, 0.0, 0)], 0)
     monkeypatch.setattr(export.Template, "fill", lambda *_: None)
     monkeypatch.setattr(export.FreshProcess, "begin", lambda *_: None)
     monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: answer)

@@ -37,6 +37,25 @@ _FEATURE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much a format differs from the trained model.
+
+    Attributes:
+        form: the format's name, for people.
+        images: that were predicted.
+        largest: of all differences of a probability.
+        median: over images, of the largest difference of each.
+        changed: images with another answer.
+    """
+
+    form: str
+    images: int
+    largest: float
+    median: float
+    changed: int
+
+
+@dataclass(frozen=True)
 class Checks:
     """Images that every format must agree on.
 
@@ -165,14 +184,15 @@ def variants(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, buffer.getvalue()
 
 
-def run_onnx(model: bytes, pixels: Floats) -> tuple[Floats, Floats]:
-    """Images (n, 224, 224, 3), float32 RGB, 0 to 255 -> probabilities (n, classes) and features, by onnxruntime."""
+def run_onnx(model: bytes, pixels: Floats | Pixels) -> tuple[Floats, Floats]:
+    """Images (n, 224, 224, 3), RGB, 0 to 255 -> probabilities (n, classes) and features, by onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores meanwhile
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, {"pixels": pixels[at : at + _BATCH]}) for at in range(0, len(pixels), _BATCH)]
+    batches = (pixels[at : at + _BATCH].astype(np.float32) for at in range(0, len(pixels), _BATCH))
+    parts = [session.run(None, {"pixels": batch}) for batch in batches]
     probabilities, features = (np.concatenate(part) for part in zip(*parts, strict=True))
     return probabilities, features
 
@@ -194,8 +214,8 @@ def compare_features(found: Floats, checks: Checks) -> None:
 
 def compare(
     form: str, predicted: npt.NDArray[Any], checks: Checks, chosen: Sequence[int] | None = None, cure: str = CURE
-) -> float:
-    """The largest difference of a probability.
+) -> Difference:
+    """How much the predictions of a format differ.
 
     Args:
         form: the format's name.
@@ -220,7 +240,14 @@ def compare(
             f"a probability differs by {differences[worst]:.3g}, more than export.probability_tolerance="
             f"{checks.tolerance:g}. {cure}"
         )
-    return float(differences[worst])
+    return measure_difference(form, predicted, expected)
+
+
+def measure_difference(form: str, predicted: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Difference:
+    """Compare probabilities (n, classes)."""
+    differences = np.abs(predicted - expected).max(axis=1)
+    changed = int((predicted.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    return Difference(form, len(expected), float(differences.max()), float(np.median(differences)), changed)
 
 
 class FreshProcess(TensorFlowProcess):
@@ -252,8 +279,8 @@ class FreshProcess(TensorFlowProcess):
             }
         )
 
-    def compare(self, checks: Checks) -> tuple[list[float], int]:
-        """Wait for the predictions: the largest difference of each format, and how many images SavedModel refused.
+    def compare(self, checks: Checks) -> tuple[list[Difference], int]:
+        """Wait for the predictions: the difference of each format, and how many images SavedModel refused.
 
         Raises:
             ExportError: a model doesn't load, or differs, or predicts a label that is not the most probable class.

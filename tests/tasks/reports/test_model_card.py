@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def card(
     source: str | None = "digits",
     formats: tuple[str, ...] = tuple(LOADING),
     foreign: dict[str, Any] | None = None,
+    table: Sequence[dict[str, Any]] = (),
     **data: Any,
 ) -> str:
     labels = np.arange(20) % len(classes)
@@ -59,7 +61,7 @@ def card(
         "data": images,
         "foreign": foreign,
     }
-    return render_model_card(evaluation, formats)
+    return render_model_card(evaluation, formats, table)
 
 
 def test_model_card_has_what_a_user_needs() -> None:
@@ -81,6 +83,15 @@ def test_model_card_says_whether_foreign_images_are_told() -> None:
     told = " ".join(card(["ants", "bees"], foreign={"called_foreign": {"value": 0.051}}).split())
     assert "says of each image whether it is foreign" in told
     assert "It called 5.1 % of the test images so." in told
+
+
+def test_model_card_says_what_each_format_costs() -> None:
+    row = {"name": "ONNX in int8", "bytes": 16_900_000, "images": 153, "changed_answers": 1}
+    row |= {"median_difference": 0.0, "largest_difference": 0.025}
+    row["accuracy"] = {"difference": 0.0065, "difference_ci95": [-0.012, 0.025]}
+    text = card(["ants", "bees"], table=[row])
+    assert "| ONNX in int8 | 16.9 | 153 | below 0.001 | 0.025 | 1 | 0.7 % (-1.2 % to 2.5 %) |" in text
+    assert "## Formats" not in card(["ants", "bees"])
 
 
 def test_model_card_states_no_licence_that_the_owner_did_not_choose() -> None:
