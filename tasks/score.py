@@ -106,7 +106,7 @@ def _score(wanted: Wanted, model: ExportedModel, settings: Settings, workspace: 
         for part, rows in _scored(missing, model, settings.ingest.readers, wanted):
             files.write(wanted.out / part.name, rows)
             progress.advance(len(rows))
-    summary = {**_count(wanted.out, parts, files), "source": wanted.source, "export_sha256": facts["model"]}
+    summary = {**_count(wanted.out, parts, files), "source": wanted.source, "model": facts["model"]}
     write_json(wanted.out / SUMMARY, summary)
     return summary
 

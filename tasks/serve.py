@@ -4,8 +4,9 @@
     curl --data-binary @one.jpg --header "Content-Type: image/jpeg" http://127.0.0.1:8000/predict
     curl --form image=@one.jpg --form image=@two.png http://127.0.0.1:8000/predict
 
-Without `--model` it serves `models/export`. When the files there change, it loads the new model, tries it, and answers
-with it; requests that have begun end with the old one. docs/serving.md explains limits, log and shadow.
+Without `--model` it serves `models/export`, with `--model production` the version in production. When the files there
+change, or another version is promoted, it loads the new model, tries it, and answers with it; requests that have begun
+end with the old one. docs/serving.md explains limits, log and shadow.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
+from tasks.production import PRODUCTION, ProductionModel
 from tasks.program import run_program
 from tasks.serving.app import Limits, Service, build_app
 from tasks.serving.connections import HEAD_S, allow_many_files, bounded_protocol
@@ -25,10 +27,11 @@ from tasks.serving.image_log import MOST_BYTES, ImageLog
 from tasks.serving.measurements import Measurements
 from tasks.serving.models import ModelHolder, load
 from tasks.serving.shadow import Shadow
-from tasks.workspace import EXPORT
+from tasks.workspace import EXPORT, Workspace
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _GRACE_S = 30
+_log = logging.getLogger("tasks.serve")
 
 
 def build_server(
@@ -72,7 +75,9 @@ def build_server(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks.serve", description="Answer images by HTTP.")
-    parser.add_argument("--model", type=Path, default=Path(EXPORT), help="folder of an exported model")
+    parser.add_argument(
+        "--model", type=Path, default=Path(EXPORT), help=f"folder of an exported model, or {PRODUCTION}"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="name that clients may use")
@@ -96,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(body_mb=given.body_mb, rate=given.rate, burst=2 * given.rate)
 
     def body() -> None:
-        server = build_server(given, limits, lambda: given.model)
+        where: Callable[[], Path] = lambda: given.model  # noqa: E731
+        if str(given.model) == PRODUCTION:
+            where = ProductionModel(Workspace.at(Path.cwd()), _log.info).folder
+        server = build_server(given, limits, where)
         allow_many_files()
         server.run()  # until SIGTERM or SIGINT; requests that have begun are answered
 

@@ -179,6 +179,11 @@ class Workspace:
         return self.clone / _STATE / "exports"
 
     @property
+    def served_models(self) -> Path:
+        """Copies of the versions in production, for a server."""
+        return self.clone / _STATE / "served"
+
+    @property
     def runs(self) -> Path:
         """The folders of deployed runs."""
         return self.clone / _STATE / "runs"

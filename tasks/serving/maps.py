@@ -11,7 +11,7 @@ from tasks.errors import PredictError
 from tasks.images.decoding import Pixels
 from tasks.serving.models import Served
 from tasks.vgg.exports.explained_model import ExplainedModel
-from tasks.vgg.exports.model_folder import MODEL, check_model
+from tasks.vgg.exports.model_folder import MODEL, check_model, model_version
 
 _log = logging.getLogger("tasks.serve")
 
@@ -38,7 +38,10 @@ class Maps:
 
 def _load(served: Served) -> ExplainedModel | None:
     try:
-        return ExplainedModel(check_model(served.folder)[MODEL])
-    except (PredictError, ValueError, KeyError) as error:
+        content = check_model(served.folder)[MODEL]
+        if not model_version(served.folder).startswith(served.version):
+            return None  # the folder holds the next model already
+        return ExplainedModel(content)
+    except (OSError, ValueError, PredictError) as error:
         _log.info("No activation maps: %s", error)
         return None

@@ -41,7 +41,7 @@ def load(folder: Path) -> Served:
     """Load a model and let it answer two images.
 
     Raises:
-        PredictError: the folder holds no whole export, or the model's answers make no sense.
+        PredictError: the folder holds no export that may be used, or the model's answers make no sense.
     """
     model = ExportedModel(folder, configured_key())
     version = model_version(folder)[:_VERSION_DIGITS]

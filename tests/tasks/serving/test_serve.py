@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tasks.files import file_sha256
 from tasks.predict import predict_files
 from tasks.serve import main
+from tasks.vgg.exports.model_folder import model_version
 from tests.tasks.exporting import encoded, save_export
 from tests.tasks.serving.running import Running, running
 
@@ -50,7 +50,7 @@ def test_serve_answers_as_predict_does(server: Running, model: Path, tmp_path: P
             assert said.status_code == 200
             [result] = said.json()["results"]
             assert result == {name: value for name, value in expected.items() if name != "path"}
-            assert said.json()["model"] == file_sha256(model / "export.json")[:12]
+            assert said.json()["model"] == model_version(model)[:12]
 
 
 def test_serve_answers_each_file_of_a_form_by_its_name(server: Running) -> None:
