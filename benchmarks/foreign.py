@@ -80,9 +80,9 @@ def show(measured: dict[str, Any]) -> str:
     return "-" if measured["value"] is None else f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def digits() -> Iterator[Pixels]:
-    """Some of each digit, enlarged."""
-    for image in list_digits(DIGITS // 10).images:
+def digits(count: int = DIGITS) -> Iterator[Pixels]:
+    """As many of each digit, enlarged."""
+    for image in list_digits(count // 10).images:
         with Image.open(io.BytesIO(image.read())) as digit:
             yield np.asarray(digit.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
 

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 WEBHOOK_VARIABLE = "ROOTSTOCK_ALERT_WEBHOOK"
 BLOCK = "rootstock-alerts"
-FLOWS = ("pipeline", "stage", "summary", "registry")
+FLOWS = ("pipeline", "stage", "summary", "registry", "watch")
 NIGHTLY = "nightly"
 """The deployment that runs every night."""
 ACCURACY_DROPPED = "rootstock.accuracy.dropped"
 """The event that a run emits when the new champion is clearly worse than the previous one."""
+IMAGES_CHANGED = "rootstock.images.changed"
+"""The event that the watch emits when new images differ from those that the model was tested on."""
 HEARTBEAT_S = 30
 """How often a run sends a heartbeat, seconds; the same as in prefect.yaml."""
 _SILENT_S = 1200.0
@@ -121,6 +123,13 @@ ALERTS = (
         "rootstock: the accuracy dropped",
         "The new champion is clearly worse on held-out images than the previous one.",
         (ACCURACY_DROPPED,),
+        "{{ event.payload.text }}",
+        of_runs=False,
+    ),
+    Alert(
+        "rootstock: the images changed",
+        "New images differ from those that the model in production was tested on.",
+        (IMAGES_CHANGED,),
         "{{ event.payload.text }}",
         of_runs=False,
     ),

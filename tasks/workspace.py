@@ -184,6 +184,16 @@ class Workspace:
         return self.clone / _STATE / "served"
 
     @property
+    def reference(self) -> Path:
+        """What `tasks.watch` compares new images with."""
+        return self.clone / _STATE / "reference"
+
+    @property
+    def watches(self) -> Path:
+        """The results of the deployment `watch`, a folder for each source."""
+        return self.clone / _STATE / "watches"
+
+    @property
     def runs(self) -> Path:
         """The folders of deployed runs."""
         return self.clone / _STATE / "runs"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-ROOMS = ("images", "vgg", "reports", "scoring", "serving", "runs")
+ROOMS = ("images", "vgg", "reports", "scoring", "serving", "watching", "runs")
 STAGES = ("tasks.stages", "tasks.progress_artifacts")
 GROUND = (
     *(
@@ -30,6 +30,7 @@ ALLOWED_ROOMS: dict[str, set[str]] = {
     "reports": {"images"},
     "scoring": {"images", "vgg"},
     "serving": {"images", "vgg"},
+    "watching": {"images", "vgg", "reports", "scoring"},
     "runs": set(),
 }
 BORDERS = {

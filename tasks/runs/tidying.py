@@ -26,7 +26,7 @@ from tasks.workspace import Workspace
 
 TIDYING = "make tidy"
 UNUSED_DAYS = 14.0
-"""What exports keep goes after that many days without use. Other code and packages keep other entries."""
+"""What exports and watches keep goes after that many days without use. Other code and packages keep other entries."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Tidied:
         garbage: in DVC's cache.
         folders: folders of runs that can't be continued.
         folders_mb: their size, MB.
-        exports: names of entries of `Workspace.kept_exports`.
-        exports_mb: their size, MB.
+        unused: names of entries of `Workspace.kept_exports` and `Workspace.watches`.
+        unused_mb: their size, MB.
         kept: the reasons, in words.
     """
 
     garbage: Garbage
     folders: list[str]
     folders_mb: float
-    exports: list[str]
-    exports_mb: float
+    unused: list[str]
+    unused_mb: float
     kept: str
 
     @property
     def freed_mb(self) -> float:
-        return self.garbage.size_mb + self.folders_mb + self.exports_mb
+        return self.garbage.size_mb + self.folders_mb + self.unused_mb
 
 
 def keep_untidied(workspace: Workspace, title: str, say: Say) -> AbstractContextManager[bool]:
@@ -91,18 +91,18 @@ def tidy(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> Tidied:
     commits = [commit for some in kept.values() for commit in some]
     garbage = collect_garbage(clone, commits, unfinished, dry=dry)
     folders_mb = sum(_size_mb(one.folder) for one in dead)
-    exports = _unused_exports(clone)
-    exports_mb = sum(map(_size_mb, exports))
+    unused = _unused(clone)
+    unused_mb = sum(map(_size_mb, unused))
     if not dry:
-        for entry in exports:
+        for entry in unused:
             shutil.rmtree(entry, ignore_errors=True)
         for one in dead:
             remove(one)
         shorten_history(clone)
         _collect_git(clone.folder)
     told = [describe(kept), "the working tree", *(f"the unfinished run in {one.folder}" for one in unfinished)]
-    names = [entry.name for entry in exports]
-    return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, names, exports_mb, "; ".join(told))
+    names = [entry.name for entry in unused]
+    return Tidied(garbage, [str(one.folder) for one in dead], folders_mb, names, unused_mb, "; ".join(told))
 
 
 def tidy_remote(workspace: Workspace, kept_runs: int, *, dry: bool = False) -> int:
@@ -136,8 +136,8 @@ def describe_freed(done: Tidied) -> str:
     told = [f"{size(done.garbage.size_mb)} in DVC's cache ({done.garbage.objects:,} files)"]
     if done.folders:
         told.append(f"{size(done.folders_mb)} of runs that can't be continued ({', '.join(done.folders)})")
-    if done.exports:
-        told.append(f"{size(done.exports_mb)} that exports kept and did not use for {UNUSED_DAYS:g} days")
+    if done.unused:
+        told.append(f"{size(done.unused_mb)} of exports and watches that nothing has used for {UNUSED_DAYS:g} days")
     return " and ".join(told)
 
 
@@ -158,10 +158,11 @@ def _can_be_continued(clone: Workspace, folder: Path) -> bool:
     return "branch" not in note or tip(clone.folder, note["branch"]) == note["before"]
 
 
-def _unused_exports(clone: Workspace) -> list[Path]:
-    """Entries that no export has read or written for a while; reading one renews its time."""
+def _unused(clone: Workspace) -> list[Path]:
+    """Entries that no export has read and no watch has written for a while; reading one renews its time."""
     oldest = time.time() - 86_400 * UNUSED_DAYS
-    return [entry for entry in sorted(clone.kept_exports.glob("*")) if entry.stat().st_mtime < oldest]
+    entries = (entry for kept in (clone.kept_exports, clone.watches) for entry in sorted(kept.glob("*")))
+    return [entry for entry in entries if entry.stat().st_mtime < oldest]
 
 
 def _size_mb(folder: Path) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RunError
+from tasks.files import write_bytes
 from tasks.runs.tidying import (
     UNUSED_DAYS,
     Tidied,
@@ -218,8 +219,17 @@ def test_what_exports_kept_goes_when_none_has_used_it_for_long(root: Path) -> No
         os.utime(kept / name, (used := time.time() - 86_400 * days, used))
     done = tidied(root)
     assert {entry.name for entry in kept.iterdir()} == {"template-a", "template-b"}
-    assert done.freed_mb == done.exports_mb == 2.0
-    assert "2.0\u00a0MB that exports kept and did not use for 14 days" in describe_freed(done)
+    assert done.freed_mb == done.unused_mb == 2.0
+    assert "2.0\u00a0MB of exports and watches that nothing has used for 14 days" in describe_freed(done)
+
+
+def test_result_of_a_watch_goes_when_none_has_written_it_for_long(root: Path) -> None:
+    watches = Workspace.at(root).watches
+    for name, days in {"today": 0, "another-source": UNUSED_DAYS + 1}.items():
+        write_bytes(watches / name / "watch.json", b"{}")
+        os.utime(watches / name, (used := time.time() - 86_400 * days, used))
+    tidied(root)
+    assert [entry.name for entry in watches.iterdir()] == ["today"]
 
 
 @pytest.mark.parametrize("broken", ["dvc.yaml", "dvc.lock"])

@@ -1,0 +1,1 @@
+"""Watches whether new images look like those that a model was tested on."""
