@@ -92,7 +92,8 @@ def show_costs(context: RunContext) -> Iterator[None]:
 @contextlib.contextmanager
 def watch_accuracy(context: RunContext) -> Iterator[None]:
     """Emit the event of `flows.alerts` if the champion after the block is clearly worse than the one before it."""
-    before = read_metrics(context.workspace)
+    begun = context.head_start
+    before = read_metrics(context.workspace) if begun is None else begun.metrics_before
     yield
     drop = describe_regression(before, read_metrics(context.workspace))
     if drop:

@@ -140,12 +140,12 @@ def _settle_on(server: Server, stack: contextlib.ExitStack) -> None:
 
 
 def _begin_work(plan: Plan, workspace: Workspace, warm: WarmDvc, stack: contextlib.ExitStack) -> HeadStart:
-    """Begin with the first stages, if the disk has room for all of them. They end with the stack.
+    """Begin with the stages, if the disk has room for all of them. They end with the stack.
 
     Raises:
         StorageError: the plan needs more disk space than is free.
     """
-    from tasks.head_start import HeadStart, first_stages
+    from tasks.head_start import HeadStart, stages_in_order
     from tasks.runs.disk_budget import check_disk
     from tasks.runs.tidying import keep_untidied_here
 
@@ -153,7 +153,7 @@ def _begin_work(plan: Plan, workspace: Workspace, warm: WarmDvc, stack: contextl
     check_disk(plan.steps, workspace, settings.run.kept_runs)
     stack.enter_context(keep_untidied_here(workspace, print))
     limit_s = settings.run.stage_time_limit_s
-    return stack.enter_context(HeadStart(first_stages(settings), workspace, limit_s, plan, warm))
+    return stack.enter_context(HeadStart(stages_in_order(settings), workspace, limit_s, plan, warm))
 
 
 def _tell(workspace: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""A head start: the first stages of `make run` work while Prefect is imported and its server starts.
+"""A head start: the stages of `make run` begin to work while Prefect is imported and its server starts.
 
 The flow takes over each stage when its turn comes: it shows what the stage has said until then, waits for its end, and
 gets its failure. From the stage on that still runs then, or has not begun, the flow starts all stages itself.
@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from tasks.plan import Plan
+from tasks.runs.accuracy_regression import read_metrics
 from tasks.runs.costs import read_history
 from tasks.runs.guarded_process import GRACE_S
 from tasks.runs.stage_failure import StageFailed
@@ -24,9 +25,10 @@ from tasks.workspace import Workspace
 _END_S = GRACE_S + 20.0
 
 
-def first_stages(settings: Settings) -> list[str]:
-    """The stages before `evaluate`, in the flow's order. What a run changes for people begins with `evaluate`."""
-    return ["ingest", "prepare", "features", *(f"train@{strategy}" for strategy in settings.strategies)]
+def stages_in_order(settings: Settings) -> list[str]:
+    """All stages, in the flow's order."""
+    training = [f"train@{strategy}" for strategy in settings.strategies]
+    return ["ingest", "prepare", "features", *training, "evaluate", "export"]
 
 
 class HeadStart:
@@ -42,6 +44,7 @@ class HeadStart:
     Attributes:
         plan: as given.
         costs_before: length of the history of costs before the first stage.
+        metrics_before: those of the champion before the first stage; None if there is none.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class HeadStart:
     ) -> None:
         self._stages, self._workspace, self._limit_s, self.plan, self._warm = stages, workspace, limit_s, plan, warm
         self.costs_before = len(read_history(workspace))
+        self.metrics_before = read_metrics(workspace)
         self._begun: dict[str, _Begun] = {}
         self._lock = threading.Lock()
         self._begins_more = self._is_wanted = True

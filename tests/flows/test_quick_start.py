@@ -14,6 +14,7 @@ from prefect.settings import get_current_settings
 from flows import artifacts, pipeline
 from flows.quick_imports import quick_imports
 from tasks.errors import IntegrityError
+from tasks.files import write_json
 from tasks.head_start import HeadStart
 from tasks.params import load_settings
 from tasks.plan import Plan
@@ -22,6 +23,7 @@ from tasks.runs.run_context import RunContext
 from tasks.workspace import Workspace
 from tests.conftest import PARAMS
 from tests.flows.project import Project
+from tests.flows.stand_in import METRICS, worse
 
 
 def test_imports_look_for_no_garbage_and_leave_nothing_to_look_through() -> None:
@@ -101,3 +103,17 @@ def test_artifacts_of_a_run_count_what_began_before_its_flow(tmp_path: Path, mon
         artifacts.show_plan(context, load_settings(PARAMS.parent))
     assert shown["plan"] == "The plan"
     assert [line.split()[1] for line in shown["costs"].splitlines()[2:5]] == ["ingest", "train", "all"]
+
+
+def test_accuracy_is_compared_with_that_before_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(artifacts, "emit_event", lambda *_, payload: told.append(payload["text"]))
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: SimpleNamespace(warning=print))
+    workspace = Workspace.at(tmp_path)
+    write_json(workspace.metrics, METRICS)
+    head_start = HeadStart((), workspace, 60.0, Plan("The plan", is_whole=True, steps=[]))
+    write_json(workspace.metrics, worse(METRICS))  # `evaluate` may end before the flow begins
+    with artifacts.watch_accuracy(RunContext(workspace, head_start=head_start)):
+        pass
+    [text] = told
+    assert text.startswith("The test accuracy dropped from 0.8750")

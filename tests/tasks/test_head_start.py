@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
-from tasks.head_start import HeadStart
+from tasks.head_start import HeadStart, stages_in_order
+from tasks.params import load_settings
 from tasks.runs.stage_failure import StageFailed
 from tasks.workspace import Workspace
-from tests.conftest import PROJECT
+from tests.conftest import PARAMS, PROJECT
 from tests.tasks.runs.test_supervisor import make_repository
 from tests.waiting import is_running, wait_until
 
@@ -104,6 +106,14 @@ def test_stage_that_did_not_change_is_told_too(folder: Path, told: Told) -> None
             for name in STAGES:
                 assert start.take_over(name, told.lines.append, told.states.append)
     assert told.words()[6:] == [f"Stage '{name}' didn't change, skipping" for name in STAGES]
+
+
+def test_all_stages_of_dvc_yaml_are_in_its_order() -> None:
+    settings = load_settings(PARAMS.parent)
+    names = [name for name in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"] if name != "train"]
+    stages = stages_in_order(settings)
+    assert [name for name in stages if "@" not in name] == names
+    assert stages[3:-2] == [f"train@{strategy}" for strategy in settings.strategies]
 
 
 @pytest.mark.parametrize("where", ["before the flow", "in the flow"])

@@ -12,11 +12,18 @@ import dvc.cachemgr
 import dvc.data_cloud
 import dvc.dirs
 import dvc.lock
+import dvc.repo.artifacts
+import dvc.repo.datasets
 import dvc.repo.experiments.utils
+import dvc.repo.open_repo
 import dvc.repo.plots
+import dvc.repo.stage
 import dvc.rwlock
-import dvc.scm  # noqa: F401
-import dvc_data.fs  # noqa: F401
+import dvc.scm
+import dvc.utils.strictyaml  # noqa: F401
+import dvc_data.fs
+import dvc_data.hashfile.db.local  # noqa: F401
+import fsspec.implementations.memory  # type: ignore[import-untyped]  # noqa: F401
 import pygit2  # noqa: F401
 import pyparsing  # noqa: F401
 import ruamel.yaml  # noqa: F401
