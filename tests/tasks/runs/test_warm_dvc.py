@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.runs.guarded_process import Ending
 from tasks.runs.stage_failure import StageFailed
 from tasks.runs.supervisor import child_environment, run_dvc, supervise, warm_dvc
 from tasks.runs.warm_dvc import WarmDvc
@@ -165,6 +166,14 @@ def test_time_limit_ends_the_stage_in_the_fork(folder: Path, warm: WarmDvc) -> N
         if "begun" in said:
             return
     raise AssertionError(said)
+
+
+def test_death_of_the_guard_kills_the_stage_and_is_reported(folder: Path, warm: WarmDvc) -> None:
+    (folder / "order").write_text("import psutil, time; psutil.Process().parents()[1].kill(); time.sleep(600)")
+    command = [sys.executable, "-m", "dvc", "repro", "fit"]
+    variables = child_environment(os.environ)
+    assert supervise(command, folder, variables, print, print, limit_s=60.0, warm=warm) == Ending("lost", None)
+    wait_until(lambda: len(processes_in(folder)) == 1, "all but the warm process to end")
 
 
 def test_death_of_the_run_or_of_the_warm_process_leaves_nothing_in_the_way(folder: Path) -> None:
