@@ -42,8 +42,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    from tasks.vgg.backbone import build_keras_backbone
     from tasks.vgg.weights import load_weights
+    from tests.tasks.vgg.keras_backbone import build_keras_backbone
 
     keras.utils.set_random_seed(0)
     train_x, train_y = read_split(options.folder / "train")

@@ -1,18 +1,18 @@
 """The backbone, VGG16 without its top, and the only function that turns images into its input.
 
-The backbone exists twice: as a Keras model (training, GPUs) and as an ncnn network (features on a CPU, where
-Winograd convolutions need a quarter of the multiplications of a 3x3 convolution, in float32).
+The backbone exists three times: as layers of Keras (training), as operations of TensorFlow (features on a GPU or on
+matrix units, exports) and as an ncnn network (features on a CPU, where Winograd convolutions need a quarter of the
+multiplications of a 3x3 convolution, in float32).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tasks.errors import WeightsError
-from tasks.images.image_size import IMAGE_SIZE_PX
 from tasks.vgg.strategies.base import BLOCK_NAMES
 from tasks.vgg.weights import BLOCKS, Weights
 
@@ -60,21 +60,23 @@ def boundary_shape(boundary: str) -> tuple[int, int, int]:
     return side, side, BLOCKS[block - 1][0]
 
 
-def build_keras_backbone(
-    weights: Weights, boundaries: Sequence[str] = BOUNDARIES[-1:], precision: str = "float32"
-) -> keras.Model:
-    """VGG16: float images (n, 224, 224, 3), preprocessed -> a list of the outputs at the boundaries.
+def tensorflow_blocks(values: Any, tensors: Mapping[str, Any], last: str = BOUNDARIES[-1]) -> Iterator[tuple[str, Any]]:
+    """Apply VGG16 by TensorFlow's operations; Keras computes exactly the same. Yields each boundary and its output.
 
     Args:
-        weights: of all layers; their shapes determine how many filters each layer has.
-        boundaries: from the input to the output.
-        precision: of the activations, `float32` or `bfloat16`; weights are float32 either way.
+        values: images (n, 224, 224, 3), preprocessed.
+        tensors: as `Weights`, in the data type of the values.
+        last: the boundary to end with.
     """
-    import keras
+    import tensorflow as tf
 
-    images = keras.Input((IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), name="images")
-    outputs = keras_blocks(images, weights, range(1, BOUNDARIES.index(boundaries[-1]) + 2), precision)
-    return keras.Model(images, [outputs[name] for name in boundaries], name="vgg16")
+    for block, boundary in enumerate(BOUNDARIES[: BOUNDARIES.index(last) + 1], 1):
+        for number in range(1, BLOCKS[block - 1][1] + 1):
+            name = f"block{block}_conv{number}"
+            values = tf.nn.conv2d(values, tensors[f"{name}/kernel"], 1, "SAME")
+            values = tf.nn.relu(tf.nn.bias_add(values, tensors[f"{name}/bias"]))
+        values = tf.nn.max_pool2d(values, 2, 2, "VALID")
+        yield boundary, values
 
 
 def keras_blocks(

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tasks.errors import WeightsError
 from tasks.parallel import in_order, usable_cores
-from tasks.vgg.backbone import build_keras_backbone, preprocess
+from tasks.vgg.backbone import preprocess, tensorflow_blocks
 from tasks.vgg.head import Floats
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
@@ -200,21 +200,21 @@ def _load_ncnn_weights(network: Any, blob: bytes) -> bool:
 def _tensorflow_extractor(
     weights: Weights, boundaries: Sequence[str], batch_size: int, precision: Precision, dtype: type[np.floating[Any]]
 ) -> Extract:
-    load_tensorflow()
+    load_tensorflow(keras=False)
     import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
     if precision == "float32":  # else GPUs multiply with 10 bits of 23, unlike the exported model
         tf.config.experimental.enable_tensor_float_32_execution(False)
-    backbone = build_keras_backbone(weights, boundaries, precision)
+    tensors = {name: tf.constant(value, precision) for name, value in weights.items()}
 
     def run(images: Any) -> Any:
-        outputs = backbone(preprocess(tf.cast(images, tf.float32)), training=False)
-        # `flatten` because Keras returns a single output without a list
-        return [tf.cast(output, dtype) for output in tf.nest.flatten(outputs)]
+        values = tf.cast(preprocess(tf.cast(images, tf.float32)), precision)
+        outputs = dict(tensorflow_blocks(values, tensors, boundaries[-1]))
+        return [tf.cast(outputs[boundary], dtype) for boundary in boundaries]
 
-    graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)])
+    graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)], autograph=False)
 
     def extract(batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
         padding = batch_size - len(batch)  # TensorFlow would trace and plan another shape again

@@ -8,19 +8,37 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+_LEGACY = "TF_USE_LEGACY_KERAS"
+"""Unless this is set, TensorFlow imports Keras at once; with it, an older package of Keras when that is used."""
 
-def load_tensorflow() -> None:
+
+def load_tensorflow(keras: bool = True) -> None:
     """Import TensorFlow without what it writes to stderr (oneDNN, CPU features), unless the import fails.
 
     TF_CPP_MIN_LOG_LEVEL doesn't silence these lines.
+
+    Args:
+        keras: False: TensorFlow doesn't import Keras along, which takes a third of the time; `import keras` works.
     """
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with quiet_stderr():
+    with quiet_stderr(), contextlib.nullcontext() if keras else _without_keras():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # lists them, with messages, without initializing them
+
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+    before = os.environ.get(_LEGACY)
+    os.environ[_LEGACY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_LEGACY]
+        if before is not None:
+            os.environ[_LEGACY] = before
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The classifier as TensorFlow operations, for the exported models: preprocessing, backbone, pooling, dense layers.
 
-Training uses the same layers of Keras (`tasks.vgg.backbone`, `tasks.vgg.head`). Here Keras isn't needed, and its import
-takes a quarter of the time of TensorFlow's.
+Training uses the same layers of Keras (`tasks.vgg.training.network`, `tasks.vgg.head`). Here Keras isn't needed, and
+its import takes a quarter of the time of TensorFlow's.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tasks.vgg.backbone import preprocess
+from tasks.vgg.backbone import preprocess, tensorflow_blocks
 from tasks.vgg.head import SMALLEST_NORM, Head, Pooling
-from tasks.vgg.weights import BLOCKS, Weights
+from tasks.vgg.weights import Weights
 
 
 class Network:
@@ -44,13 +44,7 @@ class Network:
         return probabilities
 
     def _classify(self, pixels: Any) -> Any:
-        values = preprocess(pixels)
-        for block, (_, convolutions) in enumerate(BLOCKS, 1):
-            for number in range(1, convolutions + 1):
-                name = f"block{block}_conv{number}"
-                values = tf.nn.conv2d(values, self._backbone[f"{name}/kernel"], 1, "SAME")
-                values = tf.nn.relu(tf.nn.bias_add(values, self._backbone[f"{name}/bias"]))
-            values = tf.nn.max_pool2d(values, 2, 2, "VALID")
+        *_, (_, values) = tensorflow_blocks(preprocess(pixels), self._backbone)
         values = _POOL[self._pooling](values)
         for number, activation in enumerate(self._activations, 1):
             name = f"head_{number}"

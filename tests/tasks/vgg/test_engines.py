@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in
 from tasks.vgg.exports.onnx_graph import backbone_model
 from tasks.vgg.quantized import measure_ranges, quantize
 from tasks.vgg.weights import load_weights
+from tests.tasks.vgg.keras_backbone import build_keras_backbone
 from tests.tasks.vgg.small_weights import random_weights
 
 NCNN = Engine("ncnn", "float32")
@@ -193,3 +196,25 @@ def test_rate_on_a_cpu_is_measured_with_few_images(
     monkeypatch.setattr(engines, "usable_cores", lambda: 2)
     assert measure_rate(engine, {}, 32) > 0
     assert computed == [measured, measured]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_operations_of_tensorflow_give_what_layers_of_keras_give(precision: Any) -> None:
+    import tensorflow as tf
+
+    boundaries, batch = ("block3_pool", "block5_pool"), images(2)
+    found = build_extractor(Engine("tensorflow", precision), random_weights(), boundaries, len(batch))(batch)
+    layers = tf.function(build_keras_backbone(random_weights(), boundaries, precision))
+    for one, other in zip(found, layers(preprocess(batch.astype(np.float32))), strict=True):
+        np.testing.assert_array_equal(one, tf.cast(other, tf.float16).numpy())
+
+
+@pytest.mark.slow
+def test_features_import_tensorflow_without_keras_which_can_be_imported_later() -> None:
+    """A process for itself, because TensorFlow is imported once."""
+    program = (
+        "import sys; from tasks.vgg.quiet_tensorflow import load_tensorflow; load_tensorflow(keras=False); "
+        "assert not {'keras', 'tf_keras'} & set(sys.modules); import keras; print(keras.ops.ones((2,)).numpy())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[1. 1.]\n"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.vgg.backbone import build_keras_backbone, preprocess
+from tasks.vgg.backbone import preprocess
 from tasks.vgg.head import Pooling
 from tests.tasks.vgg.exports.test_template import INPUTS, random_head
+from tests.tasks.vgg.keras_backbone import build_keras_backbone
 from tests.tasks.vgg.small_weights import tiny_weights
 
 
