@@ -89,7 +89,7 @@ def test_model_card_says_what_each_format_costs() -> None:
     row = {"name": "ONNX in int8", "bytes": 16_900_000, "images": 153, "changed_answers": 1}
     row |= {"median_difference": 0.0, "largest_difference": 0.025}
     row["accuracy"] = {"difference": 0.0065, "difference_ci95": [-0.012, 0.025]}
-    text = card(["ants", "bees"], table=[row])
+    text = " ".join(card(["ants", "bees"], table=[row]).split())
     assert "| ONNX in int8 | 16.9 | 153 | below 0.001 | 0.025 | 1 | 0.7 % (-1.2 % to 2.5 %) |" in text
     assert "## Formats" not in card(["ants", "bees"])
 
