@@ -97,8 +97,8 @@ def _plan(typed: TypedSettings, workspace: Workspace) -> tuple[Plan | None, bool
     return plan, plan is not None and is_nothing_to_do(plan, workspace)
 
 
-def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None, warm: WarmDvc) -> None:
-    """Run the flow. The first stages work while Prefect is imported and its server starts."""
+def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None, warm: WarmDvc | None) -> None:
+    """Run the flow. The stages begin while Prefect is imported and its server starts."""
     os.environ.update({**_READABLE_LOGS, **prefect_environment(workspace, os.environ)})
     with contextlib.ExitStack() as stack:
         server = _choose_server(workspace)
@@ -139,7 +139,7 @@ def _settle_on(server: Server, stack: contextlib.ExitStack) -> None:
     server.wait_until_ready()
 
 
-def _begin_work(plan: Plan, workspace: Workspace, warm: WarmDvc, stack: contextlib.ExitStack) -> HeadStart:
+def _begin_work(plan: Plan, workspace: Workspace, warm: WarmDvc | None, stack: contextlib.ExitStack) -> HeadStart:
     """Begin with the stages, if the disk has room for all of them. They end with the stack.
 
     Raises:

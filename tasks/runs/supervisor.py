@@ -122,9 +122,17 @@ def run_dvc(
         raise failure
 
 
-def warm_dvc(workspace: Workspace) -> WarmDvc:
-    """DVC and the programs of a workspace's stages, imported in a process that forks others."""
-    return WarmDvc(workspace.folder, child_environment(os.environ))
+@contextlib.contextmanager
+def warm_dvc(workspace: Workspace) -> Iterator[WarmDvc | None]:
+    """DVC and the programs of a workspace's stages, imported in a process that forks others.
+
+    None on other systems than Linux: macOS's own libraries don't bear a fork that starts no new program.
+    """
+    if sys.platform == "linux":
+        with WarmDvc(workspace.folder, child_environment(os.environ)) as warm:
+            yield warm
+    else:
+        yield None
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -73,6 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def warm(folder: Path) -> Iterator[WarmDvc]:
     with warm_dvc(Workspace.at(folder)) as server:
+        assert server
         yield server
     assert [process.pid for process in processes_in(folder)] == []
 
