@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import ceil, log, log2
 from typing import Any
 
@@ -148,7 +149,12 @@ class Predictions:
 
     @property
     def hits(self) -> npt.NDArray[np.bool_]:
-        return np.equal(predict(self.probabilities), self.labels)
+        return np.equal(self.predicted, self.labels)
+
+    @cached_property
+    def predicted(self) -> Integers:
+        """Class indices (n,)."""
+        return predict(self.probabilities)
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Predictions:
         return Predictions(self.probabilities[chosen], self.labels[chosen], self.groups[chosen])
@@ -177,9 +183,7 @@ def answer_rule(
     if wanted is None:
         return {**rule, "curve": curve}
     for number, name in enumerate(classes) if each_class else [(None, None)]:
-        held, tested = (
-            one if number is None else one.only(predict(one.probabilities) == number) for one in (held_out, test)
-        )
+        held, tested = (one if number is None else one.only(one.predicted == number) for one in (held_out, test))
         promise = promise_precision(held.confidence, held.hits, held.groups, wanted)
         rule["promises"].append({"class": name, **asdict(promise), **_on_test(promise, tested)})
     thresholds = [promise["threshold"] for promise in rule["promises"]]

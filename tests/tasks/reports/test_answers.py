@@ -7,7 +7,8 @@ from math import ceil, log
 import numpy as np
 import pytest
 
-from tasks.reports.answers import precision_curve, promise_precision
+from tasks.reports import answers
+from tasks.reports.answers import Predictions, answer_rule, precision_curve, promise_precision
 
 MANY = 200_000
 
@@ -78,3 +79,14 @@ def test_the_curve_begins_with_the_surest_image_and_ends_with_all():
     rows = precision_curve(probabilities, np.array([0, 1, 1, 1]))
     assert [row["precision"] for row in rows] == [1.0, 1.0, 1.0, 0.75]
     assert [row["answered"] for row in rows] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_images_are_not_gone_through_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    predict = answers.predict
+    monkeypatch.setattr(answers, "predict", lambda values: [sizes.append(len(values)), predict(values)][1])
+    labels = np.repeat(np.arange(30), 4)
+    some = Predictions(np.eye(30)[labels] * 0.9 + 0.1 / 30, labels, np.arange(len(labels)))
+    rule = answer_rule(some, some, [str(number) for number in range(30)], 0.9, each_class=True)
+    assert [promise["n"] for promise in rule["promises"]] == [4] * 30
+    assert sizes.count(len(labels)) <= 3

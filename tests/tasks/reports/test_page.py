@@ -100,13 +100,14 @@ def make_evaluation(
             "training": training,
         }
         right.append(predict(probabilities) == labels)
-    wrong = [place for place in range(n) if predict(probabilities)[place] != labels[place]][:4]
+    predicted = predict(probabilities)
+    wrong = np.flatnonzero(predicted != labels)[:4].tolist()
     mistakes = [
         {
             "key": "0" * 64,
             "path": f"{classes[labels[place]]}/{place}.jpg",
             "actual": classes[labels[place]],
-            "predicted": classes[predict(probabilities)[place]],
+            "predicted": classes[predicted[place]],
             "probability": 0.987654,
             "probability_actual": 0.0001,
         }
