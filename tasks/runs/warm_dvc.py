@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 from tasks.progress import PROGRESS_VARIABLE
 
 _SERVER = "tasks.runs.dvc_state.fork_server"
+_END_S = 5.0
 
 
 class WarmDvc:
@@ -33,6 +34,7 @@ class WarmDvc:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
+        self._is_used = False
         self._control, its_end = socket.socketpair()
         with its_end:
             self._process = subprocess.Popen(
@@ -74,14 +76,21 @@ class WarmDvc:
         with self._lock, contextlib.suppress(OSError, ValueError):
             socket.send_fds(self._control, [b"-"], [link.fileno(), output.fileno()])
             send(self._control, request)
+            self._is_used = True
             answer = receive(self._control)
             return None if answer is None else int(answer)
         return None
 
     def close(self) -> None:
+        """End the process; no command runs any more."""
         self._control.close()
-        self._process.kill()
-        self._process.wait()
+        if not self._is_used:
+            self._process.kill()  # perhaps it still imports
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def __enter__(self) -> Self:
         return self

@@ -177,6 +177,15 @@ def test_death_of_the_guard_kills_the_stage_and_is_reported(folder: Path, warm: 
     wait_until(lambda: len(processes_in(folder)) == 1, "all but the warm process to end")
 
 
+def test_time_of_the_processors_is_counted_as_that_of_children(folder: Path) -> None:
+    (folder / "order").write_text("import time\nwhile time.process_time() < 1.5: pass")
+    before = os.times()
+    with warm_dvc(Workspace.at(folder)) as warm:
+        repro(folder, warm)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system >= 1.5
+
+
 def test_death_of_the_run_or_of_the_warm_process_leaves_nothing_in_the_way(folder: Path) -> None:
     (folder / "order").write_text("import time; exec(family + 'time.sleep(600)')")
     code = """
