@@ -15,6 +15,9 @@ from markupsafe import Markup
 from tasks.reports.chart_frame import BOTTOM, HEIGHT, TOP, WIDTH, Frame, Series, join, nice_ticks, svg
 from tasks.reports.text import percent
 
+_LABEL_PX = 16.0
+"""Height of a line of text in a chart."""
+
 
 def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
     """A scale from 0 to 100 %: the accuracy as a point, its confidence interval as a band, the baseline as a mark."""
@@ -158,16 +161,18 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     parts = [
         frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
     ]
-    for choice in choices:
+    places = _apart([frame.y(choice.accuracy) for choice in choices])
+    for choice, place in zip(choices, places, strict=True):
         x, y, (low, high) = frame.x(choice.cost), frame.y(choice.accuracy), map(frame.y, choice.interval)
         right = x > WIDTH / 2
         parts.append(
             Markup(
                 '<g><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
                 '<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
-                '<text class="axis" x="{text:.1f}" y="{y:.1f}" text-anchor="{side}">{name}</text></g>'
+                '<text class="axis" x="{text:.1f}" y="{place:.1f}" text-anchor="{side}">{name}</text></g>'
             ).format(
-                x=x, y=y, low=low, high=high, kind="dot" if choice.chosen else "dot other", name=choice.name,
+                x=x, y=y, place=place, low=low,
+                high=high, kind="dot" if choice.chosen else "dot other", name=choice.name,
                 text=x - 10 if right else x + 10, side="end" if right else "start",
             )
         )  # fmt: skip
@@ -175,6 +180,14 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
         f"{choice.name}: accuracy {percent(choice.accuracy)}, cost {choice.cost:,.0f}" for choice in choices
     )
     return svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", join(parts))
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Heights of labels in one column: moved down where they would touch the one above."""
+    places, above = [0.0] * len(heights), float("-inf")
+    for number in sorted(range(len(heights)), key=heights.__getitem__):
+        places[number] = above = max(heights[number], above + _LABEL_PX)
+    return places
 
 
 def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.reports.chart_frame import Series
-from tasks.reports.charts import accuracy_scale, answers_chart, line_chart, reliability_diagram
+from tasks.reports.charts import Choice, accuracy_scale, answers_chart, cost_chart, line_chart, reliability_diagram
 
 BINS = [{"n": 3, "confidence": 0.55, "accuracy": 1 / 3, "accuracy_ci95": [0.06, 0.79]}]
 
@@ -80,3 +81,11 @@ def test_answers_chart_draws_any_shares_inside(points: list[tuple[float, float]]
     for circle in root.iter("circle"):
         assert -0.1 <= float(circle.get("cx", "")) <= width + 0.1
         assert -0.1 <= float(circle.get("cy", "")) <= height + 0.1
+
+
+def test_labels_of_equally_accurate_strategies_do_not_cover_each_other() -> None:
+    choices = [Choice(name, 0.93, (0.88, 0.96), 100.0 * 2**n, n == 0) for n, name in enumerate("abcd")]
+    drawn = str(cost_chart(choices, "cost"))
+    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="(?:start|end)">[a-d]<', drawn))
+    assert len(places) == 4
+    assert min(low - high for high, low in itertools.pairwise(places)) >= 15
