@@ -111,7 +111,7 @@ def _run(typed: TypedSettings, workspace: Workspace, plan: Plan | None, warm: Wa
             if server is not None:
                 _settle_on(server, stack)
         prepared.set(RunContext(workspace, head_start=head_start, warm=warm))
-        pipeline(**typed.changes)
+        pipeline(**typed.decided(load_settings(workspace.folder)))
 
 
 def _choose_server(workspace: Workspace) -> Server | None:

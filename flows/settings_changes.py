@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import TransientError
+from tasks.budget import decide, must_decide
+from tasks.errors import RootstockError, TransientError
 from tasks.params import change_settings
+from tasks.reports.wording import left_out_sentence
+from tasks.runs.costs import read_experience
 from tasks.runs.run_context import RunContext
-from tasks.settings import Settings
+from tasks.settings import STRATEGIES, Settings
 
 if TYPE_CHECKING:
     from tasks.plan import Listed
@@ -22,6 +27,8 @@ def apply_changes(
     base: str | None = None,
 ) -> Settings:
     """Write changes into params.yaml, if the source of images in it is usable. Returns all settings.
+
+    If there is a budget, also write which strategies fit into it; see `tasks.budget`.
 
     Args:
         context: where the run works.
@@ -40,6 +47,8 @@ def apply_changes(
     from tasks.images.sources import SourcePolicy, check_source
     from tasks.plan import list_source
 
+    listed: list[Listed] = []
+
     def check(settings: Settings) -> None:
         try:
             check_source(settings.source.uri, SourcePolicy.of(settings, context.workspace))
@@ -47,6 +56,33 @@ def apply_changes(
             if on_listed is not None:
                 raise
         if on_listed is not None:
-            on_listed(list_source(settings, context.workspace))
+            listed.append(list_source(settings, context.workspace))
 
-    return change_settings(context.workspace.folder, changes, check, base)
+    folder = context.workspace.folder
+    settings = change_settings(folder, changes, check, base)
+    if must_decide(settings, changes):
+        wanted = list(settings.strategies)
+        if "strategies" not in changes:
+            wanted = sorted({*wanted, *(name for name, _ in settings.compare.left_out or ())}, key=STRATEGIES.index)
+        settings = change_settings(folder, _spend_budget(context, settings, wanted, listed))
+        if context.deployed is not None:
+            context.deployed.say(left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out))
+    if on_listed is not None:
+        on_listed(replace(listed[0], settings=settings))
+    return settings
+
+
+def _spend_budget(
+    context: RunContext, settings: Settings, wanted: Sequence[str], listed: Sequence[Listed]
+) -> dict[str, Any]:
+    """The changes of params.yaml: which of the wanted strategies fit into `compare.budget_minutes`."""
+    from tasks.plan import class_sizes, list_source
+
+    found = listed[0] if listed else None
+    if found is None:
+        with contextlib.suppress(RootstockError):  # the stage `ingest` tells it, or waits
+            found = list_source(settings, context.workspace)
+    images = None
+    if found is not None and found.listing is not None:
+        images = class_sizes(found.listing, settings.source.limit_per_class).total()
+    return decide(settings, wanted, images, read_experience(context.workspace))

@@ -23,6 +23,7 @@ from tasks.params import (
     parse_settings,
     parse_strategies,
 )
+from tasks.reports.wording import left_out_sentence
 from tasks.runs.git import read_blob
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from tasks.plan import Listed
 
 _RESET = "make run RESET=1"
+_DECISION = "compare.left_out"
+"""The setting that no person types; it has a sentence of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,19 @@ class TypedSettings:
         committed = None
         with contextlib.suppress(SettingsError):  # an old commit may have other settings: nothing to compare with
             committed = parse_settings(text or "", PARAMS)
-        return "\n".join(self._describe(settings, committed, before))
+        budget = left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out)
+        return "\n".join(filter(None, [*self._describe(settings, committed, before), budget]))
+
+    def decided(self, settings: Settings) -> dict[str, Any]:
+        """The changes with what `apply` has decided, so that the flow doesn't decide again while stages work.
+
+        Args:
+            settings: of params.yaml, after `apply`.
+        """
+        if settings.compare.left_out is None:
+            return self.changes
+        compare = settings.compare.model_dump(mode="json")
+        return {**self.changes, "strategies": list(settings.strategies), "compare": compare}
 
     def _describe(self, settings: Settings, committed: Settings | None, before: Settings | None) -> Iterator[str]:
         given = flatten(self.changes)
@@ -101,6 +116,7 @@ class TypedSettings:
                 yield f"The source is that of {PARAMS}: {settings.source.uri}"
             return
         differs = _differences(settings, committed)
+        differs.pop(_DECISION, None)
         if self.reset and before and (gone := _gone(before, committed, settings)):
             yield f"Back to the committed settings, without: {_assignments(gone)}"
         if kept := {name: value for name, value in differs.items() if name not in given}:

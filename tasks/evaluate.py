@@ -118,6 +118,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     predictions = Champion(best.model, test, best.probabilities, best.labels, groups, best.pooled)
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
     evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
+    evaluation["compare"] = settings.compare.model_dump(mode="json")
     write_bytes(workspace.foreign, detector)
     keys = [example.key for example in test]
     write_bytes(workspace.predictions, pack_predictions(keys, best.probabilities))

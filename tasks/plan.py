@@ -26,6 +26,7 @@ from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.reports.headline import are_headlines_of
 from tasks.reports.text import visible, without_credentials
+from tasks.reports.wording import left_out_sentence
 from tasks.runs.accuracy_regression import read_metrics
 from tasks.runs.costs import read_experience
 from tasks.runs.dvc_state.changes import read_changes
@@ -90,7 +91,9 @@ def run(settings: Settings, workspace: Workspace, listed: Listed | None = None) 
     # If a stage runs anyway, the stage `ingest` reads the images, and the plan need not.
     source = _news(settings, workspace, listing(), may_read=not any(one.reasons for one in changes))
     steps = make_plan(changes, source, read_experience(workspace))
-    return Plan(plan_text(steps, source, workspace), all(one.is_whole for one in changes), steps)
+    budget = left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out)
+    text = "\n\n".join(filter(None, [plan_text(steps, source, workspace), budget]))
+    return Plan(text, all(one.is_whole for one in changes), steps)
 
 
 def run_if_possible(listed: Listed, workspace: Workspace) -> Plan | None:
@@ -156,7 +159,7 @@ def _news(
     unread = [image for image in listing.images if image.version is None and image.path in known]
     if may_read and (other := _count_other_bytes(unread, before, settings.ingest.readers)) is not None:
         changed, unread = changed + other, []
-    total = sum(_class_sizes(listing, settings.source.limit_per_class).values())
+    total = sum(class_sizes(listing, settings.source.limit_per_class).values())
     return SourceNews(
         name=visible(without_credentials(settings.source.uri), 120),
         total=total,
@@ -219,7 +222,7 @@ def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], Sou
         if isinstance(outcome, BaseException):
             raise outcome
         if outcome is not None:
-            prepare.check_sizes(_class_sizes(outcome, source.limit_per_class), settings.prepare, "images")
+            prepare.check_sizes(class_sizes(outcome, source.limit_per_class), settings.prepare, "images")
         return outcome
 
     deadline = time.monotonic() + LISTING_LIMIT_S
@@ -231,8 +234,8 @@ def _start_listing(settings: Settings, workspace: Workspace) -> Callable[[], Sou
     return answer
 
 
-def _class_sizes(listing: SourceListing, limit: int | None) -> Counter[str]:
-    """Images of each class within the limit."""
+def class_sizes(listing: SourceListing, limit: int | None) -> Counter[str]:
+    """Images of each class within the limit (`source.limit_per_class`)."""
     counts = Counter(image.label for image in listing.images)
     return counts if limit is None else Counter({label: min(count, limit) for label, count in counts.items()})
 

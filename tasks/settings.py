@@ -178,6 +178,17 @@ class Evaluate(Block):
     each_class: bool = Field(description="keep wanted_precision for the answers of each class, not only in all")
 
 
+class Compare(Block):
+    """Which of the wanted strategies are worth their time."""
+
+    budget_minutes: float | None = Field(
+        gt=0, description="time for training all strategies; those for which there is none left are left out"
+    )
+    left_out: tuple[tuple[StrategyName, float | None], ...] | None = Field(
+        description="written by a run: what budget_minutes leaves out, with its minutes if known; null: not decided"
+    )
+
+
 class Export(Block):
     """The formats of the exported champion, and how they are checked."""
 
@@ -226,6 +237,7 @@ class Settings(Block):
     features: Features
     augmentation: Augmentation
     strategies: tuple[StrategyName, ...] = Field(min_length=1, description="ways to train; the best is exported")
+    compare: Compare
     train: Train
     evaluate: Evaluate
     export: Export

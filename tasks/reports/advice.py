@@ -177,8 +177,11 @@ def _confused(test: Mapping[str, Any], classes: Sequence[str]) -> list[Line]:
 
 def _trials(evaluation: Mapping[str, Any]) -> list[Line]:
     lines = []
-    if len(evaluation["strategies"]) == 1:
-        lines.append(Line("See whether another strategy is worth its time:", "training", "make run STRATEGY=all"))
+    if evaluation["compare"]["left_out"]:
+        told = f"{wording.left_out_sentence(**evaluation['compare'])} Train all the same:"
+        lines.append(Line(told, "strategies", "make run SET=compare.budget_minutes=null"))
+    elif len(evaluation["strategies"]) == 1:
+        lines.append(Line("See whether another strategy is worth its time:", "strategies", "make run STRATEGY=all"))
     if not evaluation["what_if"]:
         text = "See what darker, blurred or cropped images would cost:"
         lines.append(Line(text, command='make run SET="evaluate.shift_images=100"'))

@@ -82,6 +82,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
         "answers_verdict": wording.answers_verdict(evaluation["answers"]),
         **_answers_chart(evaluation["answers"]),
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
+        "left_out": wording.left_out_sentence(**evaluation["compare"]),
         "recommendation": wording.recommendation(evaluation),
         "costs_chart": _costs_chart(evaluation),
         "refit_sentence": wording.refit_sentence(evaluation["strategies"]),

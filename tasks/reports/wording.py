@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tasks.markdown_tables import duration
 from tasks.reports.text import percent, visible
 
 LISTED_CLASSES = 5
@@ -198,7 +199,7 @@ def recommendation(evaluation: Mapping[str, Any]) -> str:
     pair = next(pair for pair in usable if pair["second"] == name)
     low, high = (100 * -end for end in reversed(pair["difference_ci95"]))
     found = f"{-100 * pair['difference']:+.1f} percentage points (95 % confidence interval {low:+.1f} to {high:+.1f})"
-    price = f" for {_times(costs[name] / costs[champion])} times the work of the network" if known else ""
+    price = f" for {_times(costs[name] / costs[champion])} the work of the network" if known else ""
     if cheaper:
         return (
             f"{name} does about as well as the champion, {champion},{price}: its accuracy on the test images differs "
@@ -207,8 +208,30 @@ def recommendation(evaluation: Mapping[str, Any]) -> str:
     return f"Take {champion}. On the test images, the accuracy of {name} differs by {found}{price}."
 
 
+def left_out_sentence(budget_minutes: float | None, left_out: Iterable[tuple[str, float | None]] | None) -> str:
+    """Which strategies the budget left out, with the time that they would take; empty if there is no budget.
+
+    Args:
+        budget_minutes: `compare.budget_minutes`.
+        left_out: (strategy, minutes; None: unknown).
+    """
+    if budget_minutes is None or left_out is None:
+        return ""
+    budget = f"compare.budget_minutes={budget_minutes:g}"
+    named = [f"{name} ({_about(minutes)})" for name, minutes in left_out]
+    if not named:
+        return f"All wanted strategies fit into {budget}."
+    return f"Left out, because {budget} has no time for {'it' if len(named) == 1 else 'them'}: {_listed(named)}."
+
+
+def _about(minutes: float | None) -> str:
+    return "its time is unknown" if minutes is None else f"about {duration(60 * minutes)}"
+
+
 def _times(ratio: float) -> str:
-    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:,.0f}"
+    if ratio < 1:
+        return f"{100 * ratio:.2g} % of"
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:,.0f} times"
 
 
 def data_sentence(data: Mapping[str, Any]) -> str:

@@ -12,6 +12,23 @@ _BACKWARD = 2.0
 """A backward pass multiplies twice as much as the forward pass: for the weights and for the layer's input."""
 
 
+def most_passes(phases: Sequence[Phase], images: int, *, refits: bool) -> float:
+    """At most so many passes: all epochs of all phases, from cached outputs of the frozen blocks.
+
+    Args:
+        phases: of the strategy.
+        images: of train and validation.
+        refits: whether the phases may be run again.
+    """
+    passes = 0.0
+    views: dict[float, int] = {}
+    for phase in phases:
+        below = share_below(phase.boundary) if phase.boundary else 0.0
+        views[below] = max(views.get(below, 0), phase.views)
+        passes += (2 if refits else 1) * phase.epochs * images * (1 + _BACKWARD) * (1 - below)
+    return passes + sum(below * images * (1 + count) for below, count in views.items())
+
+
 def network_passes(
     phases: Sequence[Phase], summary: Mapping[str, Any], train: int, validation: int, *, refitted: bool
 ) -> float:

@@ -11,7 +11,9 @@ from flows.settings_changes import apply_changes
 from flows.typed_settings import TypedSettings, committed_params
 from tasks.errors import SettingsError
 from tasks.params import change_settings, load_settings, parse_changes
+from tasks.runs.costs import append_history
 from tasks.runs.run_context import RunContext
+from tasks.settings import STRATEGIES
 from tasks.workspace import PARAMS, Workspace
 
 
@@ -152,3 +154,36 @@ def test_flow_of_a_deployed_run_applies_changes_to_what_it_finds(committed: Path
     set_before(committed, "train.seed=3")
     settings = apply_changes(RunContext(Workspace.at(committed)), {"train": {"recipe": "tutorial"}})
     assert (settings.train.seed, settings.train.recipe) == (3, "tutorial")
+
+
+def test_budget_leaves_strategies_out_and_says_so(committed: Path, source: Path) -> None:
+    given = (f"SOURCE={source}", "STRATEGY=all")
+    said = run(committed, *given, "SET=compare.budget_minutes=0.01").splitlines()
+    kept = load_settings(committed)
+    assert kept.strategies == ("feature_extraction",)
+    assert [name for name, _ in kept.compare.left_out or ()] == ["head_replacement", "fine_tuning", "progressive"]
+    assert said[-1].startswith("Left out, because compare.budget_minutes=0.01 has no time for them: head_replacement (")
+    assert "left_out" not in "".join(said[:-1])
+    assert run(committed).splitlines()[-1] == said[-1]  # the next run decides nothing
+    assert run(committed, "SET=compare.budget_minutes=1000").endswith(
+        "All wanted strategies fit into compare.budget_minutes=1000."
+    )
+    assert load_settings(committed).strategies == STRATEGIES
+    run(committed, *given, "SET=compare.budget_minutes=0.01")
+    run(committed, "SET=compare.budget_minutes=null")
+    assert load_settings(committed).strategies == STRATEGIES
+    assert load_settings(committed).compare.left_out is None
+
+
+def test_flow_does_not_decide_again_what_a_run_has_decided(committed: Path, source: Path) -> None:
+    typed = TypedSettings(str(source), "all", "compare.budget_minutes=0.01")
+    context, listed = RunContext(Workspace.at(committed)), []
+    typed.apply(context, listed.append)
+    before = (committed / PARAMS).read_bytes()
+    assert [one.settings for one in listed] == [load_settings(committed)]  # what the plan is made of
+    faster = [{"stage": f"train@{name}", "seconds": 0.1} for name in STRATEGIES]
+    append_history(context.workspace, faster)
+    apply_changes(context, typed.decided(load_settings(committed)))
+    assert (committed / PARAMS).read_bytes() == before
+    typed.apply(context)
+    assert load_settings(committed).strategies == STRATEGIES

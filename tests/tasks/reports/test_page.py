@@ -122,6 +122,7 @@ def make_evaluation(
         "balanced": False,
         "classes": classes,
         "strategies": named,
+        "compare": {"budget_minutes": None, "left_out": None},
         "comparisons": compare_with_champion(
             "strategy_0", {f"strategy_{number}": hits for number, hits in enumerate(right)}, groups
         ),
@@ -282,6 +283,29 @@ def test_page_anchors_exist() -> None:
 def test_page_compares_strategies_only_if_there_are_several() -> None:
     assert "Strategies compared" not in render(make_evaluation(["a", "b"]))
     assert "Strategies compared" in render(make_evaluation(["a", "b"], 3))
+
+
+def test_page_with_a_single_strategy_says_how_to_compare_it_and_its_summary_leads_there() -> None:
+    page = Page(render(make_evaluation(["a", "b"])))
+    text = "".join(page.text)
+    assert text.index("Other strategies") < text.rindex("make run STRATEGY=all")
+    led = [link["href"] for link in page.all("a") if link.get("aria-label") == "More: strategies"]
+    assert led == ["#strategies"]
+
+
+@pytest.mark.parametrize("strategies", [1, 2])
+def test_page_says_what_the_budget_left_out_and_how_long_it_would_take(strategies: int) -> None:
+    evaluation = make_evaluation(["a", "b"], strategies)
+    evaluation["compare"] = {"budget_minutes": 30, "left_out": [["fine_tuning", 45.2], ["progressive", None]]}
+    told = (
+        "Left out, because compare.budget_minutes=30 has no time for them: fine_tuning (about 45\u00a0min) and "
+        "progressive (its time is unknown)."
+    )
+    text = "".join(Page(render(evaluation)).text)
+    assert text.count(told) == 2  # in the summary, and where the strategies are
+    assert "See whether another strategy" not in text
+    evaluation["compare"] = {"budget_minutes": 30, "left_out": []}
+    assert "All wanted strategies fit into compare.budget_minutes=30." in "".join(Page(render(evaluation)).text)
 
 
 def test_page_compares_by_the_metrics_that_chose_the_champion() -> None:

@@ -78,7 +78,7 @@ def recommended(costs: dict[str, int], ci95: list[float]) -> str:
 
 def test_a_cheaper_strategy_that_is_not_clearly_worse_is_recommended_if_time_matters() -> None:
     text = recommended({"deep": 6000, "probe": 300}, [-0.01, 0.05])
-    assert text.startswith("probe does about as well as the champion, deep, for 0.05 times the work")
+    assert text.startswith("probe does about as well as the champion, deep, for 5 % of the work")
     assert "-2.0 percentage points (95 % confidence interval -5.0 to +1.0)" in text
     assert text.endswith("take probe.")
 
