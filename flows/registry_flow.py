@@ -16,7 +16,7 @@ from flows.logs import shorten_errors
 from flows.start import CLONE_VARIABLE, COMMIT_VARIABLE
 from tasks.errors import RunError
 from tasks.params import load_settings
-from tasks.registry import list_versions, promoter, verdict_text
+from tasks.registry import list_versions, promoter, verdict_question
 from tasks.runs.outages import Outages
 from tasks.runs.promotions import Promoter
 from tasks.runs.registry import fetch_registry, shared_remote
@@ -77,4 +77,6 @@ def _ask(clone: Path, version: str, say: Say) -> Approval:
     remote = shared_remote(clone, os.environ[COMMIT_VARIABLE])
     entry = fetch_registry(clone, remote, say).version(version)
     say(f"{version} waits for a person: choose Resume in Prefect's UI.")
-    return suspend_flow_run(wait_for_input=Approval.with_initial_data(description=verdict_text(entry)), key="approval")
+    return suspend_flow_run(
+        wait_for_input=Approval.with_initial_data(description=verdict_question(entry)), key="approval"
+    )

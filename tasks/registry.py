@@ -98,6 +98,13 @@ def verdict_text(version: Entry) -> str:
     return f"**{version.subject}**\n\n{verdict_table(verdict.get('checks', []))}"
 
 
+def verdict_question(version: Entry) -> str:
+    """The same as a list, which is narrow enough for a form."""
+    checks = version.about.get("gate", {}).get("checks", [])
+    told = [f"- {one['check']}: {'passed' if one['passed'] else '**refused**'}. {one['sentence']}" for one in checks]
+    return "\n".join([f"**{version.subject}**", "", *told])
+
+
 def compare_versions(registry: Registry, names: Sequence[str]) -> str:
     """The metrics of two versions side by side. Without names: of production and the newest version."""
     first = registry.version(names[0]) if names else registry.production

@@ -13,8 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from playwright.sync_api import expect
 
+from flows.login import LOGIN_VARIABLE
 from tasks.runs.registry import Registry, read_registry
+from tests.flows.browser import browser, log_in
 from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project
 from tests.flows.site import Site
 from tests.waiting import is_running, wait_until
@@ -297,18 +300,19 @@ def versions(project: Project) -> Registry:
     return read_registry(project.folder)
 
 
-@pytest.mark.usefixtures("whole")
-def test_night_ends_in_a_registered_version_in_production(site: Site, project: Project, api: Api) -> None:
+def test_night_ends_in_a_registered_version_in_production(project: Project, api: Api, whole: str) -> None:
     found = versions(project)
     version = found.version_at(project.git("rev-list", "-1", "runs/nightly", "--", "dvc.lock"))
     assert version is not None
     assert version.about["gate"]["passed"]
     assert found.production in found.versions
-    text = api.artifact("gate")["data"]
+    wanted = {"key": {"any_": ["gate"]}, "flow_run_id": {"any_": [whole]}}
+    (text,) = (one["data"] for one in api.post("/artifacts/filter", artifacts=wanted))
     assert "passed the gate" in text
     assert text.endswith("It is in production.")
 
 
+@pytest.mark.browser
 @pytest.mark.usefixtures("whole")
 def test_version_waits_for_a_person_and_the_answer_decides_and_a_form_takes_it_back(
     site: Site, project: Project, api: Api
@@ -325,8 +329,7 @@ def test_version_waits_for_a_person_and_the_answer_decides_and_a_form_takes_it_b
     site.api.finish(again)
     assert waiting_run(api, f"approve {version.version}") == waiting
 
-    answer = {"promote": "yes", "reason": "looks right", "by": "Ada"}
-    api.post(f"/flow_runs/{waiting}/resume", run_input=answer)
+    answer_yes(api, waiting, "looks right", "Ada")
     site.api.finish(waiting)
     entry = versions(project).assigned("production")[-1]
     assert versions(project).production == version
@@ -336,6 +339,22 @@ def test_version_waits_for_a_person_and_the_answer_decides_and_a_form_takes_it_b
     site.api.finish(back)
     assert versions(project).production == before
     assert re.search(rf"\| {before.version} +\| production \|", api.artifact("registry")["data"])
+
+
+def answer_yes(api: Api, run_id: str, reason: str, by: str) -> None:
+    """Fill in the form of a run that waits, as a person does."""
+    address = api.url.removesuffix("/api")
+    with browser() as page:
+        log_in(page, address, api.client[LOGIN_VARIABLE])
+        page.goto(f"{address}/runs/flow-run/{run_id}")
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_text("passed the gate")).to_be_visible()
+        page.locator(".p-select-button__control").last.press("ArrowDown")
+        page.locator(".p-select-option", has_text="yes").click()
+        for place, text in enumerate((reason, by)):
+            page.locator("textarea.p-textarea__control").nth(place).fill(text)
+        page.get_by_role("button", name="Submit").click()
+        wait_until(lambda: api.get(f"/flow_runs/{run_id}")["state"]["name"] != "Suspended", "the answer to arrive")
 
 
 def waiting_run(api: Api, name: str) -> str:
