@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.errors import PredictError, RootstockError
@@ -18,6 +19,11 @@ from tasks.workspace import EXPORT, Workspace
 PRODUCTION = "production"
 """Instead of the folder of a model."""
 _FETCH_S = 30.0
+
+
+def model_folder(given: Path, workspace: Workspace, say: Say) -> Callable[[], Path]:
+    """Gives the folder of the model that a person has named: the folder itself, or `production`."""
+    return ProductionModel(workspace, say).folder if str(given) == PRODUCTION else lambda: given
 
 
 class ProductionModel:

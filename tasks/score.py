@@ -28,6 +28,7 @@ from tasks.images.reason_codes import Refused
 from tasks.images.sources import Excluded, SourceImage, SourcePolicy, discover
 from tasks.parallel import in_order
 from tasks.params import load_settings
+from tasks.production import PRODUCTION, model_folder
 from tasks.program import run_program
 from tasks.progress import Progress
 from tasks.runs.claims import claimed
@@ -38,7 +39,7 @@ from tasks.settings import Settings
 from tasks.vgg.exports.exported_model import ExportedModel
 from tasks.vgg.exports.model_folder import model_version
 from tasks.vgg.exports.signature import configured_key
-from tasks.workspace import Workspace
+from tasks.workspace import EXPORT, Workspace
 
 SUMMARY = "scores.json"
 BATCH_SIZE = 8
@@ -209,7 +210,7 @@ def describe(summary: dict[str, Any], out: Path) -> str:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.score", description="Score all images of a source.")
-    parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported model")
+    parser.add_argument("--model", type=Path, default=Path(EXPORT), help=f"folder of an export, or {PRODUCTION}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parts and scores.json")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the parts")
     parser.add_argument("--keep-features", action="store_true", help="for drift; 2 KB an image, only with parquet")
@@ -221,10 +222,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments(arguments)
     rows = max(1, given.rows_a_part)
-    wanted = Wanted(given.model, given.source, given.out, given.format, given.keep_features, rows)
 
     def body() -> None:
         workspace = Workspace.at(Path.cwd())
+        model = model_folder(given.model, workspace, print)()
+        wanted = Wanted(model, given.source, given.out, given.format, given.keep_features, rows)
         print(describe(score(wanted, load_settings(workspace.folder), workspace), wanted.out))
 
     return run_program(body)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
-from tasks.production import PRODUCTION, ProductionModel
+from tasks.production import PRODUCTION, model_folder
 from tasks.program import run_program
 from tasks.serving.app import Limits, Service, build_app
 from tasks.serving.connections import HEAD_S, allow_many_files, bounded_protocol
@@ -101,9 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(body_mb=given.body_mb, rate=given.rate, burst=2 * given.rate)
 
     def body() -> None:
-        where: Callable[[], Path] = lambda: given.model  # noqa: E731
-        if str(given.model) == PRODUCTION:
-            where = ProductionModel(Workspace.at(Path.cwd()), _log.info).folder
+        where = model_folder(given.model, Workspace.at(Path.cwd()), _log.info)
         server = build_server(given, limits, where)
         allow_many_files()
         server.run()  # until SIGTERM or SIGINT; requests that have begun are answered
