@@ -22,7 +22,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(value $(2)),$(1) $(call quote,$(value $(2))))
 ARGUMENTS = $(call option,--source,SOURCE) $(call option,--strategy,STRATEGY) $(call option,--set,SET) $(if $(filter command,$(firstword $(origin RESET))),$(call option,--reset,RESET))
 # These variables are plain text: `value` above doesn't expand `$` in them, but an export would.
-unexport SOURCE STRATEGY SET RESET POOL DATA DRY REMOTE HOURS SEED MEND URL
+unexport SOURCE STRATEGY SET RESET POOL DATA DRY REMOTE HOURS SEED MEND URL MODEL PORT
 
 # The names of the strategies' files, sorted by the `order` that each file sets.
 STRATEGIES = -F '[=,]' '/^    order=/ {n = FILENAME; gsub(/.*\/|\.py$$/, "", n); name[$$2] = n; if ($$2 > last) last = $$2} \
@@ -34,6 +34,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 # What each target reads. Make itself would ignore another variable: `make run SORUCE=images` would train on the digits.
 READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
+READS_serve := MODEL PORT
 READS_tidy := DRY REMOTE
 READS_doctor := MEND
 READS_remote := URL
@@ -49,7 +50,7 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro tidy registry remote doctor test quick portable soak lint format typecheck docs bench ui worker alerts lock clean
+.PHONY: help setup run plan repro tidy registry remote doctor test quick portable soak lint format typecheck docs bench serve ui worker alerts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +80,9 @@ remote: .venv/ready ## name where DVC keeps the data, for everybody; URL=s3://bu
 
 doctor: .venv/ready ## say what is wrong and which command repairs it; MEND=1 does what is safe
 	@python -m flows.doctor $(if $(filter command,$(firstword $(origin MEND))),$(call option,--repair,MEND))
+
+serve: .venv/ready ## answer images by HTTP, with a page for people; MODEL=folder|production PORT=8000
+	@python -m tasks.serve $(call option,--model,MODEL) $(call option,--port,PORT)
 
 ui: .venv/ready ## start a Prefect server, the deployments and a worker, until Ctrl-C; print its address and login
 	@python -m flows.ui

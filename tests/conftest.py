@@ -44,7 +44,7 @@ LONGEST_FIRST = (
 """Modules that take longest: begun last, one of them would keep a single worker busy at the end."""
 _PERSONAL = re.compile(
     "(AWS|CI|DVC|GIT|KERAS|MAKE|PREFECT|PYTHON|RAY|ROOTSTOCK|TFDS|XDG)|"
-    "(ALL_PROXY|DATA|DRY|FLAVOUR|FORCE_COLOR|HTTPS?_PROXY|MFLAGS|NO_COLOR|POOL|PYTEST_ADDOPTS|REMOTE|SET|SOURCE|STRATEGY|TESTS|URL)$"
+    "(ALL_PROXY|DATA|DRY|FLAVOUR|FORCE_COLOR|HTTPS?_PROXY|MFLAGS|MODEL|NO_COLOR|POOL|PORT|PYTEST_ADDOPTS|REMOTE|SET|SOURCE|STRATEGY|TESTS|URL)$"
 )
 """Variables that a person's shell, or make, may have and no test may see: by their beginnings, then by their names."""
 _BACKGROUND: dict[str, tempfile.TemporaryDirectory[str]] = {}
