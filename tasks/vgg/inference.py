@@ -34,6 +34,17 @@ def features_engine(workspace: Workspace) -> Engine:
     return Engine(recipe["engine"], recipe["precision"])
 
 
+def training_engine(workspace: Workspace) -> Engine:
+    """The engine that computed the features of training images; `features_engine` if that was int8.
+
+    The ranges of int8 were measured on the published weights, so they don't fit a backbone that was trained further.
+    """
+    recipe = read_json(workspace.features / BOTTLENECK / RECIPE)
+    if recipe.get("training_precision", "int8") == "int8":
+        return features_engine(workspace)
+    return Engine(recipe["training_engine"], recipe["training_precision"])
+
+
 def predict_probabilities(
     head: Head,
     backbone: Weights,
@@ -87,24 +98,27 @@ def pixels_predictor(
     return predict
 
 
-def features_reader(backbone: Weights, workspace: Workspace) -> Read:
+def features_reader(backbone: Weights, workspace: Workspace, engine: Engine | None = None) -> Read:
     """Reads the outputs of a classifier's backbone; those of one that was trained further are computed.
 
     Args:
         backbone: its tensors that are not the published ones; empty: it stayed frozen.
         workspace: with images and features.
+        engine: that computes; None: `features_engine`.
     """
     if not backbone:
         shards = open_shards(workspace.features / BOTTLENECK)
         return lambda keys, view: shards.read([view_id(key, view) for key in keys])
-    images, compute = open_shards(workspace.shards), backbone_network(backbone, workspace)
+    images, compute = open_shards(workspace.shards), backbone_network(backbone, workspace, engine)
     return lambda keys, view: compute(images.read(keys), view)
 
 
-def backbone_network(backbone: Weights, workspace: Workspace) -> Callable[[Pixels, int], Floats]:
-    """The backbone as a function of up to `BATCH` images, and which view of them."""
+def backbone_network(
+    backbone: Weights, workspace: Workspace, engine: Engine | None = None
+) -> Callable[[Pixels, int], Floats]:
+    """The backbone as a function of up to `BATCH` images, and which view of them; by `features_engine` if None."""
     weights = {**load_weights(), **backbone}
-    extract = build_extractor(features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)
+    extract = build_extractor(engine or features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)
 
     def compute(pixels: Pixels, view: int) -> Floats:
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))

@@ -10,7 +10,7 @@ import pytest
 from tasks.errors import IntegrityError
 from tasks.files import write_json
 from tasks.images.shards import Writer, write_shard
-from tasks.vgg import inference
+from tasks.vgg import foreign_features, inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.far_images import FAR_IMAGES, draw_far_images
@@ -69,6 +69,22 @@ def test_a_trained_backbone_computes_its_own(place: Workspace, capsys: pytest.Ca
     np.testing.assert_allclose(pool_known(backbone, place, KEYS), computed(images(), backbone), atol=1e-5)
     assert "3/3 images for the foreign score" in capsys.readouterr().err
     np.testing.assert_allclose(pool_far(backbone, place), computed(draw_far_images(), backbone), atol=1e-5)
+
+
+def test_a_trained_backbone_computes_by_the_engine_of_training_images(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[object] = []
+
+    def build(engine: object, *_: object, **__: object) -> object:
+        engines.append(engine)
+        return lambda pixels: (np.zeros((len(pixels), 7, 7, 8), np.float32),)
+
+    monkeypatch.setattr(inference, "build_extractor", build)
+    monkeypatch.setattr(foreign_features, "training_engine", lambda _: "fast")
+    pool_known(tuned(2), place, KEYS)
+    pool_far(tuned(2), place)
+    assert engines == ["fast", "fast"]
 
 
 def test_a_backbone_that_diverged_is_refused(place: Workspace) -> None:

@@ -14,10 +14,11 @@ from tasks.images.augmentation import PLAIN
 from tasks.images.shards import Writer
 from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
+from tasks.vgg.engines import Engine
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import run_onnx
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.inference import features_reader, predict_probabilities
+from tasks.vgg.inference import features_reader, predict_probabilities, training_engine
 from tasks.vgg.weights import Weights
 from tasks.workspace import SHARDS, Workspace
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -71,3 +72,19 @@ def test_predictions_show_the_outputs_that_they_come_from(place: Workspace) -> N
     [(keys, outputs)] = seen
     assert keys == KEYS
     np.testing.assert_array_equal(outputs, features_reader(tuned(2), place)(KEYS, PLAIN))
+
+
+BFLOAT16 = {"training_engine": "tensorflow", "training_precision": "bfloat16"}
+INT8 = {"training_engine": "onnxruntime", "training_precision": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("training", "engine"),
+    [({}, Engine("ncnn", "float32")), (BFLOAT16, Engine("tensorflow", "bfloat16")), (INT8, Engine("ncnn", "float32"))],
+)
+def test_training_images_keep_their_engine_unless_it_needs_the_published_weights(
+    place: Workspace, training: dict[str, str], engine: Engine
+) -> None:
+    recipe = {"engine": "ncnn", "precision": "float32", **training}
+    write_json(place.features / BOTTLENECK / RECIPE, recipe)
+    assert training_engine(place) == engine
