@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from tasks.reports.chart_frame import BOTTOM, HEIGHT, TOP, WIDTH, Frame, Series, join, nice_ticks, svg
 from tasks.reports.text import percent
 
-_LABEL_PX = 16.0
-"""Height of a line of text in a chart."""
+_LINE_PX, _LETTER_PX = 16.0, 6.5
+"""Height of a line of text in a chart, and about the width of a letter."""
 
 
 def accuracy_scale(accuracy: float, interval: Sequence[float], baseline: float) -> Markup:
@@ -161,19 +161,18 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     parts = [
         frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
     ]
-    places = _apart([frame.y(choice.accuracy) for choice in choices])
-    for choice, place in zip(choices, places, strict=True):
+    labels = [_label(choice.name, frame.x(choice.cost), frame.y(choice.accuracy)) for choice in choices]
+    for choice, label, place in zip(choices, labels, _apart(labels), strict=True):
         x, y, (low, high) = frame.x(choice.cost), frame.y(choice.accuracy), map(frame.y, choice.interval)
-        right = x > WIDTH / 2
+        on_left = label.left < x
         parts.append(
             Markup(
                 '<g><line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
                 '<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
                 '<text class="axis" x="{text:.1f}" y="{place:.1f}" text-anchor="{side}">{name}</text></g>'
             ).format(
-                x=x, y=y, place=place, low=low,
-                high=high, kind="dot" if choice.chosen else "dot other", name=choice.name,
-                text=x - 10 if right else x + 10, side="end" if right else "start",
+                x=x, y=y, place=place, low=low, high=high, kind="dot" if choice.chosen else "dot other",
+                name=choice.name, text=label.right if on_left else label.left, side="end" if on_left else "start",
             )
         )  # fmt: skip
     spoken = "; ".join(
@@ -182,12 +181,30 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     return svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", join(parts))
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Heights of labels in one column: moved down where they would touch the one above."""
-    places, above = [0.0] * len(heights), float("-inf")
-    for number in sorted(range(len(heights)), key=heights.__getitem__):
-        places[number] = above = max(heights[number], above + _LABEL_PX)
-    return places
+class _Label(NamedTuple):
+    """Where a label wants to be: its ends, and its height."""
+
+    left: float
+    right: float
+    y: float
+
+
+def _label(name: str, x: float, y: float) -> _Label:
+    """Beside a point, on the side where there is more room."""
+    width = _LETTER_PX * len(name)
+    return _Label(x - 10 - width, x - 10, y) if x > WIDTH / 2 else _Label(x + 10, x + 10 + width, y)
+
+
+def _apart(labels: Sequence[_Label]) -> list[float]:
+    """The heights of labels (n,), from the top down: one that would touch another is moved below it."""
+    placed: dict[int, _Label] = {}
+    for number in sorted(range(len(labels)), key=lambda one: labels[one].y):
+        label = labels[number]
+        for other in sorted(placed.values(), key=lambda one: one.y):
+            if label.left < other.right and other.left < label.right and label.y < other.y + _LINE_PX:
+                label = label._replace(y=other.y + _LINE_PX)
+        placed[number] = label
+    return [placed[number].y for number in range(len(labels))]
 
 
 def steps_chart(name: str, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:

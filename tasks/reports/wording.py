@@ -138,14 +138,17 @@ def answers_verdict(answers: Mapping[str, Any]) -> str:
     share = wanted_share(wanted)
     rule = (
         f"Of the answers, {share} must be right (evaluate.wanted_precision), also on new images of the same kind; "
-        "other images are called unsure. The threshold was found on held-out train and validation images; it keeps the "
-        "promise with 95 % confidence."
+        "other images are called unsure."
     )
     kept = [promise for promise in promises if promise["threshold"] is not None]
+    if len(promises) == 1 and not kept:
+        return f"{rule} With these images no threshold can promise that, so every image is called unsure."
+    rule = (
+        f"{rule} The threshold was found on held-out train and validation images; it keeps the promise with 95 % "
+        "confidence."
+    )
     if len(promises) > 1:
         return f"{rule} It is kept for {len(kept)} of {len(promises)} classes; all images of the others are unsure."
-    if not kept:
-        return f"{rule} With these images no threshold can promise that, so every image is called unsure."
     if not kept[0]["threshold"]:
         return f"{rule} Every image gets an answer."
     return f"{rule} {percent(kept[0]['test_answered'])} of the test images get an answer."

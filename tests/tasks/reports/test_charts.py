@@ -83,9 +83,12 @@ def test_answers_chart_draws_any_shares_inside(points: list[tuple[float, float]]
         assert -0.1 <= float(circle.get("cy", "")) <= height + 0.1
 
 
-def test_labels_of_equally_accurate_strategies_do_not_cover_each_other() -> None:
-    choices = [Choice(name, 0.93, (0.88, 0.96), 100.0 * 2**n, n == 0) for n, name in enumerate("abcd")]
-    drawn = str(cost_chart(choices, "cost"))
-    places = sorted(float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="(?:start|end)">[a-d]<', drawn))
-    assert len(places) == 4
-    assert min(low - high for high, low in itertools.pairwise(places)) >= 15
+def test_names_of_strategies_stand_beside_their_points_and_do_not_cover_each_other() -> None:
+    def heights(costs: list[float]) -> list[float]:
+        choices = [Choice(f"strategy {n}", 0.93, (0.88, 0.96), cost, n == 0) for n, cost in enumerate(costs)]
+        drawn = str(cost_chart(choices, "cost"))
+        return [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="(?:start|end)">strategy', drawn)]
+
+    near, crowded = heights([100, 100_000]), heights([100, 120, 140, 160])
+    assert near[0] == near[1]
+    assert all(below - above >= 15 for above, below in itertools.pairwise(crowded))

@@ -88,3 +88,12 @@ def test_the_champion_is_recommended_if_it_is_clearly_better_or_cheaper() -> Non
         assert recommended(costs, ci95).startswith(
             "Take deep. On the test images, the accuracy of probe differs by -2.0"
         )
+
+
+def test_promise_is_told_as_kept_only_if_a_threshold_keeps_it() -> None:
+    def told(threshold: float | None) -> str:
+        promise = {"class": None, "threshold": threshold, "images": 56, "images_needed": 133, "test_answered": 0.7}
+        return wording.answers_verdict({"wanted_precision": 0.95, "promises": [promise]})
+
+    assert "keeps the promise" not in told(None)
+    assert "keeps the promise" in told(0.8)
