@@ -181,7 +181,7 @@ def check_export(difference: float | None, tolerance: float, problem: str) -> Ro
     if difference is None:
         return _row("export", "doesn't load", NONE, limit, False, problem)
     passed = difference <= tolerance
-    shown = f"{difference:.2g}"
+    shown = f"{difference:.5f}"
     sentence = (
         f"A new process has loaded the exported model. Its probabilities differ from the evaluation's by {shown}."
     )
