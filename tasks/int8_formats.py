@@ -26,7 +26,7 @@ from tasks.vgg.weights import Weights
 from tasks.workspace import Workspace
 
 MOST = 1000
-"""Held-out images at most, each class in turn; two cores compute 3 to 30 of them a second."""
+"""At most so many held-out images are predicted, each class in turn."""
 FORMATS = {"onnx_int8": ("ONNX in int8", ONNX_INT8), "tflite_int8": ("LiteRT in int8", LITERT_INT8)}
 """By the name in `export.formats`: the name for people, and the file."""
 
@@ -67,7 +67,6 @@ def add_int8(
     chosen = choose([one for one in examples if one.split == "test"], MOST)
     keys = [one.key for one in chosen]
     pixels = shards.read(keys)
-    calibration = calibrate(weights, [one.key for one in examples if one.split == "train"], shards.read)
     expected = np.concatenate(
         list(predict_probabilities(trained.head, trained.backbone, trained.test_time_augmentation, workspace, keys))
     )
@@ -76,11 +75,13 @@ def add_int8(
     for name in wanted:
         form, file = FORMATS[name]
         if name == "onnx_int8":
+            train = [one.key for one in examples if one.split == "train"]
+            calibration = calibrate(weights, train, shards.read)
             content = build_onnx_int8((folder / "model.onnx").read_bytes(), calibration.ranges)
             predicted = run_onnx(content, pixels)[0]
         else:
             with Int8Process() as process:
-                process.build(outline, trained.head, weights, shards.read(calibration.images), pixels)
+                process.build(outline, trained.head, weights, pixels)
                 content, predicted = process.result()
         price = _price(form, predicted, expected, chosen, group_of, trained.classes, settings.export.max_int8_loss)
         prices.append(price)

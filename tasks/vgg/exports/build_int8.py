@@ -36,8 +36,7 @@ def build(request: dict[str, Any]) -> bytes:
     """The file's content.
 
     Args:
-        request: `template.Outline.facts`; `tensors`, a file with those of the backbone and the head; `calibration`, a
-            file with images (n, 224, 224, 3) uint8.
+        request: `template.Outline.facts`; `tensors`, a file with those of the backbone and the head.
     """
     from tasks.vgg.exports.serving import build_served, convert_litert
 
@@ -50,7 +49,7 @@ def build(request: dict[str, Any]) -> bytes:
         request["max_pixels"],
         request["test_time_augmentation"],
     )
-    return convert_litert(served, np.load(request["calibration"]))
+    return convert_litert(served, int8=True)
 
 
 if __name__ == "__main__":

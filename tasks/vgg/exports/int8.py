@@ -1,13 +1,12 @@
 """The exported model in 8-bit integers, as ONNX and as LiteRT: a quarter of the size, at the price of some accuracy.
 
-ONNX gets the numbers of `tasks.vgg.quantized`, with the same ranges on any machine; the head stays in float32. LiteRT's
-converter quantizes the whole network, calibrated on the same training images.
+ONNX gets the network of `tasks.vgg.quantized`, with ranges that were measured on training images; the head stays in
+float32. LiteRT gets kernels of 8 bits, and measures the ranges of the layers' inputs in each image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -52,17 +51,14 @@ class Int8Process(TensorFlowProcess):
     def __init__(self) -> None:
         super().__init__("build_int8.py", "The LiteRT file in 8-bit integers can't be built or used")
 
-    def build(self, outline: Outline, head: Head, weights: Weights, calibration: Pixels, images: Pixels) -> None:
-        """Begin to build the file, calibrated on images (m, 224, 224, 3) uint8, and to predict images (n, ...)."""
+    def build(self, outline: Outline, head: Head, weights: Weights, images: Pixels) -> None:
+        """Begin to build the file, and to predict images (n, 224, 224, 3), uint8."""
         tensors = self.files / "tensors.safetensors"
         named = {**weights, **head.tensors()}
         save_file({name: np.ascontiguousarray(value) for name, value in named.items()}, tensors)
-        paths = {}
-        for name, pixels in (("calibration", calibration), ("images", images)):
-            paths[name] = str(self.files / f"{name}.npy")
-            np.save(paths[name], pixels)
-        facts: dict[str, Any] = {**outline.facts(), **paths, "threads": usable_cores()}
-        self.ask({**facts, "tensors": str(tensors), "file": str(self.files / LITERT_INT8)})
+        np.save(self.files / "images.npy", images)
+        paths = {"tensors": tensors, "images": self.files / "images.npy", "file": self.files / LITERT_INT8}
+        self.ask({**outline.facts(), **{name: str(path) for name, path in paths.items()}, "threads": usable_cores()})
 
     def result(self) -> tuple[bytes, Floats]:
         """Wait for the file, and for its probabilities (n, classes).

@@ -82,6 +82,11 @@ def add(name: str, content: bytes = b"x") -> Callable[[Path], None]:
     return lambda folder: write_bytes(folder / name, content)
 
 
+def add_space(folder: Path) -> None:
+    with (folder / "digests.json").open("ab") as file:
+        file.write(b" ")
+
+
 def link(folder: Path) -> None:
     (folder / "labels.txt").rename(folder.parent / "labels.txt")
     (folder / "labels.txt").symlink_to(folder.parent / "labels.txt")
@@ -124,6 +129,7 @@ def list_all(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "saved_model"), r"saved_model\.pb is missing"),
         (lambda folder: shutil.rmtree(folder), "not a complete exported model"),
         (add("digests.json", b"[]\n"), "not a complete exported model"),
+        (add_space, r"digests\.json is not the file that was exported"),
         (link, r"labels\.txt is refused: it is a link"),
         (link_folder, r"saved_model is refused: it is a link"),
         (lambda folder: os.mkfifo(folder / "pipe"), r"pipe is refused: it is not a file"),
