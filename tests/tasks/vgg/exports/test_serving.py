@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from PIL import Image
 
 from tasks.images.decoding import PERMISSIVE, Pixels, decode
 from tasks.images.reason_codes import Refused
+from tests.conftest import PROJECT
 
 LARGEST_DIFFERENCE = 2
 """Levels of 0 to 255, of any channel of any pixel: a tie in each of the two passes may fall otherwise in float32."""
@@ -372,6 +376,22 @@ def test_served_labels_images_through_the_one_preprocessing() -> None:
     expected = softmax(preprocess(colours)[:, :2] * np.float32(0.02))
     np.testing.assert_allclose(answer["probabilities"].numpy(), expected, atol=1e-5)
     np.testing.assert_array_equal(answer["probability"].numpy(), answer["probabilities"].numpy().max(axis=1))
+
+
+def test_request_that_the_docs_show_fits_the_only_input_of_the_signature() -> None:
+    """TensorFlow Serving's rule: an instance is the value of the only input, and {"b64": ...} is a string of bytes."""
+    import tensorflow as tf
+
+    content = encode(image(), "JPEG")
+    [shown] = re.findall(r'curl -d "(.*)" http\S*:predict', (PROJECT / "docs/serving.md").read_text())
+    text = shown.replace('\\"', '"').replace("$(base64 -w0 one.jpg)", base64.b64encode(content).decode())
+    [instance] = json.loads(text)["instances"]
+    served = tiny_served()
+    [given], _ = served.serving_default.get_concrete_function().structured_input_signature
+    assert (given.name, given.dtype, given.shape.as_list()) == ("images", tf.string, [None])
+    sent = served.serving_default(tf.constant([base64.b64decode(instance["b64"])]))
+    direct = served.pixels(tf.constant(decode(content)[0][np.newaxis].astype(np.float32)))["probabilities"]
+    np.testing.assert_allclose(sent["probabilities"].numpy(), direct.numpy(), atol=1e-3)
 
 
 def test_saved_model_loads_without_its_random_fingerprint(tmp_path: Path) -> None:
