@@ -73,7 +73,8 @@ def test_filled_template_is_the_model_of_the_head(tmp_path: Path, pooling: Pooli
     about = {"classes": list(wanted.classes), "answers": {"thresholds": [None, 0.5]}}
     add_description(tmp_path, about)
     assert check_litert((tmp_path / "model.tflite").read_bytes()) is None
-    tf.lite.Interpreter(str(tmp_path / "model.tflite")).allocate_tensors()
+    with pytest.warns(UserWarning, match="tf.lite.Interpreter is deprecated"):
+        tf.lite.Interpreter(str(tmp_path / "model.tflite")).allocate_tensors()
     with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
         assert json.loads(archive.read("rootstock.json")) == about
         assert archive.read("labels.txt").decode().splitlines() == list(wanted.classes)
