@@ -154,10 +154,10 @@ class Choice:
 
 def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     """Accuracy against cost, with confidence intervals: a model to the upper left of another is better and cheaper."""
-    lowest = min(choice.interval[0] for choice in choices)
-    y_ticks = [value for value in nice_ticks(lowest, max(choice.interval[1] for choice in choices)) if value <= 1]
+    lowest, highest = (end(choice.interval[side] for choice in choices) for side, end in enumerate((min, max)))
+    y_ticks = [value for value in nice_ticks(lowest, highest) if value <= 1]
     costs = [choice.cost for choice in choices]
-    frame = Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), 1.0, log_x=True)
+    frame = Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), max(y_ticks[-1], highest), log_x=True)
     parts = [
         frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
     ]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.reports.chart_frame import Series
+from tasks.reports.chart_frame import HEIGHT, Series
 from tasks.reports.charts import Choice, accuracy_scale, answers_chart, cost_chart, line_chart, reliability_diagram
 
 BINS = [{"n": 3, "confidence": 0.55, "accuracy": 1 / 3, "accuracy_ci95": [0.06, 0.79]}]
@@ -92,3 +92,9 @@ def test_names_of_strategies_stand_beside_their_points_and_do_not_cover_each_oth
     near, crowded = heights([100, 100_000]), heights([100, 120, 140, 160])
     assert near[0] == near[1]
     assert all(below - above >= 15 for above, below in itertools.pairwise(crowded))
+
+
+def test_chart_of_costs_uses_its_height_for_the_intervals() -> None:
+    choices = [Choice(name, 0.7, (0.68, 0.72), cost, False) for name, cost in (("a", 10.0), ("b", 20.0))]
+    tops = [float(y) for y in re.findall(r'class="whisker".*?y2="([\d.]+)"', str(cost_chart(choices, "cost")))]
+    assert max(tops) < HEIGHT / 3
