@@ -132,7 +132,9 @@ class ModernRecipe(Block):
         "further ones are tried, from 0.01 to 10,000; a single value is taken as it is",
     )
     bilinear_up_to: int = Field(
-        ge=0, le=5000, description="most images of train + validation to try bilinear pooling with; 1 MB each"
+        ge=0,
+        le=5000,
+        description="most images of train + validation to try bilinear pooling with; twice as many take 4x or more",
     )
     folds_up_to: int = Field(
         ge=0,

@@ -135,6 +135,27 @@ def pool(features: npt.NDArray[Any], pooling: Pooling) -> Floats:
     return np.concatenate([_unit_length(average), _unit_length(maximum)], axis=1)
 
 
+def pool_products(features: npt.NDArray[Any], channels: slice) -> Floats:
+    """Some columns of `bilinear` pooling: products of these channels with themselves and with all that follow.
+
+    Args:
+        features: (n, h, w, c), not negative.
+        channels: w of the c channels.
+
+    Returns:
+        (n, w, rest), float32: `pool(features, "bilinear").reshape(n, c, c)[:, channels, channels.start :]`.
+    """
+    values = features.astype(np.float32)
+    places = values.reshape(len(values), -1, values.shape[-1])
+    products = places[:, :, channels].transpose(0, 2, 1) @ places[:, :, channels.start :]
+    products /= np.float32(places.shape[1])
+    np.sqrt(np.maximum(products, 0, out=products), out=products)
+    squared = np.square(places.sum(axis=2)).mean(axis=1)  # the sum of the squares of all roots
+    with np.errstate(invalid="ignore"):
+        products /= np.maximum(np.sqrt(squared), SMALLEST_NORM)[:, None, None]
+    return products
+
+
 def apply_pooling(features: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
     """`pool` as Keras layers."""
     import keras

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -58,15 +58,25 @@ def sample_splits(splits: Sequence[Split], most: int) -> list[Split]:
 
 def read_pooled(splits: Sequence[Split], pooling: Pooling) -> Floats:
     """All examples pooled (n, inputs), float32, one split after the other; the features are never all in memory."""
+    return read_each(splits, lambda features: pool(features, pooling))
+
+
+def read_each(splits: Sequence[Split], work: Callable[[npt.NDArray[Any]], Floats]) -> Floats:
+    """What `work` makes of all examples, one split after the other; their features are never all in memory.
+
+    Args:
+        splits: with the examples.
+        work: features (m, h, w, c) of some examples -> (m, ...), an array for each.
+    """
     chunks = [(split.features, keys) for split in splits for keys in split.chunks()]
     row, pooled = 0, np.empty((0, 0), np.float32)
     cores = min(usable_cores(), _THREADS)
     with ThreadPoolExecutor(cores) as threads:
-        begun = (threads.submit(pool, features.read(keys), pooling) for features, keys in chunks)
+        begun = (threads.submit(work, features.read(keys)) for features, keys in chunks)
         for future in in_order(begun, cores + 1):
             part = future.result()
             if not row:  # allocated once: joining arrays would need the memory twice
-                pooled = np.empty((sum(len(split) for split in splits), part.shape[1]), np.float32)
+                pooled = np.empty((sum(len(split) for split in splits), *part.shape[1:]), np.float32)
             pooled[row : row + len(part)] = part
             row += len(part)
     return pooled

@@ -1,9 +1,11 @@
 """The linear probe: multinomial logistic regression on pooled, unit-length features of the frozen backbone.
 
 On small sets, average and maximum pooling joined are better than either alone, and unit length is better than
-standardization (K. Simonyan, A. Zisserman 2015, appendix B, use L2-normalized features). With few images bilinear
-pooling is better still: on ants/bees, 5x5 folds, accuracy 0.941 against 0.935, log loss 0.171 against 0.185. Pooling
-and inverse regularization C are chosen by the log loss, which varies less than accuracy. It is measured on the
+standardization (K. Simonyan, A. Zisserman 2015, appendix B, use L2-normalized features). Bilinear pooling is better
+still: on ants/bees, 5x5 folds, accuracy 0.941 against 0.935, log loss 0.171 against 0.185; on 750 test images of five
+flowers 0.744 against 0.723, log loss 0.667 against 0.729. Its time rises at least with the square of the images.
+
+Pooling and inverse regularization C are chosen by the log loss, which varies less than accuracy. It is measured on the
 validation split; with few images, where one split depends too much on chance, on five folds of train + validation.
 With `refit_with_validation` the chosen head is then trained again on train + validation.
 """
@@ -199,7 +201,7 @@ def conclude(probe: LinearProbe, rules: Train, material: Material) -> Outcome:
 
 
 def poolings_for(rules: ModernRecipe, classes: int, examples: int) -> tuple[Pooling, ...]:
-    """The poolings to try. Bilinear takes 1 MB of memory an example and 1 MB of model a class, so both must be few."""
+    """The poolings to try. Bilinear takes time for each pair of examples and 1 MB a class: both must be few."""
     few = examples <= rules.bilinear_up_to and classes <= _MAX_BILINEAR_CLASSES
     return (POOLING, "bilinear") if few else (POOLING,)
 
