@@ -29,7 +29,7 @@ from tasks.watching.drift import compare_samples, estimate_accuracy, estimate_cl
 from tasks.watching.page import describe, render_watch, small
 from tasks.watching.reference import reference_of
 from tasks.watching.scored import read_scored
-from tasks.workspace import Workspace
+from tasks.workspace import EXPORT, WATCH, Workspace
 
 JSON, PAGE, SCORES = "watch.json", "watch.html", "scores"
 
@@ -99,8 +99,8 @@ def _read_images(
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tasks.watch", description="Tell whether new images have changed.")
-    parser.add_argument("--model", type=Path, default=Path("models/export"), help="exported model")
-    parser.add_argument("--out", type=Path, default=Path("reports/watch"), help="folder for watch.html and the rest")
+    parser.add_argument("--model", type=Path, default=Path(EXPORT), help="exported model")
+    parser.add_argument("--out", type=Path, default=Path(WATCH), help="folder for watch.html and the rest")
     parser.add_argument("source", help="a folder, archive, table, s3://..., tfds:name")
     return parser.parse_args(arguments)
 

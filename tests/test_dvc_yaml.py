@@ -174,7 +174,7 @@ def planned(values: dict[str, Any]) -> Any:
     asked = candidates(settings)
     rates = Rates(15.0, 5e8, 15.0 if training_precision(settings.train) == "float32" else 60.0)
     decisions = [decide(*name, phases, 900, 300, rates, 1e13, "auto") for name, phases in asked.items()]
-    poolings = training_poolings(settings.train, [examples[0]] * 1000)
+    poolings = training_poolings(settings.train, [examples[0]] * PARAMS["train"]["modern"]["bilinear_up_to"])
     return decisions, wanted_rows(examples, settings, asked), poolings
 
 

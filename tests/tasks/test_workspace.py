@@ -18,7 +18,7 @@ def test_deployed_runs_folder_shares_the_clones_caches_and_keeps_its_own_state(t
     own.belong_to(tmp_path)
     found = Workspace.at(own.folder)
     shared = ("source_cache", "shared_costs", "decisions", "runs", "code", "prefect_home", "server_login")
-    shared += ("tidy_claim", "tidy_record", "kept_exports", "served_models")
+    shared += ("tidy_claim", "tidy_record", "kept_exports", "served_models", "reference", "watches")
     for name in shared:
         assert getattr(found, name) == getattr(clone, name), name
     paths = {name for name, value in vars(Workspace).items() if isinstance(value, property)}

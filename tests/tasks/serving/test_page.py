@@ -139,6 +139,7 @@ def test_page_refuses_a_large_file_without_sending_it(page: tuple[Page, list[str
 
 def test_page_takes_pasted_and_dropped_images_and_the_keyboard(page: tuple[Page, list[str]]) -> None:
     opened, seen = page
+    opened.on("filechooser", lambda _: None)  # so that the browser has been told before it is asked for one
     event = """([kind, bytes]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, {type: "image/png"}));
