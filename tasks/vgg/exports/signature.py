@@ -77,12 +77,21 @@ def check_signature(folder: Path, public_key: Path) -> None:
     signature = folder / SIGNATURE
     try:
         verifying.Config().use_elliptic_key_verifier(public_key=public_key).verify(folder, signature)
+        _require_one_spelling(signature)
     except Exception as error:  # noqa: BLE001 - a damaged signature raises whatever its parsers raise
         reason = _reason(error) if signature.exists() else "it has no signature"
         raise PredictError(
             f"{folder} is refused: it isn't signed by the owner of {public_key} ({reason}). "
             "Get the model again from the people who signed it."
         ) from None
+
+
+def _require_one_spelling(signature: Path) -> None:
+    """Refuse Base64 whose last character has bits that decoding ignores: nobody may change a byte unnoticed."""
+    envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+    for text in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
+        if base64.b64encode(base64.b64decode(text)).decode() != text:
+            raise ValueError("the signature was changed")
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -175,6 +176,22 @@ def test_one_changed_byte_in_the_signature_is_refused(export: Path, keys: tuple[
         write_bytes(export / SIGNATURE, bytes([*signature[:at], signature[at] ^ 1, *signature[at + 1 :]]))
         with pytest.raises(PredictError, match="isn't signed by the owner of"):
             check_model(export, keys[1])
+
+
+def test_signature_with_bits_that_base64_ignores_is_refused(export: Path, tmp_path: Path) -> None:
+    for number in range(20):  # the length of a signature is left to chance
+        private, public = new_keys(tmp_path / str(number), ec.SECP256R1())
+        sign_model(export, private)
+        bundle = json.loads((export / SIGNATURE).read_bytes())
+        [signature] = bundle["dsseEnvelope"]["signatures"]
+        if signature["sig"].endswith("="):
+            break
+    text = signature["sig"].rstrip("=")
+    signature["sig"] = signature["sig"].replace(text, text[:-1] + chr(ord(text[-1]) + 1))
+    check_model(export, public)
+    write_bytes(export / SIGNATURE, json.dumps(bundle).encode())
+    with pytest.raises(PredictError, match="the signature was changed"):
+        check_model(export, public)
 
 
 def test_model_that_the_owner_of_the_key_has_not_signed_is_refused(
