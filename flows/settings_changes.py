@@ -48,8 +48,9 @@ def apply_changes(
     from tasks.plan import list_source
 
     listed: list[Listed] = []
+    decided: list[bool] = []
 
-    def check(settings: Settings) -> None:
+    def check(settings: Settings) -> dict[str, Any] | None:
         try:
             check_source(settings.source.uri, SourcePolicy.of(settings, context.workspace))
         except TransientError:
@@ -57,16 +58,17 @@ def apply_changes(
                 raise
         if on_listed is not None:
             listed.append(list_source(settings, context.workspace))
-
-    folder = context.workspace.folder
-    settings = change_settings(folder, changes, check, base)
-    if must_decide(settings, changes):
+        if not must_decide(settings, changes):
+            return None
+        decided.append(True)
         wanted = list(settings.strategies)
         if "strategies" not in changes:
             wanted = sorted({*wanted, *(name for name, _ in settings.compare.left_out or ())}, key=STRATEGIES.index)
-        settings = change_settings(folder, _spend_budget(context, settings, wanted, listed))
-        if context.deployed is not None:
-            context.deployed.say(left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out))
+        return _spend_budget(context, settings, wanted, listed)
+
+    settings = change_settings(context.workspace.folder, changes, check, base)
+    if decided and context.deployed is not None:
+        context.deployed.say(left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out))
     if on_listed is not None:
         on_listed(replace(listed[0], settings=settings))
     return settings

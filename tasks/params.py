@@ -84,15 +84,16 @@ def check_settings(values: Any, where: str = PARAMS) -> Settings:
 def change_settings(
     workspace: Path,
     changes: Mapping[str, Any],
-    check: Callable[[Settings], None] | None = None,
+    check: Callable[[Settings], Mapping[str, Any] | None] | None = None,
     base: str | None = None,
 ) -> Settings:
-    """Write changes into params.yaml and keep its comments. All settings are checked first.
+    """Write changes into params.yaml, all at once, and keep its comments. All settings are checked first.
 
     Args:
         workspace: folder with params.yaml.
         changes: the settings that should differ, nested as in params.yaml: {"train": {"recipe": "tutorial"}}.
-        check: called with the new settings before they are written; if it raises, params.yaml is unchanged.
+        check: called with the new settings before they are written; if it raises, params.yaml is unchanged. What it
+            returns is changed, too.
         base: text of params.yaml to change and write; None: the file's own.
 
     Raises:
@@ -113,8 +114,10 @@ def change_settings(
     document = editor.load(path.read_text(encoding="utf-8") if base is None else base)
     changed = _merge(document, _plain(changes))  # a form has tuples; YAML has lists only
     settings = check_settings(_plain(document), "SET")
-    if check is not None:
-        check(settings)
+    more = check(settings) if check is not None else None
+    if more:
+        changed = _merge(document, _plain(more)) or changed
+        settings = check_settings(_plain(document), "SET")
     if changed:
         text = io.BytesIO()
         editor.dump(document, text)

@@ -175,6 +175,16 @@ def test_budget_leaves_strategies_out_and_says_so(committed: Path, source: Path)
     assert load_settings(committed).compare.left_out is None
 
 
+def test_kill_finds_the_old_budget_with_what_it_left_out_or_the_new_one(
+    committed: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(committed, f"SOURCE={source}", "STRATEGY=all", "SET=compare.budget_minutes=0.01")
+    written = []
+    monkeypatch.setattr("tasks.params.write_bytes", lambda path, content: written.append(path))
+    run(committed, "SET=compare.budget_minutes=1000")
+    assert [path.name for path in written] == [PARAMS]
+
+
 def test_flow_does_not_decide_again_what_a_run_has_decided(committed: Path, source: Path) -> None:
     typed = TypedSettings(str(source), "all", "compare.budget_minutes=0.01")
     context, listed = RunContext(Workspace.at(committed)), []
