@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -51,6 +52,7 @@ CASES = {
 OUTPUTS = ("data", "models", "reports", "dvc.lock", ".dvc/cache", ".dvc/tmp")
 ENVIRONMENT = ".venv/ready"
 DEPLOYED_RUNS = 3
+PASSED = re.compile(r"evaluate: ([0-9]+)/\1 images[^,]*, ([0-9.]+) images")
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Timeline:
     wall: float = 0.0
     cpu: float = 0.0
     environment: float = 0.0
+    evaluated: float = 0.0  # seconds in which `evaluate` passed images through networks
     stages: list[tuple[str, float, float]] = field(default_factory=list)
     costs: list[dict] = field(default_factory=list)
 
@@ -75,10 +78,11 @@ class Timeline:
         return {"environment": self.environment, "start": start, **own, "between": gaps, "end": self.wall - last}
 
     def besides_training_and_network(self) -> float:
-        """The rest of the wall clock without the stages `train`, and without what `features` spent in the network."""
+        """The rest of the wall clock without the stages `train`, and without what others spent in the network."""
         training = sum(end - begin for stage, begin, end in self.stages if stage == "train")
         rates = [one for one in self.costs if one["stage"] == "features" and one["extracted"]]
-        return self.wall - training - sum(one["extracted"] / one["images_per_s"] for one in rates)
+        extracted = sum(one["extracted"] / one["images_per_s"] for one in rates)
+        return self.wall - training - extracted - self.evaluated
 
 
 def main() -> None:
@@ -139,8 +143,10 @@ def time_command(command: list[str], workspace: Path, **environment: str) -> Tim
         ended = subprocess.run(command, cwd=workspace, env=variables, stdout=output, stderr=output, check=False)
         timeline.wall = time.monotonic() - start
     timeline.cpu = cpu_seconds() - used
+    said = (workspace / ".output").read_text()
     if ended.returncode:
-        raise SystemExit((workspace / ".output").read_text())
+        raise SystemExit(said)
+    timeline.evaluated = sum(int(done) / float(rate) for done, rate in PASSED.findall(said))
     return timeline
 
 
