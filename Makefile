@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without its cache Python compiles Prefect and TensorFlow in every child, which takes longer than importing them.
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := 1
+export NO_MKDOCS_2_WARNING := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 LOCK_cpu := requirements.txt
@@ -35,6 +36,7 @@ PYTEST = python -m pytest --numprocesses logical --maxprocesses 4 --dist loadsco
 READS_run := SOURCE STRATEGY SET RESET
 READS_worker := POOL
 READS_serve := MODEL PORT
+READS_docs-serve := PORT
 READS_tidy := DRY REMOTE
 READS_doctor := MEND
 READS_remote := URL
@@ -50,10 +52,10 @@ UNREAD := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(READ) SHELL,$(TYPED)))
 $(if $(UNREAD),$(error $(strip make $(MAKECMDGOALS)) doesn't know $(UNREAD): it takes $(READ)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run plan repro tidy registry remote doctor test quick portable soak lint format typecheck docs bench serve ui worker alerts lock clean
+.PHONY: help setup run plan repro tidy registry remote doctor test quick portable soak lint format typecheck reference docs docs-serve bench serve ui worker alerts lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run SOURCE=folder|digits STRATEGY=$$(awk $(STRATEGIES) tasks/vgg/strategies/*.py) SET='block.key=value ...'"
 
@@ -116,10 +118,16 @@ format: .venv/ready-dev ## fix style and format with ruff
 	@ruff format .
 
 typecheck: .venv/ready-dev ## check types with mypy, strict
-	@mypy flows tasks
+	@mypy flows tasks handbook
 
-docs: .venv/ready-dev ## write the table in docs/settings.md again, from dvc.yaml
-	@python -m tests.what_runs_again
+reference: .venv/ready ## write the pages of docs/ again that are made from the code
+	@python -m handbook
+
+docs: .venv/ready-docs ## build the site of the documentation; a broken link is an error
+	@python -m mkdocs build --quiet && echo "$(CURDIR)/.cache/site/index.html"
+
+docs-serve: .venv/ready-docs ## show the documentation with its search, until Ctrl-C; PORT=8001
+	@python -m mkdocs serve --dev-addr 127.0.0.1:$(call quote,$(or $(value PORT),8001))
 
 bench: .venv/ready-dev ## measure the speed against a tutorial's script; DATA=folder with train/ and val/
 	@python -m benchmarks $(call option,--data,DATA)
@@ -142,6 +150,10 @@ clean: ## remove the environment and the caches of tools; data and models stay
 .PHONY: another-flavour
 another-flavour:
 
-.venv/ready-dev: requirements-dev.txt .venv/ready
+.venv/ready-docs: requirements-docs.txt .venv/ready
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install $(QUIET) --require-hashes -r requirements-docs.txt
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready-docs
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install $(QUIET) --require-hashes -r requirements-dev.txt
 	@touch $@

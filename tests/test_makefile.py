@@ -86,7 +86,8 @@ class Copy:
         for name in ("python", "uv"):
             self.add_program(self.folder / ".venv/bin" / name)
         self.date(".venv/ready", 1)
-        self.date(".venv/ready-dev", 2)
+        self.date(".venv/ready-docs", 2)
+        self.date(".venv/ready-dev", 3)
 
     def date(self, name: str, order: int) -> None:
         """Let a file be the older, the lower its number is."""
@@ -291,7 +292,7 @@ def test_documented_target_does_its_work_also_beside_a_file_of_its_name(made: Co
 
 def test_help_lists_the_documented_targets_and_is_what_make_alone_prints(made: Copy) -> None:
     listed = made.make("help").stdout
-    assert re.findall(r"^  make ([a-z]+) {2,}\S", listed, re.MULTILINE) == DOCUMENTED
+    assert re.findall(r"^  make ([a-z-]+) {2,}\S", listed, re.MULTILINE) == DOCUMENTED
     assert made.make().stdout == listed
     assert made.succeed() == []
 
@@ -310,7 +311,7 @@ def test_environment_is_made_anew_when_a_lock_of_it_is_newer_and_only_then(made:
     assert made.succeed("setup") == []
     made.date(lock, 3)
     started = made.succeed("setup")
-    assert bool(started) == (lock != "requirements-dev.txt")
+    assert bool(started) == (lock not in ("requirements-dev.txt", "requirements-docs.txt"))
     assert made.succeed("setup") == []
 
 
@@ -323,11 +324,22 @@ def test_another_flavour_is_installed_and_then_remembered(made: Copy) -> None:
     assert installed(made.succeed("setup", "FLAVOUR=cpu"))[0] == "requirements.txt"
 
 
-@pytest.mark.parametrize("newer", ["requirements-dev.txt", ".venv/ready"])
-def test_tools_of_developers_are_installed_when_their_lock_or_the_environment_is_newer(made: Copy, newer: str) -> None:
-    assert not any(words[0] == "uv" for words in made.succeed("test"))
-    made.date(newer, 3)
-    assert installed(made.succeed("test")) == ["requirements-dev.txt"]
+@pytest.mark.parametrize(
+    ("newer", "target", "locks"),
+    [
+        ("requirements-dev.txt", "test", ["requirements-dev.txt"]),
+        (".venv/ready", "test", ["requirements-docs.txt", "requirements-dev.txt"]),
+        ("requirements-docs.txt", "docs", ["requirements-docs.txt"]),
+        (".venv/ready", "docs-serve", ["requirements-docs.txt"]),
+    ],
+)
+def test_tools_are_installed_when_their_lock_or_the_environment_is_newer(
+    made: Copy, newer: str, target: str, locks: list[str]
+) -> None:
+    assert not any(words[0] == "uv" for words in made.succeed(target))
+    made.date(newer, 4)
+    started = made.succeed(target)
+    assert [word for words in started if words[0] == "uv" for word in words if word.endswith(".txt")] == locks
 
 
 @pytest.mark.parametrize("target", ["test", "quick", "portable"])

@@ -1,6 +1,6 @@
 """The table in docs/settings.md of the stages that run again when a setting changes, made from dvc.yaml.
 
-`python -m tests.what_runs_again` (`make docs`) writes it; tests/test_docs.py compares it.
+`make reference` writes it; tests/test_docs.py compares it.
 """
 
 from __future__ import annotations
@@ -82,9 +82,6 @@ def _depends(stage: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def main() -> None:
-    PAGE.write_text(TABLE.sub(lambda _: table(), PAGE.read_text()))
-
-
-if __name__ == "__main__":
-    main()
+def page() -> str:
+    """The page with the table as it should be."""
+    return TABLE.sub(lambda _: table(), PAGE.read_text())
