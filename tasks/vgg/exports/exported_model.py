@@ -13,6 +13,7 @@ from safetensors.numpy import load
 
 from tasks.errors import PredictError
 from tasks.images.decoding import PERMISSIVE, Pixels
+from tasks.parallel import one_blas_thread
 from tasks.vgg.exports.model_folder import ABOUT, DETECTOR, MODEL, check_model
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Floats
@@ -62,7 +63,9 @@ class ExportedModel:
         probabilities, *features = self._session.run(outputs, {self._session.get_inputs()[0].name: batch})
         answers = [self._answer(row) for row in probabilities.tolist()]
         if self._detector:
-            for answer, score in zip(answers, self._detector.score(features[0]).tolist(), strict=True):
+            with one_blas_thread():  # others would spin for 50 ms after it, on cores that the next batch needs
+                scores = self._detector.score(features[0]).tolist()
+            for answer, score in zip(answers, scores, strict=True):
                 answer |= {"foreign": score > self._detector.threshold, "foreign_score": score}
         return answers, features[0] if features else None
 
@@ -90,7 +93,9 @@ def _session(content: bytes, folder: Path) -> Any:
 
     onnxruntime.set_default_logger_severity(3)
     try:
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # decoders need the cores meanwhile
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no public base class
         raise PredictError(
             f"onnxruntime {onnxruntime.__version__} can't load {folder / 'model.onnx'}: {error}. "
