@@ -82,6 +82,21 @@ def test_page_can_be_used_by_everyone(name: str, page: Page, tmp_path: Path) -> 
     assert len(backgrounds) == 2
 
 
+@pytest.mark.parametrize("name", ["report", "data"])
+def test_paper_shows_every_column(name: str, page: Page, tmp_path: Path) -> None:
+    """Paper can't be scrolled, so no table may be wider than an A4 sheet with Chromium's margins."""
+    open_page(page, tmp_path / f"{name}.html", PAGES[name]())
+    before = page.viewport_size
+    assert before
+    page.set_viewport_size({"width": 718, "height": 1000})
+    page.emulate_media(media="print")
+    wide = """[...document.querySelectorAll('.scroll, main')].filter(e => e.scrollWidth > e.clientWidth + 1)
+        .map(e => [e.innerText.slice(0, 80), e.scrollWidth, e.clientWidth])"""
+    assert page.evaluate(wide) == []
+    page.emulate_media(media="null")
+    page.set_viewport_size(before)
+
+
 def test_map_shows_the_image_that_is_pointed_at(page: Page, tmp_path: Path) -> None:
     paths = [HOSTILE[0], HOSTILE[1], "c.jpg", "d.jpg"]
     seen = open_page(page, tmp_path / "map.html", make_map([HOSTILE[2], "bees"], paths))
