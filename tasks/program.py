@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import os
@@ -31,8 +32,13 @@ _STORAGE_ERRNOS = {
 def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
     """Run one stage in the current folder, print its summary and record its costs. Returns the exit code.
 
-    The costs (seconds, peak memory and so on, and the numbers of the summary) are written to `.rootstock/costs`.
+    The costs (seconds, peak memory and so on, and the numbers of the summary) are written to `.rootstock/costs`. A stage
+    without a parser of its own, that is every one but `train`, knows `--help` and refuses all other arguments.
     """
+    if "@" not in stage:
+        what = sys.modules[run.__module__].__doc__
+        form = argparse.RawDescriptionHelpFormatter
+        argparse.ArgumentParser(f"python -m tasks.{stage}", description=what, formatter_class=form).parse_args()
 
     def body() -> None:
         workspace = Workspace.at(Path.cwd())

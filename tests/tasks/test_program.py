@@ -56,6 +56,16 @@ def finish(workspace: Path, body: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.parametrize("stage", ["ingest", "prepare", "features", "evaluate", "export"])
+def test_help_explains_a_stage_and_runs_nothing(stage: str, tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-m", f"tasks.{stage}"], {**os.environ, "PYTHONPATH": str(PROJECT)}
+    for argument, code in (("--help", 0), ("--force", 2)):
+        ended = subprocess.run([*command, argument], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == code, ended.stderr
+        assert f"python -m tasks.{stage}" in ended.stdout + ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stage_prints_its_summary_and_writes_its_costs(workspace: Path) -> None:
     code, out, _ = finish(workspace, "return Summary(images=3)")
     assert (code, out) == (0, "stage: Summary(images=3)\n")
