@@ -139,6 +139,13 @@ class Strategy:
             images = "the validation images" if chosen_on == "validation" else chosen_on
             sentences.append(f"The linear model's pooling and inverse regularization C were chosen on {images}.")
             phases = training.get("phases", [])
+            mixed = [phase for phase in phases if 0 < phase.get("share", 1) < 1]
+            if mixed:
+                shares = " and ".join(f"{phase['share']:.0%} of the way" for phase in mixed)
+                sentences.append(
+                    f"The weights are a mixture: they lie {shares} from those before to those after training, where "
+                    "the validation loss was lowest."
+                )
             if phases and not any(phase["best_epoch"] for phase in phases):
                 sentences.append(
                     "No later epoch was better on the validation images, so the result is this linear model, and "

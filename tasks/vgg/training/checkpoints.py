@@ -38,8 +38,9 @@ class State:
         parts: pieces that a batch is cut into.
         history: a record for each finished epoch before the choice.
         refit_history: a record for each one after it.
-        best_loss: lowest validation loss of the phase; None: not measured yet.
-        best_epoch: of the phase; 0 is before the first one.
+        start_loss: validation loss before the phase; None: not measured.
+        best_loss: lowest one after an epoch of the phase; None: no epoch is done.
+        best_epoch: the epoch that has it, counted from 1.
         waited: epochs since the best one.
         at_chance: epochs in a row at chance.
         notes: one for each phase that was finished before the choice.
@@ -55,6 +56,7 @@ class State:
     parts: int = 1
     history: list[dict[str, Any]] = field(default_factory=list)
     refit_history: list[dict[str, Any]] = field(default_factory=list)
+    start_loss: float | None = None
     best_loss: float | None = None
     best_epoch: int = 0
     waited: int = 0

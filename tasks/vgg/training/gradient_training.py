@@ -23,6 +23,7 @@ from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.strategies.base import Phase
+from tasks.vgg.training.interpolation import BETWEEN
 from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
 from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.outcome import Outcome, example_weights
@@ -181,4 +182,5 @@ def _identity(settings: Settings, material: Material, phases: tuple[Phase, ...],
         "features": material.kept,
         "weights": SHA256,
         "precision": precision,
+        "shares": BETWEEN,
     }

@@ -7,6 +7,7 @@ that was killed and resumed ends with the same weights as an uninterrupted one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from tasks.scores import accuracy, log_loss
 from tasks.vgg.head import Floats
 from tasks.vgg.training.checkpoints import State
 from tasks.vgg.training.collapse import EPOCHS_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
+from tasks.vgg.training.interpolation import choose_share, mix
 from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.optimizer import schedule_at
 from tasks.vgg.training.steps import Steps
@@ -48,8 +50,9 @@ class TrainingResult:
 def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     """Train through all phases, or continue where an earlier call was stopped; then refit.
 
-    Each phase begins with the weights of the phase before. With early stopping, a phase keeps the weights of its best
-    epoch (those of its start, if no epoch was better), and a phase that improved nothing ends the training.
+    Each phase begins with the weights of the phase before. With early stopping, a phase gives the weights of its best
+    epoch. If it trains blocks, these are mixed with the weights of its start, by the share that has the lowest
+    validation loss. A phase that improved nothing gives its start, and ends the training.
 
     Raises:
         TrainingError: the loss became NaN, or the memory is too small.
@@ -133,9 +136,8 @@ class _PhaseTraining:
         """The phase's classifier; whether it is better than at the start; what is wrong."""
         state, phase = self._state, self._phase
         problem = None
-        if phase.patience is not None and state.best_loss is None:
-            state.best_loss = self._measure()[0]
-            state.keep("best", self._network.tensors())
+        if phase.patience is not None and state.start_loss is None:
+            state.start_loss = self._measure()[0]
         while state.epoch < self._epochs and problem is None:
             self._epoch()
             problem = self._finish_epoch()
@@ -145,21 +147,43 @@ class _PhaseTraining:
                 self._save()
             self._stop.check(self._save)
         tensors = state.group("best") if phase.patience is not None else self._network.tensors()
+        begun = self._start.tensors(phase.unfrozen)
+        share: float = state.notes[state.phase]["share"] if state.refitting else self._choose_share(begun, tensors)
         if not state.refitting:
-            state.notes.append(
-                {"phase": phase.name, "epochs": state.epoch, "best_epoch": state.best_epoch, "batch_parts": state.parts}
-            )
-        improved = phase.patience is None or state.best_epoch > 0
-        if problem and self._keeps_from_before():
+            best = state.best_epoch if share else 0
+            note = {"phase": phase.name, "epochs": state.epoch, "best_epoch": best, "share": share}
+            state.notes.append({**note, "batch_parts": state.parts})
+        if problem and self._keeps_from_before(share):
             print(f"train: {problem} The weights from before are kept.", file=sys.stderr, flush=True)
             problem = None
-        return self._start.replaced(tensors), improved, problem
+        return self._start.replaced(mix(begun, tensors, share)), share > 0, problem
 
-    def _keeps_from_before(self) -> bool:
+    def _keeps_from_before(self, share: float) -> bool:
         """Whether the phase's result was trained before its epochs at chance; the first phase may begin untrained."""
-        state = self._state
-        trained = state.best_epoch > 0 or state.phase > 0
-        return self._phase.patience is not None and trained and state.best_epoch <= state.epoch - state.at_chance
+        trained = not self._best_was_at_chance() if share else self._state.phase > 0
+        return self._phase.patience is not None and trained
+
+    def _best_was_at_chance(self) -> bool:
+        return self._state.best_epoch > self._state.epoch - self._state.at_chance
+
+    def _choose_share(self, begun: Mapping[str, Floats], tensors: Mapping[str, Floats]) -> float:
+        """How far to go from the weights before the phase to those of its best epoch."""
+        state, phase = self._state, self._phase
+        if phase.patience is None:
+            return 1.0
+        assert state.start_loss is not None
+        assert state.best_loss is not None
+        if not phase.unfrozen:  # between an untrained head and a trained one are only less certain answers
+            return float(state.best_loss < state.start_loss)
+        if self._best_was_at_chance():
+            return 0.0
+
+        def measure(share: float) -> float:
+            for name, value in mix(begun, tensors, share).items():
+                self._network.variables[name].assign(value)
+            return self._measure()[0]
+
+        return choose_share(state.start_loss, state.best_loss, measure)
 
     def _epoch(self) -> None:
         state, phase = self._state, self._phase

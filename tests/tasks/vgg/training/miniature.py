@@ -1,9 +1,10 @@
 """Complete trainings of a miniature VGG, in this process and in others that are killed.
 
 python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY [kill-at N | term-at N | devices N] [improving]
+python -m tests.tasks.vgg.training.miniature WORKSPACE STRATEGY kill-in-choice
 
-The signals come at step N. With `improving` every epoch has a lower validation loss than the one before, and none is
-at chance.
+The signals come at step N, or when the second share of the way is measured. With `improving` every epoch has a lower
+validation loss than the one before, and none is at chance.
 
 As the program of a fork server it imports everything that trains, and computes nothing before it is forked.
 """
@@ -21,7 +22,7 @@ from tasks import features, train
 from tasks.params import load_settings
 from tasks.vgg import engine_choice, inference
 from tasks.vgg.engines import Engine
-from tasks.vgg.training import gradient_training
+from tasks.vgg.training import gradient_training, interpolation
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.fork_server import ForkServer
@@ -78,6 +79,15 @@ def main() -> None:
 
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(rest[1]))
+    elif rest == ["kill-in-choice"]:
+        mix = loop.mix
+
+        def killed(start: Any, end: Any, share: float) -> Any:
+            if share > interpolation.BETWEEN[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return mix(start, end, share)
+
+        loop.mix = killed
     elif rest:
         sent = {"kill-at": signal.SIGKILL, "term-at": signal.SIGTERM}[rest[0]]
         left, plain = [int(rest[1])], Steps.train

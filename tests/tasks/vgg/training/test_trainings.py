@@ -21,6 +21,7 @@ from tasks.vgg import strategies
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training import loop
+from tasks.vgg.training.interpolation import mix
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
 from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
@@ -257,6 +258,38 @@ def test_refit_that_collapses_leaves_the_chosen_model(
     np.testing.assert_allclose(given, trained.validation_probabilities, atol=2e-3)
 
 
+def test_phase_gives_the_share_of_the_way_that_validation_chose(
+    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, mixed = loop._PhaseTraining._measure, []
+    losses = iter([0.0, -1.0, -2.0, 5.0, -9.0, 5.0])  # before, after both epochs, and between
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
+    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
+
+    def mix_and_note(start: Any, end: Any, share: float) -> Any:
+        mixed.append((share, mix(start, end, share)))
+        return mixed[-1][1]
+
+    monkeypatch.setattr(loop, "mix", mix_and_note)
+    train.run(tiny, Workspace.at(workspace), "fine_tuning")
+    trained = load_trained(workspace / TRAINED / "fine_tuning")
+    [note] = trained.summary["phases"]
+    assert (note["share"], note["best_epoch"]) == (0.5, 2)
+    assert [share for share, _ in mixed] == [0.25, 0.5, 0.75, 0.5, 0.5]  # the last ones: chosen, and refitted
+    for name, value in trained.backbone.items():
+        np.testing.assert_array_equal(mixed[-1][1][name], value)
+        assert not np.array_equal(mixed[-2][1][name], value)
+
+
+def test_training_killed_while_it_chooses_the_share_ends_with_the_same_weights(
+    tiny: Settings, workspace: Path, trainings: ForkServer, uninterrupted: Uninterrupted
+) -> None:
+    whole = uninterrupted(workspace, "progressive")
+    assert trainings.run(str(workspace), "progressive", "kill-in-choice").returncode == -9
+    assert trainings.run(str(workspace), "progressive").returncode == 0
+    assert model(workspace, "progressive") == whole
+
+
 @pytest.mark.parametrize("strategy", ["fine_tuning", "progressive"])
 def test_unfreezing_that_improves_nothing_is_feature_extraction(
     tiny: Settings, workspace: Path, change: Change, strategy: str
@@ -294,8 +327,8 @@ def test_collapse_of_a_later_phase_leaves_the_model_of_the_one_before(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = loop._PhaseTraining._measure
-    losses, lost = iter([0.0, -1.0, -2.0, -2.0, 5.0, 5.0]), iter([False, False, True, True])
-    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
+    losses, lost = iter([0.0, -1.0, -2.0]), iter([False, False, True, True])
+    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses, 5.0), plain(self)[1]))
     monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost, False))
     assert not train.run(tiny, Workspace.at(workspace), "progressive").unusable
     trained = load_trained(workspace / TRAINED / "progressive")
