@@ -1,7 +1,7 @@
 """All strategies by stratified cross-validation over all images, on the same folds.
 
     python -m benchmarks.cross_validation FOLDER [--strategies all] [--recipe modern] [--repeats 5] [--learning-curve]
-                                       [--set key=value]
+                                       [--set key=value] [--sheet FILE]
 
 FOLDER holds train/<class>/* and val/<class>/*, which are merged. Each fold is held out once; one image in seven of the
 other folds is for validation, on which choices are made. `feature_extraction` is repeated with other folds, the other
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, train
@@ -52,6 +54,7 @@ def main() -> None:
         "--learning-curve", action="store_true", help="measure feature extraction on fewer images instead"
     )
     parser.add_argument("--set", action="append", default=[], help="settings, as block.key=value")
+    parser.add_argument("--sheet", type=Path, help="an image file")
     options = parser.parse_args()
     strategies = STRATEGIES if options.strategies == "all" else tuple(options.strategies.split(","))
     strategies = ("feature_extraction",) if options.learning_curve else strategies
@@ -70,7 +73,7 @@ def main() -> None:
         if options.learning_curve:
             learning_curve(Folds(workspace), options.repeats)
         else:
-            compare(Folds(workspace), strategies, options.repeats)
+            compare(Folds(workspace), strategies, options.repeats, options.sheet)
 
 
 def put_together(folder: Path, target: Path) -> Path:
@@ -149,7 +152,7 @@ class Folds:
         return keys, np.concatenate(list(batches))
 
 
-def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
+def compare(folds: Folds, strategies: tuple[str, ...], repeats: int, sheet: Path | None) -> None:
     right: dict[str, list[dict[str, bool]]] = {}
     figures = {}
     print("| strategy | accuracy | over repeats | log loss | difference from feature_extraction | seconds |")
@@ -164,7 +167,23 @@ def compare(folds: Folds, strategies: tuple[str, ...], repeats: int) -> None:
             **beside(right, strategy),
         }
         show(strategy, figures[strategy])
+        if sheet and strategy == "feature_extraction":
+            repeated = right[strategy]
+            draw_sheet(sheet, folds, [key for key in repeated[0] if not any(one[key] for one in repeated)])
     print(json.dumps(figures))
+
+
+def draw_sheet(file: Path, folds: Folds, keys: list[str]) -> None:
+    """Some images, 6 in a row, each above its label."""
+    side, line, across = 160, 22, 6
+    keys = sorted(keys, key=lambda key: (folds.labels[key], key))
+    sheet = Image.new("RGB", (across * side, math.ceil(len(keys) / across) * (side + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, pixels in enumerate(open_shards(Workspace.at(folds.workspace).shards).read(keys)):
+        x, y = number % across * side, number // across * (side + line)
+        sheet.paste(Image.fromarray(pixels).resize((side - 4, side - 4)), (x + 2, y + 2))
+        draw.text((x + 4, y + side), folds.classes[folds.labels[keys[number]]], "black", font_size=14)
+    sheet.save(file)
 
 
 def summary(measured):
