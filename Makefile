@@ -124,7 +124,8 @@ reference: .venv/ready ## write the pages of docs/ again that are made from the 
 	@python -m handbook
 
 docs: .venv/ready-docs ## build the site of the documentation; a broken link is an error
-	@python -m mkdocs build --quiet && echo "$(CURDIR)/.cache/site/index.html"
+	@python -m mkdocs build --strict
+	@echo "$(CURDIR)/.cache/site/index.html"
 
 docs-serve: .venv/ready-docs ## show the documentation with its search, until Ctrl-C; PORT=8001
 	@python -m mkdocs serve --dev-addr 127.0.0.1:$(call quote,$(or $(value PORT),8001))

@@ -46,7 +46,7 @@ _READABLE_LOGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pipeline in the current folder. Returns the exit code; docs/deployed-runs.md lists them."""
+    """Run the pipeline in the current folder. Returns the exit code; docs/reference/errors.md lists them."""
     signal.signal(signal.SIGTERM, _stop)
     chosen = _parse(arguments)
     workspace = Workspace.at(Path.cwd())

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from handbook import what_runs_again
+from handbook import (
+    artifacts_page,
+    commands_page,
+    errors_page,
+    files_page,
+    imports,
+    reasons_page,
+    settings_page,
+    what_runs_again,
+)
+
+MADE = (
+    artifacts_page,
+    commands_page,
+    errors_page,
+    files_page,
+    imports,
+    reasons_page,
+    settings_page,
+    what_runs_again,
+)
 
 
 def pages() -> dict[Path, str]:
     """Every file that is made from the code, with its text."""
-    return {what_runs_again.PAGE: what_runs_again.page()}
+    return {one.PAGE: one.page() for one in MADE}
 
 
 def main() -> None:

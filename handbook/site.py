@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages link to files of the project, as on GitHub, so the site contains these files, too."""
+"""Hooks of MkDocs: pages link to files of the project, as on GitHub, so the site contains these files, too."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 PROJECT = Path(__file__).parents[1]
-FOLDER = "project"
-"""Where the site has files from outside of docs/."""
+DOCS, OTHERS = "docs/", "project/"
+"""Where pages are in the project; where the site has files from outside of that folder."""
 LINK = re.compile(r"\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files of the project to which pages link."""
-    for page in files.documentation_pages():
-        for target in LINK.findall(page.content_string):
-            name = outside(page.src_uri, target[0])
-            place = f"{FOLDER}/{name}"
-            if name and not files.get_file_from_path(place):
-                files.append(File.generated(config, place, content=text_of(name)))
+    """Add the files of the project to which pages link, and those to which these link."""
+    pending = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
+    while pending:
+        page, text = pending.pop()
+        for target, _ in LINK.findall(text):
+            name = named(page, target)
+            if name.startswith(DOCS) or not (PROJECT / name).is_file() or files.get_file_from_path(OTHERS + name):
+                continue
+            content = (PROJECT / name).read_text(encoding="utf-8")
+            files.append(File.generated(config, OTHERS + name, content=content))
+            pending += [(OTHERS + name, content)] if name.endswith(".md") else []
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
-    """Let links to files of the project lead to the copies."""
-    here = posixpath.dirname(page.file.src_uri)
+    """Let links to files of the project lead to where the site has them."""
+    here = page.file.src_uri
 
     def lead(found: re.Match[str]) -> str:
-        name = outside(page.file.src_uri, found[1])
-        if not name:
-            return found[0]
-        return f"]({posixpath.relpath(f'{FOLDER}/{name}', here or '.')}{found[2] or ''})"
+        name = named(here, found[1])
+        there = name.removeprefix(DOCS) if name.startswith(DOCS) else OTHERS + name
+        return f"]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{found[2] or ''})"
 
     return LINK.sub(lead, markdown)
 
@@ -50,13 +53,7 @@ def on_post_page(output: str, **_: object) -> str:
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
-def outside(page: str, target: str) -> str:
-    """The path of a link's target from the project's folder, if it is not in docs/; otherwise an empty string."""
-    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
-    return "" if path.startswith(("docs/", "../", "/")) or path == "docs" else path
-
-
-def text_of(name: str) -> str:
-    """A file's text; links in a page lead to where the site has that page."""
-    text = (PROJECT / name).read_text(encoding="utf-8")
-    return re.sub(r"\]\(docs/", "](../", text) if name.endswith(".md") else text
+def named(page: str, target: str) -> str:
+    """The path in the project of what a page of the site links to."""
+    of_page = page.removeprefix(OTHERS) if page.startswith(OTHERS) else DOCS + page
+    return posixpath.normpath(posixpath.join(posixpath.dirname(of_page), target))

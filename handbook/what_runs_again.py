@@ -25,6 +25,12 @@ def table() -> str:
     return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def first_stages(name: str) -> str:
+    """The stages that run again when a setting changes, in Markdown."""
+    stages: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    return _first(name.partition(".")[0], tuple(one for one in stages if _reads(stages[one], name)), stages)
+
+
 def _rows_of(block: str, values: Any, stages: dict[str, Any]) -> list[tuple[str, str, str]]:
     """One row for all settings of a block that make the same stages run; the largest group comes last, as the rest."""
     groups: dict[tuple[str, ...], list[str]] = {}

@@ -36,53 +36,94 @@ class RootstockError(Exception):
 
 
 class SettingsError(RootstockError):
-    """params.yaml, or a setting given on the command line, is wrong."""
+    """params.yaml, or a setting given on the command line, is wrong.
+
+    What to do: read the list of settings in the message, and correct them in `params.yaml` or behind `SET=`.
+    """
 
 
 class SourceError(RootstockError):
-    """The source of images is missing, empty, or not laid out as expected."""
+    """The source of images is missing, empty, or not laid out as expected.
+
+    What to do: check the path, the address or the table that the message names.
+    `SOURCE=` and `source.*` say where images are.
+    """
 
 
 class DataError(RootstockError):
-    """No classifier can be trained on the images: too few, only one class, or too many refused."""
+    """No classifier can be trained on the images: too few, only one class, or too many refused.
+
+    What to do: add images, or look at `reports/data.html` for why they were refused. The message
+    names the setting, if one decides.
+    """
 
 
 class IntegrityError(RootstockError):
-    """Stored bytes don't match their checksum."""
+    """Stored bytes don't match their checksum.
+
+    What to do: run the same command again: what is damaged is computed or fetched again. If it stays, `make doctor`.
+    """
 
 
 class WeightsError(RootstockError):
-    """The pretrained weights are missing, or not the published ones."""
+    """The pretrained weights are missing, or not the published ones.
+
+    What to do: `make setup` installs the weights again; `ROOTSTOCK_VGG16_WEIGHTS` names a file of your own.
+    """
 
 
 class TrainingError(RootstockError):
-    """Training did not produce a usable model."""
+    """Training did not produce a usable model.
+
+    What to do: lower the learning rate that the message names, or train with another strategy.
+    """
 
 
 class ExportError(RootstockError):
-    """An exported model doesn't predict the same as the trained one."""
+    """An exported model doesn't predict the same as the trained one.
+
+    What to do: leave out the format that the message names (`export.formats`), or raise `export.probability_tolerance`
+    if the difference is small enough for you.
+    """
 
 
 class PredictError(RootstockError):
-    """Nothing could be scored."""
+    """Nothing could be scored.
+
+    What to do: get the model's folder again (`dvc checkout --force export`), or check the paths of the images.
+    """
 
 
 class StorageError(RootstockError):
-    """The disk is full, read-only, or over its quota."""
+    """The disk is full, read-only, or over its quota.
+
+    What to do: make room (`make tidy`), or make the place writable. Then run the same command again: it continues.
+    """
 
 
 class RunError(RootstockError):
-    """A run lacks its commit, folder or work pool, or its result comes too late."""
+    """A run lacks its commit, folder or work pool, or its result comes too late.
+
+    What to do: the message names the command: mostly to commit, to deploy, to choose a branch, or to wait
+    for another run.
+    """
 
 
 class TransientError(RootstockError):
-    """Something outside is busy or doesn't answer. The same may work later, without anybody's help."""
+    """Something outside is busy or doesn't answer. The same may work later, without anybody's help.
+
+    What to do: wait, then run the same command again. Runs do that by themselves, up to `run.outage_limit_s`.
+    """
 
     exit_code = TRANSIENT_ERROR
 
 
 class StageError(RootstockError):
-    """A stage's child process failed."""
+    """A stage's child process failed.
+
+    What to do: read the stage's own output above this line. After a crash, the next run continues where
+    the stage stopped.
+    """
 
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:

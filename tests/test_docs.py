@@ -17,7 +17,7 @@ from tasks.settings import Settings
 from tests.conftest import PROJECT
 from tests.tasks.steps import run_prepare
 
-PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
 SETTINGS: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text())
 

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from handbook.imports import LEVELS, STAGES, imported, is_in, level, modules, own_imports, room
 
-ROOMS = ("images", "vgg", "reports", "scoring", "serving", "watching", "runs")
-STAGES = ("tasks.stages", "tasks.progress_artifacts")
-GROUND = (
-    *(
-        f"tasks.{name}"
-        for name in ("workspace", "params", "settings", "settings_block", "errors", "files", "parallel", "progress")
-    ),
-    *(f"tasks.{name}" for name in ("scores", "markdown_tables")),
-    "tasks.vgg.strategies",  # a strategy declares its settings, so the settings import it
-)
-LEVELS = ("flows", "stages", "programs", "rooms", "ground")
-"""From the top to the bottom; a module imports from its own level and those below."""
 ALLOWED_ROOMS: dict[str, set[str]] = {
     "images": set(),
     "vgg": {"images"},
@@ -38,60 +23,6 @@ BORDERS = {
     "dvc": ("tasks.runs.dvc_state",),
 }
 """Library -> the modules and packages that may import it."""
-
-
-@cache
-def modules() -> dict[str, Path]:
-    """Every module of the project by its name."""
-    files = [file for folder in ("flows", "tasks") for file in (PROJECT / folder).rglob("*.py")]
-    return {".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
-
-
-def imports(node: ast.AST) -> Iterator[str]:
-    """The names that a piece of code imports, inside functions too, but not what only type checkers see."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "a relative import"
-            assert child.module is not None
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
-            yield from imports(child)
-
-
-@cache
-def imported(module: str) -> frozenset[str]:
-    return frozenset(imports(ast.parse(modules()[module].read_text(encoding="utf-8"))))
-
-
-@cache
-def own_imports(module: str) -> frozenset[str]:
-    """The modules of the project that a module imports."""
-    found = set()
-    for name in imported(module):
-        parts = name.split(".")
-        known = (".".join(parts[:length]) for length in (len(parts), len(parts) - 1))
-        found |= {next((one for one in known if one in modules()), module)}
-    return frozenset(found - {module})
-
-
-def is_in(module: str, place: str) -> bool:
-    return module == place or module.startswith(f"{place}.")
-
-
-def room(module: str) -> str | None:
-    return next((room for room in ROOMS if is_in(module, f"tasks.{room}")), None)
-
-
-def level(module: str) -> str:
-    if is_in(module, "flows"):
-        return "flows"
-    if module in STAGES:
-        return "stages"
-    if module == "tasks" or any(is_in(module, place) for place in GROUND):
-        return "ground"
-    return "rooms" if room(module) else "programs"
 
 
 def test_there_are_no_circles() -> None:
