@@ -34,6 +34,7 @@ from tasks.runs.supervisor import child_environment
 from tasks.runs.version_folders import add_outputs, version_folder
 from tasks.scores import Floats, log_losses, predict
 from tasks.settings import Settings
+from tasks.vgg.exports.signature import configured_key
 from tasks.workspace import EVALUATION, EXPORT, PREDICTIONS, PREPARED, Workspace
 
 _SAMPLE = 4
@@ -100,15 +101,17 @@ class Scores:
     latency_ms: float
 
     @classmethod
-    def of(cls, export: Path, pixels: Pixels, temporary: Path) -> Self:
+    def of(cls, export: Path, pixels: Pixels, temporary: Path, public_key: Path | None = None) -> Self:
         """Score images (n, 224, 224, 3).
 
         Raises:
-            PredictError: the model can't be loaded, or doesn't answer in time.
+            PredictError: the model can't be loaded, isn't signed by the owner of the public key, or doesn't answer in
+                time.
         """
         images, scores = temporary / "images.npy", temporary / "scores.npz"
         np.save(images, pixels)
         command = [sys.executable, "-m", "tasks.exported_scores", str(export), str(images), str(scores)]
+        command += [str(public_key.absolute())] if public_key else []
         here = str(Path(__file__).parents[1])
         environment = {**child_environment(os.environ), "PYTHONPATH": here}
         with GuardedProcess(command, temporary, environment, subprocess.PIPE, _LIMIT_S) as process:
@@ -175,14 +178,15 @@ def check_alone(now: Side, settings: Settings) -> list[checks.Row]:
     rows = [checks.check_recalls(now.measured, settings.gate.min_recall)]
     sample = sorted(now.predictions)[:_SAMPLE]
     pixels = now.shards.read(sample)
-    tolerance, budgets = settings.export.probability_tolerance, settings.gate
+    tolerance, budgets, key = settings.export.probability_tolerance, settings.gate, configured_key()
     try:
         with now.workspace.temporary_folder() as temporary:
-            found = Scores.of(now.workspace.export, pixels, temporary)
+            found = Scores.of(now.workspace.export, pixels, temporary, key)
     except PredictError as error:
         return [*rows, checks.check_export(None, tolerance, str(error))]
     expected = np.array([now.predictions[key] for key in sample])
-    rows.append(checks.check_export(float(np.abs(found.probabilities - expected).max()), tolerance, ""))
+    difference = float(np.abs(found.probabilities - expected).max())
+    rows.append(checks.check_export(difference, tolerance, "", is_signed=key is not None))
     if budgets.max_latency_ms is not None:
         rows.append(checks.check_budget("latency of one image", found.latency_ms, "ms", budgets.max_latency_ms))
     if budgets.max_size_mb is not None:

@@ -169,13 +169,14 @@ def check_what_if(now: Mapping[str, Any] | None, before: Mapping[str, Any] | Non
     return _row(name, mean, mean_before, limit, not worse, sentence)
 
 
-def check_export(difference: float | None, tolerance: float, problem: str) -> Row:
+def check_export(difference: float | None, tolerance: float, problem: str, *, is_signed: bool = False) -> Row:
     """Whether the exported model loads in a new process and answers there as it was evaluated.
 
     Args:
         difference: largest difference of a probability; None if it doesn't load.
         tolerance: `export.probability_tolerance`.
         problem: why it doesn't load.
+        is_signed: its signature was checked by a public key.
     """
     limit = f"differs by at most {tolerance:g}"
     if difference is None:
@@ -184,6 +185,7 @@ def check_export(difference: float | None, tolerance: float, problem: str) -> Ro
     shown = f"{difference:.5f}"
     sentence = (
         f"A new process has loaded the exported model. Its probabilities differ from the evaluation's by {shown}."
+        f"{' It is signed by the owner of the public key.' if is_signed else ''}"
     )
     return _row("export", shown, NONE, limit, passed, sentence)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tasks import gate
 from tasks.errors import PredictError
@@ -16,8 +17,10 @@ from tasks.gate import Scores, Side, check_alone, compare
 from tasks.images.manifest import Example
 from tasks.params import load_settings
 from tasks.settings import Settings
+from tasks.vgg.exports.signature import PUBLIC_KEY, sign_model
 from tests.conftest import PARAMS
 from tests.tasks.versions import CLASSES, draw, example, examples, write_version
+from tests.tasks.vgg.exports.test_model_folder import new_keys
 
 ALL = examples(96)
 Rows = dict[str, dict[str, Any]]
@@ -228,6 +231,23 @@ def test_export_that_answers_otherwise_or_does_not_load_is_refused(settings: Set
     rows = by_check(check_alone(now, settings))
     assert failed(rows) == ["export"]
     assert "is not the file that was exported: its SHA-256 differs" in rows["export"]["sentence"]
+
+
+def test_model_that_is_not_signed_by_the_owner_of_the_public_key_is_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ours, public), (theirs, _) = (new_keys(tmp_path / name, ec.SECP256R1()) for name in ("ours", "theirs"))
+    now = candidate(tmp_path, ALL[:16])
+    monkeypatch.setenv(PUBLIC_KEY, str(public))
+    rows = by_check(check_alone(now, settings))
+    assert failed(rows) == ["export"]
+    assert "it has no signature" in rows["export"]["sentence"]
+    sign_model(now.workspace.export, theirs)
+    assert failed(by_check(check_alone(now, settings))) == ["export"]
+    sign_model(now.workspace.export, ours)
+    rows = by_check(check_alone(now, settings))
+    assert failed(rows) == []
+    assert rows["export"]["sentence"].endswith("It is signed by the owner of the public key.")
 
 
 def test_latency_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
