@@ -17,6 +17,7 @@ import yaml
 from tasks.errors import RunError
 from tasks.markdown_tables import markdown_table
 from tasks.runs.accuracy_regression import describe_accuracy
+from tasks.runs.first_sharing import share_old_entries
 from tasks.runs.git import read_blobs
 from tasks.runs.registry import (
     ARTIFACT,
@@ -66,8 +67,11 @@ class Promoter:
     _pushed: set[str] = field(default_factory=set)
 
     def read(self) -> Registry:
-        """The registry as it is now."""
-        return fetch_registry(self.clone, self.remote, self.say)
+        """The registry as it is now. If only this clone has one, git's remote gets it."""
+        registry = fetch_registry(self.clone, self.remote, self.say)
+        if self.remote is not None:
+            share_old_entries(self.clone, self.remote, registry, self.say)
+        return registry
 
     def register(self, commit: str, why: str, deployment: str = "") -> Entry | None:
         """Register the model of a commit, with the gate's verdict, unless the newest version is the same model.

@@ -33,7 +33,8 @@ _NAME = rf"{ARTIFACT}(?:@(?P<version>v\d+\.\d+\.\d+)|#(?P<stage>[\w/-]+?))(?P<ca
 _FORMAT = "%00".join(
     ("%(refname:strip=2)", "%(*objectname)", "%(taggerdate:unix)", "%(taggername)", "%(contents)", "%00")
 )
-_PATTERNS = (f"refs/tags/{ARTIFACT}@*", f"refs/tags/{ARTIFACT}#*")
+TAGS = (f"refs/tags/{ARTIFACT}@*", f"refs/tags/{ARTIFACT}#*")
+"""Patterns of the registry's tags."""
 _STALE_S = 60.0
 """git holds the lock of a tag for milliseconds: one that is this old was left by a killed git."""
 
@@ -142,7 +143,7 @@ class Registry:
 
 def read_registry(clone: Path) -> Registry:
     """What the clone knows; `fetch_registry` asks the remote first."""
-    listed = git(clone, "for-each-ref", f"--format={_FORMAT}", *_PATTERNS)
+    listed = git(clone, "for-each-ref", f"--format={_FORMAT}", *TAGS)
     entries = []
     for record in listed.split("\0\0\n"):
         name, commit, at, by, message = [*record.removesuffix("\0\0").split("\0", 4), "", "", "", ""][:5]
@@ -161,7 +162,7 @@ def fetch_registry(clone: Path, remote: str | None, say: Say) -> Registry:
     """
     if remote is not None:
         _remove_stale_locks(clone, say)
-        specs = [f"{pattern}:{pattern}" for pattern in _PATTERNS]
+        specs = [f"{pattern}:{pattern}" for pattern in TAGS]
         try:
             git(clone, "fetch", "--no-tags", "--no-write-fetch-head", "--refmap=", remote, *specs)
         except RunError as error:

@@ -19,6 +19,7 @@ from tasks.runs.registry import TakenError, add_entry, read_registry
 from tasks.runs.retention import kept_commits
 from tests.tasks.runs.nights import fork_dvc
 from tests.tasks.runs.promoting import PASSED, killed_at, make_project, make_version, promoter, refused
+from tests.tasks.runs.repository import commit as commit_all
 from tests.tasks.runs.repository import dvc, git
 
 
@@ -270,6 +271,46 @@ def test_clone_with_tags_of_its_own_is_told_what_to_do(clone: Path, commits: Seq
     git(history, "update-ref", "refs/tags/champion@v1.0.0", commits[0])
     with pytest.raises(RunError, match=r"different tags of the same name(.|\n)*git fetch --force origin"):
         promoter(clone).register(commits[1], "shared")
+
+
+def test_what_was_registered_before_git_had_a_remote_is_pushed_with_its_data(
+    clone: Path, commits: Sequence[str], store: Path, tmp_path: Path
+) -> None:
+    alone = promoter(clone)
+    for commit in commits[:2]:
+        alone.promote(alone.register(commit, "alone").version, "newer")
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(tmp_path / "history.git"))
+    git(clone, "remote", "add", "origin", str(tmp_path / "history.git"))
+    git(clone, "push", "-q", "origin", "main")
+    shutil.rmtree(store, ignore_errors=True)
+    said: list[str] = []
+    promoter(clone, said=said).register(commits[2], "shared")
+    there = read_registry(tmp_path / "history.git")
+    assert [one.tag for one in there.entries] == [one.tag for one in read_registry(clone).entries]
+    assert [one.version for one in there.versions] == ["v1.0.0", "v1.1.0", "v1.2.0"]
+    assert said[0] == "Pushed the registry of this clone, 4 tags, to origin."
+    dvc(tmp_path, "artifacts", "get", str(tmp_path / "history.git"), "champion", "--rev", "v1.0.0", "-o", "got")
+    assert (tmp_path / "got/model.txt").read_text() == "a"
+    git(clone, "push", "-q", "origin", "--delete", "champion@v1.2.0")  # as the docs say, but not here
+    promoter(clone).read()
+    assert [one.version for one in read_registry(tmp_path / "history.git").versions] == ["v1.0.0", "v1.1.0"]
+
+
+def test_version_whose_commit_names_no_remote_of_dvc_stays_here_and_is_told(
+    clone: Path, commits: Sequence[str], tmp_path: Path
+) -> None:
+    (clone / ".dvc/config").write_text("")
+    lonely = commit_all(clone, "Without a remote")
+    git(clone, "checkout", "-q", commits[0])
+    alone = promoter(clone)
+    alone.register(commits[0], "alone")
+    alone.register(lonely, "alone", "another deployment")
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(tmp_path / "history.git"))
+    git(clone, "remote", "add", "origin", str(tmp_path / "history.git"))
+    said: list[str] = []
+    promoter(clone, said=said).read()
+    assert [one.commit for one in read_registry(tmp_path / "history.git").versions] == [commits[0]]
+    assert f"The model of {lonely[:10]} stays in this clone: its commit names no remote of DVC" in said
 
 
 def test_tidying_keeps_the_data_of_registered_versions(clone: Path, commits: Sequence[str]) -> None:
