@@ -1,0 +1,1 @@
+"""How fast an exported model answers: each format alone, and the server by HTTP; `python -m benchmarks.serve`."""
