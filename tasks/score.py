@@ -24,7 +24,7 @@ import numpy as np
 
 from tasks.errors import IntegrityError, PredictError, RunError
 from tasks.files import sweep_temporaries, write_json
-from tasks.images.reason_codes import Refused
+from tasks.images.reason_codes import PASSING, RefusalCode, Refused
 from tasks.images.sources import Excluded, SourceImage, SourcePolicy, discover
 from tasks.parallel import in_order
 from tasks.params import load_settings
@@ -47,6 +47,7 @@ ROWS_A_PART = 500
 """A killed program repeats at most one part: half a minute of two cores."""
 FEATURES_SIZE = 1024
 _BATCHES_AHEAD = 2
+_READ_AGAIN = {*PASSING, RefusalCode.UNREADABLE}
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def _score(wanted: Wanted, model: ExportedModel, settings: Settings, workspace: 
 
 
 def _is_whole(path: Path, files: RowFiles, rows: int) -> bool:
-    """Whether an earlier run has written this part, and no disk has damaged it since."""
+    """Whether an earlier run has written this part and could read all its images, and no disk has damaged it since."""
     try:
-        return sum(1 for _ in files.read(path)) == rows
+        errors = [row["error"] for row in files.read(path)]
+        return len(errors) == rows and _READ_AGAIN.isdisjoint(errors)
     except (OSError, ValueError, KeyError, IntegrityError):
         return False
 

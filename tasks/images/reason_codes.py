@@ -57,6 +57,10 @@ class DamagedAtSourceError(SourceError):
     """The store's checksum doesn't fit the bytes that it sends. If it is one image, only this image is refused."""
 
 
+class ForbiddenError(SourceError):
+    """The store lists this image, but doesn't give it: the permission for it is missing, or it is archived."""
+
+
 class Refused(Exception):
     """The image can't be an example, or shouldn't be one by policy."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tasks.errors import SourceError, TransientError
-from tasks.images.reason_codes import DamagedAtSourceError, RefusalCode, Refused, SourceChangedError
+from tasks.images.reason_codes import DamagedAtSourceError, ForbiddenError, RefusalCode, Refused, SourceChangedError
 from tasks.images.signatures import HEAD_BYTES, judge_head
 from tasks.images.sources.listing import SourceImage
 
@@ -72,6 +72,10 @@ def _read(image: SourceImage, refuse_unreadable: bool) -> bytes | Refused:
         return Refused(error.code, str(error))
     except DamagedAtSourceError as error:
         return Refused(RefusalCode.DAMAGED_AT_SOURCE, str(error))
+    except ForbiddenError as error:
+        if refuse_unreadable:
+            return Refused(RefusalCode.UNREADABLE, str(error))
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return Refused(RefusalCode.GONE, "it was removed after the source was listed")
     except OSError as error:

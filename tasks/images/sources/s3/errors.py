@@ -21,7 +21,7 @@ from botocore.parsers import ResponseParserError
 from botocore.retries.standard import OrRetryChecker, RetryContext, ThrottledRetryableChecker, TransientRetryableChecker
 
 from tasks.errors import RootstockError, SourceError, TransientError
-from tasks.images.reason_codes import DamagedAtSourceError, RefusalCode, SourceChangedError
+from tasks.images.reason_codes import DamagedAtSourceError, ForbiddenError, RefusalCode, SourceChangedError
 
 ATTEMPTS = 5
 """Most attempts at a request, including the first one, when the store is busy or the connection breaks."""
@@ -70,6 +70,8 @@ _BY_CODE = {
     "IllegalLocationConstraintException": _REGION,
 }
 _BY_STATUS = {403: _DENIED, 404: _NO_KEY, 412: _CHANGED, 416: _CHANGED}
+_FORBIDDEN = ("AccessDenied", "InvalidObjectState")
+"""Codes that may be about a single object; other refusals are about the credentials."""
 _BUSY = (408, 429, 500, 502, 503, 504)
 """Statuses of a store, or of a server before it, that has too much to do or is out of order."""
 _RETRYABLE = OrRetryChecker([TransientRetryableChecker(), ThrottledRetryableChecker()])
@@ -90,7 +92,8 @@ def explained(what: str, endpoint: str | None, *, was_listed: bool = False) -> I
     Args:
         what: the failed action, such as `s3://bucket/prefix can't be listed`.
         endpoint: the client's address; messages show only its host and port.
-        was_listed: the object was there a while ago, so that a missing one is a SourceChangedError.
+        was_listed: the object was there a while ago, so that a missing one is a SourceChangedError, and one that isn't
+            given is a ForbiddenError.
     """
     try:
         yield
@@ -100,6 +103,8 @@ def explained(what: str, endpoint: str | None, *, was_listed: bool = False) -> I
             raise SourceChangedError(message, RefusalCode.CHANGED_WHILE_READ) from None
         if _known(error) is _NO_KEY and was_listed:
             raise SourceChangedError(message, RefusalCode.GONE) from None
+        if _code(error) in _FORBIDDEN and was_listed:
+            raise ForbiddenError(message) from None
         raise (TransientError if _is_busy(error) else SourceError)(message) from None
     except boto.BotoCoreError as error:
         raise _kind(error)(f"{what}: {_failure(error, host_of(endpoint))}") from None
