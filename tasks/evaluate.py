@@ -65,6 +65,7 @@ SUMMARISED = (
     "pooling",
     "precision",
     "refitted_with_validation",
+    "shortened",
     "starts_from",
 )
 """The parts of a model's summary that the report shows; they are the same for every run of the same training."""

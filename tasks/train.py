@@ -41,13 +41,15 @@ class Summary:
     validation_examples: int
     validation_accuracy: float
     unusable: bool
+    shortened: str | None = None
 
     def __str__(self) -> str:
         if self.unusable:
             return f"{self.recipe} on {self.train_examples} images failed, and will not be exported"
+        shortened = f". {self.shortened.removesuffix('.')}" if self.shortened else ""
         return (
             f"{self.recipe} on {self.train_examples} images; "
-            f"{self.validation_accuracy:.1%} accuracy on {self.validation_examples} validation images"
+            f"{self.validation_accuracy:.1%} accuracy on {self.validation_examples} validation images{shortened}"
         )
 
 
@@ -93,7 +95,15 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
     if outcome.problem:
         print(f"train@{strategy}: {outcome.problem}", file=sys.stderr, flush=True)
     validated = round(accuracy(outcome.validation_probabilities, validation.labels), 6)
-    return Summary(strategy, settings.train.recipe, len(train), len(validation), validated, bool(outcome.problem))
+    return Summary(
+        strategy,
+        settings.train.recipe,
+        len(train),
+        len(validation),
+        validated,
+        bool(outcome.problem),
+        outcome.summary.get("shortened"),
+    )
 
 
 def read_material(settings: Settings, workspace: Workspace, strategy: str) -> Material:

@@ -157,6 +157,7 @@ def changed(values: dict[str, Any], name: str) -> dict[str, Any]:
 OTHER_CHOICES = {
     "train.recipe": {"modern", "tutorial"},
     "train.precision": {"auto", "float32"},
+    "train.modern.budget_minutes": {None, 1.0},
     "train.class_weight": {"none", "balanced"},
 }
 

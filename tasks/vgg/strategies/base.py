@@ -151,6 +151,8 @@ class Strategy:
                     "No later epoch was better on the validation images, so the result is this linear model, and "
                     "VGG16's convolutions stayed as they were."
                 )
+        if shortened := training.get("shortened"):
+            sentences.append(shortened)
         return " ".join(sentences)
 
 

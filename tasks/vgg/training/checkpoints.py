@@ -43,6 +43,9 @@ class State:
         best_epoch: the epoch that has it, counted from 1.
         waited: epochs since the best one.
         at_chance: epochs in a row at chance.
+        planned: epochs of the phase that the time allows; None: all.
+        phase_s: seconds that the phase took so far.
+        spent_s: seconds that all phases took so far.
         notes: one for each phase that was finished before the choice.
         tensors: `now/...` weights, `optimizer/...`, `best/...`, `start/...` (weights when the phase began), and in a
             refit `chosen/...` (by validation).
@@ -61,6 +64,9 @@ class State:
     best_epoch: int = 0
     waited: int = 0
     at_chance: int = 0
+    planned: int | None = None
+    phase_s: float = 0.0
+    spent_s: float = 0.0
     notes: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, Floats] = field(default_factory=dict)
 
@@ -70,7 +76,8 @@ class State:
 
     def following(self) -> State:
         """The position at the start of the next phase."""
-        plain = {name: getattr(self, name) for name in ("refitting", "parts", "history", "refit_history", "notes")}
+        kept = ("refitting", "parts", "history", "refit_history", "notes", "spent_s")
+        plain = {name: getattr(self, name) for name in kept}
         chosen = {name: value for name, value in self.tensors.items() if name.startswith("chosen/")}
         return State(phase=self.phase + 1, tensors=chosen, **plain)
 

@@ -23,6 +23,7 @@ from tasks.vgg.inference import predict_probabilities
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import BY_NAME
 from tasks.vgg.strategies.base import Phase
+from tasks.vgg.training.epoch_budget import tell_shortened
 from tasks.vgg.training.interpolation import BETWEEN
 from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
 from tasks.vgg.training.live_metrics import LiveMetrics
@@ -59,6 +60,9 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
         "precision": run.precision,
         "starts_from": [start or "images" for start, *_ in run.feeds],
     }
+    minutes = settings.train.modern.budget_minutes
+    if minutes and (told := tell_shortened(minutes, run.phases, trained.notes)):
+        summary["shortened"] = told
     if probe and not any(note["best_epoch"] for note in trained.notes):  # no epoch was better than the start
         outcome = conclude(probe, settings.train, material)
         outcome = replace(outcome, summary={**outcome.summary, **summary})
@@ -119,8 +123,10 @@ def set_up(
         [_join(learned, measured, rules.class_weight) for _, learned, measured in feeds],
         lambda: Classifier(load_weights(), probe.refitted if probe and probe.refitted else head),
     )
+    minutes = rules.modern.budget_minutes if rules.recipe == "modern" else None
+    budget_s = None if minutes is None else minutes * 60 / (2 if refits else 1)  # a refit takes about as long once more
     run = TrainingRun(
-        phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch, again if refits else None
+        phases, feeds, rules.seed, precision, choose_devices(), saved, on_epoch, again if refits else None, budget_s
     )
     return probe, run, Classifier(load_weights(), head)
 

@@ -7,6 +7,7 @@ that was killed and resumed ends with the same weights as an uninterrupted one.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from tasks.scores import accuracy, log_loss
 from tasks.vgg.head import Floats
 from tasks.vgg.training.checkpoints import State
 from tasks.vgg.training.collapse import EPOCHS_AT_CHANCE, chance_loss, explain_collapse, is_at_chance, require_finite
+from tasks.vgg.training.epoch_budget import affordable_epochs, share_of_phase
 from tasks.vgg.training.interpolation import choose_share, mix
 from tasks.vgg.training.network import Classifier, build_network
 from tasks.vgg.training.optimizer import schedule_at
@@ -116,9 +118,11 @@ class _PhaseTraining:
         self._phase, self._epochs = run.phases[state.phase], run.phases[state.phase].epochs
         start, _, self._validation = run.feeds[state.phase]
         self._train = run.feed(state.phase, state.refitting)
+        self._planned = state.planned or self._epochs
         if state.refitting:  # nothing is chosen any more
             self._phase = replace(self._phase, patience=None)
-            self._epochs = state.notes[state.phase]["best_epoch"]
+            self._epochs, self._planned = (state.notes[state.phase][name] for name in ("best_epoch", "planned"))
+        self._mark, self._before_s = time.monotonic(), state.spent_s - state.phase_s
         with run.devices.scope():
             self._network = build_network(
                 classifier, start, self._train.reader.shape, self._phase.unfrozen, run.precision
@@ -138,7 +142,7 @@ class _PhaseTraining:
         problem = None
         if phase.patience is not None and state.start_loss is None:
             state.start_loss = self._measure()[0]
-        while state.epoch < self._epochs and problem is None:
+        while state.epoch < min(self._epochs, self._planned) and problem is None:
             self._epoch()
             problem = self._finish_epoch()
             if phase.patience is not None and state.waited >= phase.patience:
@@ -152,7 +156,7 @@ class _PhaseTraining:
         if not state.refitting:
             best = state.best_epoch if share else 0
             note = {"phase": phase.name, "epochs": state.epoch, "best_epoch": best, "share": share}
-            state.notes.append({**note, "batch_parts": state.parts})
+            state.notes.append({**note, "planned": self._planned, "batch_parts": state.parts})
         if problem and self._keeps_from_before(share):
             print(f"train: {problem} The weights from before are kept.", file=sys.stderr, flush=True)
             problem = None
@@ -190,7 +194,7 @@ class _PhaseTraining:
         size = self._size
         steps = self._train.steps(size)
         for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
-            share = schedule_at(phase, state.epoch * steps + state.step, phase.epochs * steps)
+            share = schedule_at(phase, state.epoch * steps + state.step, self._planned * steps)
             loss, correct = self._steps.train(batch, share)
             require_finite(loss, phase, state.epoch, state.step)
             state.sums = {"loss": state.sums["loss"] + loss / steps, "correct": state.sums["correct"] + correct}
@@ -218,13 +222,29 @@ class _PhaseTraining:
             metrics |= {"val_loss": round(validation_loss, 6), "val_accuracy": validated}
             state.history.append({"phase": self._phase.name, **metrics})
             self._keep_if_best(validation_loss)
+            self._plan()
             self._run.on_epoch(metrics)
             at_chance = is_at_chance(loss, self._chance, lambda: probabilities)
         self._progress.advance(0, metrics)
         state.at_chance = state.at_chance + 1 if at_chance else 0
-        if state.at_chance >= EPOCHS_AT_CHANCE or (at_chance and state.epoch == self._epochs):
+        if state.at_chance >= EPOCHS_AT_CHANCE or (at_chance and state.epoch >= min(self._epochs, self._planned)):
             return explain_collapse(self._phase, state.epoch, state.at_chance, loss, self._chance)
         return None
+
+    def _plan(self) -> None:
+        """Lower the number of epochs to what the budget allows; the learning rates fall to 0 by the last of them."""
+        state, budget_s = self._state, self._run.budget_s
+        self._count_time()
+        if budget_s is not None:
+            allowed_s = share_of_phase(budget_s, self._before_s, len(self._run.phases) - state.phase)
+            left_s = allowed_s - state.phase_s
+            self._planned = state.planned = affordable_epochs(self._planned, state.epoch, state.phase_s, left_s)
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self._state.phase_s += now - self._mark
+        self._state.spent_s += now - self._mark
+        self._mark = now
 
     def _keep_if_best(self, validation_loss: float) -> None:
         state, early_stopping = self._state, self._phase.patience is not None
@@ -240,6 +260,7 @@ class _PhaseTraining:
         return log_loss(probabilities, self._validation.labels, self._validation.weights), probabilities
 
     def _save(self) -> None:
+        self._count_time()
         self._state.keep("now", self._network.tensors())
         self._state.keep(
             "optimizer",

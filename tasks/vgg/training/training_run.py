@@ -39,6 +39,7 @@ class TrainingRun:
         checkpoints: where the position is kept.
         on_epoch: called with the metrics of every finished epoch.
         refit: what follows when validation has chosen; None: nothing does.
+        budget_s: seconds for all phases, without the refit; None: as long as they take.
     """
 
     phases: Sequence[Phase]
@@ -49,6 +50,7 @@ class TrainingRun:
     checkpoints: Checkpoints
     on_epoch: Callable[[Mapping[str, float]], None]
     refit: Refit | None = None
+    budget_s: float | None = None
 
     def feed(self, number: int, refitting: bool) -> Feed:
         """What a phase trains on."""

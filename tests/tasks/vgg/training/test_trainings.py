@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,25 @@ def test_phase_gives_the_share_of_the_way_that_validation_chose(
     for name, value in trained.backbone.items():
         np.testing.assert_array_equal(mixed[-1][1][name], value)
         assert not np.array_equal(mixed[-2][1][name], value)
+
+
+def test_budget_shortens_the_phases_and_the_run_says_so(
+    tiny: Settings, workspace: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = change("train.modern.budget_minutes=1", "train.modern.refit_with_validation=false")
+    seconds, losses, plain = itertools.count(0, 60), itertools.count(0.0, -1.0), loop._PhaseTraining._measure
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
+    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
+    said = str(train.run(settings, Workspace.at(workspace), "progressive"))
+    told = "train.modern.budget_minutes=1 shortened block5 to 1 of 2 epochs and block4 to 1 of 2 epochs"
+    assert said.endswith(told)
+    summary = load_trained(workspace / TRAINED / "progressive").summary
+    assert told in strategies.BY_NAME["progressive"].describe("modern", summary)
+    assert [(note["epochs"], note["planned"]) for note in summary["phases"]] == [(1, 1), (1, 1)]
+    assert len(summary["history"]["loss"]) == 2
+    settings = change("train.modern.budget_minutes=1000", "train.modern.refit_with_validation=false")
+    assert "budget" not in str(train.run(settings, Workspace.at(workspace), "progressive"))
 
 
 def test_training_killed_while_it_chooses_the_share_ends_with_the_same_weights(
