@@ -32,8 +32,8 @@ _STORAGE_ERRNOS = {
 def run_stage(stage: str, run: Callable[[Settings, Workspace], Any]) -> int:
     """Run one stage in the current folder, print its summary and record its costs. Returns the exit code.
 
-    The costs (seconds, peak memory and so on, and the numbers of the summary) are written to `.rootstock/costs`. A stage
-    without a parser of its own, that is every one but `train`, knows `--help` and refuses all other arguments.
+    The costs (seconds, peak memory and so on, and the numbers of the summary) are written to `.rootstock/costs`.
+    Every stage but `train`, which has a parser of its own, knows `--help` and refuses all other arguments.
     """
     if "@" not in stage:
         what = sys.modules[run.__module__].__doc__
