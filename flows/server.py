@@ -151,7 +151,16 @@ def prefect_environment(workspace: Workspace, environment: Mapping[str, str]) ->
     """The environment for Prefect: its files stay in the workspace unless the user has set another place."""
     chosen = {"PREFECT_HOME": str(workspace.prefect_home), **_ALWAYS, **environment}
     Path(chosen["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect doesn't create the parents
-    return chosen
+    return {**chosen, **_past_proxies(environment)}
+
+
+def _past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that keep a proxy away from the servers of this machine, if there is a proxy."""
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in environment):
+        return {}
+    known = environment.get("no_proxy") or environment.get("NO_PROXY", "")  # the first one counts for Python
+    here = ",".join([*filter(None, [known]), HOST, "localhost"])
+    return {"no_proxy": here, "NO_PROXY": here}
 
 
 def served_environment(workspace: Workspace, environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What `make run` does so that Prefect starts and ends without waits."""
+"""What `make run` does so that Prefect starts and ends without waits, behind a proxy, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 
 from flows import artifacts, pipeline
 from flows.quick_imports import quick_imports
+from flows.server import prefect_environment
 from tasks.errors import IntegrityError
 from tasks.files import write_json
 from tasks.head_start import HeadStart
@@ -117,3 +118,12 @@ def test_accuracy_is_compared_with_that_before_the_first_stage(tmp_path: Path, m
         pass
     [text] = told
     assert text.startswith("The test accuracy dropped from 0.8750")
+
+
+@pytest.mark.parametrize("known", [{}, {"NO_PROXY": "a.example"}, {"no_proxy": "a.example", "NO_PROXY": "b.example"}])
+def test_proxy_is_not_asked_for_the_server_of_this_machine(tmp_path: Path, known: dict[str, str]) -> None:
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9"}
+    found = prefect_environment(Workspace.at(tmp_path), {**proxy, **known})
+    for name in ("no_proxy", "NO_PROXY"):
+        assert found[name].split(",") == [*(["a.example"] if known else []), "127.0.0.1", "localhost"]
+    assert "NO_PROXY" not in prefect_environment(Workspace.at(tmp_path), {})
