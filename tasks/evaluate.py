@@ -39,7 +39,7 @@ from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.reports import metrics
 from tasks.reports.answers import Predictions, answer_rule
-from tasks.reports.champion import Validated, champion_rule, choose_champion
+from tasks.reports.champion import Validated, certainty_of_choice, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.headline import headline_metrics
 from tasks.reports.page import render_page, shown_images
@@ -169,6 +169,7 @@ def _evaluation(
     return {
         "champion": champion,
         "champion_rule": champion_rule(balanced),
+        "choice": metrics.rounded(certainty_of_choice(_usable(evaluated), balanced)),
         "balanced": balanced,
         "classes": list(best.model.classes),
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},

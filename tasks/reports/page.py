@@ -84,6 +84,7 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
         "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
         "left_out": wording.left_out_sentence(**evaluation["compare"]),
         "recommendation": wording.recommendation(evaluation),
+        "certainty": wording.certainty_sentence(evaluation["champion"], evaluation["choice"]),
         "costs_chart": _costs_chart(evaluation),
         "refit_sentence": wording.refit_sentence(evaluation["strategies"]),
         "data_sentence": wording.data_sentence(data),

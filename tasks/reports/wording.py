@@ -49,6 +49,19 @@ def baseline_verdict(test: Mapping[str, Any]) -> str:
     return f"{text} {groups_sentence(test)}".rstrip()
 
 
+def certainty_sentence(champion: str, choice: Mapping[str, Any] | None) -> str:
+    """How sure the choice of the champion is, and what it costs; empty if there was nothing to choose."""
+    if choice is None:
+        return ""
+    shares = {name: percent(share) for name, share in choice["chosen"].items() if share and name != champion}
+    others = "".join(f", {name} in {share}" for name, share in shares.items())
+    return (
+        f"How sure is this choice? Of {choice['resamples']} resamples of the validation images "
+        f"{percent(choice['chosen'][champion])} choose {champion}{others}. A choice loses "
+        f"{100 * choice['lost']:.1f} points of validation accuracy on average against the most accurate strategy."
+    )
+
+
 def groups_sentence(test: Mapping[str, Any]) -> str:
     """Which images are not independent, and whether their groups are too few; empty if all are independent."""
     if test["n_groups"] == test["n"]:

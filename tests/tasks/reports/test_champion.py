@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import IntegrityError
-from tasks.reports.champion import Validated, choose_champion
+from tasks.reports.champion import Validated, certainty_of_choice, choose_champion
 
 
 def validated(
@@ -86,3 +86,30 @@ def test_candidates_without_a_common_image_are_refused() -> None:
     other = Validated(["other"], first.probabilities, first.labels, first.groups)
     with pytest.raises(IntegrityError, match="dvc repro evaluate"):
         champion(first, other)
+
+
+def test_choice_that_a_few_images_decide_is_unsure_and_a_clear_one_is_sure() -> None:
+    cheap, close, far = (validated([number >= wrong for number in range(200)]) for wrong in (12, 9, 0))
+    sure = certainty_of_choice({"cheap": cheap, "far": far}, balanced=False)
+    assert sure is not None
+    assert sure["chosen"] == {"cheap": 0, "far": 1}
+    assert sure["lost"] == pytest.approx(0)
+    unsure = certainty_of_choice({"cheap": cheap, "close": close}, balanced=False)
+    assert unsure is not None
+    assert list(unsure["chosen"]) == ["cheap", "close"]
+    assert 0.05 < unsure["chosen"]["cheap"] < 0.95
+    assert unsure["lost"] == pytest.approx(unsure["chosen"]["cheap"] * 3 / 200)
+    assert certainty_of_choice({"cheap": cheap}, balanced=False) is None
+
+
+def test_images_of_a_group_are_drawn_together() -> None:
+    """One group, whose images only `second` predicts right, decides: 37 of 100 resamples don't have it."""
+    first, second = [True] * 50 + [False] * 50, [True] * 100
+    groups = [*range(50), *[50] * 50]
+    alone = certainty_of_choice({"first": validated(first), "second": validated(second)}, balanced=False)
+    grouped = [validated(right, groups=groups) for right in (first, second)]
+    together = certainty_of_choice(dict(zip(("first", "second"), grouped, strict=True)), balanced=False)
+    assert alone is not None
+    assert together is not None
+    assert alone["chosen"]["second"] == 1
+    assert together["chosen"]["first"] > 0.3

@@ -119,6 +119,7 @@ def make_evaluation(
     return {
         "champion": "strategy_0",
         "champion_rule": "rule",
+        "choice": {"resamples": 50, "chosen": {"strategy_0": 0.9, "strategy_1": 0.1}, "lost": 0.002},
         "balanced": False,
         "classes": classes,
         "strategies": named,
