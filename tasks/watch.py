@@ -25,6 +25,7 @@ from tasks.score import Wanted, score
 from tasks.scoring.decoded import Spool, decode_source
 from tasks.settings import Settings
 from tasks.vgg.exports.exported_model import ExportedModel
+from tasks.vgg.exports.signature import configured_key
 from tasks.watching.drift import compare_samples, estimate_accuracy, estimate_class_shares
 from tasks.watching.page import describe, render_watch, small
 from tasks.watching.reference import reference_of
@@ -54,7 +55,7 @@ def watch(model_folder: Path, source: str, out: Path, settings: Settings, worksp
         SourceError: the source is missing or not understood.
         TransientError: the source doesn't answer.
     """
-    model = ExportedModel(model_folder)
+    model = ExportedModel(model_folder, configured_key())
     reference = reference_of(model, model_folder, workspace, settings.train.class_weight == "balanced")
     scored = score(Wanted(model_folder, source, out / SCORES, keep_features=True), settings, workspace)
     new, most = read_scored(out / SCORES, scored["parts"])

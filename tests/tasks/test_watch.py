@@ -9,20 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 from tasks.errors import PredictError
 from tasks.files import read_json
 from tasks.images.manifest import read_examples
 from tasks.params import load_settings
+from tasks.vgg.exports import exported_model
 from tasks.vgg.exports.exported_model import ExportedModel
+from tasks.vgg.exports.signature import PUBLIC_KEY
 from tasks.watch import JSON, PAGE, main, watch
 from tasks.watching import reference, scored
 from tasks.watching.scored import read_scored
 from tasks.workspace import Workspace
 from tests.conftest import changing, fill_source, new_workspace, save_image
 from tests.tasks.exporting import save_export
+from tests.tasks.serving.running import running
 from tests.tasks.steps import run_prepare, settings_for
+from tests.tasks.vgg.exports.test_model_folder import new_keys
 
 Watch = Callable[..., dict[str, Any]]
 
@@ -96,8 +101,17 @@ def test_other_images_raise_an_alarm_and_the_most_foreign_are_shown(watching: Wa
     assert len(found["most"]) == scored.SHOWN
     page = (tmp_path / "out" / PAGE).read_text()
     assert "These images have changed" in page
+    assert page.count('<span class="tag warning">alarm</span>') == sum(one["alarm"] for one in found["tests"]) > 0
     assert page.count("<img ") == scored.SHOWN
     assert read_json(tmp_path / "out" / JSON)["alarm"] is True
+
+
+def test_what_a_server_has_logged_can_be_watched(watching: Watch, model: Path, tmp_path: Path) -> None:
+    with running(model, "--log", str(tmp_path / "log")) as server:
+        for image in others(tmp_path / "sent").iterdir():
+            assert server.send(image.read_bytes()).status_code == 200
+    found = watching(tmp_path / "log/images")
+    assert (found["alarm"], found["images"]) == (True, 20)
 
 
 def test_same_images_give_the_same_result_and_pass_the_network_once(
@@ -122,6 +136,15 @@ def test_other_test_images_are_another_reference(watching: Watch, workspace: Pat
 def test_project_without_the_models_data_is_refused(watching: Watch, workspace: Path, tmp_path: Path) -> None:
     shutil.rmtree(Workspace.at(workspace).prepared)
     with pytest.raises(PredictError, match="dvc pull prepare"):
+        watching(like_training(tmp_path / "new"))
+
+
+def test_model_that_is_not_signed_is_not_loaded(
+    watching: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PUBLIC_KEY, str(new_keys(tmp_path, ec.SECP256R1())[1]))
+    monkeypatch.setattr(exported_model, "_session", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(PredictError, match="it has no signature"):
         watching(like_training(tmp_path / "new"))
 
 
