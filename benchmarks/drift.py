@@ -33,7 +33,7 @@ from tasks.watching.drift import Sample, certainty, compare_samples, estimate_ac
 from tasks.workspace import Workspace
 
 NUMBERS = (10, 30, 100, 300, 1000)
-TRIALS, COPIED, DIGITS = 200, 25, 120
+TRIALS, COPIED, DIGITS = 200, 25, 1000
 
 
 @one_blas_thread()
