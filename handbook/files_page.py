@@ -1,4 +1,4 @@
-"""The page of all files that a run leaves, with their columns and keys. tests/test_docs_commands.py compares a real run."""
+"""The page of all files that a run leaves, with their columns and keys. Tests compare them with what stages write."""
 
 from __future__ import annotations
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from handbook import __main__ as handbook
+from handbook.files_page import FILES
 from tasks.settings import Settings
 from tests.conftest import PROJECT
 from tests.tasks.steps import run_prepare
@@ -102,6 +105,13 @@ def test_files_that_the_readme_of_data_names_are_those_that_are_written(
         named = set(re.findall(r"`([\w.*]+/?)`", row.split("|")[3]))
         written = {f"{path.name}/" if path.is_dir() else path.name for path in (workspace / "data" / folder).iterdir()}
         assert {"*.tar" if name.endswith(".tar") else name for name in written} == named
+    for file in (file for file in FILES if file.made_by in ("ingest", "prepare")):
+        assert fields(workspace / file.path) == set(file.fields), file.path
+
+
+def fields(path: Path) -> set[str]:
+    """The columns of a table, or the keys of a JSON object."""
+    return set(pq.read_schema(path).names if path.suffix == ".parquet" else json.loads(path.read_text()))
 
 
 def test_pages_that_are_made_from_the_code_are_fresh() -> None:

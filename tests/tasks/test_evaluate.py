@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handbook.files_page import FILES
 from tasks.errors import IntegrityError, TrainingError
 from tasks.evaluate import Summary, remove_stale, run, summarise_strategy
 from tasks.evaluated import Evaluated
@@ -19,7 +20,7 @@ from tasks.images.manifest import Duplicate, read_examples, write_duplicates, wr
 from tasks.reports.champion import Validated
 from tasks.settings import Settings
 from tasks.vgg.trained_model import load_trained, save_trained
-from tasks.workspace import PREPARED, TRAINED, Workspace
+from tasks.workspace import EVALUATION, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.evaluate_workspace import STRATEGIES, make_settings, make_workspace, read
 from tests.tasks.steps import run_afresh, twins
@@ -54,6 +55,8 @@ def test_evaluation_says_when_an_answer_is_sure_enough_and_what_the_recalibratio
     wanted = settings.evaluate.model_copy(update={"wanted_precision": 0.6})
     run(settings.model_copy(update={"evaluate": wanted}), Workspace.at(tmp_path))
     evaluation = read(tmp_path, "evaluation.json")
+    [described] = [file for file in FILES if file.path == EVALUATION]
+    assert set(evaluation) == set(described.fields)  # docs/reference/files.md
     (promise,) = evaluation["answers"]["promises"]
     assert promise["images"] == 160  # the folds, not the validation split, which is all right here
     assert promise["threshold"] is None  # half of the images are bees
