@@ -4,7 +4,8 @@
     FOLDER/answers/2026-11-26.jsonl         one line for each answer, with the name of its image
     FOLDER/shadow/2026-11-26.jsonl          one line for each answer that the shadow model gave, too
 
-`python -m tasks.score FOLDER/images` scores them again. The oldest days are removed when there are too many bytes.
+`python -m tasks.score FOLDER/images` scores them again. The oldest days are removed when there are too many bytes; if
+only today is left, what comes is skipped.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tasks.files import sha256_hex
 from tasks.images.decoding import Pixels
 
 MOST_BYTES = 10_000_000_000
+_IMAGE_BYTES = 160_000
+"""At most, with its answers: noise can't be compressed."""
 _MOST_WAITING = 64
 _log = logging.getLogger("tasks.serve")
 
@@ -34,14 +37,14 @@ class ImageLog:
     Args:
         folder: made if it is missing.
         on_outcome: told `written` or `skipped` for each image.
-        most_bytes: of all images.
+        most_bytes: of everything.
     """
 
     def __init__(self, folder: Path, on_outcome: Callable[[str], None], most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._on_outcome, self._most_bytes = folder, on_outcome, most_bytes
         for name in ("images", "answers", "shadow"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self._bytes = {day: _size(day) for day in sorted((folder / "images").iterdir())}
+        self._bytes = {day.name: self._size(day.name) for day in (folder / "images").iterdir()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._room = BoundedSemaphore(_MOST_WAITING)
 
@@ -51,20 +54,19 @@ class ImageLog:
 
     def add_shadow(self, lines: Sequence[dict[str, Any]]) -> None:
         """Log what the shadow model said."""
-        self._later(lambda: self._append("shadow", lines), 0)
+        self._later(lambda: self._has_room(0) and self._append("shadow", lines), 0)
 
     def close(self) -> None:
         self._thread.shutdown()
 
-    def _later(self, write: Callable[[], None], images: int) -> None:
+    def _later(self, write: Callable[[], bool], images: int) -> None:
         if not self._room.acquire(blocking=False):
             self._tell("skipped", images)
             return
 
         def work() -> None:
             try:
-                write()
-                self._tell("written", images)
+                self._tell("written" if write() else "skipped", images)
             except OSError as error:
                 _log.warning("The log can't be written: %s", error)
                 self._tell("skipped", images)
@@ -77,7 +79,9 @@ class ImageLog:
         for _ in range(images):
             self._on_outcome(outcome)
 
-    def _write(self, version: str, pixels: Sequence[Pixels], answers: Sequence[dict[str, Any]]) -> None:
+    def _write(self, version: str, pixels: Sequence[Pixels], answers: Sequence[dict[str, Any]]) -> bool:
+        if not self._has_room(len(answers) * _IMAGE_BYTES):
+            return False
         day = self._folder / "images" / _today()
         day.mkdir(exist_ok=True)
         lines = []
@@ -87,27 +91,40 @@ class ImageLog:
             if not path.exists():
                 data = _png(image)
                 path.write_bytes(data)
-                self._bytes[day] = self._bytes.get(day, 0) + len(data)
+                self._count(len(data))
             lines.append({"image": f"{day.name}/{path.name}", "model": version, **answer})
-        self._append("answers", lines)
-        while sum(self._bytes.values()) > self._most_bytes and len(self._bytes) > 1:
-            oldest = min(self._bytes)
-            shutil.rmtree(oldest, ignore_errors=True)
-            del self._bytes[oldest]
+        return self._append("answers", lines)
 
-    def _append(self, kind: str, lines: Sequence[dict[str, Any]]) -> None:
+    def _append(self, kind: str, lines: Sequence[dict[str, Any]]) -> bool:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         text = "".join(json.dumps({"time": now, **line}, ensure_ascii=False) + "\n" for line in lines)
         with (self._folder / kind / f"{_today()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text)
+        self._count(len(text.encode()))
+        return True
+
+    def _count(self, size: int) -> None:
+        self._bytes[_today()] = self._bytes.get(_today(), 0) + size
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes may be written; older days are removed if they have to be."""
+        while sum(self._bytes.values()) + size > self._most_bytes:
+            oldest = min(self._bytes, default=_today())
+            if oldest == _today():
+                return False
+            shutil.rmtree(self._folder / "images" / oldest, ignore_errors=True)
+            for kind in ("answers", "shadow"):
+                (self._folder / kind / f"{oldest}.jsonl").unlink(missing_ok=True)
+            del self._bytes[oldest]
+        return True
+
+    def _size(self, day: str) -> int:
+        files = [*(self._folder / "images" / day).glob("*.png"), *self._folder.glob(f"*/{day}.jsonl")]
+        return sum(path.stat().st_size for path in files)
 
 
 def _today() -> str:
     return datetime.now(UTC).date().isoformat()
-
-
-def _size(day: Path) -> int:
-    return sum(path.stat().st_size for path in day.glob("*.png"))
 
 
 def _png(pixels: Pixels) -> bytes:

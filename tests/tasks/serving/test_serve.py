@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +16,9 @@ from PIL import Image
 
 from tasks.predict import predict_files
 from tasks.serve import main
+from tasks.serving.app import Service
 from tasks.vgg.exports.model_folder import model_version
+from tests.conftest import PROJECT
 from tests.tasks.exporting import encoded, save_export
 from tests.tasks.serving.running import Running, running
 
@@ -110,6 +116,18 @@ def test_serve_tells_how_it_is(server: Running) -> None:
     assert server.metric('rootstock_labels_total{label="red"}') > 0
     assert server.metric('rootstock_images_total{outcome="not_an_image"}') > 0
     assert server.metric('rootstock_requests_total{status="415"}') > 0
+
+
+def test_health_check_of_the_container_tells_a_server_that_hangs(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [line] = re.findall(r"^HEALTHCHECK CMD (.*)$", (PROJECT / "server/Dockerfile").read_text(), re.MULTILINE)
+    _, *arguments = json.loads(line)
+    command = [sys.executable, *(one.replace(":8000/", f":{server.port}/") for one in arguments)]
+    assert subprocess.run(command).returncode == 0
+    monkeypatch.setattr(Service, "is_stuck", True)
+    stuck = subprocess.run(command, capture_output=True, text=True)
+    assert (stuck.returncode, "503" in stuck.stderr) == (1, True)
 
 
 def test_serve_says_that_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
