@@ -20,6 +20,8 @@ from tasks.runs.registry import Registry, read_registry
 from tests.flows.browser import browser, log_in
 from tests.flows.project import ENDED, NIGHTLY, Api, Project, copy_project
 from tests.flows.site import Site
+from tests.tasks.exporting import save_export
+from tests.tasks.test_score import fill
 from tests.waiting import is_running, wait_until
 
 pytestmark = pytest.mark.slow
@@ -298,6 +300,19 @@ def test_weekly_summary_tells_of_the_nights(site: Site, api: Api) -> None:
 
 def versions(project: Project) -> Registry:
     return read_registry(project.folder)
+
+
+def test_scoring_that_a_form_has_started_writes_rows_and_shows_their_counts(api: Api, tmp_path: Path) -> None:
+    model, images, out = save_export(tmp_path / "export"), fill(tmp_path / "new", 12), tmp_path / "scores"
+    named = {"source": str(images), "out": str(out), "model": str(model), "form": "jsonl"}
+    run_id = api.start_run("new-images", "score", **named)
+    api.finish(run_id)
+    api.wait_for_log(run_id, "12 rows", "All rows are written.")
+    [part] = out.glob("part-*.jsonl")
+    assert len(part.read_text().splitlines()) == 12
+    shown = api.artifact("scores")
+    assert shown["flow_run_id"] == run_id
+    assert "| error not_an_image | 2 " in re.sub(" +", " ", shown["data"])
 
 
 def test_night_ends_in_a_registered_version_in_production(project: Project, api: Api, whole: str) -> None:
