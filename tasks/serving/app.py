@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -36,6 +37,7 @@ _RAW = ("image/", "application/octet-stream")
 _FORM = "multipart/form-data"
 _UPLOADS, _UPLOAD_BYTES = 128, 256 << 20
 _STUCK_S = 120.0
+_log = logging.getLogger("tasks.serve")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,10 @@ class Service:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(self.limits.poll_s)
-            await asyncio.to_thread(self.holder.look)
+            try:
+                await asyncio.to_thread(self.holder.look)
+            except Exception:  # noqa: BLE001 - else no later model would ever be seen
+                _log.exception("The model stays, because looking for another one failed.")
 
     def _answered(self, served: Served, pixels: Sequence[Pixels], answers: Sequence[dict[str, Any]]) -> None:
         self.measured.count_answers(answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -15,6 +16,7 @@ import pytest
 
 from tests.tasks.exporting import encoded, save_export
 from tests.tasks.serving.running import Running, answer_of, running
+from tests.waiting import wait_until
 
 RED = encoded((200, 0, 0))
 POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -138,6 +140,33 @@ def test_serve_refuses_other_hosts_and_pages_of_other_sites(server: Running) -> 
 def test_serve_refuses_a_form_with_too_many_images(server: Running) -> None:
     said = server.client.post("/predict", files=[("a", ("a.png", RED))] * 9)
     assert (said.status_code, said.json()) == (413, {"error": "The request has more than 8 images."})
+
+
+def test_serve_refuses_heads_of_forms_that_take_long_to_parse(server: Running) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; filename="a.png"; x="%s"\r\n\r\n%s\r\n--b--\r\n'
+    slow = ";" * 7000  # Python's parser takes the square of their number
+    for kind, body in (
+        (f'multipart/form-data; boundary=b; x="{slow}"', part % (b"", RED)),
+        ("multipart/form-data; boundary=b", part % (slow.encode(), RED)),
+    ):
+        assert server.send(body, kind).status_code == 422
+    assert server.send(part % (b"", RED), "multipart/form-data; boundary=b").status_code == 200
+
+
+def test_serve_gives_up_a_client_that_reads_no_answers(server: Running) -> None:
+    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with server.connect() as client:
+        client.setblocking(False)
+        unread = select.poll()
+        unread.register(client, 0)  # tells only that the connection is gone
+
+        def is_given_up() -> bool:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                client.send(ask * 100)
+            return bool(unread.poll(0))
+
+        wait_until(is_given_up, "the server to give up")
+    assert is_served(server)
 
 
 def test_serve_limits_the_rate_of_a_client(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tasks.images.decoding import decode
 from tasks.predict import predict_files
 from tasks.production import ProductionModel
 from tasks.runs.promotions import Promoter
+from tasks.serving.models import ModelHolder
 from tasks.vgg.exports.model_folder import model_version
 from tasks.workspace import Workspace
 from tests.tasks.exporting import encoded, save_export
@@ -115,6 +116,25 @@ def test_serve_follows_production_and_its_roll_back(tmp_path: Path) -> None:
     assert contents[0]
     ours.roll_back("a test")
     assert where.folder() == first
+
+
+def test_serve_goes_on_looking_after_an_error_that_nobody_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(tmp_path / "served", save_export(tmp_path / "v1"))
+    second = save_export(tmp_path / "v2", strength=0.01)
+    errors = iter([KeyError("a lock file without stages")])
+    look = ModelHolder.look
+
+    def fail_once(self: ModelHolder) -> None:
+        for error in errors:
+            raise error
+        look(self)
+
+    monkeypatch.setattr(ModelHolder, "look", fail_once)
+    with running(tmp_path / "served", poll_s=0.05) as server:
+        replace(tmp_path / "served", second)
+        wait_until(lambda: answers_of(server) == model_version(second)[:12], "the second model")
 
 
 def test_serve_logs_images_without_their_metadata_and_answers(tmp_path: Path) -> None:
