@@ -83,6 +83,7 @@ def certainty_of_choice(candidates: Mapping[str, Validated], balanced: bool) -> 
         chosen[_choose(compared.resampled(drawn))] += 1
     errors = {name: float(np.average(values, weights=compared.weights)) for name, values in compared.errors.items()}
     lost = sum(times * errors[name] for name, times in chosen.items()) / count - min(errors.values())
+    lost = max(lost, 0.0)  # a sum may be rounded below 0
     return {"resamples": count, "chosen": {name: times / count for name, times in chosen.items()}, "lost": lost}
 
 

@@ -158,9 +158,9 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
     y_ticks = [value for value in nice_ticks(lowest, highest) if value <= 1]
     costs = [choice.cost for choice in choices]
     frame = Frame(min(costs) / 1.6, max(costs) * 1.6, min(y_ticks[0], lowest), max(y_ticks[-1], highest), log_x=True)
-    parts = [
-        frame.draw(_x_ticks(costs, True), [(value, percent(value, 0)) for value in y_ticks], x_label, "test accuracy")
-    ]
+    places = 0 if all(round(100 * value, 6).is_integer() for value in y_ticks) else 1
+    y_labels = [(value, percent(value, places)) for value in y_ticks]
+    parts = [frame.draw(_legible(_x_ticks(costs, True), frame), y_labels, x_label, "test accuracy")]
     labels = [_label(choice.name, frame.x(choice.cost), frame.y(choice.accuracy)) for choice in choices]
     for choice, label, place in zip(choices, labels, _apart(labels), strict=True):
         x, y, (low, high) = frame.x(choice.cost), frame.y(choice.accuracy), map(frame.y, choice.interval)
@@ -179,6 +179,16 @@ def cost_chart(choices: Sequence[Choice], x_label: str) -> Markup:
         f"{choice.name}: accuracy {percent(choice.accuracy)}, cost {choice.cost:,.0f}" for choice in choices
     )
     return svg(WIDTH, HEIGHT, "chart", f"Accuracy and cost of the strategies: {spoken}.", join(parts))
+
+
+def _legible(ticks: Sequence[tuple[float, str]], frame: Frame) -> list[tuple[float, str]]:
+    """The ticks, from the left, without those whose labels would touch the one before."""
+    kept: list[tuple[float, str]] = []
+    for value, text in ticks:
+        before = frame.x(kept[-1][0]) + _LETTER_PX * (len(kept[-1][1]) + 1) / 2 if kept else -math.inf
+        if frame.x(value) - _LETTER_PX * (len(text) + 1) / 2 > before:
+            kept.append((value, text))
+    return kept
 
 
 class _Label(NamedTuple):

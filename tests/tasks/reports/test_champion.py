@@ -102,6 +102,17 @@ def test_choice_that_a_few_images_decide_is_unsure_and_a_clear_one_is_sure() -> 
     assert certainty_of_choice({"cheap": cheap}, balanced=False) is None
 
 
+@pytest.mark.parametrize("wrong", range(1, 9))
+def test_choice_among_equals_loses_nothing(wrong: int) -> None:
+    """Sums of rounded shares must not tell that a choice gains."""
+    equal = {
+        str(first): validated([not first <= number < first + wrong for number in range(56)]) for first in (0, 9, 18)
+    }
+    found = certainty_of_choice(equal, balanced=False)
+    assert found is not None
+    assert 0 <= found["lost"] < 1e-12
+
+
 def test_images_of_a_group_are_drawn_together() -> None:
     """One group, whose images only `second` predicts right, decides: 37 of 100 resamples don't have it."""
     first, second = [True] * 50 + [False] * 50, [True] * 100

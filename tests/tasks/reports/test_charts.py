@@ -98,3 +98,12 @@ def test_chart_of_costs_uses_its_height_for_the_intervals() -> None:
     choices = [Choice(name, 0.7, (0.68, 0.72), cost, False) for name, cost in (("a", 10.0), ("b", 20.0))]
     tops = [float(y) for y in re.findall(r'class="whisker".*?y2="([\d.]+)"', str(cost_chart(choices, "cost")))]
     assert max(tops) < HEIGHT / 3
+
+
+def test_ticks_of_the_chart_of_costs_tell_their_values_and_do_not_cover_each_other() -> None:
+    costs = ((244.0, 0.935), (1240.0, 0.928), (1301.0, 0.915), (2408.0, 0.922))
+    choices = [Choice(f"{cost:g}", accuracy, (0.86, 0.964), cost, False) for cost, accuracy in costs]
+    drawn = str(cost_chart(choices, "cost"))
+    texts = re.findall(r">([^<>]+)</text>", drawn.replace("\u00a0", " "))
+    assert [text for text in texts if "%" in text] == ["85.0 %", "87.5 %", "90.0 %", "92.5 %", "95.0 %", "97.5 %"]
+    assert [text for text in texts if text in ("244", "1240", "1301", "2408")].count("1301") == 1  # its name only
