@@ -24,6 +24,7 @@ from tasks.errors import RunError
 from tasks.runs.git import NO_COMMIT, git, git_path, hash_tag, succeeds
 from tasks.runs.run_context import Say
 from tasks.runs.sharing import find_remote
+from tasks.runs.tag_messages import LATEST, parse_message
 
 ARTIFACT = "champion"
 """The name of the model in dvc.yaml."""
@@ -149,7 +150,7 @@ def read_registry(clone: Path) -> Registry:
         name, commit, at, by, message = [*record.removesuffix("\0\0").split("\0", 4), "", "", "", ""][:5]
         matched = re.fullmatch(_NAME, name)
         if matched and commit:  # GTO ignores tags without a message, too
-            entries.append(_entry(matched, commit, int(at or 0), by, message))
+            entries.append(_entry(matched, commit, min(int(at or 0), LATEST), by, message))
     return Registry(tuple(sorted(entries, key=lambda one: (one.at, one.number))))
 
 
@@ -229,13 +230,9 @@ def shared_remote(clone: Path, commit: str) -> str | None:
 
 
 def _entry(matched: re.Match[str], commit: str, at: int, by: str, message: str) -> Entry:
-    subject, _, rest = message.partition("\n")
-    try:
-        about = json.loads(rest)
-    except ValueError:
-        about = {}
+    subject, about = parse_message(message)
     version, stage, cancelled, number = matched.group("version", "stage", "cancelled", "number")
-    about = about if isinstance(about, dict) else {}
+    by = "".join(char for char in by if char.isprintable())
     return Entry(matched[0], commit, at, by, subject, about, version, stage, bool(cancelled), int(number or 0))
 
 

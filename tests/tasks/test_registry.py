@@ -11,8 +11,11 @@ import pytest
 
 from tasks import gate
 from tasks.registry import main
+from tasks.runs import registry as runs_registry
+from tasks.runs.registry import add_entry, read_registry
 from tests.conftest import PARAMS
 from tests.tasks.runs.promoting import PASSED, make_project, make_version, promoter, refused
+from tests.tasks.runs.repository import git
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,30 @@ def test_change_without_a_reason_is_refused(arguments: Sequence[str], capsys: py
 def test_unknown_version_is_named_with_the_known_ones(say: Any) -> None:
     code, _, errors = say("show", "v9.0.0")
     assert (code, errors) == (2, "RunError: The registry has no version v9.0.0. It has: v1.0.0, v1.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"gate": "yes", "metrics": [1], "digests": 7, "model": "x", "champion": {}},
+        {"gate": {"passed": True, "checks": [{"check": 1}]}, "metrics": {"accuracy": "high", "accuracy_ci95": [1]}},
+        {"champion": "a\u001b[2Jb", "metrics": {"accuracy": 1.0, "accuracy_ci95": None}},
+        {"gate": {"passed": 1, "checks": None}, "metrics": {"accuracy": {}}},
+    ],
+)
+def test_tag_that_somebody_else_has_made_up_is_shown_without_harm(
+    say: Any, made: Path, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = git(made, "tag", "--list").split()
+    commit = git(made, "rev-parse", "HEAD")
+    monkeypatch.setattr(runs_registry.time, "time", lambda: 1e12)  # in a year that Python doesn't know
+    about = {**about, "by": "Eve\u001b]0;x\u0007"}
+    try:
+        for tag in ("champion@v9.0.0", "champion#declined#9"):
+            add_entry(made, None, read_registry(made), tag, commit, "\u001b[31mred \u009b2J", about, str)
+        for arguments in (("list",), ("show", "v9.0.0"), ("diff", "v1.0.0", "v9.0.0")):
+            code, text, error = say(*arguments)
+            assert (code, error) == (0, "")
+            assert [char for char in text if not char.isprintable() and char != "\n"] == []
+    finally:
+        git(made, "tag", "--delete", *({*git(made, "tag", "--list").split()} - {*before}))
