@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save
@@ -30,22 +31,35 @@ def save_export(folder: Path, classes: Sequence[str] = CLASSES, strength: float 
         classes: two names.
         strength: how sure the model is; so exports differ.
     """
-    constants = [numpy_helper.from_array(np.array([[strength, 0], [0, strength], [0, 0]], np.float32), "kernel")]
-    constants += [numpy_helper.from_array(np.eye(3, FEATURES, dtype=np.float32), "wide")]
+    wide = np.eye(3, FEATURES, dtype=np.float32)
+    return _save(folder, classes, tiny_model(compare_red_with_green(strength), wide), np.eye(2, FEATURES))
+
+
+def compare_red_with_green(strength: float = 0.05) -> npt.NDArray[np.float32]:
+    """The kernel (channels, classes) of a model that does."""
+    return np.array([[strength, 0], [0, strength], [0, 0]], np.float32)
+
+
+def tiny_model(kernel: npt.NDArray[np.float32], wide: npt.NDArray[np.float32] | None = None) -> bytes:
+    """An ONNX file: the mean colour times the kernel, then softmax; with `wide`, the mean times it are the features."""
+    constants, sizes = [numpy_helper.from_array(kernel, "kernel")], {"probabilities": kernel.shape[1]}
     nodes = [
         helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("GlobalAveragePool", ["planes"], ["means"]),
         helper.make_node("Flatten", ["means"], ["mean"]),
         helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-        helper.make_node("MatMul", ["mean", "wide"], ["features"]),
     ]
+    if wide is not None:
+        constants.append(numpy_helper.from_array(wide, "wide"))
+        nodes.append(helper.make_node("MatMul", ["mean", "wide"], ["features"]))
+        sizes["features"] = wide.shape[1]
     given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 224, 224, 3])
-    sizes = {"probabilities": 2, "features": FEATURES}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()]
     graph = helper.make_graph(nodes, "tiny", [given], outputs, constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return _save(folder, classes, proto.SerializeToString(), np.eye(2, FEATURES))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
 
 
 def save_vgg_export(folder: Path) -> Path:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save
 
@@ -24,6 +22,7 @@ from tasks.files import sha256_hex, write_bytes, write_json
 from tasks.images.decoding import PERMISSIVE, decode
 from tasks.predict import find_images, main, predict_files, to_line
 from tasks.vgg.exports import exported_model
+from tests.tasks.exporting import compare_red_with_green, tiny_model
 
 CLASSES = ("red", "grün")
 
@@ -32,20 +31,7 @@ CLASSES = ("red", "grün")
 def model(tmp_path: Path) -> Path:
     """An export whose network compares the mean of red with that of green."""
     folder = tmp_path / "export"
-    constants = [numpy_helper.from_array(np.array([[0.05, 0], [0, 0.05], [0, 0]], np.float32), "kernel")]
-    nodes = [
-        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("GlobalAveragePool", ["planes"], ["means"]),
-        helper.make_node("Flatten", ["means"], ["mean"]),
-        helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 224, 224, 3])
-    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 2])
-    graph = helper.make_graph(nodes, "tiny", [given], [result], constants)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString()
+    content = tiny_model(compare_red_with_green())
     write_bytes(folder / "model.onnx", content)
     about = {
         "classes": list(CLASSES),
@@ -86,10 +72,8 @@ def test_predict_gives_rows_in_the_order_of_the_input(model: Path, tmp_path: Pat
 @pytest.fixture
 def telling(model: Path) -> Path:
     """The export, with the mean colour as features; what differs much from a dark red is foreign."""
-    proto = onnx.load(model / "model.onnx")
-    proto.graph.node.append(helper.make_node("Identity", ["mean"], ["features"]))
-    proto.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3]))
-    content, fitted = proto.SerializeToString(), save({"known": np.array([[1, 0, 0]], np.float16)})
+    content = tiny_model(compare_red_with_green(), np.eye(3, dtype=np.float32))
+    fitted = save({"known": np.array([[1, 0, 0]], np.float16)})
     write_bytes(model / "model.onnx", content)
     write_bytes(model / "foreign.safetensors", fitted)
     about = json.loads((model / "export.json").read_text(encoding="utf-8"))

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tasks.evaluated import pack_predictions
@@ -21,6 +19,7 @@ from tasks.images.perceptual_hash import hash_and_thumbnail
 from tasks.images.shards import write_shard
 from tasks.reports.metrics import measure, rounded
 from tasks.workspace import Workspace
+from tests.tasks.exporting import compare_red_with_green, tiny_model
 
 CLASSES = ("ant", "bee")
 SPLITS = ("train", "train", "validation", "test")
@@ -44,29 +43,9 @@ def examples(count: int, split_of: Callable[[int], str] = lambda number: SPLITS[
     return [example(number, split_of(number)) for number in range(count)]
 
 
-def model_bytes(sharpness: float = 0.05, swapped: bool = False) -> bytes:
-    """An ONNX file that compares the mean of red with that of green."""
-    kernel = np.array([[sharpness, 0], [0, sharpness], [0, 0]], np.float32)
-    constants = [numpy_helper.from_array(kernel[:, ::-1].copy() if swapped else kernel, "kernel")]
-    nodes = [
-        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("GlobalAveragePool", ["planes"], ["means"]),
-        helper.make_node("Flatten", ["means"], ["mean"]),
-        helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 224, 224, 3])
-    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 2])
-    graph = helper.make_graph(nodes, "tiny", [given], [result], constants)
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    onnx.checker.check_model(content)
-    return bytes(content)
-
-
-def answers(pixels: Sequence[np.ndarray], sharpness: float = 0.05, swapped: bool = False) -> np.ndarray:
+def answers(pixels: Sequence[np.ndarray], sharpness: float = 0.05) -> np.ndarray:
     """What that model answers (n, 2)."""
     logits = sharpness * np.array([image.reshape(-1, 3).mean(axis=0)[:2] for image in pixels])
-    logits = logits[:, ::-1] if swapped else logits
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -115,7 +94,7 @@ def write_version(
     headline = {name: tested[name] for name in ("accuracy", "accuracy_ci95", "n", "log_loss")}
     write_json(workspace.metrics, {"champion": "c", "strategies": {"c": {"test": headline}}})
     write_bytes(workspace.predictions, pack_predictions([one.key for one in test], predicted))
-    content = model_bytes(sharpness)
+    content = tiny_model(compare_red_with_green(sharpness))
     write_bytes(workspace.export / "model.onnx", content)
     decoder, digests = {"background_rgb": [255, 255, 255]}, {"model.onnx": sha256_hex(content)}
     write_json(workspace.export / "export.json", {"classes": list(CLASSES), "decoder": decoder, "sha256": digests})
