@@ -39,6 +39,7 @@ def main() -> None:
     (everything,) = plan_phases("fine_tuning", tutorial, settings.augmentation)
     cached, uncached = (step_s(block5, start, precision, steps) for start in (block5.boundary, None))
     ours = step_s(blocks, blocks.boundary, precision, steps)
+    single = step_s(blocks, blocks.boundary, "float32", steps)
     theirs = step_s(everything, None, "float32", steps)
     print(
         json.dumps(
@@ -49,6 +50,8 @@ def main() -> None:
                 "ratio_of_the_cache": round(uncached / cached, 2),
                 "fine_tuning_s": round(ours, 2),
                 "fine_tuning_uncached_s": round(step_s(blocks, None, precision, steps), 2),
+                "fine_tuning_float32_s": round(single, 2),
+                "ratio_of_the_precision": round(single / ours, 2),
                 "tutorial_fine_tuning_s": round(theirs, 2),
                 "ratio_to_the_tutorial": round(theirs / ours, 2),
             },
