@@ -44,7 +44,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Let wide tables be scrolled by keyboard, too."""
+    """Let wide tables be scrolled by keyboard, too, and let no heading of a column be empty."""
+    html = re.sub(r"<th( [^>]*)?></th>", r"<td\1></td>", html)
     return html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
 
 

@@ -101,7 +101,7 @@ def test_search_finds_a_page_and_asks_only_this_server(page: Page, address: str)
 
 @pytest.mark.browser
 @NEEDS_BROWSER
-@pytest.mark.parametrize("name", ["index", "prefect", "settings", "strategies"])
+@pytest.mark.parametrize("name", ["index", "tutorial", "comparison", "reference/settings", "project/CHANGELOG"])
 def test_page_of_the_site_can_be_used_by_everyone(page: Page, address: str, name: str) -> None:
     """axe-core finds nothing that makes it hard to use, on a wide screen and on a phone, in both themes."""
     backgrounds = set()
