@@ -45,7 +45,7 @@ PLACEHOLDERS = {
 }
 ELSEWHERE = {
     r"make run|.* make run": "tests/flows/test_make_run.py::test_make_run_ends_well_and_names_what_is_there",
-    r"make setup|\. \.venv/bin/activate|UV_OFFLINE=1 make setup|export PIP_INDEX_URL": (
+    r"make setup|\. \.venv/bin/activate|PIP_NO_INDEX=1 .* make setup|export PIP_INDEX_URL": (
         "tests/test_makefile.py::test_flavour_chooses_the_lock_that_is_installed"
     ),
     r"git clone REPOSITORY": "tests/test_makefile.py::test_flavour_chooses_the_lock_that_is_installed",
@@ -94,6 +94,7 @@ UNTESTED = {
     r"docker (build|run)": "there is no Docker here; docs/server.md and docs/serving.md say so",
     r"magick": "ImageMagick is no part of this project",
     r"curl -O|unzip": "a download of 47 MB; the commands after it run on files of the same names",
+    r"pip download": "it needs an index",
     r"apt-get": ".ci/run calls it where programs are missing",
     r"export (HTTPS_PROXY|PREFECT_API|ROOTSTOCK_ALERT)": "sets variables for what comes later",
 }
