@@ -44,7 +44,7 @@ def check(uri: str, _policy: SourcePolicy) -> None:
 
 
 def discover(uri: str, policy: SourcePolicy) -> SourceListing:
-    """Every image of every split, as `<split>/<class>/<TFDS id>`.
+    """Every image of every split, as `<split>/<class>/<TFDS id>`; where labels aren't needed, some have no class.
 
     Raises:
         SourceError: the data set isn't known, can't be downloaded, isn't for image classification, or is damaged.
@@ -60,7 +60,7 @@ def discover(uri: str, policy: SourcePolicy) -> SourceListing:
         )
     entries: list[SourceImage | Excluded] = []
     names = _class_names(builder.info.features[fields.label])
-    splits = kept_splits(builder.info.splits)
+    splits = kept_splits(builder.info.splits) if policy.labelled else {}
     for name, info in sorted(builder.info.splits.items()):
         if splits and name not in splits:
             entries.append(Excluded(printable(name), "unknown_split"))
@@ -156,12 +156,13 @@ def _entry(
     record: Record, split: str, kept: str | None, names: list[str], policy: SourcePolicy
 ) -> SourceImage | Excluded:
     name = f"{record.shard.path.name}__{record.number}"  # the same as in tfds.ReadConfig(add_tfds_id=True)
-    if not 0 <= record.label < len(names):
+    is_known = 0 <= record.label < len(names)
+    if not is_known and policy.labelled:
         return Excluded(printable(f"{split}/{name}"), "no_label")
     if record.size > policy.max_image_bytes:
         return Excluded(printable(f"{split}/{name}"), "too_large")
-    label = names[record.label]
-    path, version = f"{printable(split)}/{label}/{printable(name)}", f"{VERSION}{record.sha256}"
+    label, version = names[record.label] if is_known else "", f"{VERSION}{record.sha256}"
+    path = "/".join(filter(None, [printable(split), label, printable(name)]))
     return SourceImage(path, label, kept, record.shard, record.place, version, size_bytes=record.size)
 
 

@@ -183,6 +183,15 @@ def test_tfds_with_train_and_validation_only_holds_validation_out_as_test(data_d
 
 
 @pytest.mark.slow
+def test_tfds_for_scoring_gives_every_image_of_every_split_with_a_label_or_without(data_dir: Path) -> None:
+    listing = tfds.discover("tfds:beasts", policy(labelled=False))
+    assert listing.excluded == ()
+    splits = [item.path.split("/")[0] for item in listing.images]
+    assert {split: splits.count(split) for split in splits} == {"extra": 2, "test": 4, "train": 10}
+    assert [item.path.count("/") for item in listing.images if item.label == ""] == [1]
+
+
+@pytest.mark.slow
 def test_tfds_is_read_by_many_threads(data_dir: Path) -> None:
     items = [*tfds.discover("tfds:beasts", policy()).images] * 20
     with ThreadPoolExecutor(8) as pool:
