@@ -9,11 +9,15 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import psutil
 import pytest
 
+from tasks.images.workers import Decoders
 from tests.tasks.exporting import encoded, save_export
 from tests.tasks.serving.running import Running, answer_of, running
 from tests.waiting import wait_until
@@ -48,6 +52,12 @@ def test_serve_refuses_a_bomb_from_its_header(server: Running) -> None:
     said = server.send(bomb(30_000))
     assert said.status_code == 413
     assert said.json()["results"][0]["error"].startswith("too_many_pixels: 30000x30000")
+
+
+def test_serve_refuses_images_above_its_own_limit_of_pixels(server: Running) -> None:
+    assert server.send(encoded((200, 0, 0), size=(100, 100))).status_code == 200
+    said = server.send(encoded((200, 0, 0), size=(101, 100)))
+    assert (said.status_code, said.json()["results"][0]["error"][:15]) == (413, "too_many_pixels")
 
 
 def test_serve_reads_no_more_of_a_large_body_than_it_may(server: Running) -> None:
@@ -182,3 +192,24 @@ def test_serve_asks_to_come_again_when_too_many_images_wait(tmp_path: Path) -> N
         assert (said.status_code, said.json()) == (503, {"error": "The answer takes too long."})
         assert int(said.headers["Retry-After"]) >= 1
         assert server.client.get("/readyz").status_code == 200, "nothing waits any more"
+
+
+def test_serve_takes_no_more_images_than_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, decode = Event(), Decoders.decode
+
+    def wait(self: Decoders, *arguments: Any) -> Any:
+        go_on.wait()
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(Decoders, "decode", wait)
+    with running(save_export(tmp_path / "export"), waiting=1) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.send, RED)
+        try:
+            wait_until(lambda: server.client.get("/readyz").status_code == 503, "an image to wait")
+            said = server.send(RED)
+        finally:
+            go_on.set()
+        assert (said.status_code, said.json()) == (503, {"error": "Too many images wait."})
+        assert int(said.headers["Retry-After"]) >= 1
+        assert first.result().status_code == 200
+        assert server.client.get("/readyz").status_code == 200
