@@ -1,8 +1,8 @@
 """The decoder of `tasks.images.decoding` as TensorFlow operations, for the exported SavedModel.
 
 It decodes JPEG (grey, YCbCr, RGB) and PNG as Pillow: upright by EXIF, alpha composited, stretched to 224x224 in two
-rounded passes. Measured against Pillow (tests/tasks/vgg/exports/test_serving.py, and 119 photos): no level (0 to 255)
-differs by more than two, and in photos 0.2 % differ by one, because float32 rounds ties differently from Pillow's
+rounded passes. Measured against Pillow (tests/tasks/vgg/exports/test_graph_decoding.py, and 119 photos): no level (0 to
+255) differs by more than two, and in photos 0.2 % differ by one, because float32 rounds ties differently from Pillow's
 fixed point. The graph refuses an image that it can't decode so exactly, and says why.
 """
 

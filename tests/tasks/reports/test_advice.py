@@ -9,7 +9,7 @@ import pytest
 
 from tasks.reports.advice import MOST_STEPS, summarise
 from tasks.reports.metrics import measure
-from tests.tasks.reports.test_page import make_evaluation, render
+from tests.tasks.reports.evaluations import make_evaluation, render
 
 HAVE, SURE, NEXT = "What you have", "How sure it is", "What to do next"
 PROMISE = {

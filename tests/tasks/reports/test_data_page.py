@@ -20,7 +20,7 @@ from tasks.images.shards import Shards, read_header, write_shard
 from tasks.reports import data_page
 from tasks.reports.data_page import Previous, describe_data, read_previous, render_data_page, thumbnail_keys
 from tests.conftest import PROJECT
-from tests.tasks.reports.test_page import ATTRIBUTES, ELEMENTS, HOSTILE, Page
+from tests.tasks.reports.evaluations import ATTRIBUTES, ELEMENTS, HOSTILE, Page
 
 
 def key_of(path: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tasks.reports.map_page import MOST_POINTS, Point, class_colours, columns, render_map, thumbnail_sheet, tile_px
-from tests.tasks.reports.test_page import HOSTILE, Page
+from tests.tasks.reports.evaluations import HOSTILE, Page
 
 CORNERS = np.array([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
 COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]

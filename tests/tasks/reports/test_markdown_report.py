@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.reports import markdown_report
 from tasks.reports.markdown_report import MAX_BYTES, render_markdown
 from tasks.reports.text import percent
-from tests.tasks.reports.test_page import HOSTILE, Page, make_evaluation
+from tests.tasks.reports.evaluations import HOSTILE, Page, make_evaluation
 
 TABLE = ("table", "thead", "tbody", "tr", "th", "td")
 FILES = {"Report": "reports/report.html", "Server": "http://localhost/artifacts"}

@@ -13,8 +13,8 @@ from playwright.sync_api import Page
 
 from tests.flows.browser import PROGRAM, browser
 from tests.tasks.reports import test_data_page
+from tests.tasks.reports.evaluations import HOSTILE, hostile_evaluation, render
 from tests.tasks.reports.test_map_page import COLOURS, make_map
-from tests.tasks.reports.test_page import HOSTILE, hostile_evaluation, render
 
 pytestmark = [
     pytest.mark.browser,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.reports.strategy_table import strategy_table
-from tests.tasks.reports.test_page import make_evaluation
+from tests.tasks.reports.evaluations import make_evaluation
 
 
 def test_champion_is_bold_and_the_training_is_told_where_it_is_known() -> None:

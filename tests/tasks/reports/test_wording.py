@@ -63,7 +63,7 @@ def test_largest_group_decides_whether_groups_are_too_few() -> None:
 def test_card_page_and_report_tell_the_groups() -> None:
     from tasks.reports.markdown_report import render_markdown
     from tasks.reports.model_card import render_model_card
-    from tests.tasks.reports.test_page import make_evaluation, render
+    from tests.tasks.reports.evaluations import make_evaluation, render
 
     evaluation = make_evaluation(["ants", "bees"], strategies=2, groups=np.arange(60) % 6)
     for text in (render(evaluation), render_markdown(evaluation, [], {}), render_model_card(evaluation)):

@@ -18,7 +18,7 @@ from tasks.runs.run_context import RunContext
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.tasks.runs.repository import deployed, make_repository, working
-from tests.tasks.runs.test_tidying import folder_in_cache, night
+from tests.tasks.runs.tidied import folder_in_cache, night
 
 
 @pytest.fixture

@@ -1,15 +1,10 @@
-"""Tidying: what a kept version needs stays, all else goes; runs and tidying wait for each other."""
+"""Tidying: what a kept version needs stays, all else goes."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import shutil
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,66 +13,16 @@ from tasks.errors import RunError
 from tasks.files import write_bytes
 from tasks.runs.tidying import (
     UNUSED_DAYS,
-    Tidied,
     describe_freed,
-    keep_untidied,
-    tidy,
-    tidy_after,
-    tidy_remote,
-    tidying,
 )
 from tasks.workspace import Workspace
 from tests.tasks.runs.repository import change, deployed, dvc, git, make_repository, working
+from tests.tasks.runs.tidied import are_kept, digest_of, file_in_cache, folder_in_cache, lock_of, night, tidied
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return make_repository(tmp_path / "clone")
-
-
-def file_in_cache(root: Path, content: str, suffix: str = "") -> Path:
-    name = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() + suffix
-    path = root / ".dvc/cache/files/md5" / name[:2] / name[2:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-def digest_of(file: Path) -> str:
-    return file.parent.name + file.name
-
-
-def folder_in_cache(root: Path, content: str) -> list[Path]:
-    """A directory with one file, as DVC keeps it: the listing, then the file."""
-    file = file_in_cache(root, content)
-    listing = json.dumps([{"md5": digest_of(file), "relpath": "file"}])
-    return [file_in_cache(root, listing, ".dir"), file]
-
-
-def lock_of(listing: Path, stage: str = "count") -> str:
-    """A dvc.lock in which the stage has this output."""
-    out = f"{{path: out/{stage}, hash: md5, md5: {digest_of(listing)}, size: 1, nfiles: 1}}"
-    return f"schema: '2.0'\nstages:\n  {stage}:\n    cmd: python add.py {stage}\n    outs: [{out}]\n"
-
-
-def night(root: Path, content: str, name: str = "nightly", stage: str = "count") -> list[Path]:
-    """A run that makes one output; gives its files in the cache."""
-    made = folder_in_cache(root, content)
-    run = deployed(root, [], content[:20])
-    with working(type(run)(run.clone, name, run.commit, run.title, run.say)) as folder:
-        (folder / "dvc.lock").write_text(lock_of(made[0], stage))
-    return made
-
-
-def tidied(root: Path, kept_runs: int = 2, *, dry: bool = False) -> Tidied:
-    return tidy(Workspace.at(root), kept_runs, dry=dry)
-
-
-def are_kept(files: list[Path]) -> bool:
-    """Whether all files are there. Some may not be there while others are."""
-    found = {file.exists() for file in files}
-    assert len(found) == 1, files
-    return found.pop()
 
 
 def test_last_runs_of_each_deployment_keep_their_data(root: Path) -> None:
@@ -268,116 +213,3 @@ def test_what_dvc_notes_about_the_folder_of_a_run_goes_with_the_folder(
     monkeypatch.delenv("DVC_SITE_CACHE_DIR")
     with working(deployed(root, [])) as folder, Repo(str(folder)) as repository:
         assert Path(repository.site_cache_dir).is_relative_to(folder)
-
-
-def begins(hold: Callable[[Callable[[str], None]], object]) -> tuple[threading.Thread, list[str], threading.Event]:
-    """Something that begins beside this test: what it says, and whether it goes on."""
-    said: list[str] = []
-    waits, works = threading.Event(), threading.Event()
-
-    def go() -> None:
-        with hold(lambda line: (said.append(line), waits.set())):  # type: ignore[attr-defined]
-            works.set()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    assert waits.wait(60)
-    return thread, said, works
-
-
-def test_tidying_waits_for_runs_and_says_for_which(root: Path) -> None:
-    workspace = Workspace.at(root)
-    with keep_untidied(workspace, "nightly", print), keep_untidied(workspace, "weekly", print):
-        thread, said, works = begins(lambda say: tidying(workspace, say))
-        assert not works.is_set()
-    thread.join(60)
-    assert works.is_set()
-    assert said == ["weekly"]
-
-
-def test_run_waits_for_tidying_and_says_so(root: Path) -> None:
-    workspace = Workspace.at(root)
-    with tidying(workspace, None) as is_mine:
-        assert is_mine
-        thread, said, works = begins(lambda say: keep_untidied(workspace, "nightly", say))
-        assert not works.is_set()
-    thread.join(60)
-    assert works.is_set()
-    assert said == ["Waits for `make tidy`, which deletes old data in this clone."]
-
-
-def test_run_tidies_at_its_end_unless_another_is_active(root: Path) -> None:
-    nights = [night(root, f"night {number}") for number in range(3)]
-    workspace, said = Workspace.at(root), list[str]()
-    with keep_untidied(workspace, "weekly", print):
-        tidy_after(workspace, 1, said.append)
-    assert all(map(are_kept, nights))
-    assert not said
-    tidy_after(workspace, 1, said.append)
-    assert [are_kept(files) for files in nights] == [False, False, True]
-    assert len(said) == 1
-    tidy_after(workspace, 1, said.append)
-    assert len(said) == 1
-
-
-def test_failure_of_tidying_at_the_end_of_a_run_is_one_line(root: Path) -> None:
-    (root / "dvc.yaml").write_text("stages: 1\n")
-    said: list[str] = []
-    tidy_after(Workspace.at(root), 1, said.append)
-    assert len(said) == 1
-    assert "the run is not affected" in said[0]
-    assert "\n" not in said[0]
-
-
-def stored(folder: Path) -> set[str]:
-    """The hashes that a cache or a remote in a folder holds."""
-    return {digest_of(path) for path in (folder / "files/md5").rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def shared(root: Path, tmp_path: Path) -> Path:
-    """DVC's remote, with all that the clone's cache holds; git has a remote, too."""
-    store = tmp_path / "store"
-    dvc(root, "remote", "add", "-d", "store", str(store))
-    git(root, "init", "-q", "--bare", str(tmp_path / "origin"))
-    git(root, "remote", "add", "origin", str(tmp_path / "origin"))
-    for number in range(3):
-        night(root, f"night {number}")
-    shutil.copytree(root / ".dvc/cache/files", store / "files")
-    return store
-
-
-def test_remote_is_tidied_only_if_it_is_asked_for(root: Path, shared: Path) -> None:
-    before = stored(shared)
-    tidied(root, 1)
-    assert stored(shared) == before
-    assert tidy_remote(Workspace.at(root), 1, dry=True) == 4
-    assert stored(shared) == before
-    assert tidy_remote(Workspace.at(root), 1) == 4
-    assert stored(shared) == stored(root / ".dvc/cache")
-
-
-def test_remote_keeps_what_another_clone_has_pushed(root: Path, shared: Path) -> None:
-    git(root, "push", "-q", "origin", "runs/nightly:runs/other", "runs/nightly~2:refs/heads/mine")
-    git(root, "update-ref", "-d", "refs/remotes/origin/runs/other")
-    git(root, "update-ref", "-d", "refs/remotes/origin/mine")
-    night(root, "of this clone")
-    tidied(root, 1)  # here the listings of the other clone's runs are gone
-    assert tidy_remote(Workspace.at(root), 1) == 2
-    assert len(stored(shared)) == 4
-
-
-def test_remote_stays_if_it_is_not_known_what_others_need(root: Path, shared: Path) -> None:
-    before = stored(shared)
-    workspace = Workspace.at(root)
-    git(root, "remote", "set-url", "origin", "/nowhere")
-    with pytest.raises(RunError, match="fetch"):
-        tidy_remote(workspace, 1)
-    git(root, "remote", "remove", "origin")
-    with pytest.raises(RunError, match="git has no remote"):
-        tidy_remote(workspace, 1)
-    git(root, "remote", "add", "origin", str(shared.with_name("origin")))
-    (root / "dvc.lock").write_text(lock_of(Path("aa/" + "0" * 30 + ".dir")))
-    with pytest.raises(RunError, match=r"aa0+\.dir of a kept version is neither"):
-        tidy_remote(workspace, 1)
-    assert stored(shared) == before
