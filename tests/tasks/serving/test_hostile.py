@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
@@ -18,6 +19,8 @@ import psutil
 import pytest
 
 from tasks.images.workers import Decoders
+from tasks.serving.bodies import Uploads
+from tasks.serving.problems import Problem
 from tests.tasks.exporting import encoded, save_export
 from tests.tasks.serving.running import Running, answer_of, running
 from tests.waiting import wait_until
@@ -116,7 +119,10 @@ def test_serve_gives_up_slow_bodies_and_serves_others_meanwhile(
         client.close()
 
 
-def test_serve_gives_up_the_slowest_body_if_there_are_too_many(server: Running) -> None:
+def test_serve_gives_up_the_slowest_body_if_there_are_too_many(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.serving.bodies.LEAST_S", 600.0)
     clients = [server.connect() for _ in range(130)]
     for client in clients:
         client.sendall(POST + b"Content-Length: 1000\r\n\r\n")
@@ -213,3 +219,19 @@ def test_serve_takes_no_more_images_than_may_wait(tmp_path: Path, monkeypatch: p
         assert int(said.headers["Retry-After"]) >= 1
         assert first.result().status_code == 200
         assert server.client.get("/readyz").status_code == 200
+
+
+def test_bodies_together_have_no_more_bytes_than_the_server_has_for_them() -> None:
+    async def reserve() -> None:
+        uploads = Uploads(8, 100)
+        async with uploads.reserved(60):
+            with pytest.raises(Problem) as refused:
+                async with uploads.reserved(41):
+                    pass
+            assert (refused.value.status, refused.value.retry_after_s) == (503, 1)
+            async with uploads.reserved(40):
+                pass
+        async with uploads.reserved(100):
+            pass
+
+    asyncio.run(reserve())
