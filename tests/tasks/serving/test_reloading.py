@@ -22,7 +22,7 @@ from tasks.images.decoding import decode
 from tasks.predict import predict_files
 from tasks.production import ProductionModel
 from tasks.runs.promotions import Promoter
-from tasks.serving.models import ModelHolder
+from tasks.serving.models import ModelHolder, load
 from tasks.vgg.exports.model_folder import model_version
 from tasks.workspace import Workspace
 from tests.tasks.exporting import encoded, save_export
@@ -116,6 +116,16 @@ def test_serve_follows_production_and_its_roll_back(tmp_path: Path) -> None:
     assert contents[0]
     ours.roll_back("a test")
     assert where.folder() == first
+
+
+def test_new_model_is_taken_only_when_its_folder_rests(tmp_path: Path) -> None:
+    first, second = (save_export(tmp_path / name, strength=one) for name, one in (("v1", 0.05), ("v2", 0.01)))
+    replace(tmp_path / "served", first)
+    holder = ModelHolder(lambda: tmp_path / "served", load(tmp_path / "served"))
+    replace(tmp_path / "served", second)
+    for expected in (first, second):  # somebody may still be writing when it is seen for the first time
+        holder.look()
+        assert holder.current.version == model_version(expected)[:12]
 
 
 def test_serve_goes_on_looking_after_an_error_that_nobody_expected(
