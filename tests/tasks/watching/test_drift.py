@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from tasks.watching import drift
 from tasks.watching.drift import Sample, compare_samples, estimate_accuracy, estimate_class_shares
@@ -154,3 +155,12 @@ def test_accuracy_falls_where_the_model_is_less_sure() -> None:
     blurred = known.probabilities**0.3
     blurred /= blurred.sum(axis=1, keepdims=True)
     assert estimate_accuracy(known.probabilities, hits, blurred) < hits.mean() - 0.1
+
+
+def test_each_class_is_a_look_at_the_probabilities_and_all_looks_count() -> None:
+    rng = np.random.default_rng(7)
+    before, after = draw(rng, 90), draw(rng, 40, shares=(0.5, 0.25, 0.25))
+    alone = [ks_2samp(before.probabilities[:, one], after.probabilities[:, one]).pvalue for one in range(3)]
+    found = compare_samples(before, after, CLASSES)["tests"][0]
+    assert found["name"] == "probabilities"
+    assert found["p_value"] == pytest.approx(min(1.0, 3 * min(alone)))
