@@ -4,7 +4,8 @@
 
 It measures training steps of 32 random images. An epoch has the same number of steps on each side, so the ratio of
 steps is the ratio of epochs. `progressive` and `fine_tuning` use the phases that params.yaml plans, in the precision of
-this machine; the tutorial's fine-tuning trains everything in float32. Prints one JSON object.
+this machine, `fine_tuning` also in float32; the tutorial's fine-tuning trains everything in float32. Prints one JSON
+object.
 """
 
 from __future__ import annotations
