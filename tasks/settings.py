@@ -149,11 +149,6 @@ class ModernRecipe(Block):
         description="share of the steps in which learning rates rise; then they fall (cosine)"
     )
     patience: int = Field(ge=1, description="early stopping: most epochs of a phase without a lower validation loss")
-    mixup: float = Field(
-        ge=0,
-        description="where blocks are trained: each example is mixed with another one, by a share from Beta(mixup, "
-        "mixup); 0: not at all",
-    )
     budget_minutes: float | None = Field(
         gt=0,
         description="time for the epochs of one strategy; fewer epochs are planned if there is not enough. The result "

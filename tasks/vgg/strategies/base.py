@@ -74,7 +74,6 @@ class Phase:
         clip_norm: largest norm of the gradient over all weights; None: no limit.
         patience: after this many epochs without a lower validation loss the phase ends, with its best weights; None:
             all epochs are run and the last weights are kept.
-        mixup: alpha of the shares by which examples are mixed (see `training.mixup`); 0: they are not.
     """
 
     name: str
@@ -88,7 +87,6 @@ class Phase:
     warmup_fraction: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
-    mixup: float = 0.0
 
     @property
     def boundary(self) -> str | None:
@@ -200,5 +198,4 @@ def modern_phase(
         recipe.warmup_fraction,
         recipe.clip_norm,
         recipe.patience,
-        recipe.mixup if unfrozen else 0.0,
     )

@@ -195,7 +195,7 @@ class _PhaseTraining:
         steps = self._train.steps(size)
         for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
             share = schedule_at(phase, state.epoch * steps + state.step, self._planned * steps)
-            loss, correct = self._steps.train(batch, share, (self._seed(), state.epoch, state.step))
+            loss, correct = self._steps.train(batch, share)
             require_finite(loss, phase, state.epoch, state.step)
             state.sums = {"loss": state.sums["loss"] + loss / steps, "correct": state.sums["correct"] + correct}
             state.step += 1

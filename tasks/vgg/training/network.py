@@ -93,16 +93,6 @@ def build_network(
     return Network(model, variables)
 
 
-def split_at(model: keras.Model, boundary: str | None) -> tuple[keras.Model | None, keras.Model]:
-    """The model up to a boundary, and the rest, of the same layers; None if it has no such layer: it begins there."""
-    import keras
-
-    if boundary not in {layer.name for layer in model.layers}:
-        return None, model
-    middle = model.get_layer(boundary).output
-    return keras.Model(model.input, middle), keras.Model(middle, model.output)
-
-
 def group_of(name: str) -> str:
     """`block5_conv1/kernel` -> `block5`; `head_1/bias` -> `head`: the group with its own learning rate."""
     return name.split("_")[0]

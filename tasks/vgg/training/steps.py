@@ -21,8 +21,7 @@ from tasks.settings import STRATEGIES
 from tasks.vgg.head import Floats, softmax
 from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.feeds import Batch
-from tasks.vgg.training.mixup import Softened, mix_examples, soften
-from tasks.vgg.training.network import Network, split_at
+from tasks.vgg.training.network import Network
 from tasks.vgg.training.optimizer import make_optimizer
 
 
@@ -39,45 +38,38 @@ class Steps:
         self._variables = list(network.variables.values())
         with strategy.scope():
             self.optimizer = make_optimizer(phase, network.variables)
-            # Examples are mixed where a cache would begin, so that training is the same with and without one.
-            split = split_at(network.model, phase.boundary) if phase.mixup else (None, network.model)
-        self._frozen, self._trained = split
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         compiled = tf.function(jit_compile=on_gpu, autograph=False)  # on CPUs XLA's convolutions are slower
         self._gradients = compiled(self._replica_gradients)
         self._logits = compiled(self._replica_logits)
-        self._below = compiled(self._replica_below)
         self._update = tf.function(self._replica_update, autograph=False)
 
-    def train(self, batch: Batch, learning_rate: float, position: tuple[int, ...] | None = None) -> tuple[float, float]:
+    def train(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
         """One update; returns the batch's loss, nats, and how many of its images were predicted correctly.
-
-        Where the phase mixes images, that is the class with the larger share.
 
         The loss is also NaN when a gradient is not finite: a relu can hide NaN from the loss.
 
         Args:
             batch: to train on.
             learning_rate: share of the phase's highest learning rates.
-            position: seed, epoch and step, by which the phase mixes the images; None: they are not mixed.
 
         Raises:
             TrainingError: not even single images fit into the memory.
         """
+        inputs, labels, weights = batch
         while True:
             try:
-                inputs, targets, weights = self._mix(batch, position)
-                loss, correct, gradients = self._accumulate(inputs, targets, weights)
+                loss, correct, gradients = self._accumulate(inputs, labels, weights)
                 break
             except tf.errors.ResourceExhaustedError:
                 self.parts *= 2
-                if len(batch[0]) // self.parts < self._strategy.num_replicas_in_sync:
+                if len(inputs) // self.parts < self._strategy.num_replicas_in_sync:
                     raise TrainingError(
-                        f"Not even {len(batch[0]) // self.parts * 2} images fit into the device's memory. "
+                        f"Not even {len(inputs) // self.parts * 2} images fit into the device's memory. "
                         f"Train fewer blocks, or by the cheapest strategy: make run STRATEGY={STRATEGIES[0]}"
                     ) from None
                 print(
-                    f"A batch of {len(batch[0])} doesn't fit into the memory: it is cut into {self.parts} parts. "
+                    f"A batch of {len(inputs)} doesn't fit into the memory: it is cut into {self.parts} parts. "
                     "The steps stay the same, but take longer.",
                     file=sys.stderr,
                 )
@@ -89,21 +81,13 @@ class Steps:
         """Probabilities (n, classes) of all images that are not padding."""
         found = []
         for inputs, _, weights in batches:
-            logits = np.concatenate([self._run(self._logits, part) for part in np.array_split(inputs, self.parts)])
+            logits = np.concatenate([self._run_logits(part) for part in np.array_split(inputs, self.parts)])
             found.append(softmax(logits[: int((weights > 0).sum())]))
         return np.concatenate(found)
 
-    def _mix(self, batch: Batch, position: tuple[int, ...] | None) -> Softened:
-        inputs, targets, weights = soften(batch, self.network.model.output_shape[-1])
-        if self._frozen:
-            inputs = np.concatenate([self._run(self._below, part) for part in np.array_split(inputs, self.parts)])
-        if position and self.phase.mixup:
-            return mix_examples((inputs, targets, weights), self.phase.mixup, position)
-        return inputs, targets, weights
-
-    def _accumulate(self, inputs: Array, targets: Array, weights: Array) -> tuple[float, float, Any]:
+    def _accumulate(self, inputs: Array, labels: Array, weights: Array) -> tuple[float, float, Any]:
         total_loss, total_correct, gradients = 0.0, 0.0, None
-        pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, targets, weights)), strict=True)
+        pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, labels, weights)), strict=True)
         for piece in pieces:
             shared = [self._share(array) for array in piece]
             loss, correct, found = self._strategy.run(self._gradients, args=tuple(shared))
@@ -112,14 +96,14 @@ class Steps:
             gradients = found if gradients is None else self._strategy.run(_add, args=(gradients, found))
         return total_loss, total_correct, gradients
 
-    def _replica_gradients(self, inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
+    def _replica_gradients(self, inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in self._variables:
                 tape.watch(variable.value)
-            logits = self._trained(tf.cast(inputs, tf.float32), training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            logits = self.network.model(tf.cast(inputs, tf.float32), training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses * weights)
-            hits = tf.equal(tf.argmax(logits, axis=1), tf.argmax(targets, axis=1)) & (weights > 0)
+            hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels) & (weights > 0)
             correct = tf.reduce_sum(tf.cast(hits, tf.float32))
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         if self._strategy.num_replicas_in_sync > 1:
@@ -138,12 +122,8 @@ class Steps:
     def _replica_logits(self, inputs: Any) -> Any:
         return self.network.model(tf.cast(inputs, tf.float32), training=False)
 
-    def _replica_below(self, inputs: Any) -> Any:
-        assert self._frozen
-        return tf.cast(self._frozen(tf.cast(inputs, tf.float32), training=False), tf.float32)
-
-    def _run(self, compiled: Any, inputs: Array) -> Floats:
-        parts = self._local(self._strategy.run(compiled, args=(self._share(inputs),)))
+    def _run_logits(self, inputs: Array) -> Floats:
+        parts = self._local(self._strategy.run(self._logits, args=(self._share(inputs),)))
         return np.concatenate([part.numpy() for part in parts])[: len(inputs)]
 
     def _share(self, array: Array) -> Any:

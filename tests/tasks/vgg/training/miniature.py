@@ -38,7 +38,6 @@ QUICK = (
     "train.modern.batch_size=6",
     "train.modern.inverse_regularization=[1.0, 100.0]",
     "train.modern.patience=2",
-    "train.modern.mixup=1.0",
     "train.modern.head_replacement.epochs=2",
     "train.modern.fine_tuning.blocks=5",
     "train.modern.fine_tuning.epochs=2",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from tasks.settings import ClassWeight
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.feeds import Feed
-from tasks.vgg.training.mixup import mix_examples, soften
 from tasks.vgg.training.outcome import example_weights
 from tests.conftest import PROJECT
 from tests.tasks.steps import Change
-from tests.tasks.vgg.training.one_step import CLASSES, DEVICES, PARTS, Numbers, draw, gradients, make_steps
+from tests.tasks.vgg.training.one_step import DEVICES, PARTS, Numbers, draw, gradients, make_steps
 
 pytestmark = pytest.mark.slow
 
@@ -71,19 +69,6 @@ def test_loss_of_a_step_is_the_log_loss_that_chooses_the_epoch(change: Change) -
     expected = log_loss(steps.predict([batch]), labels)
     loss, _ = steps.train(batch, 0.0)
     assert loss == pytest.approx(expected, rel=1e-5)
-
-
-def test_loss_of_mixed_images_is_the_mean_of_the_losses_for_both_labels(change: Change) -> None:
-    inputs, labels = draw(6)
-    phase = replace(first_phase(change), mixup=1.0)
-    steps = make_steps(phase)
-    weights = np.full(6, 1 / 6, np.float32)
-    mixed, targets, _ = mix_examples(soften((inputs, labels, weights), CLASSES), 1.0, (0, 0, 0))
-    logs = np.log(steps.predict([(mixed, labels, weights)]))
-    loss, _ = steps.train((inputs, labels, weights), 0.0, (0, 0, 0))
-    assert loss == pytest.approx(-float((targets * logs).sum(axis=1).mean()), rel=1e-5)
-    plain, _ = steps.train((inputs, labels, weights), 0.0)
-    assert plain != pytest.approx(loss, rel=1e-3)
 
 
 def test_weights_stay_without_a_gradient(change: Change) -> None:
