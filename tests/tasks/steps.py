@@ -97,6 +97,7 @@ from pathlib import Path
 from tasks import files
 
 module, pattern, count = sys.argv[1:]
+del sys.argv[1:]
 sync = files.sync_folder
 
 def sync_and_stop(folder):
