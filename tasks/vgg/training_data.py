@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from tasks.workspace import Workspace
 FOLDS = 5
 _ROWS, _THREADS = 16, 8
 """Examples that are pooled at once, and threads that pool; bilinear pooling needs some MB an example meanwhile."""
+IN_MEMORY = 20_000
+"""Up to so many pooled examples are in memory; more are in a file without a name, which the system caches as it can."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,19 @@ def read_each(splits: Sequence[Split], work: Callable[[npt.NDArray[Any]], Floats
         for future in in_order(begun, cores + 1):
             part = future.result()
             if not row:  # allocated once: joining arrays would need the memory twice
-                pooled = np.empty((sum(len(split) for split in splits), *part.shape[1:]), np.float32)
+                shape = (sum(len(split) for split in splits), *part.shape[1:])
+                pooled = _new_array(shape, splits[0].features.headers[0].path.parent)
             pooled[row : row + len(part)] = part
             row += len(part)
     return pooled
+
+
+def _new_array(shape: tuple[int, ...], folder: Path) -> Floats:
+    """An array float32, in memory or in a file on the disk of the folder (/tmp may be in memory, too)."""
+    if shape[0] <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the array keeps it open
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from tasks.vgg.training.feature_basis import FeatureBasis, take_feature_basis
 from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.logistic_regression import cross_validate, fit_layer, fold_masks, new_model, predict_held_out
 from tasks.vgg.training.outcome import FoldPredictions, Outcome
-from tasks.vgg.training_data import FOLDS, Material, Split, sample_splits
+from tasks.vgg.training_data import FOLDS, IN_MEMORY, Material, Split, sample_splits
 
 POOLING: Final = "average_maximum"
 FURTHER = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 """Values of C beyond those of the settings; see `try_values`."""
 _MAX_BILINEAR_CLASSES = 50
-CHOICE_IMAGES = 20_000
+CHOICE_IMAGES = IN_MEMORY
 """More images would choose the same, but each of the many fits would take as long as the last one."""
 
 Metrics = dict[str, float]

@@ -2,14 +2,16 @@
 
 The loss is that of scikit-learn, whose import takes longer than the fits of a small set. The examples are cut into
 pieces of a fixed size, which all cores compute; the pieces' sums are added in their order. So the weights don't depend
-on the number of cores if BLAS uses one thread (`tasks.parallel.one_blas_thread`).
+on the number of cores if BLAS uses one thread (`tasks.parallel.one_blas_thread`). With more examples than `IN_MEMORY`,
+probabilities are computed again where they are needed, which takes half as long once more, but no memory.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,15 @@ from tasks.settings import ClassWeight
 from tasks.vgg.head import Dense, Floats, softmax
 from tasks.vgg.training.newton import Doubles, minimize
 from tasks.vgg.training.outcome import example_weights
-from tasks.vgg.training_data import FOLDS
+from tasks.vgg.training_data import FOLDS, IN_MEMORY
 
 _TOLERANCE = 1e-7
 """Largest component of the gradient at the end. The loss is divided by the number of examples, and inputs of unit
 length have small gradients: 1e-4 would be met before a fit has begun to differ from that of the C before."""
 _MAX_ITERATIONS = 200
-_ROWS = 2048
-"""Examples in a piece. They are computed in 64 bits: in 32, rounding stops the fits early."""
+_ROWS, _AT_ONCE = 2048, 8
+"""Examples in a piece, and pieces whose results wait to be added. They are computed in 64 bits: in 32, rounding stops
+the fits early."""
 
 Labels = npt.NDArray[np.int32]
 Masks = Sequence[npt.NDArray[np.bool_]]
@@ -82,8 +85,9 @@ def fit_layer(model: Regression, inverse_regularization: float, inputs: Floats, 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some examples: inputs (n, c), class indices (n,), and shares of the whole loss (n, 1)."""
+    """Some examples: their place, inputs (n, c), class indices (n,), and shares of the whole loss (n, 1)."""
 
+    number: int
     inputs: npt.NDArray[np.floating]
     labels: Labels
     shares: Doubles
@@ -102,47 +106,61 @@ class _Loss:
         if len(inputs) <= _ROWS:
             inputs = inputs.astype(np.float64)
         cuts = [slice(start, start + _ROWS) for start in range(0, len(inputs), _ROWS)]
-        self._pieces = [_Piece(inputs[cut], labels[cut], shares[cut]) for cut in cuts]
-        self._probabilities: list[Doubles] = []
+        self._pieces = [_Piece(number, inputs[cut], labels[cut], shares[cut]) for number, cut in enumerate(cuts)]
+        self._keeps_probabilities = len(inputs) <= IN_MEMORY
+        self._probabilities: dict[int, Doubles] = {}
+        self._weights = np.zeros(self.shape)
 
     def value_and_gradient(self, weights: Doubles) -> tuple[float, Doubles]:
+        self._weights = weights
         kernel = weights[:-1]
-        losses, gradients, self._probabilities = [], [], []
-        for loss, gradient, probabilities in on_all_cores(lambda piece: self._evaluate(piece, weights), self._pieces):
-            losses.append(loss)
-            gradients.append(gradient)
-            self._probabilities.append(probabilities)
-        gradient = sum(gradients[1:], start=gradients[0])
+        loss, gradient = self._sum(self._evaluate)
         gradient[:-1] += self._penalty * kernel
-        return sum(losses) + self._penalty / 2 * float(np.vdot(kernel, kernel)), gradient
+        return float(loss) + self._penalty / 2 * float(np.vdot(kernel, kernel)), gradient
 
     def curve(self, direction: Doubles) -> Doubles:
-        products = on_all_cores(
-            lambda given: self._curve(*given, direction), list(zip(self._pieces, self._probabilities, strict=True))
-        )
-        product = sum(products[1:], start=products[0])
+        product: Doubles = self._sum(lambda piece: (self._curve(piece, direction),))[0]
         product[:-1] += self._penalty * direction[:-1]
         return product
 
-    def _evaluate(self, piece: _Piece, weights: Doubles) -> tuple[float, Doubles, Doubles]:
-        """Of a piece: its loss, the gradient, and the probabilities of the units (n, units)."""
+    def _sum(self, work: Callable[[_Piece], tuple[Any, ...]]) -> list[Any]:
+        """The sums of what `work` makes of all pieces; few results are in memory at the same time."""
+        sums: list[Any] = []
+        for start in range(0, len(self._pieces), _AT_ONCE):
+            for found in on_all_cores(work, self._pieces[start : start + _AT_ONCE]):
+                sums = [before + one for before, one in zip(sums, found, strict=True)] if sums else list(found)
+        return sums
+
+    def _evaluate(self, piece: _Piece) -> tuple[float, Doubles]:
+        """Of a piece: its loss and the gradient."""
         inputs = piece.inputs.astype(np.float64, copy=False)
-        values = inputs @ weights[:-1] + weights[-1]
-        if self.shape[1] == 1:
-            values = np.concatenate([np.zeros_like(values), values], axis=1)
-        values -= values.max(axis=1, keepdims=True)
+        values = self._values(inputs)
         probabilities = np.exp(values)
         sums = probabilities.sum(axis=1, keepdims=True)
         probabilities /= sums
         rows = np.arange(len(piece.labels))
         losses = np.log(sums[:, 0]) - values[rows, piece.labels]
+        if self._keeps_probabilities:
+            self._probabilities[piece.number] = probabilities[:, -self.shape[1] :]
         errors = probabilities.copy()
         errors[rows, piece.labels] -= 1
         errors = piece.shares * errors[:, -self.shape[1] :]
-        return float(losses @ piece.shares[:, 0]), _turned(inputs, errors), probabilities[:, -self.shape[1] :]
+        return float(losses @ piece.shares[:, 0]), _turned(inputs, errors)
 
-    def _curve(self, piece: _Piece, probabilities: Doubles, direction: Doubles) -> Doubles:
+    def _values(self, inputs: Doubles) -> Doubles:
+        """The inputs of the softmax (n, classes); the largest of each example is 0."""
+        values: Doubles = inputs @ self._weights[:-1] + self._weights[-1]
+        if self.shape[1] == 1:
+            values = np.concatenate([np.zeros_like(values), values], axis=1)
+        values -= values.max(axis=1, keepdims=True)
+        return values
+
+    def _curve(self, piece: _Piece, direction: Doubles) -> Doubles:
         inputs = piece.inputs.astype(np.float64, copy=False)
+        probabilities = self._probabilities.get(piece.number)
+        if probabilities is None:
+            probabilities = np.exp(self._values(inputs))
+            probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True))[:, -self.shape[1] :]
         changes = probabilities * (inputs @ direction[:-1] + direction[-1])
         changes -= probabilities * changes.sum(axis=1, keepdims=True)
         return _turned(inputs, piece.shares * changes)

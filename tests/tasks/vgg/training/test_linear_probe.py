@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from tasks import parallel
 from tasks.params import load_settings
 from tasks.scores import log_losses
 from tasks.settings import ClassWeight
+from tasks.vgg import training_data
 from tasks.vgg.head import Dense, softmax
 from tasks.vgg.training import linear_probe, logistic_regression
 from tasks.vgg.training.feature_basis import take_feature_basis
@@ -93,6 +95,33 @@ def test_fit_in_pieces_is_the_same_on_any_number_of_cores(
 def fit_on(cores: int, inputs: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Dense:
     monkeypatch.setattr(parallel, "usable_cores", lambda: cores)
     return fit_layer(new_model("balanced"), 30.0, inputs, labels, 40)
+
+
+def test_many_examples_are_fitted_as_in_memory_without_being_there(
+    many_classes: list[Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What grows with the examples is in a file, and computed again: the same bytes, and little memory."""
+    settings = load_settings(PROJECT).train.modern
+    rules = settings.model_copy(update={"inverse_regularization": (30.0,)})
+    monkeypatch.setattr(logistic_regression, "_ROWS", 70)
+
+    def fit() -> tuple[bytes, int]:
+        tracemalloc.start()
+        try:
+            probe = fit_linear_probe(rules, "none", 40, *many_classes, poolings=["average_maximum"])
+            return probe.head.layers[0].kernel.tobytes(), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    kernel, peak = fit()
+    monkeypatch.setattr(training_data, "IN_MEMORY", 100)
+    monkeypatch.setattr(logistic_regression, "IN_MEMORY", 100)
+    in_file, small_peak = fit()
+    assert in_file == kernel
+    assert small_peak < peak - 4 * 1000 * 128  # the pooled features, once
+    assert [path.name for path in many_classes[0].features.headers[0].path.parent.iterdir()] == [
+        many_classes[0].features.headers[0].path.name
+    ]
 
 
 @pytest.mark.parametrize(
