@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.vgg.boundaries import BOTTLENECK, share_below
 from tasks.vgg.strategies.base import Phase
+from tasks.vgg.training.interpolation import BETWEEN
 
 _BACKWARD = 2.0
 """A backward pass multiplies twice as much as the forward pass: for the weights and for the layer's input."""
@@ -51,7 +52,15 @@ def network_passes(
         below = share_below(phase.boundary) if phase.boundary else 0.0
         computed = 0.0 if start == phase.boundary else below
         learning, measuring = computed + (1 + _BACKWARD) * (1 - below), computed + (1 - below)
-        passes += note["epochs"] * (train * learning + validation * measuring)
+        measured = note["epochs"] + _more_measurements(phase)
+        passes += note["epochs"] * train * learning + measured * validation * measuring
         if refitted:
             passes += note["best_epoch"] * (train + validation) * learning
     return passes
+
+
+def _more_measurements(phase: Phase) -> int:
+    """How often the validation images are predicted besides once an epoch: before the phase, and for each share."""
+    if phase.patience is None:
+        return 0
+    return 1 + (len(BETWEEN) if phase.unfrozen else 0)

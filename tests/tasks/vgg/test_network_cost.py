@@ -11,8 +11,8 @@ from tasks.vgg.strategies.base import LearningRateSetting, Phase
 SETTING = LearningRateSetting("train.x", 0.1)
 
 
-def phase(unfrozen: tuple[str, ...], views: int = 0) -> Phase:
-    return Phase("p", unfrozen, 9, 32, {}, SETTING, views=views)
+def phase(unfrozen: tuple[str, ...], views: int = 0, patience: int | None = None) -> Phase:
+    return Phase("p", unfrozen, 9, 32, {}, SETTING, views=views, patience=patience)
 
 
 def test_a_linear_probe_costs_one_pass_an_image():
@@ -24,6 +24,15 @@ def test_a_step_on_the_whole_network_costs_three_passes_and_a_measurement_one():
     summary = {"phases": [{"epochs": 4, "best_epoch": 2}], "starts_from": ["images"]}
     assert network_passes((every,), summary, 80, 20, refitted=False) == pytest.approx(100 + 4 * (3 * 80 + 20))
     assert network_passes((every,), summary, 80, 20, refitted=True) == pytest.approx(100 + 4 * 260 + 2 * 300)
+
+
+@pytest.mark.parametrize(("unfrozen", "more"), [(("block1", "block2", "block3", "block4", "block5"), 4), ((), 1)])
+def test_early_stopping_measures_the_start_and_the_mixed_weights(unfrozen: tuple[str, ...], more: int):
+    """The start; where blocks are trained, also three mixtures with it."""
+    stopping, plain = phase(unfrozen, patience=2), phase(unfrozen)
+    summary = {"phases": [{"epochs": 4, "best_epoch": 2}], "starts_from": ["images"]}
+    costs = [network_passes((one,), summary, 80, 20, refitted=True) for one in (stopping, plain)]
+    assert costs[0] - costs[1] == pytest.approx(more * 20)
 
 
 def test_a_cache_is_filled_once_and_spares_the_frozen_blocks():
