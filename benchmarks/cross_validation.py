@@ -27,16 +27,14 @@ from PIL import Image, ImageDraw
 
 from benchmarks.workspaces import make_workspace, run
 from tasks import features, train
-from tasks.files import read_json
-from tasks.images.folds import assign_folds, number_groups
+from tasks.images.folds import assign_folds
 from tasks.images.manifest import class_names, read_duplicates, read_examples, write_examples
 from tasks.images.shards import open_shards
 from tasks.params import change_settings, load_settings, parse_changes
 from tasks.scores import log_losses, predict
 from tasks.settings import STRATEGIES, Settings
-from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.inference import predict_probabilities
-from tasks.vgg.training_data import Material, draw_folds, make_split
+from tasks.vgg.training_data import take_material
 from tasks.workspace import PREPARED, Workspace
 
 FOLDS = 5
@@ -133,19 +131,12 @@ class Folds:
         splits |= {one.key: "test" for one in self.examples if fold_of[one.key] == fold}
         named = [replace(one, split=splits[one.key]) for one in self.examples if one.key in splits]
         workspace = Workspace.at(self.workspace)
-        shards = open_shards(workspace.features / BOTTLENECK)
-        parts = {split: make_split(named, split, self.classes, shards) for split in ("train", "validation", "test")}
-        kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
+        material = take_material(strategy, named, self.duplicates, workspace, self.settings.train)
         with tempfile.TemporaryDirectory() as temporary:
-            folds = draw_folds(named, self.duplicates, self.settings.train)
-            group_of = number_groups(named, self.duplicates)
-            material = Material(
-                strategy, self.classes, parts["train"], parts["validation"], workspace, kept, folds, group_of
-            )
-            outcome = train.fit(self.settings, material, Path(temporary) / "checkpoints", Path(temporary))
+            outcome = train.fit(self.settings, material, Path(temporary))
         best = [note["best_epoch"] for note in outcome.summary.get("phases", [])]
         print(f"  {strategy}, fold {fold}: best epochs {best}; {outcome.problem or 'no problem'}", file=sys.stderr)
-        keys = parts["test"].keys
+        keys = [one.key for one in named if one.split == "test"]
         batches = predict_probabilities(
             outcome.head, outcome.backbone, self.settings.train.test_time_augmentation, workspace, keys
         )

@@ -186,8 +186,15 @@ class Evaluate(Block):
 
 
 class Compare(Block):
-    """Which of the wanted strategies are worth their time."""
+    """Which of the wanted strategies are worth their time, and on which images they are compared."""
 
+    folds: int | None = Field(
+        ge=2,
+        le=10,
+        description="recipe modern: each strategy is also trained without each of so many folds of train + validation, "
+        "and predicts the fold. These images choose the champion, not the validation split alone. Takes so many times "
+        "as long. null: off",
+    )
     budget_minutes: float | None = Field(
         gt=0, description="time for training all strategies; those for which there is none left are left out"
     )

@@ -2,34 +2,34 @@
 
 Reads `data/prepared/` (labels, splits, images) and `data/features/`. Writes `models/trained/<strategy>/`: the tensors
 of the head and of the unfrozen blocks, the choices with their reasons, and live metrics (`live/`). Choices are
-made on the validation split, or on folds of train and validation; the test images are not read. After a stop or a kill,
-training continues from the last checkpoint (`.rootstock/checkpoints/<strategy>/`) and ends with the same weights.
+made on the validation split, or on folds of train and validation; the test images are not read. With `compare.folds`
+the recipe `modern` first trains without each fold of train and validation, and predicts it. After a stop or a kill,
+training continues from the last checkpoint (`.rootstock/checkpoints/<strategy>/`; of a fold in `<strategy>.folds/`) and
+ends with the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks.files import read_json
-from tasks.images.folds import number_groups
-from tasks.images.manifest import class_names, read_duplicates, read_examples
-from tasks.images.shards import open_shards
+from tasks.images.manifest import read_duplicates, read_examples
 from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.scores import accuracy
 from tasks.settings import STRATEGIES, Settings
-from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.network_cost import network_passes
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.trained_model import Trained, save_trained
+from tasks.vgg.training.fold_trainings import OutOfFold, draw_compared_folds, predict_out_of_fold
 from tasks.vgg.training.live_metrics import LiveMetrics
 from tasks.vgg.training.outcome import Outcome
 from tasks.vgg.training.recalibration import recalibrate
-from tasks.vgg.training_data import Material, draw_folds, make_split
+from tasks.vgg.training_data import Material, take_material
 from tasks.workspace import Workspace
 
 
@@ -42,13 +42,15 @@ class Summary:
     validation_accuracy: float
     unusable: bool
     shortened: str | None = None
+    folds: int | None = None
 
     def __str__(self) -> str:
         if self.unusable:
             return f"{self.recipe} on {self.train_examples} images failed, and will not be exported"
         shortened = f". {self.shortened.removesuffix('.')}" if self.shortened else ""
+        folds = f", and without each of {self.folds} folds" if self.folds else ""
         return (
-            f"{self.recipe} on {self.train_examples} images; "
+            f"{self.recipe} on {self.train_examples} images{folds}; "
             f"{self.validation_accuracy:.1%} accuracy on {self.validation_examples} validation images{shortened}"
         )
 
@@ -62,8 +64,13 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
         IntegrityError: an earlier stage's output is missing or damaged.
     """
     material = read_material(settings, workspace, strategy)
-    folder = workspace.trained / strategy
-    outcome = fit(settings, material, workspace.checkpoints / strategy, folder)
+    folder, checkpoints = workspace.trained / strategy, workspace.checkpoints / strategy
+    of_folds = checkpoints.with_name(f"{strategy}.folds")
+    out_of_fold = _predict_out_of_fold(settings, material, of_folds)
+    outcome = fit(settings, material, checkpoints, LiveMetrics(folder / "live"))
+    if out_of_fold:
+        summary = {**outcome.summary, "folds": out_of_fold.summary}
+        outcome = replace(outcome, summary=summary, folds=out_of_fold.predictions)
     if settings.train.recipe == "modern" and settings.train.modern.recalibrate and not outcome.problem:
         outcome = recalibrate(outcome, material, settings.train.class_weight)
     train, validation, classes, kept = material.train, material.validation, material.classes, material.kept
@@ -92,6 +99,8 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
             outcome.folds.probabilities if outcome.folds else None,
         ),
     )
+    for one in (checkpoints, of_folds):  # the results are stored now
+        shutil.rmtree(one, ignore_errors=True)
     if outcome.problem:
         print(f"train@{strategy}: {outcome.problem}", file=sys.stderr, flush=True)
     validated = round(accuracy(outcome.validation_probabilities, validation.labels), 6)
@@ -103,6 +112,7 @@ def run(settings: Settings, workspace: Workspace, strategy: str = STRATEGIES[0])
         validated,
         bool(outcome.problem),
         outcome.summary.get("shortened"),
+        out_of_fold.summary["count"] if out_of_fold else None,
     )
 
 
@@ -112,34 +122,49 @@ def read_material(settings: Settings, workspace: Workspace, strategy: str) -> Ma
     Raises:
         IntegrityError: an earlier stage's output is missing or damaged.
     """
-    examples = read_examples(workspace.prepared)
-    classes = class_names(examples)
-    shards = open_shards(workspace.features / BOTTLENECK)
-    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
-    kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
-    duplicates = read_duplicates(workspace.prepared)
-    fold_of, group_of = draw_folds(examples, duplicates, settings.train), number_groups(examples, duplicates)
-    return Material(strategy, classes, train, validation, workspace, kept, fold_of, group_of)
+    examples, duplicates = read_examples(workspace.prepared), read_duplicates(workspace.prepared)
+    return take_material(strategy, examples, duplicates, workspace, settings.train)
 
 
-def fit(settings: Settings, material: Material, checkpoints: Path, folder: Path) -> Outcome:
+def _predict_out_of_fold(settings: Settings, material: Material, folder: Path) -> OutOfFold | None:
+    """The predictions that `compare.folds` asks for; None if it asks for none, or the images are too few."""
+    folds, rules, workspace = settings.compare.folds, settings.train, material.workspace
+    if folds is None or rules.recipe != "modern":
+        return None
+    examples, duplicates = read_examples(workspace.prepared), read_duplicates(workspace.prepared)
+    try:
+        fold_of = draw_compared_folds(examples, duplicates, folds, rules.seed)
+    except ValueError as error:
+        print(f"train@{material.strategy}: compare.folds={folds} is ignored: {error}", file=sys.stderr, flush=True)
+        return None
+
+    def without(keys: frozenset[str]) -> Material:
+        others = [one for one in examples if one.key not in keys]
+        return take_material(material.strategy, others, duplicates, workspace, rules)
+
+    def fit_quietly(some: Material, checkpoints: Path) -> Outcome:
+        return fit(settings, some, checkpoints)
+
+    return predict_out_of_fold(settings, material, fold_of, without, fit_quietly, folder)
+
+
+def fit(settings: Settings, material: Material, checkpoints: Path, live: LiveMetrics | None = None) -> Outcome:
     """Train a classifier.
 
     Args:
         settings: recipe and rules.
         material: to train on.
-        checkpoints: the folder for checkpoints.
-        folder: the folder for live metrics.
+        checkpoints: the folder for checkpoints; they stay there.
+        live: live metrics.
 
     Raises:
         TrainingError: training diverged.
     """
     rules = settings.train
-    live = LiveMetrics(folder / "live")
     if plan_phases(material.strategy, rules, settings.augmentation):
         from tasks.vgg.training.gradient_training import train_by_gradient
 
-        return train_by_gradient(settings, material, checkpoints, live)
+        return train_by_gradient(settings, material, checkpoints, live.log if live else lambda _: None)
     train, validation, classes = material.train, material.validation, len(material.classes)
     from tasks.vgg.training.linear_probe import conclude, fit_linear_probe
 

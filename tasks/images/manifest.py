@@ -6,7 +6,7 @@ Always: discovered = accepted (examples) + quarantined + excluded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def read_memory(prepared: Path) -> Memory:
     return Memory({row["key"]: row["split"] for row in rows}, frozenset(row["key"] for row in rows if row.get("apart")))
 
 
-def class_names(examples: list[Example]) -> tuple[str, ...]:
+def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
     """The classes, sorted; a class has the same index here as in every array of probabilities."""
     return tuple(sorted({example.label for example in examples}))
 

@@ -37,17 +37,27 @@ def network_passes(
 
     Args:
         phases: of the strategy; none if it only fitted a linear probe.
-        summary: of the training: `phases` notes the epochs of each, `starts_from` what its images started from.
+        summary: of the training: `phases` notes the epochs of each, `starts_from` what its images started from, and
+            `folds` what was computed to train it without each fold.
         train: number of training images.
         validation: number of validation images.
         refitted: whether the phases were run again on both splits.
     """
     passes = float(train + validation)  # the bottleneck features
-    notes = summary.get("phases", ())
     for phase, start in zip(phases, summary.get("starts_from", ()), strict=False):
         below = share_below(phase.boundary) if phase.boundary else 0.0
         if start == phase.boundary and (phase.views or start != BOTTLENECK):
             passes += below * (train * (1 + phase.views) + validation)
+    folds: float = summary.get("folds", {}).get("network_passes", 0.0)
+    return passes + training_passes(phases, summary, train, validation, refitted=refitted) + folds
+
+
+def training_passes(
+    phases: Sequence[Phase], summary: Mapping[str, Any], train: int, validation: int, *, refitted: bool
+) -> float:
+    """What was computed in the steps of one training, and to measure it; see `network_passes`."""
+    passes = 0.0
+    notes = summary.get("phases", ())
     for phase, start, note in zip(phases, summary.get("starts_from", ()), notes, strict=False):
         below = share_below(phase.boundary) if phase.boundary else 0.0
         computed = 0.0 if start == phase.boundary else below

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.images.folds import assign_folds
-from tasks.images.manifest import Duplicate, Example
-from tasks.images.shards import Shards
+from tasks.files import read_json
+from tasks.images.folds import assign_folds, number_groups
+from tasks.images.manifest import Duplicate, Example, class_names
+from tasks.images.shards import Shards, open_shards
 from tasks.parallel import in_order, usable_cores
 from tasks.settings import Train
+from tasks.vgg.boundaries import BOTTLENECK, RECIPE, inputs_of
 from tasks.vgg.head import Floats, Pooling, pool
 from tasks.workspace import Workspace
 
@@ -118,6 +120,22 @@ class Material:
     kept: dict[str, Any]
     fold_of: dict[str, int] | None
     group_of: dict[str, int]
+
+
+def take_material(
+    strategy: str, examples: Sequence[Example], duplicates: Sequence[Duplicate], workspace: Workspace, rules: Train
+) -> Material:
+    """What a strategy is trained on, if there are only these examples; those of test play no part.
+
+    Raises:
+        IntegrityError: an earlier stage's output is missing or damaged.
+    """
+    classes = class_names(examples)
+    shards = open_shards(workspace.features / BOTTLENECK)
+    train, validation = (make_split(examples, split, classes, shards) for split in ("train", "validation"))
+    kept = read_json(workspace.features / inputs_of(strategy) / RECIPE)
+    fold_of, group_of = draw_folds(examples, duplicates, rules), number_groups(examples, duplicates)
+    return Material(strategy, classes, train, validation, workspace, kept, fold_of, group_of)
 
 
 def make_split(examples: Sequence[Example], split: str, classes: Sequence[str], features: Shards) -> Split:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.files import fingerprint
 from tasks.settings import ClassWeight, Settings, Train
 from tasks.vgg.engine_choice import training_precision
 from tasks.vgg.head import Head, new_head
@@ -26,10 +25,9 @@ from tasks.vgg.strategies.base import Phase
 from tasks.vgg.training.epoch_budget import tell_shortened
 from tasks.vgg.training.interpolation import BETWEEN
 from tasks.vgg.training.linear_probe import POOLING, LinearProbe, conclude, fit_linear_probe
-from tasks.vgg.training.live_metrics import LiveMetrics
-from tasks.vgg.training.outcome import Outcome, example_weights
+from tasks.vgg.training.outcome import Outcome, example_weights, identify
 from tasks.vgg.training_data import Material
-from tasks.vgg.weights import SHA256, Weights, load_weights
+from tasks.vgg.weights import Weights, load_weights
 
 if TYPE_CHECKING:
     from tasks.vgg.training.feeds import Feed
@@ -37,19 +35,21 @@ if TYPE_CHECKING:
     from tasks.vgg.training.training_run import TrainingRun
 
 
-def train_by_gradient(settings: Settings, material: Material, checkpoints: Path, live: LiveMetrics) -> Outcome:
+def train_by_gradient(
+    settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], object]
+) -> Outcome:
     """Train through the phases of the strategy, continuing from a checkpoint if there is one.
 
     Args:
         settings: all.
         material: to train on.
-        checkpoints: the folder for them.
-        live: live metrics.
+        checkpoints: the folder for them. They stay: the caller removes them when the outcome is stored.
+        on_epoch: called with the metrics of every finished epoch.
 
     Raises:
         TrainingError: the loss became NaN, or the memory is too small.
     """
-    probe, run, begin = set_up(settings, material, checkpoints, live.log)
+    probe, run, begin = set_up(settings, material, checkpoints, on_epoch)
     from tasks.vgg.training.loop import descend
 
     trained = descend(run, begin)
@@ -81,12 +81,11 @@ def train_by_gradient(settings: Settings, material: Material, checkpoints: Path,
             summary["refit"] = _curves(trained.refit_history)
         problem = f"{trained.problem} This model is not exported." if trained.problem else None
         outcome = Outcome(head, backbone, probabilities, summary, problem)
-    run.checkpoints.clear()
     return outcome
 
 
 def set_up(
-    settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], None]
+    settings: Settings, material: Material, checkpoints: Path, on_epoch: Callable[[Mapping[str, float]], object]
 ) -> tuple[LinearProbe | None, TrainingRun, Classifier]:
     """Everything that a training needs, and what it begins with; see `train_by_gradient`."""
     rules, strategy = settings.train, BY_NAME[material.strategy]
@@ -178,15 +177,5 @@ def _start_tensorflow(rules: Train) -> None:
 
 def _identity(settings: Settings, material: Material, phases: tuple[Phase, ...], precision: str) -> dict[str, Any]:
     """Everything that a training depends on, so that it never continues from the checkpoint of another one."""
-    examples = [[*split.keys, *split.labels.tolist()] for split in (material.train, material.validation)]
-    return {
-        "strategy": material.strategy,
-        "phases": [repr(phase) for phase in phases],
-        "train": settings.train.model_dump(mode="json", exclude={"checkpoint_interval_s"}),
-        "augmentation": settings.augmentation.model_dump(mode="json"),
-        "examples": fingerprint({"examples": examples, "folds": material.fold_of}),
-        "features": material.kept,
-        "weights": SHA256,
-        "precision": precision,
-        "shares": BETWEEN,
-    }
+    named = {"phases": [repr(phase) for phase in phases], "precision": precision, "shares": BETWEEN}
+    return {**identify(settings, material), **named}

@@ -1,4 +1,4 @@
-"""The result of a training."""
+"""The result of a training, and what it depends on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.settings import ClassWeight
+from tasks.files import fingerprint
+from tasks.settings import ClassWeight, Settings
 from tasks.vgg.head import Floats, Head
-from tasks.vgg.weights import Weights
+from tasks.vgg.training_data import Material
+from tasks.vgg.weights import SHA256, Weights
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,16 @@ def example_weights(labels: npt.NDArray[np.int32], weight: ClassWeight) -> Float
     counts = np.bincount(labels)
     shares = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return shares[labels].astype(np.float32)
+
+
+def identify(settings: Settings, material: Material) -> dict[str, Any]:
+    """What every training depends on, JSON: its settings, its examples with their labels and splits, its features."""
+    examples = [[*split.keys, *split.labels.tolist()] for split in (material.train, material.validation)]
+    return {
+        "strategy": material.strategy,
+        "train": settings.train.model_dump(mode="json", exclude={"checkpoint_interval_s"}),
+        "augmentation": settings.augmentation.model_dump(mode="json"),
+        "examples": fingerprint({"examples": examples, "folds": material.fold_of}),
+        "features": material.kept,
+        "weights": SHA256,
+    }

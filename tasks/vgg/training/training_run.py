@@ -48,7 +48,7 @@ class TrainingRun:
     precision: str
     devices: Any
     checkpoints: Checkpoints
-    on_epoch: Callable[[Mapping[str, float]], None]
+    on_epoch: Callable[[Mapping[str, float]], object]
     refit: Refit | None = None
     budget_s: float | None = None
 

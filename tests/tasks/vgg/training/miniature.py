@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from tasks.params import load_settings
 from tasks.vgg import engine_choice, inference
 from tasks.vgg.engines import Engine
 from tasks.vgg.training import gradient_training, interpolation
-from tasks.workspace import Workspace
-from tests.conftest import PROJECT
+from tasks.workspace import TRAINED, Workspace
+from tests.conftest import PROJECT, contents
 from tests.tasks.fork_server import ForkServer
 from tests.tasks.vgg.small_weights import tiny_weights
 
@@ -44,6 +45,7 @@ QUICK = (
     "train.modern.progressive.epochs=2",
 )
 STRATEGIES = ("head_replacement", "fine_tuning", "progressive")
+Uninterrupted = Callable[[Path, str], dict[str, bytes]]
 
 
 def use_tiny_weights(patch: Any = setattr) -> None:
@@ -61,6 +63,12 @@ def forking_trainings() -> ForkServer:
 def run_training(workspace: Path, strategy: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", __name__, str(workspace), strategy, *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def model(workspace: Path, strategy: str) -> dict[str, bytes]:
+    """The trained files, without the live metrics, which count an interrupted epoch's steps anew."""
+    found = contents(workspace / TRAINED / strategy)
+    return {name: content for name, content in found.items() if not name.startswith("live")}
 
 
 def main() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,76 +14,18 @@ import pytest
 from tasks import features, train
 from tasks.images.manifest import read_examples, write_examples
 from tasks.images.shards import open_shards
-from tasks.params import load_settings
 from tasks.scores import log_loss
 from tasks.settings import Settings
 from tasks.vgg import strategies
 from tasks.vgg.boundaries import BOTTLENECK
 from tasks.vgg.trained_model import load_trained
 from tasks.vgg.training import loop
-from tasks.vgg.training.interpolation import mix
 from tasks.workspace import FEATURES, PREPARED, TRAINED, Workspace
-from tests.conftest import changing, contents, fill_source, new_workspace
 from tests.tasks.fork_server import ForkServer
-from tests.tasks.steps import Change, run_prepare, settings_for
-from tests.tasks.vgg.training.miniature import QUICK, STRATEGIES, forking_trainings, run_training, use_tiny_weights
+from tests.tasks.steps import Change
+from tests.tasks.vgg.training.miniature import STRATEGIES, Uninterrupted, model
 
 pytestmark = pytest.mark.slow
-Uninterrupted = Callable[[Path, str], dict[str, bytes]]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with features of a miniature VGG for all strategies."""
-    folder = tmp_path_factory.mktemp("prepared")
-    workspace = new_workspace(folder)
-    assignments = (*QUICK, f"strategies=[feature_extraction, {', '.join(STRATEGIES)}]")
-    settings = settings_for(changing(workspace), fill_source(folder / "source", 20), *assignments)
-    run_prepare(settings, workspace)
-    with pytest.MonkeyPatch.context() as patch:
-        use_tiny_weights(patch.setattr)
-        features.run(settings, Workspace.at(workspace))
-    return workspace
-
-
-@pytest.fixture
-def tiny(prepared: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Makes the workspace a copy of the prepared one."""
-    use_tiny_weights(monkeypatch.setattr)
-    shutil.copytree(prepared, workspace, dirs_exist_ok=True)
-    return load_settings(workspace)
-
-
-@pytest.fixture(scope="module")
-def trainings() -> Iterator[ForkServer]:
-    """Starts trainings in no time."""
-    with forking_trainings() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    """Gives the model that a process of its own, which nothing interrupts, trains in a copy of the workspace."""
-    known: dict[tuple[bytes, str], dict[str, bytes]] = {}
-
-    def train_once(workspace: Path, strategy: str) -> dict[str, bytes]:
-        asked = ((workspace / "params.yaml").read_bytes(), strategy)
-        if asked not in known:
-            whole = tmp_path_factory.mktemp("whole") / "workspace"
-            shutil.copytree(workspace, whole)
-            ended = run_training(whole, strategy)
-            assert ended.returncode == 0, ended.stderr
-            assert "Going on" not in ended.stdout
-            known[asked] = model(whole, strategy)
-        return known[asked]
-
-    return train_once
-
-
-def model(workspace: Path, strategy: str) -> dict[str, bytes]:
-    """The trained files, without the live metrics, which count an interrupted epoch's steps anew."""
-    found = contents(workspace / TRAINED / strategy)
-    return {name: content for name, content in found.items() if not name.startswith("live")}
 
 
 @pytest.mark.parametrize("recipe", ["modern", "tutorial"])
@@ -130,6 +71,15 @@ def test_sigterm_saves_the_position_and_the_next_run_goes_on(
     assert len(list((Workspace.at(workspace).checkpoints / "progressive").glob("*.safetensors"))) == 1
     ended = trainings.run(str(workspace), "progressive")
     assert "epoch 1, step 3" in ended.stdout
+    assert model(workspace, "progressive") == whole
+
+
+def test_training_killed_while_it_chooses_the_share_ends_with_the_same_weights(
+    tiny: Settings, workspace: Path, trainings: ForkServer, uninterrupted: Uninterrupted
+) -> None:
+    whole = uninterrupted(workspace, "progressive")
+    assert trainings.run(str(workspace), "progressive", "kill-in-choice").returncode == -9
+    assert trainings.run(str(workspace), "progressive").returncode == 0
     assert model(workspace, "progressive") == whole
 
 
@@ -257,57 +207,6 @@ def test_refit_that_collapses_leaves_the_chosen_model(
     stored = open_shards(workspace / FEATURES / BOTTLENECK)
     given = trained.head.probabilities(stored.read(trained.validation_keys))
     np.testing.assert_allclose(given, trained.validation_probabilities, atol=2e-3)
-
-
-def test_phase_gives_the_share_of_the_way_that_validation_chose(
-    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, mixed = loop._PhaseTraining._measure, []
-    losses = iter([0.0, -1.0, -2.0, 5.0, -9.0, 5.0])  # before, after both epochs, and between
-    monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
-    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
-
-    def mix_and_note(start: Any, end: Any, share: float) -> Any:
-        mixed.append((share, mix(start, end, share)))
-        return mixed[-1][1]
-
-    monkeypatch.setattr(loop, "mix", mix_and_note)
-    train.run(tiny, Workspace.at(workspace), "fine_tuning")
-    trained = load_trained(workspace / TRAINED / "fine_tuning")
-    [note] = trained.summary["phases"]
-    assert (note["share"], note["best_epoch"]) == (0.5, 2)
-    assert [share for share, _ in mixed] == [0.25, 0.5, 0.75, 0.5, 0.5]  # the last ones: chosen, and refitted
-    for name, value in trained.backbone.items():
-        np.testing.assert_array_equal(mixed[-1][1][name], value)
-        assert not np.array_equal(mixed[-2][1][name], value)
-
-
-def test_budget_shortens_the_phases_and_the_run_says_so(
-    tiny: Settings, workspace: Path, change: Change, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = change("train.modern.budget_minutes=1", "train.modern.refit_with_validation=false")
-    seconds, losses, plain = itertools.count(0, 60), itertools.count(0.0, -1.0), loop._PhaseTraining._measure
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
-    monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
-    said = str(train.run(settings, Workspace.at(workspace), "progressive"))
-    told = "train.modern.budget_minutes=1 shortened block5 to 1 of 2 epochs and block4 to 1 of 2 epochs"
-    assert said.endswith(told)
-    summary = load_trained(workspace / TRAINED / "progressive").summary
-    assert told in strategies.BY_NAME["progressive"].describe("modern", summary)
-    assert [(note["epochs"], note["planned"]) for note in summary["phases"]] == [(1, 1), (1, 1)]
-    assert len(summary["history"]["loss"]) == 2
-    settings = change("train.modern.budget_minutes=1000", "train.modern.refit_with_validation=false")
-    assert "budget" not in str(train.run(settings, Workspace.at(workspace), "progressive"))
-
-
-def test_training_killed_while_it_chooses_the_share_ends_with_the_same_weights(
-    tiny: Settings, workspace: Path, trainings: ForkServer, uninterrupted: Uninterrupted
-) -> None:
-    whole = uninterrupted(workspace, "progressive")
-    assert trainings.run(str(workspace), "progressive", "kill-in-choice").returncode == -9
-    assert trainings.run(str(workspace), "progressive").returncode == 0
-    assert model(workspace, "progressive") == whole
 
 
 @pytest.mark.parametrize("strategy", ["fine_tuning", "progressive"])
