@@ -258,6 +258,14 @@ class Settings(Block):
     gate: Gate
     run: Run
 
+    @property
+    def as_many_trainings(self) -> int:
+        """How many trainings on all images take as long as one together with those of `compare.folds`.
+
+        Each of n folds leaves (n - 1) / n of the images: 1 + n * (n - 1) / n = n.
+        """
+        return (self.compare.folds or 1) if self.train.recipe == "modern" else 1
+
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Settings:
         held_out = self.prepare.validation_fraction + self.prepare.test_fraction

@@ -103,7 +103,7 @@ def candidates(settings: Settings) -> dict[tuple[str, str], list[Phase]]:
 
 def decide(
     strategy: str, boundary: str, phases: Sequence[Phase], train: int, validation: int, rates: Rates, room_bytes: float,
-    wish: Literal["auto", "always", "never"],
+    wish: Literal["auto", "always", "never"], trainings: int = 1,
 ) -> Decision:  # fmt: skip
     """Decide whether to cache a boundary's outputs: compare the cost (once) with the time saved over all epochs.
 
@@ -116,19 +116,21 @@ def decide(
         rates: of this machine.
         room_bytes: space that the disk and `features.boundary_cache_gb` leave.
         wish: `features.boundary_cache`.
+        trainings: how often the strategy is trained on all images; `compare.folds` train it more often, on fewer.
     """
+    epochs = trainings * sum(phase.epochs for phase in phases)
     views = max(phase.views for phase in phases)
     rows = train * (1 + views) + validation
     size = rows * prod(boundary_shape(boundary)) * _BYTES
     below = share_below(boundary)
     training_s = below / rates.training_images_per_s
-    computed = sum(phase.epochs for phase in phases) * (train + validation)
+    computed = epochs * (train + validation)
     already = 0 if boundary != BOTTLENECK else train + validation  # these are cached anyway
     cost = (rows - already) * below / rates.images_per_s + size / rates.disk_bytes_per_s
     saved = computed * (training_s - size / rows / rates.disk_bytes_per_s) - cost
     facts = (
         f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * training_s:.3g} s for the frozen blocks "
-        f"in {sum(phase.epochs for phase in phases)} epochs"
+        f"in {epochs} epochs"
     )
     if wish == "never":
         return Decision(strategy, boundary, False, f"features.boundary_cache=never ({facts})")

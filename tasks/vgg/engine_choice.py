@@ -223,7 +223,8 @@ def decide_boundary(
     def at(training_images_per_s: float) -> Decision:
         rates = Rates(images_per_s, disk, training_images_per_s)
         wish = settings.features.boundary_cache
-        return decide(strategy, boundary, phases, train, validation, rates, room_bytes, wish)
+        trainings = settings.as_many_trainings
+        return decide(strategy, boundary, phases, train, validation, rates, room_bytes, wish, trainings)
 
     training = Engine("tensorflow", training_precision(settings.train))
     if engine == training:

@@ -52,6 +52,14 @@ def test_cache_pays_when_epochs_read_it_more_often_than_it_has_views(change: Cal
     assert "in 1 epochs" in decision.reason
 
 
+def test_folds_read_the_cache_so_often_that_it_pays_sooner(change: Callable[..., Settings]) -> None:
+    [once, *_] = candidates(change(ALL, "train.modern.progressive.epochs=1", "augmentation.count=4"))[
+        "progressive", "block4_pool"
+    ]
+    kept = [decide("progressive", "block4_pool", [once], 1000, 200, RATES, 1e12, "auto", n).kept for n in (1, 10)]
+    assert kept == [False, True]
+
+
 def test_cache_does_not_pay_on_a_disk_slower_than_the_network(change: Callable[..., Settings]) -> None:
     [phase, *_] = candidates(change(ALL))["progressive", "block4_pool"]
     gpu = Rates(5000.0, 100e6, 5000.0)
