@@ -1,6 +1,7 @@
 """What a run costs besides the network: each phase of each case, in seconds and in multiples of the network's own time.
 
-    python -m benchmarks.overhead [--data FOLDER] [--cases seed,all] [--repeat 1] [--environment] [--deployed]
+    python -m benchmarks.overhead [--data FOLDER] [--set features.precision=float32] [--cases seed,all] [--repeat 1]
+                                  [--environment] [--deployed]
 
 The network's own time is measured in the same run, after each case that computed features: a warm process computes
 images that are in memory, by the engines that `features` used. FOLDER holds train/<class>/* and val/<class>/*; without
@@ -36,10 +37,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.workspaces import PROJECT, make_workspace, run, write_digits
 from tasks.markdown_tables import markdown_table
-from tasks.params import change_settings
+from tasks.params import change_settings, parse_changes
 
 STAGES = ("ingest", "prepare", "features", "train", "evaluate", "export")
 MAKE_RUN = "make --old-file=.venv/ready run"
@@ -88,6 +90,7 @@ class Timeline:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="default: 200 of the built-in digits")
+    parser.add_argument("--set", action="append", default=[], help="settings of all runs, as block.key=value")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--environment", action="store_true")
@@ -96,22 +99,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rootstock-bench-") as folder:
         temporary = Path(folder)
         data = (options.data or write_digits(temporary / "digits")).resolve()
+        settings = parse_changes([*options.set, f"source.uri={json.dumps(str(data))}"])
         rows, network = [], []
         for number in range(options.repeat):
-            measure(temporary / str(number), data, options.cases.split(","), rows, network)
+            measure(temporary / str(number), settings, options.cases.split(","), rows, network)
         if options.environment:
             rows.append(("make run, new clone", first_run(temporary / "first")))
         show(rows, network)
         if options.deployed:
-            deployed(temporary / "deployed", data)
+            deployed(temporary / "deployed", settings)
 
 
-def measure(folder: Path, data: Path, cases: list[str], rows: list, network: list[dict]) -> None:
+def measure(folder: Path, settings: dict[str, Any], cases: list[str], rows: list, network: list[dict]) -> None:
     """Run the cases, each cold and warm, in one workspace."""
     workspace = make_workspace(folder)
     shutil.copy(PROJECT / "Makefile", workspace)
     (workspace / ".venv").symlink_to(sys.prefix)
-    change_settings(workspace, {"source": {"uri": str(data)}})
+    change_settings(workspace, settings)
     run(workspace, "compileall", "-q", "flows", "tasks")
     for case in ("new", *(name for name in CASES if name in cases)):
         for is_cold in (True, False):
@@ -217,14 +221,14 @@ def show(rows: list[tuple[str, Timeline]], network: list[dict]) -> None:
             print(f"\n{name}: neither training nor network {line.besides_training_and_network():.1f} s", flush=True)
 
 
-def deployed(folder: Path, data: Path) -> None:
+def deployed(folder: Path, settings: dict[str, Any]) -> None:
     """Runs of a deployment with nothing changed: seconds from due to done, and in each state."""
     from tests.flows.conftest import serve
     from tests.flows.project import Project, write_deployments
 
     workspace = make_workspace(folder / "clone")
     write_deployments(workspace)
-    change_settings(workspace, {"source": {"uri": str(data)}})
+    change_settings(workspace, settings)
     run(workspace, "compileall", "-q", "flows", "tasks")
     project = Project(workspace)
     del project.environment["PREFECT_WORKER_QUERY_SECONDS"]  # as `make ui` sets it
