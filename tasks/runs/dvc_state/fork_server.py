@@ -9,6 +9,7 @@ Nothing here computes or starts threads, so a fork has nothing but imported modu
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -17,10 +18,11 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from tasks.runs import process_guard
 from tasks.runs.warm_dvc import receive, send
@@ -33,7 +35,7 @@ _LATE = ("dvc.commands.checkout", "dvc.commands.repro", "dvc.stage.run", "tasks.
 Versions = dict[str, tuple[int, int, int]]
 
 
-def main() -> int:
+def main() -> NoReturn:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     gc.disable()  # modules stay; looking through them takes a third of the time
@@ -45,7 +47,8 @@ def main() -> int:
     get_main_parser()
     gc.freeze()  # else each fork copies all there is as soon as it collects garbage
     gc.enable()
-    return run_guarded(*serve(control), programs)
+    code = run_guarded(*serve(control), programs)
+    end(code)
 
 
 def serve(control: socket.socket) -> tuple[list[Any], socket.socket, int]:
@@ -176,6 +179,15 @@ class Programs:
         return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
+def end(code: int) -> NoReturn:
+    """End a fork as Python does, but take no module apart: that writes to all memory that the fork has shared."""
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does it
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 def _move(folder: str, environment: Mapping[str, str]) -> None:
     os.chdir(folder)
     os.environ.clear()
@@ -183,4 +195,4 @@ def _move(folder: str, environment: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

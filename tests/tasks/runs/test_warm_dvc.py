@@ -36,7 +36,7 @@ stages:
     outs: [said]
 """
 FIT = """
-import os, sys
+import atexit, os, sys, threading, time
 from pathlib import Path
 from tasks.progress import Progress
 from fit.what import WHAT
@@ -50,7 +50,13 @@ def main():
     print(WHAT, sys.argv[1:], os.environ["DVC_STAGE"], sys.modules["__main__"].__spec__.name)
     Path("out").write_text(" ".join(sys.argv[1:]) + Path("order").read_text())
     exec(Path("order").read_text(), {"family": FAMILY})
+    atexit.register(print, "the exit handler was called")
+    threading.Thread(target=finish).start()
     return 0
+
+def finish():
+    time.sleep(0.1)
+    print("the last thread has ended", end=" ")
 
 FAMILY = %r
 if __name__ == "__main__":
@@ -118,6 +124,7 @@ def test_stages_say_and_write_the_same_as_from_new_processes_and_import_once(fol
 
     plain = all_said(None)
     assert "fitted ['one', '2'] fit fit.run" in plain[0]
+    assert "the last thread has ended the exit handler was called" in plain[0]
     forked = all_said(warm)
     assert forked == plain
     (folder / "order").write_text("1")
