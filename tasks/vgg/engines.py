@@ -36,7 +36,6 @@ Extract = Callable[[Pixels], tuple[npt.NDArray[Any], ...]]
 Name = Literal["ncnn", "tensorflow", "onnxruntime"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
-_BATCHES_UNDER_WAY = 2
 _BUSY_BATCH = 8
 
 
@@ -101,22 +100,35 @@ def in_batches(images: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterato
 
 
 def extract_here(
-    engine: Engine, weights: Weights, boundaries: Sequence[str], images: Iterable[tuple[str, Pixels]], batch_size: int
+    engine: Engine,
+    weights: Weights,
+    boundaries: Sequence[str],
+    images: Iterable[tuple[str, Pixels]],
+    batch_size: int,
+    following: Engine | None = None,
 ) -> Iterator[tuple[str, tuple[Halves, ...]]]:
     """Run images through the network on this machine; yields (key, features at each boundary), in order.
 
-    The network is built at once. Two batches are in progress, so that no core waits for the last image of a batch or
-    for the next images to be read.
+    The network is built at once. So many batches are in progress that no core waits for the last image of a batch or
+    for the next images to be read. Meanwhile, TensorFlow is imported if the engine that comes afterwards needs it.
     """
     extract = build_extractor(engine, weights, boundaries, batch_size)
+    under_way = _batches_under_way(engine)
 
     def run() -> Iterator[tuple[str, tuple[Halves, ...]]]:
-        with ThreadPoolExecutor(_BATCHES_UNDER_WAY, thread_name_prefix="batch") as pool:
+        with ThreadPoolExecutor(under_way, thread_name_prefix="batch") as pool:
             begun = ((keys, pool.submit(extract, batch)) for keys, batch in in_batches(images, batch_size))
-            for keys, future in in_order(begun, _BATCHES_UNDER_WAY + 1):
+            for number, (keys, future) in enumerate(in_order(begun, under_way + 1)):
+                if number == 0 and following and following.name == "tensorflow":
+                    load_tensorflow(keras=False)
                 yield from by_image(keys, future.result())
 
     return run()
+
+
+def _batches_under_way(engine: Engine) -> int:
+    """TensorFlow keeps all cores busy with one batch; a second one only needs its memory. A GPU must not wait."""
+    return 1 if engine.name == "tensorflow" and not has_gpu() else 2
 
 
 def by_image(keys: Sequence[str], outputs: tuple[Halves, ...]) -> Iterator[tuple[str, tuple[Halves, ...]]]:

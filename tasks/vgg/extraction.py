@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -88,13 +90,22 @@ class Extraction:
             return
         start = time.monotonic()
         with Progress("features", total, "images", done=total - lacking) as progress:
-            for (engine, _), own, rows in zip(parts, marks, missing, strict=True):
-                self._extract(engine, own, rows, progress)
+            waiting = [
+                (part[0], own, rows) for part, own, rows in zip(parts, marks, missing, strict=True) if _count([rows])
+            ]
+            followers = [engine for engine, _, _ in waiting[1:]]
+            for (engine, own, rows), following in zip_longest(waiting, followers):
+                self._extract(engine, following, own, rows, progress)
         self.extracted += lacking
         self.seconds += time.monotonic() - start
 
     def _extract(
-        self, engine: Engine, marks: Mapping[str, str], missing: Mapping[str, Sequence[str]], progress: Progress
+        self,
+        engine: Engine,
+        following: Engine | None,
+        marks: Mapping[str, str],
+        missing: Mapping[str, Sequence[str]],
+        progress: Progress,
     ) -> None:
         """Compute rows that lack the same boundaries together, up to the last boundary that they lack."""
         lacking: dict[str, list[str]] = defaultdict(list)
@@ -104,7 +115,7 @@ class Extraction:
         groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for row, folders in lacking.items():
             groups[tuple(folders)].append(row)
-        network = self._network(engine)
+        network = self._network(engine, following)
         for names, rows in groups.items():
             writers = [Writer(self._folder / name, marks[name], self._shard_size(name)) for name in names]
             boundaries = [boundary_of(name) for name in names]
@@ -120,14 +131,15 @@ class Extraction:
         key, number = augmentation.parse_view_id(row)
         return augmentation.make_view(self._images.read([key])[0], key, number, self._settings.augmentation)
 
-    def _network(self, engine: Engine) -> Network:
+    def _network(self, engine: Engine, following: Engine | None = None) -> Network:
         """A function from images to features, in the same order; on this machine, or on a Ray cluster if set."""
         rules = self._settings.features
         if rules.distribute == "ray":
             from tasks.vgg.ray_extraction import extract_on_ray as extract
         else:
-            from tasks.vgg.engines import extract_here as extract
+            from tasks.vgg.engines import extract_here
 
+            extract = partial(extract_here, following=following)
         return lambda boundaries, images: extract(engine, self._weights, boundaries, images, rules.batch_size)
 
     def _mark(self, engine: Engine, folder: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,31 @@ def test_int8_is_for_training_images_only_and_keeps_its_calibration(
     assert computed_otherwise(workspace) == {"train"}
     assert len(calibrations) == 1
     assert read_json(workspace / FOLDER / calibration.FILE) == kept
+
+
+def test_tensorflow_is_imported_while_another_engine_computes_and_only_if_it_has_work(
+    workspace: Path, source: Path, change: Change, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported, compute = threading.Event(), engines.build_extractor
+
+    def build(engine: Engine, *arguments: Any) -> engines.Extract:
+        def extract(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+            assert imported.wait(timeout=30)
+            return compute(engine, *arguments)(batch)
+
+        return extract
+
+    monkeypatch.setattr(engines, "build_extractor", build)
+    monkeypatch.setattr(engines, "load_tensorflow", lambda keras: imported.set())
+    monkeypatch.setattr(engine_choice, "choose_engine", lambda *_: Engine("tensorflow", "bfloat16"))
+    wanted = settings_for(change, source)
+    run_prepare(wanted, workspace)
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 24
+    recipe = read_json(workspace / FOLDER / RECIPE)
+    assert (recipe["engine"], recipe["training_engine"]) == ("ncnn", "tensorflow")
+    imported.clear()
+    assert features.run(wanted, Workspace.at(workspace)).extracted == 0
+    assert not imported.is_set()
 
 
 def test_int8_switched_off_computes_training_images_anew_and_nothing_else(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,32 @@ def test_features_come_back_under_the_key_of_their_image() -> None:
     assert [key for key, _ in found] == ["key2", "key0", "key1"]
     (expected,) = build_extractor(NCNN, random_weights(), ("block1_pool",), 3)(batch)
     assert all(np.array_equal(features, expected[int(key[-1])]) for key, (features,) in found)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "most"),
+    [(NCNN, False, 2), (Engine("tensorflow", "bfloat16"), False, 1), (Engine("tensorflow", "bfloat16"), True, 2)],
+)
+def test_so_many_batches_are_computed_at_once_that_all_cores_have_work(
+    engine: Engine, gpu: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    counts: set[int] = set()
+    together = threading.Barrier(most)
+
+    def extract(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        running.append(1)
+        together.wait(timeout=30)
+        time.sleep(0.05)
+        counts.add(len(running))
+        together.wait(timeout=30)
+        running.pop()
+        return (batch,)
+
+    monkeypatch.setattr(engines, "build_extractor", lambda *_: extract)
+    monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+    assert len(list(extract_here(engine, {}, (), [("key", image) for image in images(4)], 1))) == 4
+    assert counts == {most}
 
 
 def images(count: int) -> np.ndarray:
