@@ -62,15 +62,15 @@ def training_passes(
         below = share_below(phase.boundary) if phase.boundary else 0.0
         computed = 0.0 if start == phase.boundary else below
         learning, measuring = computed + (1 + _BACKWARD) * (1 - below), computed + (1 - below)
-        measured = note["epochs"] + _more_measurements(phase)
+        measured = note["epochs"] + _more_measurements(phase, note["epochs"])
         passes += note["epochs"] * train * learning + measured * validation * measuring
         if refitted:
             passes += note["best_epoch"] * (train + validation) * learning
     return passes
 
 
-def _more_measurements(phase: Phase) -> int:
-    """How often the validation images are predicted besides once an epoch: before the phase, and for each share."""
+def _more_measurements(phase: Phase, epochs: int) -> int:
+    """How often the validation images are predicted besides once an epoch: at the start, for means and for shares."""
     if phase.patience is None:
         return 0
-    return 1 + (len(BETWEEN) if phase.unfrozen else 0)
+    return 1 + (epochs - 1) + (len(BETWEEN) if phase.unfrozen else 0)

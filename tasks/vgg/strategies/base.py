@@ -146,6 +146,12 @@ class Strategy:
                     f"The weights are a mixture: they lie {shares} from those before to those after training, where "
                     "the validation loss was lowest."
                 )
+            epochs = [len(phase.get("averaged", ())) for phase in phases if phase["best_epoch"]]
+            if max(epochs, default=0) > 1:
+                sentences.append(
+                    f"The weights are the mean of those after {' and '.join(map(str, epochs))} epochs, which has a "
+                    "lower validation loss than those after one."
+                )
             if phases and not any(phase["best_epoch"] for phase in phases):
                 sentences.append(
                     "No later epoch was better on the validation images, so the result is this linear model, and "

@@ -39,9 +39,9 @@ class State:
         history: a record for each finished epoch before the choice.
         refit_history: a record for each one after it.
         start_loss: validation loss before the phase; None: not measured.
-        best_loss: lowest one after an epoch of the phase; None: no epoch is done.
-        best_epoch: the epoch that has it, counted from 1.
-        waited: epochs since the best one.
+        best_loss: lowest one of the phase so far, of an epoch or of a mean of epochs; None: no epoch is done.
+        averaged: the epochs, counted from 1, whose mean has it.
+        waited: epochs since the last of them.
         at_chance: epochs in a row at chance.
         planned: epochs of the phase that the time allows; None: all.
         phase_s: seconds that the phase took so far.
@@ -61,7 +61,7 @@ class State:
     refit_history: list[dict[str, Any]] = field(default_factory=list)
     start_loss: float | None = None
     best_loss: float | None = None
-    best_epoch: int = 0
+    averaged: list[int] = field(default_factory=list)
     waited: int = 0
     at_chance: int = 0
     planned: int | None = None
@@ -69,6 +69,11 @@ class State:
     spent_s: float = 0.0
     notes: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, Floats] = field(default_factory=dict)
+
+    @property
+    def best_epoch(self) -> int:
+        """The last epoch that the best weights need, counted from 1; 0: none is done."""
+        return max(self.averaged, default=0)
 
     def improved_phases(self) -> int:
         """Finished phases that improved something; they are the first ones."""

@@ -1,7 +1,11 @@
-"""Interpolation between the weights before a phase and after it (M. Wortsman et al., Robust Fine-Tuning, 2021).
+"""Means of weights, chosen by validation: they often predict better, and cost nothing when the model is used.
 
-A share of the way often predicts better than either end, and costs nothing when the model is used. The share is chosen
-on the validation split; 0 is the start, so the result is never worse there than what the phase began with.
+Within a phase, the weights of an epoch are averaged with the best ones so far if that lowers the validation loss (M.
+Wortsman et al., Model Soups, 2022: a greedy soup, in the order of the epochs). Then follows an interpolation between
+the weights before the phase and these (M. Wortsman et al., Robust Fine-Tuning, 2021).
+
+The share of the way is chosen on the validation split; 0 is the start, so the result is never worse there than what the
+phase began with.
 """
 
 from __future__ import annotations

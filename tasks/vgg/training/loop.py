@@ -53,8 +53,9 @@ def descend(run: TrainingRun, begin: Classifier) -> TrainingResult:
     """Train through all phases, or continue where an earlier call was stopped; then refit.
 
     Each phase begins with the weights of the phase before. With early stopping, a phase gives the weights of its best
-    epoch. If it trains blocks, these are mixed with the weights of its start, by the share that has the lowest
-    validation loss. A phase that improved nothing gives its start, and ends the training.
+    epoch, or a mean of several epochs (see `interpolation`). If it trains blocks, these are mixed with the weights of
+    its start, by the share that has the lowest validation loss. A phase that improved nothing gives its start, and ends
+    the training.
 
     Raises:
         TrainingError: the loss became NaN, or the memory is too small.
@@ -130,8 +131,7 @@ class _PhaseTraining:
         self._steps = Steps(self._network, self._phase, run.devices, state.parts)
         self._size = batch_size(self._phase, self._train)
         self._chance = chance_loss(self._train.labels, self._train.weights)
-        for name, value in state.group("now").items():
-            self._network.variables[name].assign(value)
+        self._assign(state.group("now"))
         for index, variable in enumerate(self._steps.optimizer.variables):
             if f"optimizer/{index}" in state.tensors:
                 variable.assign(state.tensors[f"optimizer/{index}"])
@@ -150,13 +150,13 @@ class _PhaseTraining:
             if self._run.checkpoints.due():
                 self._save()
             self._stop.check(self._save)
-        tensors = state.group("best") if phase.patience is not None else self._network.tensors()
+        tensors = state.group("best") or self._network.tensors()
         begun = self._start.tensors(phase.unfrozen)
         share: float = state.notes[state.phase]["share"] if state.refitting else self._choose_share(begun, tensors)
         if not state.refitting:
             best = state.best_epoch if share else 0
-            note = {"phase": phase.name, "epochs": state.epoch, "best_epoch": best, "share": share}
-            state.notes.append({**note, "planned": self._planned, "batch_parts": state.parts})
+            note = {"phase": phase.name, "epochs": state.epoch, "best_epoch": best, "averaged": state.averaged}
+            state.notes.append({**note, "share": share, "planned": self._planned, "batch_parts": state.parts})
         if problem and self._keeps_from_before(share):
             print(f"train: {problem} The weights from before are kept.", file=sys.stderr, flush=True)
             problem = None
@@ -168,7 +168,7 @@ class _PhaseTraining:
         return self._phase.patience is not None and trained
 
     def _best_was_at_chance(self) -> bool:
-        return self._state.best_epoch > self._state.epoch - self._state.at_chance
+        return min(self._state.averaged, default=0) > self._state.epoch - self._state.at_chance
 
     def _choose_share(self, begun: Mapping[str, Floats], tensors: Mapping[str, Floats]) -> float:
         """How far to go from the weights before the phase to those of its best epoch."""
@@ -182,12 +182,9 @@ class _PhaseTraining:
         if self._best_was_at_chance():
             return 0.0
 
-        def measure(share: float) -> float:
-            for name, value in mix(begun, tensors, share).items():
-                self._network.variables[name].assign(value)
-            return self._measure()[0]
-
-        return choose_share(state.start_loss, state.best_loss, measure)
+        return choose_share(
+            state.start_loss, state.best_loss, lambda share: self._measure_with(mix(begun, tensors, share))
+        )
 
     def _epoch(self) -> None:
         state, phase = self._state, self._phase
@@ -213,6 +210,8 @@ class _PhaseTraining:
         metrics = {"loss": round(loss, 6), "accuracy": round(state.sums["correct"] / len(self._train), 6)}
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {"loss": 0.0, "correct": 0.0}
         if state.refitting:
+            if state.epoch in state.notes[state.phase]["averaged"]:
+                self._keep(self._mean_with(self._network.tensors()), [*state.averaged, state.epoch])
             state.refit_history.append({"phase": self._phase.name, **metrics})
             self._run.on_epoch({f"refit_{name}": value for name, value in metrics.items()})
             at_chance = is_at_chance(loss, self._chance, lambda: self._measure()[1])
@@ -247,13 +246,41 @@ class _PhaseTraining:
         self._mark = now
 
     def _keep_if_best(self, validation_loss: float) -> None:
-        state, early_stopping = self._state, self._phase.patience is not None
-        if state.best_loss is None or validation_loss < state.best_loss or not early_stopping:
-            state.best_loss, state.best_epoch, state.waited = validation_loss, state.epoch, 0
-            if early_stopping:
-                state.keep("best", self._network.tensors())
-        else:
-            state.waited += 1
+        """Keep the weights of this epoch, or their mean with the best ones so far, if its validation loss is lower."""
+        state = self._state
+        if self._phase.patience is None:
+            state.best_loss, state.averaged = validation_loss, [state.epoch]
+            return
+        state.waited += 1
+        tensors = self._network.tensors()
+        if state.averaged:
+            mean = self._mean_with(tensors)
+            of_mean = self._measure_with(mean)
+            self._assign(tensors)
+            assert state.best_loss is not None
+            if of_mean < min(validation_loss, state.best_loss):
+                self._keep(mean, [*state.averaged, state.epoch], of_mean)
+                return
+        if state.best_loss is None or validation_loss < state.best_loss:
+            self._keep(tensors, [state.epoch], validation_loss)
+
+    def _mean_with(self, tensors: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The mean of some weights and of those that were averaged before."""
+        before = self._state.group("best")
+        return mix(before, tensors, 1 / (len(self._state.averaged) + 1)) if before else dict(tensors)
+
+    def _keep(self, tensors: Mapping[str, Floats], averaged: list[int], loss: float | None = None) -> None:
+        self._state.keep("best", tensors)
+        self._state.averaged, self._state.best_loss, self._state.waited = averaged, loss, 0
+
+    def _assign(self, tensors: Mapping[str, Floats]) -> None:
+        for name, value in tensors.items():
+            self._network.variables[name].assign(value)
+
+    def _measure_with(self, tensors: Mapping[str, Floats]) -> float:
+        """The validation loss of other weights, which stay."""
+        self._assign(tensors)
+        return self._measure()[0]
 
     def _measure(self) -> tuple[float, Floats]:
         probabilities = self._steps.predict(self._validation.in_order(self._size))

@@ -26,9 +26,9 @@ def test_a_step_on_the_whole_network_costs_three_passes_and_a_measurement_one():
     assert network_passes((every,), summary, 80, 20, refitted=True) == pytest.approx(100 + 4 * 260 + 2 * 300)
 
 
-@pytest.mark.parametrize(("unfrozen", "more"), [(("block1", "block2", "block3", "block4", "block5"), 4), ((), 1)])
+@pytest.mark.parametrize(("unfrozen", "more"), [(("block1", "block2", "block3", "block4", "block5"), 7), ((), 4)])
 def test_early_stopping_measures_the_start_and_the_mixed_weights(unfrozen: tuple[str, ...], more: int):
-    """The start; where blocks are trained, also three mixtures with it."""
+    """The start and, from the second epoch on, a mean; where blocks are trained, also three mixtures with the start."""
     stopping, plain = phase(unfrozen, patience=2), phase(unfrozen)
     summary = {"phases": [{"epochs": 4, "best_epoch": 2}], "starts_from": ["images"]}
     costs = [network_passes((one,), summary, 80, 20, refitted=True) for one in (stopping, plain)]

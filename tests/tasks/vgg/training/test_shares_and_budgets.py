@@ -26,7 +26,7 @@ def test_phase_gives_the_share_of_the_way_that_validation_chose(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, mixed = loop._PhaseTraining._measure, []
-    losses = iter([0.0, -1.0, -2.0, 5.0, -9.0, 5.0])  # before, after both epochs, and between
+    losses = iter([0.0, -1.0, -2.0, 5.0, 5.0, -9.0, 5.0])  # before, after both epochs, their mean, and between
     monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
     monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
 
@@ -39,10 +39,35 @@ def test_phase_gives_the_share_of_the_way_that_validation_chose(
     trained = load_trained(workspace / TRAINED / "fine_tuning")
     [note] = trained.summary["phases"]
     assert (note["share"], note["best_epoch"]) == (0.5, 2)
-    assert [share for share, _ in mixed] == [0.25, 0.5, 0.75, 0.5, 0.5]  # the last ones: chosen, and refitted
+    assert [share for share, _ in mixed] == [0.5, 0.25, 0.5, 0.75, 0.5, 0.5]  # first the mean; last: chosen, refitted
     for name, value in trained.backbone.items():
         np.testing.assert_array_equal(mixed[-1][1][name], value)
         assert not np.array_equal(mixed[-2][1][name], value)
+
+
+def test_phase_gives_the_mean_of_epochs_that_validation_chose(
+    tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, epochs = loop._PhaseTraining, []
+    plain, finish = training._measure, training._finish_epoch
+    losses = iter([0.0, -1.0, -0.5, -2.0, 5.0, 5.0, 5.0])  # before, after both epochs, their mean, and between
+
+    def finish_and_note(self: Any) -> Any:
+        epochs.append(self._network.tensors())
+        return finish(self)
+
+    monkeypatch.setattr(loop, "is_at_chance", lambda *_: False)
+    monkeypatch.setattr(training, "_measure", lambda self: (next(losses), plain(self)[1]))
+    monkeypatch.setattr(training, "_finish_epoch", finish_and_note)
+    train.run(tiny, Workspace.at(workspace), "fine_tuning")
+    trained = load_trained(workspace / TRAINED / "fine_tuning")
+    [note] = trained.summary["phases"]
+    assert (note["averaged"], note["best_epoch"], note["share"]) == ([1, 2], 2, 1.0)
+    assert "the mean of those after 2 epochs" in strategies.BY_NAME["fine_tuning"].describe("modern", trained.summary)
+    _, _, first, second = epochs  # the refit averages the same epochs
+    for name, value in trained.backbone.items():
+        np.testing.assert_allclose(value, (first[name] + second[name]) / 2, atol=1e-6)
+        assert not np.array_equal(value, second[name])
 
 
 def test_budget_shortens_the_phases_and_the_run_says_so(
