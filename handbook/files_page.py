@@ -177,7 +177,7 @@ FILES = (
             "classes": "their names, in the order of the probabilities",
             "strategies": "of each: metrics with intervals on validation and test, training, backbone",
             "comparisons": "pairs of strategies: difference, interval, p-value",
-            "choice": "how sure the choice of the champion is: what other images would have chosen",
+            "choice": "on how many images of validation, or of folds, the champion was chosen; how sure the choice is: what other images would have chosen",
             "compare": "what `compare.budget_minutes` left out",
             "balanced": "whether every class counts the same in choices",
             "recalibration": "how probabilities were corrected, and what that changed",

@@ -11,9 +11,9 @@ bytes:
 It also writes the headline metrics, `reports/metrics.json`. This file holds durations, so it is in git and not in
 dvc.lock.
 
-Always: the champion is chosen on the validation images alone. The test images are used for the reported metrics alone,
-all of them. A model that collapsed is shown and never chosen. Trained models of strategies that are no longer in the
-settings are removed.
+Always: the champion is chosen on validation images, or on folds of train and validation. The test images are used for
+the reported metrics alone, all of them. A model that collapsed is shown and never chosen. Trained models of strategies
+that are no longer in the settings are removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ import numpy as np
 
 from tasks.diagnosis import Champion, diagnose
 from tasks.errors import TrainingError
-from tasks.evaluated import Evaluated, evaluate_models, group_numbers, held_out_predictions, pack_predictions
+from tasks.evaluated import (
+    Compared,
+    Evaluated,
+    compared_predictions,
+    evaluate_models,
+    group_numbers,
+    held_out_predictions,
+    pack_predictions,
+)
 from tasks.files import read_json, sweep_temporaries, write_bytes, write_json
 from tasks.foreign import detect_foreign
 from tasks.image_map import draw_image_map
@@ -39,7 +47,7 @@ from tasks.parallel import one_blas_thread
 from tasks.program import run_stage
 from tasks.reports import metrics
 from tasks.reports.answers import Predictions, answer_rule
-from tasks.reports.champion import Validated, certainty_of_choice, champion_rule, choose_champion
+from tasks.reports.champion import certainty_of_choice, champion_rule, choose_champion
 from tasks.reports.evaluated_images import summarise_images, worst_mistakes
 from tasks.reports.headline import headline_metrics
 from tasks.reports.page import render_page, shown_images
@@ -58,6 +66,7 @@ SUMMARISED = (
     "candidates",
     "chosen",
     "chosen_on",
+    "folds",
     "history",
     "log_loss_by_pooling",
     "network_passes",
@@ -104,7 +113,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     models = load_all(workspace.trained, settings.strategies)
     evaluated = evaluate_models(models, examples, test, group_of, workspace)
     balanced = settings.train.class_weight == "balanced"
-    champion = choose_champion(_usable(evaluated), balanced)
+    compared = compared_predictions(_usable(evaluated), examples, group_of)
+    champion = choose_champion(compared.candidates, balanced)
     best = evaluated[champion]
     limit = settings.evaluate.worst_mistakes
     mistakes = worst_mistakes(best.probabilities, best.labels, best.model.classes, test)[:limit]
@@ -115,7 +125,7 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     answers = answer_rule(
         held_out_predictions(best.model, examples, group_of), tested, best.model.classes, wanted, each_class
     )
-    evaluation = _evaluation(champion, balanced, evaluated, groups, mistakes, metrics.rounded(answers), data)
+    evaluation = _evaluation(champion, balanced, evaluated, compared, groups, mistakes, metrics.rounded(answers), data)
     predictions = Champion(best.model, test, best.probabilities, best.labels, groups, best.pooled)
     evaluation |= diagnose(predictions, mistakes, examples, settings.evaluate.shift_images, workspace)
     evaluation["foreign"], detector = detect_foreign(predictions, examples, group_of, workspace)
@@ -129,9 +139,9 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
     return Summary(champion, best.test["accuracy"], low, high, best.test["n"], len(evaluated))
 
 
-def _usable(evaluated: Mapping[str, Evaluated]) -> dict[str, Validated]:
-    """What the models that have no problem predict for the validation images."""
-    usable = {name: one.validated for name, one in evaluated.items() if not one.model.problem}
+def _usable(evaluated: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
+    """The models that have no problem."""
+    usable = {name: one for name, one in evaluated.items() if not one.model.problem}
     if not usable:
         problems = "\n".join(f"  {name}: {one.model.problem}" for name, one in evaluated.items())
         raise TrainingError(f"No strategy produced a usable model, so no champion is chosen:\n{problems}")
@@ -159,6 +169,7 @@ def _evaluation(
     champion: str,
     balanced: bool,
     evaluated: Mapping[str, Evaluated],
+    compared: Compared,
     groups: Integers,
     mistakes: list[dict[str, Any]],
     answers: dict[str, Any],
@@ -166,10 +177,11 @@ def _evaluation(
 ) -> dict[str, Any]:
     best = evaluated[champion]
     hits = {name: one.correct for name, one in evaluated.items()}
+    choice = certainty_of_choice(compared.candidates, balanced)
     return {
         "champion": champion,
-        "champion_rule": champion_rule(balanced),
-        "choice": metrics.rounded(certainty_of_choice(_usable(evaluated), balanced)),
+        "champion_rule": champion_rule(compared.images, balanced),
+        "choice": metrics.rounded({"folds": compared.folds, **choice}) if choice else None,
         "balanced": balanced,
         "classes": list(best.model.classes),
         "strategies": {name: summarise_strategy(one) for name, one in evaluated.items()},

@@ -130,6 +130,37 @@ def held_out_predictions(model: Trained, examples: Sequence[Example], group_of: 
     return Predictions(probabilities, _indices(model, [label_of[key] for key in keys]), group_numbers(keys, group_of))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The predictions by which the champion is chosen, and the folds that they come from; None: validation."""
+
+    candidates: dict[str, Validated]
+    folds: int | None
+
+    @property
+    def images(self) -> str:
+        """Which images these are, in words."""
+        if self.folds is None:
+            return "the validation images"
+        return f"{self.folds} folds of train and validation, each predicted by a model that was trained without it"
+
+
+def compared_predictions(
+    usable: Mapping[str, Evaluated], examples: Sequence[Example], group_of: Mapping[str, int]
+) -> Compared:
+    """The predictions of folds if all models have them for the same images (`compare.folds`), else for validation."""
+    models = {name: one.model for name, one in usable.items()}
+    drawn = {(model.summary.get("folds", {}).get("count"), frozenset(model.fold_keys)) for model in models.values()}
+    [count, _] = next(iter(drawn))
+    if len(drawn) > 1 or count is None:
+        return Compared({name: one.validated for name, one in usable.items()}, None)
+    candidates = {}
+    for name, model in models.items():
+        held_out = held_out_predictions(model, examples, group_of)
+        candidates[name] = Validated(model.fold_keys, held_out.probabilities, held_out.labels, held_out.groups)
+    return Compared(candidates, count)
+
+
 def pack_predictions(keys: Sequence[str], probabilities: Floats) -> bytes:
     """The probabilities (n, classes) of a model for test images, as a safetensors file."""
     digests = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)

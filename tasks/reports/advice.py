@@ -178,7 +178,7 @@ def _confused(test: Mapping[str, Any], classes: Sequence[str]) -> list[Line]:
 def _trials(evaluation: Mapping[str, Any]) -> list[Line]:
     lines = []
     if evaluation["compare"]["left_out"]:
-        told = f"{wording.left_out_sentence(**evaluation['compare'])} Train all the same:"
+        told = f"{wording.told_left_out(evaluation)} Train all the same:"
         lines.append(Line(told, "strategies", "make run SET=compare.budget_minutes=null"))
     elif len(evaluation["strategies"]) == 1:
         lines.append(Line("See whether another strategy is worth its time:", "strategies", "make run STRATEGY=all"))

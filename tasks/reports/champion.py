@@ -1,4 +1,8 @@
-"""Chooses the champion among the strategies, by their predictions for validation images alone."""
+"""Chooses the champion among the strategies, by their predictions for images that they were not trained on.
+
+These are the validation images, or all images of train and validation that folds hold out. The test images play no
+part.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _RESAMPLES, _RESAMPLED_IMAGES = (50, 500), 1_000_000
 
 @dataclass(frozen=True)
 class Validated:
-    """A model's predictions for validation images.
+    """A strategy's predictions for images of train or validation that it was not trained on.
 
     Attributes:
         keys: n keys.
@@ -34,11 +38,11 @@ class Validated:
     groups: Integers
 
 
-def champion_rule(balanced: bool) -> str:
-    """How `choose_champion` chooses, to complete "The champion is ..."."""
+def champion_rule(images: str, balanced: bool) -> str:
+    """How `choose_champion` chooses on some images, to complete "The champion is ..."."""
     counted = ", and every class counts the same (train.class_weight)" if balanced else ""
     return (
-        "the first strategy in params.yaml that is not clearly worse than the best one on the validation images. Not "
+        f"the first strategy in params.yaml that is not clearly worse than the best one on {images}. Not "
         "clearly worse: its error rate is at most one standard error of the paired difference above the lowest; of "
         "these strategies, the log loss likewise. The standard error counts images that belong together as one"
         f"{counted}. STRATEGY=all begins with the cheapest strategy"
@@ -48,7 +52,7 @@ def champion_rule(balanced: bool) -> str:
 def choose_champion(candidates: Mapping[str, Validated], balanced: bool) -> str:
     """The champion's name (one-standard-error rule: L. Breiman et al., 1984; of paired differences).
 
-    A validation split of a few dozen images can't tell strategies apart that differ by an image or two, and early
+    A few dozen images can't tell strategies apart that differ by an image or two, and on the validation split early
     stopping has chosen the epoch of some by the same images. So small differences don't count, and the order decides.
 
     Args:
@@ -62,15 +66,16 @@ def choose_champion(candidates: Mapping[str, Validated], balanced: bool) -> str:
 
 
 def certainty_of_choice(candidates: Mapping[str, Validated], balanced: bool) -> dict[str, Any] | None:
-    """How sure the choice of the champion is: the rule is applied to resampled validation images (bootstrap).
+    """How sure the choice of the champion is: the rule is applied to resampled images (bootstrap).
 
     Args:
         candidates: as for `choose_champion`; balanced likewise.
 
     Returns:
-        `resamples`; `chosen`: name -> the share of them that choose it, in the order of the candidates; `lost`: the
-        accuracy on all validation images that a choice loses on average against the most accurate strategy, 0.01 is a
-        point. None if there is nothing to choose.
+        `images`: how many were compared; `accuracy` and `log_loss`: by name, on these images; `resamples`; `chosen`:
+        name -> the share of them that choose it, in the order of the candidates; `lost`: the accuracy on these images
+        that a choice loses on average against the most accurate strategy, 0.01 is a point. None if there is nothing to
+        choose.
     """
     if len(candidates) < 2:
         return None
@@ -81,10 +86,20 @@ def certainty_of_choice(candidates: Mapping[str, Validated], balanced: bool) -> 
     for _ in range(count):
         drawn = [rows_of[group] for group in random.integers(0, len(rows_of), len(rows_of))]
         chosen[_choose(compared.resampled(drawn))] += 1
-    errors = {name: float(np.average(values, weights=compared.weights)) for name, values in compared.errors.items()}
+    errors, losses = (
+        {name: float(np.average(values, weights=compared.weights)) for name, values in of_all.items()}
+        for of_all in (compared.errors, compared.losses)
+    )
     lost = sum(times * errors[name] for name, times in chosen.items()) / count - min(errors.values())
     lost = max(lost, 0.0)  # a sum may be rounded below 0
-    return {"resamples": count, "chosen": {name: times / count for name, times in chosen.items()}, "lost": lost}
+    return {
+        "images": len(compared.groups),
+        "accuracy": {name: 1 - error for name, error in errors.items()},
+        "log_loss": losses,
+        "resamples": count,
+        "chosen": {name: times / count for name, times in chosen.items()},
+        "lost": lost,
+    }
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ def _compare(candidates: Mapping[str, Validated], balanced: bool) -> _Compared:
     shared = sorted(set.intersection(*(set(one.keys) for one in candidates.values())))
     if not shared:
         raise IntegrityError(
-            f"No validation image was predicted by all of {', '.join(candidates)}: they were trained on different data."
+            f"No held-out image was predicted by all of {', '.join(candidates)}: they were trained on different data."
             " Run: dvc repro evaluate"
         )
     rows = {name: _rows(one, shared) for name, one in candidates.items()}

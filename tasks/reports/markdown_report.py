@@ -49,7 +49,7 @@ def render_markdown(
         *_summary(evaluation),
         "## Strategies",
         strategy_table(evaluation),
-        *filter(None, [wording.recommendation(evaluation), wording.left_out_sentence(**evaluation["compare"])]),
+        *filter(None, [wording.recommendation(evaluation), wording.told_left_out(evaluation)]),
         "## Worst mistakes",
     ]
     after = [

@@ -191,7 +191,10 @@ def _classes(classes: Sequence[str]) -> str:
 
 
 def _data(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    folds = "" if training.get("chosen_on", "validation") == "validation" else f" and on {training['chosen_on']}"
+    others = {training.get("chosen_on", "validation")} - {"validation"}
+    if "folds" in training:
+        others.add(f"{training['folds']['count']} folds of train and validation")
+    folds = "".join(f" and on {images}" for images in sorted(others))
     counts = data["classes"].values()
     splits = ", ".join(f"{sum(row[split] for row in counts)} {split}" for split in ("train", "validation", "test"))
     origin = markdown_cell(without_credentials(data["source"])) if data["source"] else "not recorded"

@@ -50,15 +50,17 @@ def baseline_verdict(test: Mapping[str, Any]) -> str:
 
 
 def certainty_sentence(champion: str, choice: Mapping[str, Any] | None) -> str:
-    """How sure the choice of the champion is, and what it costs; empty if there was nothing to choose."""
+    """On which images the champion was chosen, how sure that is, and what it costs; empty if nothing was to choose."""
     if choice is None:
         return ""
     shares = {name: percent(share) for name, share in choice["chosen"].items() if share and name != champion}
     others = "".join(f", {name} in {share}" for name, share in shares.items())
+    images = f"images of train and validation, in {choice['folds']} folds" if choice["folds"] else "validation images"
+    rests_on = f"It rests on {choice['images']:,} {images}."
     return (
-        f"How sure is this choice? Of {choice['resamples']} resamples of the validation images "
+        f"How sure is this choice? {rests_on} Of {choice['resamples']} resamples of them "
         f"{percent(choice['chosen'][champion])} choose {champion}{others}. A choice loses "
-        f"{100 * choice['lost']:.1f} points of validation accuracy on average against the most accurate strategy."
+        f"{100 * choice['lost']:.1f} points of accuracy on them on average against the most accurate strategy."
     )
 
 
@@ -171,17 +173,19 @@ def _points(*shares: float) -> str:
     return f"{' to '.join(f'{100 * share:.1f}' for share in shares)} percentage points"
 
 
-def refit_sentence(strategies: Mapping[str, Mapping[str, Any]]) -> str:
+def refit_sentence(strategies: Mapping[str, Mapping[str, Any]], choice: Mapping[str, Any] | None) -> str:
     """Which strategies learned from more images than the others; empty if none did."""
     again = [name for name, one in strategies.items() if one["training"].get("refitted_with_validation")]
     others = [name for name in strategies if name not in again]
     if not again or not others:
         return ""
+    different = "so the test metrics compare models that learned from different numbers of images."
+    if choice and choice["folds"]:
+        return f"{_listed(again)} learned from train and validation together, {_listed(others)} from train; {different}"
     was, were = ("was" if len(names) == 1 else "were" for names in (again, others))
     return (
         f"For the choice, all strategies learned from train alone. Then {_listed(again)} {was} trained again on train "
-        f"and validation together; {_listed(others)} {were} not, so the test metrics compare models that learned from "
-        "different numbers of images."
+        f"and validation together; {_listed(others)} {were} not, {different}"
     )
 
 
@@ -222,6 +226,11 @@ def recommendation(evaluation: Mapping[str, Any]) -> str:
             f"by {found}. If time matters, take {name}."
         )
     return f"Take {champion}. On the test images, the accuracy of {name} differs by {found}{price}."
+
+
+def told_left_out(evaluation: Mapping[str, Any]) -> str:
+    """`left_out_sentence` of an evaluation."""
+    return left_out_sentence(evaluation["compare"]["budget_minutes"], evaluation["compare"]["left_out"])
 
 
 def left_out_sentence(budget_minutes: float | None, left_out: Iterable[tuple[str, float | None]] | None) -> str:

@@ -23,6 +23,7 @@ from tasks.vgg.trained_model import load_trained, save_trained
 from tasks.workspace import EVALUATION, PREPARED, TRAINED, Workspace
 from tests.conftest import contents
 from tests.tasks.evaluate_workspace import STRATEGIES, make_settings, make_workspace, read
+from tests.tasks.reports.evaluations import Page
 from tests.tasks.steps import run_afresh, twins
 
 PLOTS = ("answers", "confusion", "calibration", "per_class")
@@ -116,6 +117,44 @@ def test_evaluate_chooses_the_champion_on_validation_not_on_test(tmp_path: Path)
 def test_one_more_right_validation_image_does_not_decide_the_champion(tmp_path: Path) -> None:
     right = {STRATEGIES[0]: {"validation": 0.9}, STRATEGIES[1]: {"validation": 1.0}}
     assert run(make_settings(STRATEGIES), Workspace.at(make_workspace(tmp_path, right))).champion == STRATEGIES[0]
+
+
+def predict_folds(workspace: Path, strategy: str, wrong: int, images: int = 20, count: int = 2) -> None:
+    """Give a trained model predictions for folds; so many are wrong, those of the first images."""
+    trained = load_trained(workspace / TRAINED / strategy)
+    examples = [one for one in read_examples(workspace / PREPARED) if one.split != "test"][:images]
+    right = np.array([one.label == "bees" for one in examples]) ^ (np.arange(len(examples)) < wrong)
+    given = np.where(right[:, np.newaxis], np.float32([[0.1, 0.9]]), np.float32([[0.9, 0.1]]))
+    summary = {**trained.summary, "folds": {"count": count, "images": images, "network_passes": 9}}
+    folds = {"fold_keys": tuple(one.key for one in examples), "fold_probabilities": given}
+    save_trained(workspace / TRAINED / strategy, replace(trained, summary=summary, **folds))
+
+
+def test_folds_choose_the_champion_where_validation_would_choose_another(tmp_path: Path) -> None:
+    right = {STRATEGIES[0]: {"validation": 0.9}, STRATEGIES[1]: {"validation": 1.0}}
+    make_workspace(tmp_path, right)
+    settings, workspace = make_settings(STRATEGIES), Workspace.at(tmp_path)
+
+    def chosen() -> tuple[str, Any, int]:
+        champion = run(settings, workspace).champion
+        choice = read(tmp_path, "evaluation.json")["choice"]
+        return champion, choice["folds"], choice["images"]
+
+    predict_folds(tmp_path, STRATEGIES[0], wrong=5)
+    assert chosen() == (STRATEGIES[0], None, 10)  # only one has them
+    predict_folds(tmp_path, STRATEGIES[1], wrong=0, images=19)
+    assert chosen() == (STRATEGIES[0], None, 10)  # not for the same images
+    predict_folds(tmp_path, STRATEGIES[1], wrong=0, count=3)
+    assert chosen() == (STRATEGIES[0], None, 10)  # not from the same folds
+    predict_folds(tmp_path, STRATEGIES[1], wrong=0)
+    assert chosen() == (STRATEGIES[1], 2, 20)
+    evaluation = read(tmp_path, "evaluation.json")
+    assert evaluation["choice"]["accuracy"] == dict(zip(STRATEGIES, (0.75, 1.0), strict=True))
+    assert "2 folds of train and validation" in evaluation["champion_rule"]
+    shown = " ".join(Page((tmp_path / "reports/report.html").read_text(encoding="utf-8")).text).replace("\xa0", " ")
+    assert "It rests on 20 images of train and validation, in 2 folds." in shown
+    assert "out-of-fold accuracy" in shown
+    assert "75.0 %" in shown.split("out-of-fold log loss")[1].split("head_replacement")[0]
 
 
 def test_images_of_one_group_do_not_decide_the_champion(tmp_path: Path) -> None:

@@ -114,11 +114,19 @@ def make_evaluation(
     return {
         "champion": "strategy_0",
         "champion_rule": "rule",
-        "choice": {"resamples": 50, "chosen": {"strategy_0": 0.9, "strategy_1": 0.1}, "lost": 0.002},
+        "choice": {
+            "folds": None,
+            "images": 40,
+            "accuracy": {"strategy_0": 0.9},
+            "log_loss": {"strategy_0": 0.3},
+            "resamples": 50,
+            "chosen": {"strategy_0": 0.9, "strategy_1": 0.1},
+            "lost": 0.002,
+        },
         "balanced": False,
         "classes": classes,
         "strategies": named,
-        "compare": {"budget_minutes": None, "left_out": None},
+        "compare": {"folds": None, "budget_minutes": None, "left_out": None},
         "comparisons": compare_with_champion(
             "strategy_0", {f"strategy_{number}": hits for number, hits in enumerate(right)}, groups
         ),

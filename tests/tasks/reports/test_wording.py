@@ -100,8 +100,12 @@ def test_promise_is_told_as_kept_only_if_a_threshold_keeps_it() -> None:
 
 
 def test_certainty_names_how_often_the_champion_is_chosen_and_what_choosing_costs() -> None:
-    choice = {"resamples": 500, "chosen": {"flat": 0.25, "deep": 0.75, "other": 0.0}, "lost": 0.0034}
+    choice = {"images": 1056, "folds": None, "resamples": 500, "lost": 0.0034}
+    choice["chosen"] = {"flat": 0.25, "deep": 0.75, "other": 0.0}
     said = wording.certainty_sentence("deep", choice).replace("\xa0", " ")
-    assert "Of 500 resamples of the validation images 75.0 % choose deep, flat in 25.0 %. " in said
-    assert "loses 0.3 points of validation accuracy on average" in said
+    assert "It rests on 1,056 validation images. " in said
+    assert "Of 500 resamples of them 75.0 % choose deep, flat in 25.0 %. " in said
+    assert "loses 0.3 points of accuracy on them on average" in said
+    by_folds = wording.certainty_sentence("deep", {**choice, "folds": 5})
+    assert "It rests on 1,056 images of train and validation, in 5 folds. " in by_folds
     assert wording.certainty_sentence("deep", None) == ""
