@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.budget import decide, must_decide
+from tasks.budget import decide, must_decide, wanted_folds
 from tasks.errors import RootstockError, TransientError
 from tasks.params import change_settings
 from tasks.reports.wording import left_out_sentence
@@ -63,8 +63,9 @@ def apply_changes(
         decided.append(True)
         wanted = list(settings.strategies)
         if "strategies" not in changes:
-            wanted = sorted({*wanted, *(name for name, _ in settings.compare.left_out or ())}, key=STRATEGIES.index)
-        return _spend_budget(context, settings, wanted, listed)
+            left_out = {name for name, _ in settings.compare.left_out or () if name in STRATEGIES}
+            wanted = sorted({*wanted, *left_out}, key=STRATEGIES.index)
+        return _spend_budget(context, settings, wanted, listed, wanted_folds(settings, changes))
 
     settings = change_settings(context.workspace.folder, changes, check, base)
     if decided and context.deployed is not None:
@@ -75,9 +76,9 @@ def apply_changes(
 
 
 def _spend_budget(
-    context: RunContext, settings: Settings, wanted: Sequence[str], listed: Sequence[Listed]
+    context: RunContext, settings: Settings, wanted: Sequence[str], listed: Sequence[Listed], folds: int | None
 ) -> dict[str, Any]:
-    """The changes of params.yaml: which of the wanted strategies fit into `compare.budget_minutes`."""
+    """The changes of params.yaml: which of the wanted strategies and folds fit into `compare.budget_minutes`."""
     from tasks.plan import class_sizes, list_source
 
     found = listed[0] if listed else None
@@ -87,4 +88,4 @@ def _spend_budget(
     images = None
     if found is not None and found.listing is not None:
         images = class_sizes(found.listing, settings.source.limit_per_class).total()
-    return decide(settings, wanted, images, read_experience(context.workspace))
+    return decide(settings, wanted, images, read_experience(context.workspace), folds)

@@ -26,9 +26,9 @@ from tasks.params import load_settings
 from tasks.program import run_program
 from tasks.reports.headline import are_headlines_of
 from tasks.reports.text import visible, without_credentials
-from tasks.reports.wording import left_out_sentence
+from tasks.reports.wording import folds_sentence, left_out_sentence
 from tasks.runs.accuracy_regression import read_metrics
-from tasks.runs.costs import read_experience
+from tasks.runs.costs import read_experience, scale_trainings
 from tasks.runs.dvc_state.changes import read_changes
 from tasks.runs.dvc_state.outputs import fetch_output
 from tasks.runs.planning import SourceNews, Step, make_plan, plan_text
@@ -90,9 +90,11 @@ def run(settings: Settings, workspace: Workspace, listed: Listed | None = None) 
     changes = read_changes(workspace)
     # If a stage runs anyway, the stage `ingest` reads the images, and the plan need not.
     source = _news(settings, workspace, listing(), may_read=not any(one.reasons for one in changes))
-    steps = make_plan(changes, source, read_experience(workspace))
+    history = scale_trainings(read_experience(workspace), settings.as_many_trainings)
+    steps = make_plan(changes, source, history)
     budget = left_out_sentence(settings.compare.budget_minutes, settings.compare.left_out)
-    text = "\n\n".join(filter(None, [plan_text(steps, source, workspace), budget]))
+    folds = folds_sentence(settings.as_many_trainings)
+    text = "\n\n".join(filter(None, [plan_text(steps, source, workspace), folds, budget]))
     return Plan(text, all(one.is_whole for one in changes), steps)
 
 

@@ -19,6 +19,7 @@ MAX_FILE_MB = 2000
 
 STRATEGIES: tuple[str, ...] = tuple(strategies.BY_NAME)
 StrategyName = Literal[STRATEGIES]  # type: ignore[valid-type]  # each file of tasks/vgg/strategies adds its name
+FoldsName = Annotated[str, Field(pattern=r"^([2-9]|10) folds$")]
 Recipe = Literal["modern", "tutorial"]
 ClassWeight = Literal["none", "balanced"]
 ExportFormat = Literal["saved_model", "onnx", "tflite", "onnx_int8", "tflite_int8"]
@@ -198,7 +199,7 @@ class Compare(Block):
     budget_minutes: float | None = Field(
         gt=0, description="time for training all strategies; those for which there is none left are left out"
     )
-    left_out: tuple[tuple[StrategyName, float | None], ...] | None = Field(
+    left_out: tuple[tuple[StrategyName | FoldsName, float | None], ...] | None = Field(
         description="written by a run: what budget_minutes leaves out, with its minutes if known; null: not decided"
     )
 

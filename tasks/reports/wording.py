@@ -228,6 +228,17 @@ def recommendation(evaluation: Mapping[str, Any]) -> str:
     return f"Take {champion}. On the test images, the accuracy of {name} differs by {found}{price}."
 
 
+def folds_sentence(trainings: int) -> str:
+    """What `compare.folds` costs, and what it is for; empty with 1: without it."""
+    if trainings == 1:
+        return ""
+    return (
+        f"compare.folds={trainings}: every strategy is also trained without each of {trainings} folds of train and "
+        f"validation, which takes about {trainings} times as long. The champion is chosen on these images, not on the "
+        "validation images alone."
+    )
+
+
 def told_left_out(evaluation: Mapping[str, Any]) -> str:
     """`left_out_sentence` of an evaluation."""
     return left_out_sentence(evaluation["compare"]["budget_minutes"], evaluation["compare"]["left_out"])

@@ -109,6 +109,19 @@ def expected_seconds(history: Sequence[Costs], stage: str, new: int | None) -> f
     return float(fixed + new * seconds / sum(computed(entry) or 0 for entry in busy))
 
 
+def scale_trainings(history: Sequence[Costs], trainings: int) -> list[Costs]:
+    """The history as if every training had been made with so many folds (`compare.folds`; 1: without).
+
+    n folds take as long as n trainings, see `Settings.as_many_trainings`.
+    """
+    return [
+        {**entry, "seconds": entry["seconds"] * trainings / (entry.get("folds") or 1)}
+        if entry["stage"].startswith("train@")
+        else entry
+        for entry in history
+    ]
+
+
 def costs_table(entries: Sequence[Costs]) -> str:
     """The costs of one run as a table in Markdown, with sums. Quantities that no stage measured have no column."""
     if not entries:

@@ -175,6 +175,16 @@ def test_budget_leaves_strategies_out_and_says_so(committed: Path, source: Path)
     assert load_settings(committed).compare.left_out is None
 
 
+def test_budget_leaves_folds_out_and_brings_them_back(committed: Path, source: Path) -> None:
+    given = (f"SOURCE={source}", "STRATEGY=feature_extraction,head_replacement")
+    said = run(committed, *given, "SET=compare.budget_minutes=0.01 compare.folds=4").splitlines()
+    assert "4 folds (" in said[-1]
+    assert load_settings(committed).compare.folds is None
+    run(committed, "SET=compare.budget_minutes=1000")
+    assert load_settings(committed).compare.folds == 4
+    assert load_settings(committed).compare.left_out == ()
+
+
 def test_kill_finds_the_old_budget_with_what_it_left_out_or_the_new_one(
     committed: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

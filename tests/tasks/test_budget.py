@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.budget import decide, estimate_minutes, must_decide
+from tasks.budget import decide, estimate_minutes, must_decide, wanted_folds
 from tasks.settings import STRATEGIES, Settings
 
 Change = Callable[..., Settings]
@@ -77,9 +77,50 @@ def test_training_whose_time_is_unknown_is_left_out(change: Change) -> None:
         (["compare.left_out=[]"], {"compare": {"budget_minutes": None}}, True),
         (["compare.budget_minutes=9", "compare.left_out=[]"], {"compare": {"left_out": []}}, False),
         (["compare.budget_minutes=9"], {"compare": {"left_out": None}}, True),
+        (["compare.budget_minutes=9", "compare.left_out=[]"], {"compare": {"folds": 5}}, True),
+        (["compare.folds=5"], {"compare": {"folds": 5}}, False),
     ],
 )
 def test_run_decides_if_it_is_told_something_else_or_nobody_has_decided(
     now: list[str], changes: dict[str, Any], expected: bool, change: Change
 ) -> None:
     assert must_decide(change(*now), changes) is expected
+
+
+@pytest.mark.parametrize(
+    ("minutes", "kept", "folds", "left_out"),
+    [
+        (37.5, ["feature_extraction", "head_replacement", "progressive"], 3, []),
+        (37.4, ["feature_extraction", "head_replacement", "progressive"], None, [["3 folds", 25]]),
+        (12.0, ["feature_extraction", "progressive"], None, [["head_replacement", 2], ["3 folds", 25]]),
+    ],
+)
+def test_folds_are_left_out_before_strategies_are(
+    minutes: float, kept: list[str], folds: int | None, left_out: list[Any], change: Change
+) -> None:
+    """Three folds take three times as long as none, and a training that had folds counts as one of them."""
+    with_folds = [{"stage": "train@progressive", "seconds": 6000, "folds": 10}]
+    runs = [one for one in history() if one["stage"] != "train@progressive"] + with_folds
+    wanted = ["feature_extraction", "head_replacement", "progressive"]
+    found = decide(change(f"compare.budget_minutes={minutes}", "compare.folds=3"), wanted, 100, runs, 3)
+    assert found == {"strategies": kept, "compare": {"left_out": left_out, "folds": folds}}
+
+
+def test_folds_whose_time_is_unknown_are_left_out_and_those_of_the_tutorial_cost_nothing(change: Change) -> None:
+    settings = change("compare.budget_minutes=1000", "compare.folds=4")
+    found = decide(settings, STRATEGIES[:2], None, history()[:1], 4)
+    assert found["compare"] == {"left_out": [["head_replacement", None], ["4 folds", None]], "folds": None}
+    found = decide(change("train.recipe=tutorial"), STRATEGIES[:1], 100, history(), 4)
+    assert found["compare"] == {"left_out": [], "folds": 4}
+
+
+def test_folds_that_were_left_out_are_wanted_until_a_run_is_told_otherwise(change: Change) -> None:
+    settings = change("compare.budget_minutes=1", "compare.left_out=[[fine_tuning, 4], ['5 folds', null]]")
+    assert wanted_folds(settings, {"compare": {"budget_minutes": 9}}) == 5
+    assert wanted_folds(settings, {"compare": {"folds": None}}) is None
+    assert wanted_folds(change("compare.folds=3"), {}) == 3
+    assert wanted_folds(change("compare.folds=null", "compare.left_out=[]"), {}) is None
+    assert decide(change("compare.budget_minutes=null"), STRATEGIES[:1], 100, [], 5)["compare"] == {
+        "left_out": None,
+        "folds": 5,
+    }

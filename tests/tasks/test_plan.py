@@ -14,6 +14,7 @@ from tasks import ingest, plan
 from tasks.errors import DataError, SourceError
 from tasks.images.sources.listing import SourceListing
 from tasks.params import load_settings
+from tasks.runs.costs import append_history
 from tasks.settings import Settings
 from tasks.workspace import Workspace
 from tests.conftest import PROJECT, contents, save_image
@@ -47,6 +48,14 @@ def test_first_plan_counts_the_source_and_knows_no_time(repository: Path, source
 def test_limit_of_images_a_class_is_counted(repository: Path, source: Path, change: Change) -> None:
     text = plan.run(change(f"source.uri={source}", "source.limit_per_class=5"), Workspace.at(repository)).text
     assert row(text, "prepare")[2] == "10"
+
+
+def test_plan_counts_the_folds(repository: Path, source: Path, change: Change) -> None:
+    trained = {"stage": "train@feature_extraction", "seconds": 120.0}
+    append_history(Workspace.at(repository), [trained, {**trained, "seconds": 240.0, "folds": 2}])
+    text = plan.run(change(f"source.uri={source}", "compare.folds=5"), Workspace.at(repository)).text
+    assert "10 min" in row(text, "train@feature_extraction")
+    assert "without each of 5 folds of train and validation, which takes about 5 times as long" in text
 
 
 def test_plan_after_ingest_tells_new_gone_and_what_must_be_read_again(
