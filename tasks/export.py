@@ -35,16 +35,17 @@ from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
 from tasks.vgg.exports.description import KEY, LABELS, add_description, describe
 from tasks.vgg.exports.kept import Kept
-from tasks.vgg.exports.model_folder import ABOUT, write_digests
+from tasks.vgg.exports.model_folder import ABOUT, MODEL, write_digests
 from tasks.vgg.exports.onnx_graph import build_onnx
 from tasks.vgg.exports.parity import (
     Checks,
     Difference,
     FreshProcess,
-    check_images,
     choose,
     compare,
     compare_features,
+    predict_images,
+    read_images,
     run_onnx,
 )
 from tasks.vgg.exports.signature import SIGNING_KEY, sign_model
@@ -103,34 +104,31 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
 def _export(
     trained: Trained, evaluation: dict[str, Any], settings: Settings, workspace: Workspace, kept: Kept
 ) -> Summary:
-    wanted = settings.export
+    wanted, prepare = settings.export, settings.prepare
     weights = trained.weights(load_weights())
+    description = describe(trained, evaluation, settings, workspace)
+    workspace.export.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporaries(workspace.export.parent)
     with (
+        atomic_folder(workspace.export) as new,
         Template(_outline(trained, settings), weights, None if trained.backbone else kept) as template,
         # what only Python's package reads doesn't depend on the head; it was checked when the template was new
         FreshProcess("library" if template.is_kept else "python") as fresh,
+        ThreadPoolExecutor() as pool,
     ):
-        examples = [example for example in read_examples(workspace.prepared) if example.split == "test"]
-        checks = check_images(
-            examples,
-            workspace.raw,
-            trained,
-            weights,
-            wanted.parity_images,
-            settings.prepare.background_rgb,
-            settings.prepare.max_pixels,
-            wanted.probability_tolerance,
-            kept,
-        )
-        _check_evaluation(trained, workspace, choose(examples, wanted.parity_images), checks)
-        workspace.export.parent.mkdir(parents=True, exist_ok=True)
-        sweep_temporaries(workspace.export.parent)
-        description = describe(trained, evaluation, settings, workspace)
-        with atomic_folder(workspace.export) as new:
-            differences, refused = _write_models(new, trained, weights, checks, template, fresh, description)
-            prices = add_int8(new, trained, weights, _outline(trained, settings), description, settings, workspace)
-            _copy_detector(new, evaluation.get("foreign"), workspace)
-            _write_texts(new, evaluation, description, format_table(new, differences, prices))
+        onnx = pool.submit(_write_onnx, new / MODEL, trained, weights, description)
+        chosen = choose([one for one in read_examples(workspace.prepared) if one.split == "test"], wanted.parity_images)
+        images = read_images(chosen, workspace.raw, prepare.background_rgb, prepare.max_pixels)
+        answers = pool.submit(lambda: run_onnx(onnx.result(), images.pixels[: images.real]))
+        checks = predict_images(images, trained, weights, wanted.probability_tolerance, kept)
+        _check_evaluation(trained, workspace, chosen, checks)
+        for model in template.fill(trained.head, new):
+            add_description(model, description)
+            fresh.begin(model, images)
+        differences, refused = _check_models(checks, answers.result(), fresh)
+        prices = add_int8(new, trained, weights, _outline(trained, settings), description, settings, workspace)
+        _copy_detector(new, evaluation.get("foreign"), workspace)
+        _write_texts(new, evaluation, description, format_table(new, differences, prices))
     largest = float(f"{max(one.largest for one in differences):.2g}")
     left_out = tuple(one.left_out for one in prices if one.left_out)
     formats = len(wanted.formats) - len(left_out)
@@ -155,31 +153,18 @@ def _check_evaluation(trained: Trained, workspace: Workspace, chosen: Sequence[E
     compare("The evaluation", np.concatenate(list(batches)), checks, range(len(keys)), _NOT_THIS_MODEL)
 
 
-def _write_models(
-    folder: Path,
-    trained: Trained,
-    weights: Weights,
-    checks: Checks,
-    template: Template,
-    fresh: FreshProcess,
-    description: dict[str, Any],
-) -> tuple[list[Difference], int]:
-    """Write and check every format. Returns the difference of each, and how many images SavedModel refused."""
+def _write_onnx(path: Path, trained: Trained, weights: Weights, description: dict[str, Any]) -> bytes:
+    metadata = {KEY: json_bytes(description).decode()}
+    content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation, metadata)
+    path.write_bytes(content)
+    return content
 
-    def write_and_run_onnx() -> tuple[Floats, Floats]:
-        metadata = {KEY: json_bytes(description).decode()}
-        content = build_onnx(trained.head, trained.classes, weights, trained.test_time_augmentation, metadata)
-        (folder / "model.onnx").write_bytes(content)
-        return run_onnx(content, checks.pixels[: checks.real])
 
-    with ThreadPoolExecutor(1) as pool:  # works while the template is built and the other models are loaded
-        answers = pool.submit(write_and_run_onnx)
-        template.fill(trained.head, folder)
-        add_description(folder, description)
-        fresh.begin(folder, checks)
-        probabilities, features = answers.result()
-        difference = compare("ONNX", probabilities, checks, range(checks.real))
-        compare_features(features, checks)
+def _check_models(checks: Checks, by_onnx: tuple[Floats, Floats], fresh: FreshProcess) -> tuple[list[Difference], int]:
+    """Check every format. Returns the difference of each, and how many images SavedModel refused."""
+    probabilities, features = by_onnx
+    difference = compare("ONNX", probabilities, checks, range(checks.real))
+    compare_features(features, checks)
     differences, refused = fresh.compare(checks)
     return [difference, *differences], refused
 

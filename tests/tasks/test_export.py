@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,7 @@ def test_export_of_a_backbone_that_was_trained_further_agrees_in_every_format(
 def test_int8_is_measured_on_held_out_images_and_left_out_if_it_loses_too_much(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.Template, "fill", lambda *_: None)
-    monkeypatch.setattr(export.FreshProcess, "begin", lambda *_: None)
+    monkeypatch.setattr(export.Template, "fill", lambda *_: ())
     monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: ([Difference("SavedModel", 8, 0.0, 0.0, 0)], 0))
     settings = change("export.formats=[saved_model, onnx, onnx_int8]", "export.max_int8_loss=1")
     assert export.run(settings, Workspace.at(tiny)).left_out == ()
@@ -217,7 +216,7 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
         "saved_model/assets.extra/rootstock.json",
     }  # fmt: skip
     kept = identities(two, ".rootstock/exports/*/*")
-    assert len(kept) == 6
+    assert len(kept) == 7
     save_trained(two / TRAINED / "feature_extraction", trained_on(1024))
     assert run_afresh((two,), "tasks.export") == [""]
     assert contents(two / EXPORT) == made, "the bytes don't depend on what an earlier export has kept"
@@ -246,12 +245,30 @@ def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
     write_bytes(kept, b"")
     answer = export.run_onnx
     monkeypatch.setattr(export, "run_onnx", lambda model, pixels: (answer(model, pixels)[0][:, ::-1], None))
-    monkeypatch.setattr(export.Template, "fill", lambda *_: None)  # the other formats aren't reached
+    monkeypatch.setattr(export.Template, "fill", lambda *_: ())  # the other formats aren't reached
     with pytest.raises(ExportError, match=r"ONNX doesn't predict what the trained model does on .*(ant|bee)"):
         export.run(change(), Workspace.at(tiny))
     assert former.read_text(encoding="utf-8") == "former"
     assert not kept.exists(), "the next attempt uses nothing that may be the reason"
     assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
+
+
+def test_each_model_is_checked_while_the_next_one_is_built(
+    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def fill(_template: object, _head: Head, folder: Path) -> Iterator[Path]:
+        for name in ("saved_model", "model.tflite"):
+            yield folder / name
+            assert begun[-1:] == [name]
+
+    monkeypatch.setattr(export.Template, "fill", fill)
+    monkeypatch.setattr(export, "add_description", lambda *_: None)
+    monkeypatch.setattr(export.FreshProcess, "begin", lambda _fresh, model, _images: begun.append(model.name))
+    monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: ([Difference("SavedModel", 8, 0.0, 0.0, 0)], 0))
+    export.run(change(), Workspace.at(tiny))
+    assert begun == ["saved_model", "model.tflite"]
 
 
 @pytest.mark.parametrize(("is_kept", "runtime"), [(False, "python"), (True, "library")])
@@ -272,8 +289,7 @@ def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = ([Difference("SavedModel", 8, 0.0, 0.0, 0)], 0)
-    monkeypatch.setattr(export.Template, "fill", lambda *_: None)
-    monkeypatch.setattr(export.FreshProcess, "begin", lambda *_: None)
+    monkeypatch.setattr(export.Template, "fill", lambda *_: ())
     monkeypatch.setattr(export.FreshProcess, "compare", lambda *_: answer)
     known = np.random.default_rng(0).uniform(size=(5, 16)).astype(np.float16)
     content = save({"known": known})
@@ -316,7 +332,7 @@ def test_export_fails_when_the_features_of_onnx_differ(
         return probabilities, features[:, ::-1]
 
     monkeypatch.setattr(export, "run_onnx", swapped)
-    monkeypatch.setattr(export.Template, "fill", lambda *_: None)  # the other formats aren't reached
+    monkeypatch.setattr(export.Template, "fill", lambda *_: ())  # the other formats aren't reached
     with pytest.raises(ExportError, match=r"ONNX doesn't compute the trained model's features of .*(ant|bee)"):
         export.run(change(), Workspace.at(tiny))
 

@@ -1,7 +1,8 @@
 """Writes the SavedModel and the LiteRT file of a head, in a process of its own, because only this needs TensorFlow.
 
 Run as a file (`python -P tasks/vgg/exports/build_models.py`). It loads TensorFlow at once. Then it reads one line of
-JSON from stdin, see `build`. It writes `saved_model/` and, if it is wanted, `model.tflite` to the folder.
+JSON from stdin, see `build`. It writes `saved_model/` and then, if it is wanted, `model.tflite` to the folder. Each has
+its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def build(request: dict[str, Any]) -> None:
         request["max_pixels"],
         request["test_time_augmentation"],
     )
-    save_served(served, folder / "saved_model")
+    save_served(served, folder / "part")
+    (folder / "part").rename(folder / "saved_model")
     if request["litert"]:
-        (folder / "model.tflite").write_bytes(convert_litert(served))
+        (folder / "part").write_bytes(convert_litert(served))
+        (folder / "part").rename(folder / "model.tflite")
 
 
 if __name__ == "__main__":

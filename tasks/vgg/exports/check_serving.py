@@ -2,15 +2,16 @@
 
 Run as a file (`python -P tasks/vgg/exports/check_serving.py python`). It loads TensorFlow at once, while the caller
 does other things: its Python package, or with `library` its C library alone, which takes an eighth of the time. Then it
-reads one line of JSON from stdin:
-{"saved_model": folder, "images": [paths], "litert": file or null, "pixels": .npy file, "threads": number}. For each
-image it writes one line of JSON to stdout: {"label", "probability", "probabilities"} or {"refused": message}. If there
-is a LiteRT file, one more line has its probabilities for all pixels.
+reads a line of JSON from stdin for each model, and begins with each at once, so that they fill each other's gaps:
+- {"saved_model": folder, "images": [paths]}: for each image a line of JSON on stdout, {"label", "probability",
+  "probabilities"} or {"refused": message};
+- {"litert": file, "pixels": .npy file, "threads": number}: a line with the probabilities for all pixels.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -29,24 +30,26 @@ Serve = Callable[[Sequence[bytes]], dict[str, Any]]
 """Encoded images -> `label` (bytes), `probability`, `probabilities` of each; raises RefusedError."""
 
 
-def main() -> int:
+def main() -> None:
     load = {"python": _load_python, "library": _load_library}[sys.argv[1]]()
-    line = sys.stdin.readline()
-    if not line:
-        return 1  # the caller has given up
-    request = json.loads(line)
-    with ThreadPoolExecutor(1) as pool:  # TensorFlow and LiteRT fill each other's gaps
-        if request["litert"]:
-            content, pixels = Path(request["litert"]).read_bytes(), np.load(request["pixels"])
-            answers = pool.submit(run_litert, content, pixels, request["threads"])
-        serve = load(Path(request["saved_model"]))
-        images = [Path(path).read_bytes() for path in request["images"]]
-        for at in range(0, len(images), _BATCH):
-            for prediction in _predict(serve, images[at : at + _BATCH]):
-                print(json.dumps(prediction), flush=True)
-        if request["litert"]:
-            print(json.dumps(answers.result().tolist()), flush=True)
-    return 0
+    with ThreadPoolExecutor() as pool:
+        begun = [pool.submit(_answer, json.loads(line), load) for line in sys.stdin]
+        for one in begun:
+            for answer in one.result():
+                print(json.dumps(answer))
+    sys.stdout.flush()
+    os._exit(0)  # TensorFlow's own end takes half a second
+
+
+def _answer(request: dict[str, Any], load: Callable[[Path], Serve]) -> list[Any]:
+    """What is to be written for a model."""
+    if "litert" in request:
+        content, pixels = Path(request["litert"]).read_bytes(), np.load(request["pixels"])
+        return [run_litert(content, pixels, request["threads"]).tolist()]
+    serve = load(Path(request["saved_model"]))
+    images = [Path(path).read_bytes() for path in request["images"]]
+    batches = (images[at : at + _BATCH] for at in range(0, len(images), _BATCH))
+    return [prediction for batch in batches for prediction in _predict(serve, batch)]
 
 
 def _load_python() -> Callable[[Path], Serve]:
@@ -111,4 +114,4 @@ def run_litert(content: bytes, pixels: Any, threads: int) -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

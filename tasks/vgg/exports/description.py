@@ -60,12 +60,10 @@ def describe(
     }
 
 
-def add_description(folder: Path, description: Mapping[str, Any]) -> None:
-    """Put the description into the SavedModel and the LiteRT file of an export, if they are there."""
-    if (folder / "saved_model").exists():
-        _add_to_saved_model(folder / "saved_model", description)
-    if (folder / LITERT).exists():
-        add_to_litert(folder / LITERT, description)
+def add_description(model: Path, description: Mapping[str, Any]) -> None:
+    """Put the description into a SavedModel or a LiteRT file."""
+    add = add_to_litert if model.name == LITERT else _add_to_saved_model
+    add(model, description)
 
 
 def _add_to_saved_model(folder: Path, description: Mapping[str, Any]) -> None:

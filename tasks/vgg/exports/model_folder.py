@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tasks.errors import ExportError, PredictError
 from tasks.files import file_sha256, json_bytes, read_json, sha256_hex, write_json
+from tasks.parallel import on_all_cores
 from tasks.vgg.exports.safe_graphs import CHECKS
 from tasks.vgg.exports.signature import SIGNATURE, check_signature
 
@@ -43,13 +44,15 @@ def write_digests(folder: Path) -> None:
     Raises:
         ExportError: `check_model` would refuse a file.
     """
-    digests = {}
-    for name in sorted(_files(folder)):
+
+    def digest(name: str) -> str:
         content = (folder / name).read_bytes()
         if refusal := _refusal(name, content):
             raise ExportError(f"{name} would be refused by tasks.predict: {refusal}. Adapt {_HERE}.")
-        digests[name] = sha256_hex(content)
-    write_json(folder / DIGESTS, digests)
+        return sha256_hex(content)
+
+    names = sorted(_files(folder))
+    write_json(folder / DIGESTS, dict(zip(names, on_all_cores(digest, names), strict=True)))
 
 
 def model_version(folder: Path) -> str:

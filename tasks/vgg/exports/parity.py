@@ -56,58 +56,51 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Checks:
+class Images:
     """Images that every format must agree on.
 
     Attributes:
         names: of the images, for errors: mostly paths of the source.
         contents: their bytes.
-        pixels: (n, 224, 224, 3), float32 RGB, 0 to 255, by the training decoder.
-        probabilities: (n, classes), float32, by the trained model.
-        classes: names, in the order of the probabilities.
-        tolerance: largest difference of a probability that passes.
+        pixels: (n, 224, 224, 3), uint8 RGB, by the training decoder.
         real: how many are held-out images. They come first; the others are variants, for those who decode.
-        features: (n, 1024), float32, pooled as by `average_maximum`; for `tasks.vgg.foreign`.
     """
 
     names: tuple[str, ...]
     contents: tuple[bytes, ...]
-    pixels: Floats
+    pixels: Pixels
+    real: int
+
+
+@dataclass(frozen=True)
+class Checks(Images):
+    """What the trained model predicts for them.
+
+    Attributes:
+        probabilities: (n, classes), float32.
+        classes: names, in the order of the probabilities.
+        tolerance: largest difference of a probability that passes.
+        features: (n, 1024), float32, pooled as by `average_maximum`; for `tasks.vgg.foreign`.
+    """
+
     probabilities: Floats
     classes: tuple[str, ...]
     tolerance: float
-    real: int
     features: Floats
 
 
-def check_images(
-    examples: Sequence[Example],
-    raw: Path,
-    trained: Trained,
-    weights: Weights,
-    count: int,
-    background_rgb: tuple[int, int, int],
-    max_pixels: int,
-    tolerance: float,
-    kept: Kept,
-) -> Checks:
-    """Choose held-out images, add variants of the first, and predict them by the trained model.
+def read_images(chosen: Sequence[Example], raw: Path, background_rgb: tuple[int, int, int], max_pixels: int) -> Images:
+    """Read held-out images, and add variants of the first.
 
     Args:
-        examples: the held-out ones.
+        chosen: see `choose`.
         raw: the folder of the packs.
-        trained: the champion.
-        weights: of the backbone.
-        count: how many real images; the same images are chosen every time, each class in turn.
         background_rgb: what shows through transparent pixels.
         max_pixels: of an image that training accepts.
-        tolerance: see `Checks`.
-        kept: where the outputs of a frozen backbone are kept for the next head.
 
     Raises:
-        IntegrityError: there are no held-out images, or one is in no pack.
+        IntegrityError: there are no images, or one is in no pack.
     """
-    chosen = choose(examples, count)
     if not chosen:
         raise IntegrityError("There are no held-out images to check the export with. Run: dvc repro")
     packed = index_packs(raw)
@@ -115,20 +108,28 @@ def check_images(
     images += [(f"{chosen[0].path} ({name})", content) for name, content in variants(images[0][1])]
     policy = replace(PERMISSIVE, max_pixels=max_pixels)
     pixels = np.stack([_decode(name, content, policy, background_rgb) for name, content in images])
+    names, contents = zip(*images, strict=True)
+    return Images(names, contents, pixels, len(chosen))
+
+
+def predict_images(images: Images, trained: Trained, weights: Weights, tolerance: float, kept: Kept) -> Checks:
+    """Predict the images by the trained model.
+
+    Args:
+        images: from `read_images`.
+        trained: the champion.
+        weights: of the backbone.
+        tolerance: see `Checks`.
+        kept: where the outputs of a frozen backbone are kept for the next head.
+    """
+    pixels = images.pixels
     views = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])] if trained.test_time_augmentation else [pixels]
     outputs = _compute(weights, views) if trained.backbone else _reuse(weights, views, kept)
     sides = np.stack([trained.head.probabilities(one) for one in outputs])
     probabilities = sides.mean(axis=0, dtype=np.float32)
-    names, contents = zip(*images, strict=True)
+    features = pool(outputs[0], "average_maximum")
     return Checks(
-        names,
-        contents,
-        pixels.astype(np.float32),
-        probabilities,
-        trained.classes,
-        tolerance,
-        len(chosen),
-        pool(outputs[0], "average_maximum"),
+        **vars(images), probabilities=probabilities, classes=trained.classes, tolerance=tolerance, features=features
     )
 
 
@@ -261,23 +262,17 @@ class FreshProcess(TensorFlowProcess):
         task = "The SavedModel or the LiteRT file can't be used by a fresh process"
         super().__init__("check_serving.py", task, runtime)
 
-    def begin(self, folder: Path, checks: Checks) -> None:
-        """Let the process predict all images with the folder's SavedModel, and the real images with its LiteRT file."""
-        paths = [self.files / str(number) for number in range(len(checks.contents))]
-        for path, content in zip(paths, checks.contents, strict=True):
+    def begin(self, model: Path, images: Images) -> None:
+        """Let the process predict the images with a SavedModel, or the real ones with a LiteRT file."""
+        if model.name == LITERT:
+            pixels = self.files / "pixels.npy"
+            np.save(pixels, images.pixels[: images.real].astype(np.float32))
+            self.ask({"litert": str(model), "pixels": str(pixels), "threads": usable_cores()})
+            return
+        paths = [self.files / str(number) for number in range(len(images.contents))]
+        for path, content in zip(paths, images.contents, strict=True):
             path.write_bytes(content)
-        litert = folder / LITERT
-        pixels = self.files / "pixels.npy"
-        np.save(pixels, checks.pixels[: checks.real])
-        self.ask(
-            {
-                "saved_model": str(folder / "saved_model"),
-                "images": [str(path) for path in paths],
-                "litert": str(litert) if litert.exists() else None,
-                "pixels": str(pixels),
-                "threads": usable_cores(),
-            }
-        )
+        self.ask({"saved_model": str(model), "images": [str(path) for path in paths]})
 
     def compare(self, checks: Checks) -> tuple[list[Difference], int]:
         """Wait for the predictions: the difference of each format, and how many images SavedModel refused.

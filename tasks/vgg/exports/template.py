@@ -26,7 +26,7 @@ from tasks.vgg.weights import Weights, digest
 LITERT = "model.tflite"
 _SAVED_MODEL = "saved_model"
 _GRAPH = f"{_SAVED_MODEL}/saved_model.pb"
-_PLACES = "places.json"
+_PLACES = ".places.json"
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,20 @@ class Template:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def fill(self, head: Head, folder: Path) -> None:
-        """Wait for the template, and write its files with the head's numbers to a folder.
+    def fill(self, head: Head, folder: Path) -> Iterator[Path]:
+        """Write the models with the head's numbers to a folder. Yields the path of each as soon as it is there.
 
         Raises:
             ExportError: the process failed, or a file doesn't contain each of the head's tensors once.
         """
-        if self._files is None:
-            self._files = finish(self._process, self._outline)
-            if self._kept:
-                self._kept.add("template", self._facts, self._files)
-        write_filled(self._files, head, folder)
+        new: dict[str, bytes] = {}
+        for model in (_SAVED_MODEL, LITERT) if self._outline.litert else (_SAVED_MODEL,):
+            if self._files is None:
+                new |= finish(self._process, model, self._outline)
+            write_filled(self._files or new, model, head, folder)
+            yield folder / model
+        if self._files is None and self._kept:
+            self._kept.add("template", self._facts, new)
 
 
 def begin(process: BuildProcess, outline: Outline, weights: Weights) -> None:
@@ -116,19 +119,18 @@ def begin(process: BuildProcess, outline: Outline, weights: Weights) -> None:
     process.ask({**outline.facts(), "tensors": str(tensors), "folder": str(process.files)})
 
 
-def finish(process: BuildProcess, outline: Outline) -> Files:
-    """Wait for the process: the files of the template, by name."""
-    process.answers()
-    paths = sorted(path for path in (process.files / _SAVED_MODEL).rglob("*") if path.is_file())
-    paths += [process.files / LITERT] if outline.litert else []
-    files = {path.relative_to(process.files).as_posix(): path.read_bytes() for path in paths}
-    return {**files, _PLACES: json.dumps(_find_places(files, outline)).encode()}
+def finish(process: BuildProcess, model: str, outline: Outline) -> Files:
+    """Wait until the process has written a model of the template: its files, by name."""
+    path = process.wait_for(model)
+    paths = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    files = {one.relative_to(process.files).as_posix(): one.read_bytes() for one in paths}
+    return {**files, f"{model}{_PLACES}": json.dumps(_find_places(files, outline)).encode()}
 
 
-def write_filled(template: Files, head: Head, folder: Path) -> None:
-    """Write a template's files with a head's numbers."""
-    places, tensors = json.loads(template[_PLACES]), head.tensors()
-    for name in template.keys() - {_PLACES}:
+def write_filled(template: Files, model: str, head: Head, folder: Path) -> None:
+    """Write the files of one of the template's models with a head's numbers."""
+    places, tensors = json.loads(template[f"{model}{_PLACES}"]), head.tensors()
+    for name in (one for one in template if one == model or one.startswith(f"{model}/")):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

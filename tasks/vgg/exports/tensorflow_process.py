@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ CURE = (
     "versions of tensorflow, onnx or pillow don't fit together: install the locked ones with `make setup`."
 )
 _TIME_LIMIT_S = 1800
+_LOOK_EVERY_S = 0.02
 _PROJECT = Path(__file__).parents[3]
 
 
@@ -75,6 +77,21 @@ class TensorFlowProcess:
             self._child.stdin.flush()
         except BrokenPipeError:
             raise self.failed() from None
+
+    def wait_for(self, name: str) -> Path:
+        """Wait until the child has written a file or folder to `files`. Returns its path.
+
+        Raises:
+            ExportError: the child has ended without it, or took half an hour; repeats what it said.
+        """
+        path, give_up = self.files / name, time.monotonic() + _TIME_LIMIT_S
+        while True:
+            has_ended = self._child.poll() is not None
+            if path.exists():
+                return path
+            if has_ended or time.monotonic() > give_up:
+                raise self.failed()
+            time.sleep(_LOOK_EVERY_S)
 
     def answers(self) -> list[Any]:
         """Wait for the end of the child: what it wrote, one JSON value a line.

@@ -20,7 +20,7 @@ from tasks.images.packs import write_packs
 from tasks.vgg.exports import parity
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, variants
+from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, predict_images, read_images, variants
 from tasks.vgg.head import Dense, Head
 from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
@@ -33,9 +33,9 @@ CLASSES = ("ant", "bee")
 def checks(tolerance: float = 0.01, count: int = 2) -> Checks:
     probabilities = np.tile(np.array([[0.8, 0.2]], np.float32), (count, 1))
     names = tuple(f"{number}.png" for number in range(count))
-    pixels = np.zeros((count, 224, 224, 3), np.float32)
+    pixels = np.zeros((count, 224, 224, 3), np.uint8)
     features = np.zeros((count, 1024), np.float32)
-    return Checks(names, (b"",) * count, pixels, probabilities, CLASSES, tolerance, count, features)
+    return Checks(names, (b"",) * count, pixels, count, probabilities, CLASSES, tolerance, features)
 
 
 def classifier(head: Any, backbone: Any = ("trained",), both_sides: bool = False) -> Any:
@@ -61,19 +61,12 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     calls: list[Path] = []
     index = parity.index_packs
     monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
-    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1, 1, 1)),))
-    head = SimpleNamespace(probabilities=lambda features: np.tile(np.array([[0.8, 0.2]]), (len(features), 1)))
-    trained = classifier(head)
-
-    def checked(chosen: list[Example]) -> Checks:
-        return parity.check_images(chosen, tmp_path, trained, {}, 9, (255, 255, 255), 2000, 0.01, Kept(tmp_path / "k"))
-
-    found = checked(examples)
+    found = read_images(examples, tmp_path, (255, 255, 255), 2000)
     assert set(contents) == set(found.contents[: found.real])
     assert len(found.contents) == len(contents) + 5
     assert calls == [tmp_path]
     with pytest.raises(IntegrityError, match="ant/1 is in no pack"):
-        checked([*examples, example("ant", 1)])
+        read_images([*examples, example("ant", 1)], tmp_path, (255, 255, 255), 2000)
 
 
 def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
@@ -88,7 +81,8 @@ def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
     head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
     kept = Kept(tmp_path / "kept")
-    found = parity.check_images(held_out, tmp_path, classifier(head), large, 1, (255, 255, 255), 2000, 0.01, kept)
+    images = read_images(held_out, tmp_path, (255, 255, 255), 2000)
+    found = predict_images(images, classifier(head), large, 0.01, kept)
     answered, features = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
     np.testing.assert_allclose(features, found.features, atol=1e-5)
     np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
@@ -106,7 +100,7 @@ def test_outputs_of_a_frozen_backbone_are_computed_once(tmp_path: Path, monkeypa
         return build(*given, **named)
 
     monkeypatch.setattr(parity, "build_extractor", building)
-    held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
+    images = read_images([Example(key, key, "ant", "test", 9, 9, "PNG", "")], tmp_path, (255, 255, 255), 2000)
 
     def probabilities(seed: int, *, frozen: bool = True, both_sides: bool = False, factor: float = 1) -> Any:
         kernel = np.random.default_rng(seed).normal(0, 3, (16, 2)).astype(np.float32)
@@ -114,7 +108,7 @@ def test_outputs_of_a_frozen_backbone_are_computed_once(tmp_path: Path, monkeypa
         trained = classifier(head, {} if frozen else {"block5": 0}, both_sides)
         weights = {name: value * np.float32(factor) for name, value in tiny_weights().items()}
         kept = Kept(tmp_path / "kept")
-        found = parity.check_images(held_out, tmp_path, trained, weights, 1, (255, 255, 255), 2000, 0.01, kept)
+        found = predict_images(images, trained, weights, 0.01, kept)
         kept.write()
         return found.probabilities
 
@@ -135,14 +129,10 @@ def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monk
     content = encode(draw_image("ant", 0), "PNG")  # 32x32
     key = sha256_hex(content)
     list(write_packs(tmp_path, [(key, content)], 1))
-    monkeypatch.setattr(parity, "build_extractor", lambda *_, **__: lambda images: (np.zeros((len(images), 1, 1, 1)),))
-    head = SimpleNamespace(probabilities=lambda features: np.zeros((len(features), 2)))
-    trained, kept = classifier(head), Kept(tmp_path / "kept")
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
-    found = parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1024, 0.01, kept)
-    assert key in found.names
+    assert key in read_images(held_out, tmp_path, (255, 255, 255), 1024).names
     with pytest.raises(IntegrityError, match="more than 1022"):
-        parity.check_images(held_out, tmp_path, trained, {}, 1, (255, 255, 255), 1022, 0.01, kept)
+        read_images(held_out, tmp_path, (255, 255, 255), 1022)
 
 
 def test_variants_are_the_image_in_both_formats_and_turned() -> None:
@@ -184,7 +174,7 @@ def test_fresh_process_says_why_a_model_does_not_load(
 ) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     with FreshProcess(runtime) as fresh:
-        fresh.begin(tmp_path / "nowhere", checks())
+        fresh.begin(tmp_path / "nowhere/saved_model", checks())
         with pytest.raises(ExportError, match="can't be used by a fresh process") as caught:
             fresh.compare(checks())
         fresh._errors.seek(0)
@@ -221,7 +211,8 @@ def test_fresh_process_compares_labels_and_counts_refused_images(tmp_path: Path)
     asked = Checks(base.names, (buffer.getvalue(), b"GIF89a", buffer.getvalue()), *list(vars(base).values())[2:])
     for runtime in RUNTIMES:
         with FreshProcess(runtime) as fresh:
-            fresh.begin(tmp_path, asked)
+            for name in ("saved_model", "model.tflite"):
+                fresh.begin(tmp_path / name, asked)
             differences, refused = fresh.compare(asked)
         assert refused == 1
         assert len(differences) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from tasks.errors import ExportError
-from tasks.vgg.exports import template
+from tasks.vgg.exports import build_models, template
 from tasks.vgg.exports.description import add_description
 from tasks.vgg.exports.safe_graphs import check_litert, check_saved_model
 from tasks.vgg.exports.template import Outline, Template, begin, finish, write_filled
+from tasks.vgg.exports.tensorflow_process import TensorFlowProcess
 from tasks.vgg.head import Dense, Head, Pooling
 from tests.conftest import contents
 from tests.tasks.vgg.small_weights import tiny_weights
@@ -46,10 +48,8 @@ def outline(head: Head, litert: bool = True, both_sides: bool = False) -> Outlin
 
 def here(folder: Path) -> Any:
     """A stand-in for the process that builds: it works in this one, which has TensorFlow."""
-    from tasks.vgg.exports import build_models
-
     folder.mkdir()
-    return SimpleNamespace(files=folder, ask=build_models.build, answers=list)
+    return SimpleNamespace(files=folder, ask=build_models.build, wait_for=lambda name: folder / name)
 
 
 @pytest.mark.slow
@@ -64,14 +64,16 @@ def test_filled_template_is_the_model_of_the_head(tmp_path: Path, pooling: Pooli
     wanted = outline(other, both_sides=pooling == "flatten")
     process = here(tmp_path / "process")
     begin(process, wanted, tiny_weights())
-    files = finish(process, wanted)
-    write_filled(files, other, tmp_path)
-    write_filled(files, head, tmp_path)
+    for model in ("saved_model", "model.tflite"):
+        files = finish(process, model, wanted)
+        for one in (other, head):
+            write_filled(files, model, one, tmp_path)
     assert check_saved_model((tmp_path / "saved_model/saved_model.pb").read_bytes()) is None
     served = serving.build_served(head, wanted.classes, tiny_weights(), (255,) * 3, 2000, wanted.test_time_augmentation)
     assert (tmp_path / "model.tflite").read_bytes() == serving.convert_litert(served)
     about = {"classes": list(wanted.classes), "answers": {"thresholds": [None, 0.5]}}
-    add_description(tmp_path, about)
+    add_description(tmp_path / "saved_model", about)
+    add_description(tmp_path / "model.tflite", about)
     assert check_litert((tmp_path / "model.tflite").read_bytes()) is None
     with pytest.warns(UserWarning, match="tf.lite.Interpreter is deprecated"):
         tf.lite.Interpreter(str(tmp_path / "model.tflite")).allocate_tensors()
@@ -91,26 +93,51 @@ def test_filled_template_has_the_bytes_of_an_own_build(tmp_path: Path, monkeypat
     """Each build has its own process; the second one builds with the head's own numbers."""
     head = random_head("bilinear", 1)
     with Template(outline(head), tiny_weights(), None) as filled:
-        filled.fill(head, tmp_path / "filled")
+        models = [path.name for path in filled.fill(head, tmp_path / "filled")]
     monkeypatch.setattr(template, "_known_head", lambda _: head)
     with Template(outline(head), tiny_weights(), None) as built:
-        built.fill(head, tmp_path / "built")
+        assert [path.name for path in built.fill(head, tmp_path / "built")] == models == ["saved_model", "model.tflite"]
     made = contents(tmp_path / "filled")
     assert {"model.tflite", "saved_model/saved_model.pb"} < set(made)
     assert made == contents(tmp_path / "built")
 
 
+def test_model_has_its_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(_served: object, folder: Path) -> None:
+        folder.mkdir()
+        assert not (tmp_path / "saved_model").exists()
+
+    def convert(_served: object) -> bytes:
+        assert (tmp_path / "saved_model").is_dir()
+        return b"whole"
+
+    serving = SimpleNamespace(build_served=lambda *_: None, save_served=save, convert_litert=convert)
+    monkeypatch.setitem(sys.modules, "tasks.vgg.exports.serving", serving)
+    head = random_head("average_maximum", 1)
+    process = SimpleNamespace(files=tmp_path, ask=build_models.build)
+    begin(process, outline(head), tiny_weights())  # type: ignore[arg-type]
+    assert (tmp_path / "model.tflite").read_bytes() == b"whole"
+
+
+def test_model_that_is_never_written_is_told_with_what_the_process_said() -> None:
+    with TensorFlowProcess("check_serving.py", "It can't be built", "nothing") as process:
+        with pytest.raises(ExportError, match=r"(?s)It can't be built.*KeyError: 'nothing'"):
+            process.wait_for("saved_model")
+        (process.files / "saved_model").mkdir()
+        assert process.wait_for("saved_model") == process.files / "saved_model", "it was written before the end"
+
+
 def test_template_without_each_tensor_once_is_refused(tmp_path: Path) -> None:
     head = random_head("average_maximum", 1)
     wanted = outline(head, litert=False)
-    process = SimpleNamespace(files=tmp_path, answers=list)
+    process = SimpleNamespace(files=tmp_path, wait_for=lambda name: tmp_path / name)
     graph = tmp_path / "saved_model/saved_model.pb"
     graph.parent.mkdir()
     known = template._known_head(head).tensors()
     for content in (b"", known["head_1/kernel"].tobytes() * 2 + known["head_1/bias"].tobytes()):
         graph.write_bytes(content)
         with pytest.raises(ExportError, match=r"contains the tensor head_1/kernel of the head [02] times"):
-            finish(process, wanted)  # type: ignore[arg-type]
+            finish(process, "saved_model", wanted)  # type: ignore[arg-type]
 
 
 def test_outline_depends_on_all_but_the_numbers() -> None:
