@@ -17,7 +17,7 @@ from tasks.files import read_json
 from tasks.images.augmentation import MIRRORED, PLAIN, view_id
 from tasks.images.shards import open_shards
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
-from tasks.vgg.engines import Engine, Pixels, build_extractor
+from tasks.vgg.engines import Engine, Extract, Pixels, build_extractor
 from tasks.vgg.head import Floats, Head
 from tasks.vgg.weights import Weights, load_weights
 from tasks.workspace import Workspace
@@ -76,6 +76,24 @@ def predict_probabilities(
         yield np.mean(predicted, axis=0, dtype=np.float32)
 
 
+class _Latest:
+    """The network that was built last."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Weights, Engine, Extract] | None = None
+
+    def network(self, backbone: Weights, engine: Engine) -> Extract:
+        if self._made is None or self._made[0] is not backbone or self._made[1] != engine:
+            self._made = None  # two of them need twice the memory
+            weights = {**load_weights(), **backbone}
+            extract = build_extractor(engine, weights, (BOTTLENECK,), BATCH, dtype=np.float32)
+            self._made = backbone, engine, extract
+        return self._made[2]
+
+
+_latest = _Latest()
+
+
 def views_of(test_time_augmentation: bool) -> tuple[int, ...]:
     """The versions of an image over which a prediction is averaged."""
     return (PLAIN, MIRRORED) if test_time_augmentation else (PLAIN,)
@@ -116,9 +134,11 @@ def features_reader(backbone: Weights, workspace: Workspace, engine: Engine | No
 def backbone_network(
     backbone: Weights, workspace: Workspace, engine: Engine | None = None
 ) -> Callable[[Pixels, int], Floats]:
-    """The backbone as a function of up to `BATCH` images, and which view of them; by `features_engine` if None."""
-    weights = {**load_weights(), **backbone}
-    extract = build_extractor(engine or features_engine(workspace), weights, (BOTTLENECK,), BATCH, dtype=np.float32)
+    """The backbone as a function of up to `BATCH` images, and which view of them; by `features_engine` if None.
+
+    The network that was built last is used again: for the champion, `evaluate` asks several times in a row.
+    """
+    extract = _latest.network(backbone, engine or features_engine(workspace))
 
     def compute(pixels: Pixels, view: int) -> Floats:
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))

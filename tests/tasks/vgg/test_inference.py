@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,27 @@ def test_predictions_show_the_outputs_that_they_come_from(place: Workspace) -> N
 
 BFLOAT16 = {"training_engine": "tensorflow", "training_precision": "bfloat16"}
 INT8 = {"training_engine": "onnxruntime", "training_precision": "int8"}
+
+
+def test_network_is_built_again_only_for_another_backbone_or_engine(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    build = inference.build_extractor
+
+    def building(engine: Engine, *arguments: Any, **named: Any) -> Any:
+        built.append(engine.precision)
+        return build(Engine("ncnn", "float32"), *arguments, **named)
+
+    monkeypatch.setattr(inference, "build_extractor", building)
+    one, other = tuned(2), tuned(3)
+    first, again, last = (features_reader(backbone, place)(KEYS, PLAIN) for backbone in (one, one, other))
+    assert built == ["float32"] * 2
+    np.testing.assert_array_equal(again, first)
+    assert not np.array_equal(last, first)
+    features_reader(other, place, Engine("tensorflow", "bfloat16"))
+    features_reader(one, place)
+    assert built == ["float32", "float32", "bfloat16", "float32"]
 
 
 @pytest.mark.parametrize(
