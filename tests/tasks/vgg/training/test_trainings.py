@@ -62,6 +62,25 @@ def test_training_killed_in_its_refit_ends_with_the_weights_of_an_uninterrupted_
     assert model(workspace, strategy) == model(whole, strategy)
 
 
+def test_training_killed_in_a_fold_goes_on_there_and_ends_with_the_same_bytes(
+    tiny: Settings, workspace: Path, change: Change, trainings: ForkServer
+) -> None:
+    change("compare.folds=2")
+    name, whole = "head_replacement", workspace.with_name("whole")
+    shutil.copytree(workspace, whole)
+    assert trainings.run(str(whole), name).returncode == 0
+    folds = Workspace.at(workspace).checkpoints / f"{name}.folds"
+    assert trainings.run(str(workspace), name, "kill-at", "10").returncode == -9
+    assert [file.name for file in folds.glob("*.json")] == ["0.json"]
+    assert list((folds / "1").glob("*.safetensors"))
+    ended = trainings.run(str(workspace), name)
+    assert ended.returncode == 0, ended.stderr
+    assert "Continuing from the checkpoint at epoch" in ended.stdout
+    assert ended.stdout.count("without fold") == 1
+    assert model(workspace, name) == model(whole, name)
+    assert not folds.exists()
+
+
 def test_sigterm_saves_the_position_and_the_next_run_goes_on(
     tiny: Settings, workspace: Path, change: Change, trainings: ForkServer, uninterrupted: Uninterrupted
 ) -> None:
