@@ -219,7 +219,7 @@ def test_refit_that_collapses_leaves_the_chosen_model(
     tiny: Settings, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = loop._PhaseTraining._measure
-    losses, lost = iter([0.0, -1.0, -2.0]), iter([False, False, True, True])
+    losses, lost = iter([0.0, -1.0, -2.0, 5.0]), iter([False, False, True, True])
     monkeypatch.setattr(loop._PhaseTraining, "_measure", lambda self: (next(losses), plain(self)[1]))
     monkeypatch.setattr(loop, "is_at_chance", lambda *_: next(lost))
     assert not train.run(tiny, Workspace.at(workspace), "head_replacement").unusable
