@@ -218,7 +218,8 @@ def recommendation(evaluation: Mapping[str, Any]) -> str:
     name = min(cheaper, key=lambda name: costs[name]) if cheaper else best
     pair = next(pair for pair in usable if pair["second"] == name)
     low, high = (100 * -end for end in reversed(pair["difference_ci95"]))
-    found = f"{-100 * pair['difference']:+.1f} percentage points (95 % confidence interval {low:+.1f} to {high:+.1f})"
+    difference = 0.0 - 100 * pair["difference"]  # not -0.0, which would read as a loss
+    found = f"{difference:+.1f} percentage points (95 % confidence interval {low:+.1f} to {high:+.1f})"
     price = f" for {_times(costs[name] / costs[champion])} the work of the network" if known else ""
     if cheaper:
         return (

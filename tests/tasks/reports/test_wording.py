@@ -70,9 +70,9 @@ def test_card_page_and_report_tell_the_groups() -> None:
         assert "60 test images belong to 6 groups" in text
 
 
-def recommended(costs: dict[str, int], ci95: list[float]) -> str:
+def recommended(costs: dict[str, int], ci95: list[float], difference: float = 0.02) -> str:
     strategies = {name: {"problem": None, "training": {"network_passes": cost}} for name, cost in costs.items()}
-    pair = {"second": "probe", "difference": 0.02, "difference_ci95": ci95}
+    pair = {"second": "probe", "difference": difference, "difference_ci95": ci95}
     return wording.recommendation({"champion": "deep", "strategies": strategies, "comparisons": [pair]})
 
 
@@ -81,6 +81,7 @@ def test_a_cheaper_strategy_that_is_not_clearly_worse_is_recommended_if_time_mat
     assert text.startswith("probe does about as well as the champion, deep, for 5 % of the work")
     assert "-2.0 percentage points (95 % confidence interval -5.0 to +1.0)" in text
     assert text.endswith("take probe.")
+    assert "differs by +0.0 percentage points" in recommended({"deep": 6000, "probe": 300}, [-0.01, 0.01], 0.0)
 
 
 def test_the_champion_is_recommended_if_it_is_clearly_better_or_cheaper() -> None:
