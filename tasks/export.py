@@ -104,7 +104,8 @@ def run(settings: Settings, workspace: Workspace) -> Summary:
 def _export(
     trained: Trained, evaluation: dict[str, Any], settings: Settings, workspace: Workspace, kept: Kept
 ) -> Summary:
-    wanted, prepare = settings.export, settings.prepare
+    wanted = settings.export
+    background, most = settings.prepare.background_rgb, settings.prepare.max_pixels
     weights = trained.weights(load_weights())
     description = describe(trained, evaluation, settings, workspace)
     workspace.export.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ def _export(
     ):
         onnx = pool.submit(_write_onnx, new / MODEL, trained, weights, description)
         chosen = choose([one for one in read_examples(workspace.prepared) if one.split == "test"], wanted.parity_images)
-        images = read_images(chosen, workspace.raw, prepare.background_rgb, prepare.max_pixels)
+        images = read_images(chosen, workspace.raw, background, most)
         answers = pool.submit(lambda: run_onnx(onnx.result(), images.pixels[: images.real]))
         checks = predict_images(images, trained, weights, wanted.probability_tolerance, kept)
         _check_evaluation(trained, workspace, chosen, checks)
