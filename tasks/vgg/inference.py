@@ -76,22 +76,29 @@ def predict_probabilities(
         yield np.mean(predicted, axis=0, dtype=np.float32)
 
 
-class _Latest:
-    """The network that was built last."""
+class Latest:
+    """The network that was built last; it is used again, because stages ask for the champion's several times."""
 
     def __init__(self) -> None:
         self._made: tuple[Weights, Engine, Extract] | None = None
 
-    def network(self, backbone: Weights, engine: Engine) -> Extract:
+    def network(self, backbone: Weights, engine: Engine, weights: Weights | None = None) -> Extract:
+        """Up to `BATCH` images (n, 224, 224, 3) uint8 RGB -> the bottleneck features (n, h, w, c), float32.
+
+        Args:
+            backbone: its tensors that are not the published ones.
+            engine: that computes.
+            weights: of the whole backbone; None: they are loaded.
+        """
         if self._made is None or self._made[0] is not backbone or self._made[1] != engine:
             self._made = None  # two of them need twice the memory
-            weights = {**load_weights(), **backbone}
+            weights = weights or {**load_weights(), **backbone}
             extract = build_extractor(engine, weights, (BOTTLENECK,), BATCH, dtype=np.float32)
             self._made = backbone, engine, extract
         return self._made[2]
 
 
-_latest = _Latest()
+latest = Latest()
 
 
 def views_of(test_time_augmentation: bool) -> tuple[int, ...]:
@@ -134,11 +141,8 @@ def features_reader(backbone: Weights, workspace: Workspace, engine: Engine | No
 def backbone_network(
     backbone: Weights, workspace: Workspace, engine: Engine | None = None
 ) -> Callable[[Pixels, int], Floats]:
-    """The backbone as a function of up to `BATCH` images, and which view of them; by `features_engine` if None.
-
-    The network that was built last is used again: for the champion, `evaluate` asks several times in a row.
-    """
-    extract = _latest.network(backbone, engine or features_engine(workspace))
+    """The backbone as a function of up to `BATCH` images, and which view of them; by `features_engine` if None."""
+    extract = latest.network(backbone, engine or features_engine(workspace))
 
     def compute(pixels: Pixels, view: int) -> Floats:
         (features,) = extract(pixels if view == PLAIN else np.ascontiguousarray(pixels[:, :, ::-1]))

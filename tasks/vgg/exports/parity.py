@@ -7,8 +7,9 @@ the reference and the exported models share no code that computes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,12 @@ from tasks.images.manifest import Example
 from tasks.images.packs import PackEntry, index_packs, read_image
 from tasks.images.reason_codes import Refused
 from tasks.parallel import usable_cores
-from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.engines import Engine, Extract
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.template import LITERT
 from tasks.vgg.exports.tensorflow_process import CURE, TensorFlowProcess
 from tasks.vgg.head import Floats, pool
+from tasks.vgg.inference import latest
 from tasks.vgg.trained_model import Trained
 from tasks.vgg.weights import Weights, digest
 
@@ -124,7 +126,8 @@ def predict_images(images: Images, trained: Trained, weights: Weights, tolerance
     """
     pixels = images.pixels
     views = [pixels, np.ascontiguousarray(pixels[:, :, ::-1])] if trained.test_time_augmentation else [pixels]
-    outputs = _compute(weights, views) if trained.backbone else _reuse(weights, views, kept)
+    extract = partial(latest.network, trained.backbone, Engine("ncnn", "float32"), weights)
+    outputs = _compute(extract(), views) if trained.backbone else _reuse(extract, weights, views, kept)
     sides = np.stack([trained.head.probabilities(one) for one in outputs])
     probabilities = sides.mean(axis=0, dtype=np.float32)
     features = pool(outputs[0], "average_maximum")
@@ -133,20 +136,19 @@ def predict_images(images: Images, trained: Trained, weights: Weights, tolerance
     )
 
 
-def _reuse(weights: Weights, views: Sequence[Pixels], kept: Kept) -> list[Floats]:
+def _reuse(extract: Callable[[], Extract], weights: Weights, views: Sequence[Pixels], kept: Kept) -> list[Floats]:
     """`_compute`, or what it gave an earlier run for the same weights and pixels."""
     facts = {"weights": digest(weights), "pixels": [sha256_hex(view.tobytes()) for view in views]}
     files = kept.find("reference", facts)
     if files is None:
-        outputs = _compute(weights, views)
+        outputs = _compute(extract(), views)
         kept.add("reference", facts, {f"{number}.npy": _to_bytes(values) for number, values in enumerate(outputs)})
         return outputs
     return [np.load(io.BytesIO(content), allow_pickle=False) for _, content in sorted(files.items())]
 
 
-def _compute(weights: Weights, views: Sequence[Pixels]) -> list[Floats]:
+def _compute(extract: Extract, views: Sequence[Pixels]) -> list[Floats]:
     """The backbone's outputs (n, h, w, c) for each view of the images; rows first, as files keep them."""
-    extract = build_extractor(Engine("ncnn", "float32"), weights, ("block5_pool",), _BATCH, dtype=np.float32)
     batches = ([extract(view[at : at + _BATCH])[0] for at in range(0, len(view), _BATCH)] for view in views)
     return [np.ascontiguousarray(np.concatenate(some)) for some in batches]
 

@@ -17,6 +17,8 @@ from tasks.files import sha256_hex
 from tasks.images.decoding import PERMISSIVE, decode
 from tasks.images.manifest import Example
 from tasks.images.packs import write_packs
+from tasks.vgg import inference
+from tasks.vgg.engines import Engine
 from tasks.vgg.exports import parity
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
@@ -69,7 +71,7 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
         read_images([*examples, example("ant", 1)], tmp_path, (255, 255, 255), 2000)
 
 
-def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
+def test_trained_backbone_may_exceed_16_bits_and_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = encode(draw_image("ant", 0), "PNG")
     key = sha256_hex(content)
     list(write_packs(tmp_path, [(key, content)], 1))
@@ -82,7 +84,13 @@ def test_trained_backbone_may_exceed_16_bits(tmp_path: Path) -> None:
     held_out = [Example(key, key, "ant", "test", 9, 9, "PNG", "")]
     kept = Kept(tmp_path / "kept")
     images = read_images(held_out, tmp_path, (255, 255, 255), 2000)
-    found = predict_images(images, classifier(head), large, 0.01, kept)
+    trained = classifier(head)
+    found = predict_images(images, trained, large, 0.01, kept)
+    monkeypatch.setattr(inference, "load_weights", None)
+    network = inference.latest.network(trained.backbone, Engine("ncnn", "float32"))
+    outputs = network(images.pixels)[0]
+    assert outputs.max() > np.finfo(np.float16).max
+    np.testing.assert_allclose(head.probabilities(outputs), found.probabilities, atol=1e-6)  # as for the evaluation
     answered, features = parity.run_onnx(build_onnx(head, CLASSES, large), found.pixels)
     np.testing.assert_allclose(features, found.features, atol=1e-5)
     np.testing.assert_allclose(answered, found.probabilities, atol=1e-4)
@@ -93,13 +101,13 @@ def test_outputs_of_a_frozen_backbone_are_computed_once(tmp_path: Path, monkeypa
     key = sha256_hex(content)
     list(write_packs(tmp_path, [(key, content)], 1))
     computed: list[int] = []
-    build = parity.build_extractor
+    build = inference.build_extractor
 
     def building(*given: Any, **named: Any) -> Any:
         computed.append(1)
         return build(*given, **named)
 
-    monkeypatch.setattr(parity, "build_extractor", building)
+    monkeypatch.setattr(inference, "build_extractor", building)
     images = read_images([Example(key, key, "ant", "test", 9, 9, "PNG", "")], tmp_path, (255, 255, 255), 2000)
 
     def probabilities(seed: int, *, frozen: bool = True, both_sides: bool = False, factor: float = 1) -> Any:
