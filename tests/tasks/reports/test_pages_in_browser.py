@@ -97,6 +97,20 @@ def test_paper_shows_every_column(name: str, page: Page, tmp_path: Path) -> None
     page.set_viewport_size(before)
 
 
+def test_phone_shows_short_names_of_classes_in_one_line(page: Page, tmp_path: Path) -> None:
+    names = ["dandelion", "sunflower", "marguerite", *HOSTILE[3:]]
+    open_page(page, tmp_path / "report.html", render(hostile_evaluation(names)))
+    before = page.viewport_size
+    assert before
+    page.set_viewport_size({"width": 390, "height": 800})
+    lines = """[...document.querySelectorAll('tbody th[scope=row] bdi')].filter(e => /^[a-z]+$/.test(e.innerText))
+        .map(e => [e.innerText, e.getClientRects().length])"""
+    found = page.evaluate(lines)
+    assert {name for name, _ in found} >= set(names[:3])
+    assert {count for _, count in found} == {1}
+    page.set_viewport_size(before)
+
+
 def test_map_shows_the_image_that_is_pointed_at(page: Page, tmp_path: Path) -> None:
     paths = [HOSTILE[0], HOSTILE[1], "c.jpg", "d.jpg"]
     seen = open_page(page, tmp_path / "map.html", make_map([HOSTILE[2], "bees"], paths))
