@@ -15,6 +15,8 @@ SMALL_GAP = 0.05
 """A model is called well calibrated if the gap between confidence and accuracy is certainly not larger."""
 SIGNIFICANT = 0.05
 """Below this p-value a difference is called clear."""
+SURE_CHOICE = 0.8
+"""If fewer resamples choose the champion, more images should choose it."""
 
 
 def title(classes: Sequence[str]) -> str:
@@ -57,10 +59,12 @@ def certainty_sentence(champion: str, choice: Mapping[str, Any] | None) -> str:
     others = "".join(f", {name} in {share}" for name, share in shares.items())
     images = f"images of train and validation, in {choice['folds']} folds" if choice["folds"] else "validation images"
     rests_on = f"It rests on {choice['images']:,} {images}."
+    unsure = choice["chosen"][champion] < SURE_CHOICE and not choice["folds"]
+    more = " With compare.folds=5 all images of train and validation choose, for five times the time." if unsure else ""
     return (
         f"How sure is this choice? {rests_on} Of {choice['resamples']} resamples of them "
         f"{percent(choice['chosen'][champion])} choose {champion}{others}. A choice loses "
-        f"{100 * choice['lost']:.1f} points of accuracy on them on average against the most accurate strategy."
+        f"{100 * choice['lost']:.1f} points of accuracy on them on average against the most accurate strategy.{more}"
     )
 
 

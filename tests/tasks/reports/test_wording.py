@@ -107,6 +107,10 @@ def test_certainty_names_how_often_the_champion_is_chosen_and_what_choosing_cost
     assert "It rests on 1,056 validation images. " in said
     assert "Of 500 resamples of them 75.0 % choose deep, flat in 25.0 %. " in said
     assert "loses 0.3 points of accuracy on them on average" in said
+    assert "With compare.folds=5 all images of train and validation choose" in said
+    sure = {**choice, "chosen": {"flat": 0.05, "deep": 0.95}}
+    assert "compare.folds" not in wording.certainty_sentence("deep", sure)
     by_folds = wording.certainty_sentence("deep", {**choice, "folds": 5})
     assert "It rests on 1,056 images of train and validation, in 5 folds. " in by_folds
+    assert "compare.folds" not in by_folds
     assert wording.certainty_sentence("deep", None) == ""
