@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.budget import decide, must_decide, wanted_folds
 from tasks.errors import RootstockError, TransientError
 from tasks.params import change_settings
-from tasks.reports.wording import left_out_sentence
+from tasks.reports.comparison_wording import left_out_sentence
 from tasks.runs.costs import read_experience
 from tasks.runs.run_context import RunContext
 from tasks.settings import STRATEGIES, Settings

@@ -23,7 +23,7 @@ from tasks.params import (
     parse_settings,
     parse_strategies,
 )
-from tasks.reports.wording import left_out_sentence
+from tasks.reports.comparison_wording import left_out_sentence
 from tasks.runs.git import read_blob
 from tasks.runs.run_context import RunContext
 from tasks.settings import Settings

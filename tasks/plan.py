@@ -24,9 +24,9 @@ from tasks.images.sources.policy import ListingStopped
 from tasks.images.sources.reading import read_ahead
 from tasks.params import load_settings
 from tasks.program import run_program
+from tasks.reports.comparison_wording import folds_sentence, left_out_sentence
 from tasks.reports.headline import are_headlines_of
 from tasks.reports.text import visible, without_credentials
-from tasks.reports.wording import folds_sentence, left_out_sentence
 from tasks.runs.accuracy_regression import read_metrics
 from tasks.runs.costs import read_experience, scale_trainings
 from tasks.runs.dvc_state.changes import read_changes

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.reports import foreign, why, wording
+from tasks.reports import comparison_wording, foreign, why, wording
 from tasks.reports.metrics import confused_pairs
 from tasks.reports.text import percent, visible
 
@@ -178,7 +178,7 @@ def _confused(test: Mapping[str, Any], classes: Sequence[str]) -> list[Line]:
 def _trials(evaluation: Mapping[str, Any]) -> list[Line]:
     lines = []
     if evaluation["compare"]["left_out"]:
-        told = f"{wording.told_left_out(evaluation)} Train all the same:"
+        told = f"{comparison_wording.told_left_out(evaluation)} Train all the same:"
         lines.append(Line(told, "strategies", "make run SET=compare.budget_minutes=null"))
     elif len(evaluation["strategies"]) == 1:
         lines.append(Line("See whether another strategy is worth its time:", "strategies", "make run STRATEGY=all"))

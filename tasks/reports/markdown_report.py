@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.markdown_tables import markdown_table
-from tasks.reports import advice, weak, wording
+from tasks.reports import advice, comparison_wording, weak, wording
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.data_uris import drawing, thumbnail
 from tasks.reports.metrics import confused_pairs
@@ -49,7 +49,7 @@ def render_markdown(
         *_summary(evaluation),
         "## Strategies",
         strategy_table(evaluation),
-        *filter(None, [wording.recommendation(evaluation), wording.told_left_out(evaluation)]),
+        *filter(None, [comparison_wording.recommendation(evaluation), comparison_wording.told_left_out(evaluation)]),
         "## Worst mistakes",
     ]
     after = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.reports import advice, charts, foreign, html, weak, what_if, why, wording
+from tasks.reports import advice, charts, comparison_wording, foreign, html, weak, what_if, why, wording
 from tasks.reports.chart_frame import Series
 from tasks.reports.confusion import draw_confusion
 from tasks.reports.metrics import CALIBRATION_BINS, confused_pairs
@@ -81,12 +81,14 @@ def _view(evaluation: Mapping[str, Any], champion: Mapping[str, Any], images: Im
         "calibration_bins": CALIBRATION_BINS,
         "answers_verdict": wording.answers_verdict(evaluation["answers"]),
         **_answers_chart(evaluation["answers"]),
-        "comparisons": [{**pair, "verdict": wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]],
-        "left_out": wording.told_left_out(evaluation),
-        "recommendation": wording.recommendation(evaluation),
-        "certainty": wording.certainty_sentence(evaluation["champion"], evaluation["choice"]),
+        "comparisons": [
+            {**pair, "verdict": comparison_wording.comparison_verdict(pair)} for pair in evaluation["comparisons"]
+        ],
+        "left_out": comparison_wording.told_left_out(evaluation),
+        "recommendation": comparison_wording.recommendation(evaluation),
+        "certainty": comparison_wording.certainty_sentence(evaluation["champion"], evaluation["choice"]),
         "costs_chart": _costs_chart(evaluation),
-        "refit_sentence": wording.refit_sentence(evaluation["strategies"], evaluation["choice"]),
+        "refit_sentence": comparison_wording.refit_sentence(evaluation["strategies"], evaluation["choice"]),
         "data_sentence": wording.data_sentence(data),
         "split_sentence": wording.split_sentence(data),
         "training": _training_charts(champion["training"]),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.reports import wording
+from tasks.reports import comparison_wording, wording
 from tasks.reports.metrics import calibration, measure
 
 
@@ -73,7 +73,7 @@ def test_card_page_and_report_tell_the_groups() -> None:
 def recommended(costs: dict[str, int], ci95: list[float], difference: float = 0.02) -> str:
     strategies = {name: {"problem": None, "training": {"network_passes": cost}} for name, cost in costs.items()}
     pair = {"second": "probe", "difference": difference, "difference_ci95": ci95}
-    return wording.recommendation({"champion": "deep", "strategies": strategies, "comparisons": [pair]})
+    return comparison_wording.recommendation({"champion": "deep", "strategies": strategies, "comparisons": [pair]})
 
 
 def test_a_cheaper_strategy_that_is_not_clearly_worse_is_recommended_if_time_matters() -> None:
@@ -103,14 +103,14 @@ def test_promise_is_told_as_kept_only_if_a_threshold_keeps_it() -> None:
 def test_certainty_names_how_often_the_champion_is_chosen_and_what_choosing_costs() -> None:
     choice = {"images": 1056, "folds": None, "resamples": 500, "lost": 0.0034}
     choice["chosen"] = {"flat": 0.25, "deep": 0.75, "other": 0.0}
-    said = wording.certainty_sentence("deep", choice).replace("\xa0", " ")
+    said = comparison_wording.certainty_sentence("deep", choice).replace("\xa0", " ")
     assert "It rests on 1,056 validation images. " in said
     assert "Of 500 resamples of them 75.0 % choose deep, flat in 25.0 %. " in said
     assert "loses 0.3 points of accuracy on them on average" in said
     assert "With compare.folds=5 all images of train and validation choose" in said
     sure = {**choice, "chosen": {"flat": 0.05, "deep": 0.95}}
-    assert "compare.folds" not in wording.certainty_sentence("deep", sure)
-    by_folds = wording.certainty_sentence("deep", {**choice, "folds": 5})
+    assert "compare.folds" not in comparison_wording.certainty_sentence("deep", sure)
+    by_folds = comparison_wording.certainty_sentence("deep", {**choice, "folds": 5})
     assert "It rests on 1,056 images of train and validation, in 5 folds. " in by_folds
     assert "compare.folds" not in by_folds
-    assert wording.certainty_sentence("deep", None) == ""
+    assert comparison_wording.certainty_sentence("deep", None) == ""
