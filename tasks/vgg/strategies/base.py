@@ -141,7 +141,7 @@ class Strategy:
             phases = training.get("phases", [])
             mixed = [phase for phase in phases if 0 < phase.get("share", 1) < 1]
             if mixed:
-                shares = " and ".join(f"{phase['share']:.0%} of the way" for phase in mixed)
+                shares = " and ".join(f"{100 * phase['share']:.0f} % of the way" for phase in mixed)
                 sentences.append(
                     f"The weights are a mixture: they lie {shares} from those before to those after training, where "
                     "the validation loss was lowest."

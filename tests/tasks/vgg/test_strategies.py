@@ -101,4 +101,4 @@ def test_description_says_what_chose_and_whether_training_improved_anything() ->
     assert unchanged not in strategies.BY_NAME["feature_extraction"].describe("modern", {"chosen_on": FOLDS})
     assert "mixture" not in one.describe("modern", {**summary, "phases": [{"best_epoch": 3, "share": 1.0}]})
     half = {"best_epoch": 3, "share": 0.5}
-    assert "they lie 50% of the way from those before" in one.describe("modern", {**summary, "phases": [half]})
+    assert "they lie 50 % of the way from those before" in one.describe("modern", {**summary, "phases": [half]})
