@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], interval_s: float) -> None:
-        self._folder, self._identity, self._interval_s = folder, fingerprint(identity), interval_s
+        kept = [one.name for one in fields(State)]  # another version of this program may keep other things
+        self._folder, self._identity, self._interval_s = folder, fingerprint({**identity, "state": kept}), interval_s
         self._saved = time.monotonic()
 
     def due(self) -> bool:
