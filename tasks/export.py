@@ -33,21 +33,12 @@ from tasks.parity_table import PARITY, format_table
 from tasks.program import run_stage
 from tasks.reports.model_card import render_model_card
 from tasks.settings import Settings
+from tasks.vgg.exports.checks import Checks, choose, predict_images, read_images
 from tasks.vgg.exports.description import KEY, LABELS, add_description, describe
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.model_folder import ABOUT, MODEL, write_digests
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import (
-    Checks,
-    Difference,
-    FreshProcess,
-    choose,
-    compare,
-    compare_features,
-    predict_images,
-    read_images,
-    run_onnx,
-)
+from tasks.vgg.exports.parity import Difference, FreshProcess, compare, compare_features, run_onnx
 from tasks.vgg.exports.signature import SIGNING_KEY, sign_model
 from tasks.vgg.exports.template import Outline, Template
 from tasks.vgg.head import Floats

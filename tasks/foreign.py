@@ -16,7 +16,7 @@ from tasks.files import sha256_hex
 from tasks.images.manifest import Example
 from tasks.reports import foreign as report
 from tasks.reports.metrics import rounded
-from tasks.vgg.exports.parity import choose
+from tasks.vgg.exports.checks import choose
 from tasks.vgg.foreign import Detector
 from tasks.vgg.foreign_features import pool_far, pool_known
 from tasks.vgg.foreign_trials import FEWEST_GROUPS, try_scores

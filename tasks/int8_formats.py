@@ -15,9 +15,10 @@ from tasks.reports.metrics import rounded
 from tasks.reports.uncertainty import compare_paired
 from tasks.settings import Settings
 from tasks.vgg.calibration import calibrate
+from tasks.vgg.exports.checks import choose
 from tasks.vgg.exports.description import add_to_litert
 from tasks.vgg.exports.int8 import LITERT_INT8, ONNX_INT8, Int8Process, build_onnx_int8
-from tasks.vgg.exports.parity import Difference, choose, measure_difference, run_onnx
+from tasks.vgg.exports.parity import Difference, measure_difference, run_onnx
 from tasks.vgg.exports.template import Outline
 from tasks.vgg.head import Floats
 from tasks.vgg.inference import predict_probabilities

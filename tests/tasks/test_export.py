@@ -29,8 +29,9 @@ from tasks.settings import Settings
 from tasks.vgg import inference
 from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
+from tasks.vgg.exports.checks import choose
 from tasks.vgg.exports.model_folder import check_model
-from tasks.vgg.exports.parity import Difference, choose, run_onnx
+from tasks.vgg.exports.parity import Difference, run_onnx
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Dense, Head
 from tasks.vgg.trained_model import Trained, save_trained

@@ -16,13 +16,14 @@ from tasks.errors import ExportError, IntegrityError
 from tasks.files import sha256_hex
 from tasks.images.decoding import PERMISSIVE, decode
 from tasks.images.manifest import Example
-from tasks.images.packs import write_packs
+from tasks.images.packs import index_packs, write_packs
 from tasks.vgg import inference
 from tasks.vgg.engines import Engine
 from tasks.vgg.exports import parity
+from tasks.vgg.exports.checks import Checks, choose, predict_images, read_images, variants
 from tasks.vgg.exports.kept import Kept
 from tasks.vgg.exports.onnx_graph import build_onnx
-from tasks.vgg.exports.parity import Checks, FreshProcess, choose, compare, predict_images, read_images, variants
+from tasks.vgg.exports.parity import FreshProcess, compare
 from tasks.vgg.head import Dense, Head
 from tests.conftest import draw_image
 from tests.tasks.images.encoding import encode
@@ -61,8 +62,8 @@ def test_packs_are_indexed_once_for_all_images(tmp_path: Path, monkeypatch: pyte
     assert len(list(write_packs(tmp_path, zip(keys, contents, strict=True), 1))) == 4
     examples = [Example(key, key, "ant", "test", 9, 9, "PNG", "") for key in keys]
     calls: list[Path] = []
-    index = parity.index_packs
-    monkeypatch.setattr(parity, "index_packs", lambda folder: calls.append(folder) or index(folder))
+    index = index_packs
+    monkeypatch.setattr("tasks.vgg.exports.checks.index_packs", lambda folder: calls.append(folder) or index(folder))
     found = read_images(examples, tmp_path, (255, 255, 255), 2000)
     assert set(contents) == set(found.contents[: found.real])
     assert len(found.contents) == len(contents) + 5
@@ -133,7 +134,7 @@ def test_outputs_of_a_frozen_backbone_are_computed_once(tmp_path: Path, monkeypa
 
 
 def test_images_may_have_as_many_pixels_as_training_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "PERMISSIVE", replace(PERMISSIVE, max_pixels=1023))
+    monkeypatch.setattr("tasks.vgg.exports.checks.PERMISSIVE", replace(PERMISSIVE, max_pixels=1023))
     content = encode(draw_image("ant", 0), "PNG")  # 32x32
     key = sha256_hex(content)
     list(write_packs(tmp_path, [(key, content)], 1))
