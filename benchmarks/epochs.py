@@ -66,10 +66,11 @@ def step_s(phase: Phase, start: str | None, precision: str, steps: int) -> float
     from tasks.vgg.training.network import Classifier, build_network
     from tasks.vgg.training.steps import Steps, choose_devices
 
+    devices = choose_devices()
     shape = boundary_shape(start) if start else (224, 224, 3)
     head = new_head("average_maximum", (7, 7, 512), None, 2, 0)
     network = build_network(Classifier(load_weights(), head), start, shape, phase.unfrozen, precision)
-    compiled = Steps(network, phase, choose_devices())
+    compiled = Steps(network, phase, devices)
     pixels = np.random.default_rng(0).uniform(0, 255, (phase.batch_size, *shape))
     inputs = pixels.astype(np.float16 if start else np.uint8)
     labels = np.arange(phase.batch_size, dtype=np.int32) % 2

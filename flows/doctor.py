@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,6 +25,12 @@ from tasks.runs.findings import Check, Finding, examine, repaired
 from tasks.workspace import Workspace
 
 _DAY_S = 86400
+_ASK_TENSORFLOW = (
+    "from tasks.vgg.quiet_tensorflow import load_cusolver; load_cusolver(); "
+    "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
+)
+_REASON = re.compile("Could not load dynamic library '[^']+'|failed call to cuInit: [^\n]+")
+"""What TensorFlow writes about a GPU that it can't use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +79,8 @@ def checks(workspace: Workspace, environment: dict[str, str]) -> list[tuple[str,
 
 
 def check_environment(workspace: Workspace) -> Iterator[Finding]:
-    """Whether the environment in .venv is for the GPU, if there is one."""
-    from tasks.vgg.engines import has_gpu
+    """Whether the environment in .venv is for the GPU, if there is one, and TensorFlow can use it."""
+    from tasks.vgg.hardware import has_gpu
 
     mark = workspace.clone / ".venv/ready"
     flavour = mark.read_text(encoding="utf-8").strip() if mark.exists() else ""
@@ -79,8 +88,22 @@ def check_environment(workspace: Workspace) -> Iterator[Finding]:
         yield Finding(f"{workspace.clone}/.venv is not complete.", "make setup")
     elif flavour == "cpu" and has_gpu():
         yield Finding("There is an NVIDIA GPU, but the environment is for the CPU.", "make setup FLAVOUR=gpu")
+    elif has_gpu() and (reason := _why_unused()):
+        again = "make clean && make setup FLAVOUR=gpu, and update NVIDIA's driver if that doesn't help"
+        yield Finding(f"There is an NVIDIA GPU, but TensorFlow can't use it. {reason}", again)
     else:
         yield Finding(f"Python {platform.python_version()}, for the {flavour.upper()}")
+
+
+def _why_unused() -> str:
+    """What TensorFlow says, in a process of its own, if it can't use the GPU; else nothing."""
+    chatty = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_MAX_VLOG_LEVEL": "1"}
+    command = [sys.executable, "-c", _ASK_TENSORFLOW]
+    asked = subprocess.run(command, capture_output=True, text=True, errors="replace", env={**os.environ, **chatty})
+    if asked.returncode == 0 and asked.stdout.strip() != "0":
+        return ""
+    reasons = dict.fromkeys(_REASON.findall(asked.stderr))
+    return f"It says: {'; '.join(reasons)}." if reasons else "It doesn't say why."
 
 
 def check_weights() -> Iterator[Finding]:

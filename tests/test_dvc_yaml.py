@@ -173,7 +173,7 @@ def planned(values: dict[str, Any]) -> Any:
     settings = check_settings(values)
     examples = [Example(split, f"{split}.png", "ant", split, 9, 9, "PNG", "") for split in ("train", "validation")]
     asked = candidates(settings)
-    rates = Rates(15.0, 5e8, 15.0 if training_precision(settings.train) == "float32" else 60.0)
+    rates = Rates(15.0, 5e8, 15.0 if training_precision(settings.train) == "float32" else 60.0, 700.0)
     decisions = [decide(*name, phases, 900, 300, rates, 1e13, "auto") for name, phases in asked.items()]
     poolings = training_poolings(settings.train, [examples[0]] * PARAMS["train"]["modern"]["bilinear_up_to"])
     return decisions, wanted_rows(examples, settings, asked), poolings

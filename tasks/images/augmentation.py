@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tasks.images.shards import Array, Shards
+from tasks.parallel import on_all_cores
 from tasks.settings import Augmentation
 
 Pixels = npt.NDArray[np.uint8]
@@ -27,6 +29,7 @@ MIRRORED = -1
 """The image flipped left to right, for test-time augmentation; training doesn't draw it."""
 VERSION = 1
 _MAX_STRETCH = 4 / 3
+_MEASURED = 64
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Luma of ITU-R BT.601, as in Pillow."""
 
@@ -67,7 +70,7 @@ def make_view(pixels: Pixels, key: str, number: int, rules: Augmentation) -> Pix
 
 
 class AugmentedImages:
-    """Prepared images, read by view id. Datasets read from it if no features are kept."""
+    """Prepared images, read by view id."""
 
     def __init__(self, images: Shards, rules: Augmentation) -> None:
         self._images, self._rules = images, rules
@@ -75,10 +78,20 @@ class AugmentedImages:
         self.dtype: np.dtype[Any] = images.dtype
 
     def read(self, names: Sequence[str]) -> Array:
-        """The views (len(names), 224, 224, 3) uint8 RGB."""
+        """The views (len(names), 224, 224, 3) uint8 RGB. All cores make them: a single one can't keep a GPU busy."""
         wanted = [parse_view_id(name) for name in names]
         images = self._images.read([key for key, _ in wanted])
-        return np.stack([make_view(pixels, *view, self._rules) for pixels, view in zip(images, wanted, strict=True)])
+        pairs = zip(images, wanted, strict=True)
+        return np.stack(on_all_cores(lambda pair: make_view(pair[0], *pair[1], self._rules), pairs))
+
+
+def measure_views(rules: Augmentation) -> float:
+    """Views/s that all cores make from images of 224x224."""
+    keys = [str(number) for number in range(_MEASURED)]
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    begun = time.perf_counter()
+    on_all_cores(lambda key: make_view(pixels, key, 1, rules), keys)
+    return len(keys) / (time.perf_counter() - begun)
 
 
 def draw_views(size: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:

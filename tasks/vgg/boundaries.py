@@ -41,11 +41,13 @@ class Rates:
         images_per_s: through the whole network, by the engine that computes features.
         disk_bytes_per_s: to the disk.
         training_images_per_s: through the whole network, by TensorFlow, which trains.
+        views_per_s: augmented views that are made from images.
     """
 
     images_per_s: float
     disk_bytes_per_s: float
     training_images_per_s: float
+    views_per_s: float
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,15 @@ def decide(
     rows = train * (1 + views) + validation
     size = rows * prod(boundary_shape(boundary)) * _BYTES
     below = share_below(boundary)
-    training_s = below / rates.training_images_per_s
-    computed = epochs * (train + validation)
+    drawn = epochs * train * views / (views + 1)
+    before = epochs * (train + validation) * below / rates.training_images_per_s + drawn / rates.views_per_s
     already = 0 if boundary != BOTTLENECK else train + validation  # these are cached anyway
-    cost = (rows - already) * below / rates.images_per_s + size / rates.disk_bytes_per_s
-    saved = computed * (training_s - size / rows / rates.disk_bytes_per_s) - cost
+    cost = (rows - already) * below / rates.images_per_s + train * views / rates.views_per_s
+    cost += size / rates.disk_bytes_per_s
+    saved = before - epochs * (train + validation) * size / rows / rates.disk_bytes_per_s - cost
+    also = " and augmented versions" if views else ""
     facts = (
-        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {computed * training_s:.3g} s for the frozen blocks "
+        f"{size / 1e9:.2g} GB and {cost:.3g} s once, instead of {before:.3g} s for the frozen blocks{also} "
         f"in {epochs} epochs"
     )
     if wish == "never":

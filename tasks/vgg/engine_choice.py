@@ -22,12 +22,14 @@ import numpy as np
 
 from tasks.errors import SettingsError
 from tasks.files import fingerprint, sync_file
+from tasks.images.augmentation import measure_views
 from tasks.images.manifest import Duplicate, Example
 from tasks.settings import Features, Settings, Train
 from tasks.vgg.boundaries import BOTTLENECK, Decision, Rates, RowsByFolder, decide
 from tasks.vgg.calibration import Calibration, calibrate, check, choose_checked, load_calibration, save_calibration
-from tasks.vgg.engines import Engine, cpu_has, has_fast_int8, has_gpu, measure_rate
+from tasks.vgg.engines import Engine, measure_rate
 from tasks.vgg.extraction import Extraction, keep_images
+from tasks.vgg.hardware import cpu_has, has_fast_int8, has_gpu
 from tasks.vgg.head import Pooling
 from tasks.vgg.strategies.base import Phase
 from tasks.vgg.weights import Weights
@@ -218,10 +220,10 @@ def decide_boundary(
     TensorFlow trains, with another rate than that of the engine that computes features (a third of ncnn's with AVX2).
     To measure its rate takes ten seconds, so that is done only where the rate decides and the decision matters.
     """
-    images_per_s, disk = measure_rates(engine, weights, settings.features, workspace)
+    images_per_s, disk, views = measure_rates(engine, weights, settings, workspace)
 
     def at(training_images_per_s: float) -> Decision:
-        rates = Rates(images_per_s, disk, training_images_per_s)
+        rates = Rates(images_per_s, disk, training_images_per_s, views)
         wish = settings.features.boundary_cache
         trainings = settings.as_many_trainings
         return decide(strategy, boundary, phases, train, validation, rates, room_bytes, wish, trainings)
@@ -242,14 +244,17 @@ def training_precision(rules: Train) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if _has_bfloat16() else "float32"
 
 
-def measure_rates(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> tuple[float, float]:
-    """Images/s of the engine and bytes/s of the disk, measured once for this workspace and this kind of machine."""
+def measure_rates(
+    engine: Engine, weights: Weights, settings: Settings, workspace: Workspace
+) -> tuple[float, float, float]:
+    """Images/s of the engine, bytes/s of the disk, augmented views/s: measured once for this workspace and machine."""
 
     def measure() -> list[float]:
-        return [measure_rate(engine, weights, wanted.batch_size), _disk_rate(workspace.features)]
+        images_per_s = measure_rate(engine, weights, settings.features.batch_size)
+        return [images_per_s, _disk_rate(workspace.features), measure_views(settings.augmentation)]
 
-    images_per_s, disk_bytes_per_s = workspace.decide_once("rates", {**_machine(), "engine": str(engine)}, measure)
-    return images_per_s, disk_bytes_per_s
+    images, disk_bytes, views = workspace.decide_once("speeds", {**_machine(), "engine": str(engine)}, measure)
+    return images, disk_bytes, views
 
 
 def _measure_training(engine: Engine, weights: Weights, wanted: Features, workspace: Workspace) -> float:

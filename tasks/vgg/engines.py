@@ -9,7 +9,6 @@ agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfl
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy.typing as npt
 from tasks.errors import WeightsError
 from tasks.parallel import in_order, usable_cores
 from tasks.vgg.backbone import preprocess, tensorflow_blocks
+from tasks.vgg.hardware import has_gpu
 from tasks.vgg.head import Floats
 from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.weights import BLOCKS, Weights
@@ -226,12 +226,15 @@ def _tensorflow_extractor(
         outputs = dict(tensorflow_blocks(values, tensors, boundaries[-1]))
         return [tf.cast(outputs[boundary], dtype) for boundary in boundaries]
 
-    graph = tf.function(run, input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)], autograph=False)
+    shape = (batch_size, 224, 224, 3)
+    # traced here, once: the threads that call it at the same time, and several engines, would trace it again
+    signature = [tf.TensorSpec(shape, tf.uint8)]
+    graph = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
 
     def extract(batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
-        padding = batch_size - len(batch)  # TensorFlow would trace and plan another shape again
+        padding = batch_size - len(batch)  # the graph has a single shape
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
-        return tuple(output.numpy()[: len(batch)] for output in graph(padded))
+        return tuple(output.numpy()[: len(batch)] for output in graph(tf.constant(padded)))
 
     return extract
 
@@ -250,23 +253,3 @@ def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:
     start = time.monotonic()
     extract(batch)
     return batch_size / (time.monotonic() - start)
-
-
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that may be used."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
-
-
-def has_fast_int8() -> bool:
-    """Whether the CPU multiplies 8-bit integers faster than floats (VNNI)."""
-    return not has_gpu() and cpu_has("avx512_vnni", "avx_vnni")
-
-
-def cpu_has(*flags: str) -> bool:
-    """Whether the CPU has one of the flags (Linux)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    known = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
-    return any(flag in known for flag in flags)

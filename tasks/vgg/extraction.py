@@ -45,6 +45,7 @@ class Extraction:
     ) -> None:
         self._settings, self._folder, self._base = settings, folder, base
         self._images, self._weights = images, weights
+        self._views = augmentation.AugmentedImages(images, settings.augmentation)
         self.extracted, self.seconds = 0, 0.0
 
     def read_images(self, keys: Sequence[str]) -> Pixels:
@@ -66,8 +67,7 @@ class Extraction:
 
     def compute(self, engine: Engine, keys: Sequence[str]) -> Halves:
         """Bottleneck features (n, h, w, c) float16 of some images; they are not stored."""
-        images = ((key, self._read(key)) for key in keys)
-        return np.asarray([outputs[0] for _, outputs in self._network(engine)([BOTTLENECK], images)])
+        return np.asarray([outputs[0] for _, outputs in self._network(engine)([BOTTLENECK], self._read(keys))])
 
     def bring(self, parts: Sequence[tuple[Engine, RowsByFolder]]) -> None:
         """Make every folder hold its rows; each part's engine computes the missing ones."""
@@ -119,17 +119,19 @@ class Extraction:
         for names, rows in groups.items():
             writers = [Writer(self._folder / name, marks[name], self._shard_size(name)) for name in names]
             boundaries = [boundary_of(name) for name in names]
-            for row, outputs in network(boundaries, ((row, self._read(row)) for row in rows)):
+            for row, outputs in network(boundaries, self._read(rows)):
                 for writer, features in zip(writers, outputs, strict=True):
                     writer.add({"key": row}, features)
                 progress.advance()
             for writer in writers:
                 writer.close()
 
-    def _read(self, row: str) -> Pixels:
-        """A prepared image, or an augmented view of it."""
-        key, number = augmentation.parse_view_id(row)
-        return augmentation.make_view(self._images.read([key])[0], key, number, self._settings.augmentation)
+    def _read(self, rows: Sequence[str]) -> Iterator[tuple[str, Pixels]]:
+        """Prepared images, and augmented views of them, with their rows, in order."""
+        size = self._settings.features.batch_size
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield from zip(some, self._views.read(some), strict=True)
 
     def _network(self, engine: Engine, following: Engine | None = None) -> Network:
         """A function from images to features, in the same order; on this machine, or on a Ray cluster if set."""

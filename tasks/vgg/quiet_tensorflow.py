@@ -1,13 +1,19 @@
-"""TensorFlow without the messages of its C++ code, which mean nothing to a user."""
+"""TensorFlow with the GPU that there is, and without the messages of its C++ code, which mean nothing to a user."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
+from tasks.vgg.hardware import has_gpu
+
+UNUSED_GPU = "There is an NVIDIA GPU, but TensorFlow can't use it, so the CPU computes."
 _LEGACY = "TF_USE_LEGACY_KERAS"
 """Unless this is set, TensorFlow imports Keras at once; with it, an older package of Keras when that is used."""
 
@@ -15,7 +21,7 @@ _LEGACY = "TF_USE_LEGACY_KERAS"
 def load_tensorflow(keras: bool = True) -> None:
     """Import TensorFlow without what it writes to stderr (oneDNN, CPU features), unless the import fails.
 
-    TF_CPP_MIN_LOG_LEVEL doesn't silence these lines.
+    TF_CPP_MIN_LOG_LEVEL doesn't silence these lines. If there is a GPU that TensorFlow doesn't find, a line says so.
 
     Args:
         keras: False: TensorFlow doesn't import Keras along, which takes a third of the time; `import keras` works.
@@ -23,10 +29,26 @@ def load_tensorflow(keras: bool = True) -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    load_cusolver()
     with quiet_stderr(), contextlib.nullcontext() if keras else _without_keras():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # lists them, with messages, without initializing them
+    if has_gpu() and not tf.config.list_physical_devices("GPU"):
+        print(f"{UNUSED_GPU} Find out why: make doctor", file=sys.stderr, flush=True)
+
+
+def load_cusolver() -> None:
+    """Load the library that TensorFlow 2.21 can't find by itself, without which it uses no GPU.
+
+    It looks for CUDA's libraries in NVIDIA's Python packages, but not in the package of this one. A library that the
+    process has already loaded is found by its name.
+    """
+    packages = find_spec("nvidia") if has_gpu() else None
+    for place in packages.submodule_search_locations or () if packages else ():
+        for file in Path(place).glob("cusolver/lib/libcusolver.so.*"):
+            with contextlib.suppress(OSError):  # TensorFlow says what it lacks
+                ctypes.CDLL(str(file))
 
 
 @contextlib.contextmanager

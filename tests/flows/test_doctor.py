@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from flows import doctor, prefect_health
 from tasks.runs import health
 from tasks.runs.findings import Finding
 from tasks.workspace import Workspace
+from tests.conftest import PROJECT
 from tests.tasks.runs.repository import make_repository
 
 
@@ -28,7 +30,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(root)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setattr("tasks.vgg.engines.has_gpu", lambda: False)
+    monkeypatch.setattr("tasks.vgg.hardware.has_gpu", lambda: False)
     monkeypatch.setattr(health, "LEAST_FREE_BYTES", 0)
     return Workspace.at(root)
 
@@ -87,11 +89,43 @@ def test_word_that_means_nothing_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_gpu_that_the_environment_can_not_use_is_told(clone: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.vgg.engines.has_gpu", lambda: True)
+    monkeypatch.setattr("tasks.vgg.hardware.has_gpu", lambda: True)
     [finding] = doctor.check_environment(clone)
     assert finding.remedy == "make setup FLAVOUR=gpu"
     (clone.folder / ".venv/ready").write_text("gpu\n")
+    monkeypatch.setattr(doctor, "_why_unused", lambda: "")
     assert not next(iter(doctor.check_environment(clone))).remedy
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ("echo 1", ""),
+        ("echo 0; echo \"I0: Could not load dynamic library 'libcusolver.so.11'; dlerror: none\" >&2",
+         "It says: Could not load dynamic library 'libcusolver.so.11'."),
+        ("echo 0; echo 'E0: failed call to cuInit: NO_DEVICE' >&2", "It says: failed call to cuInit: NO_DEVICE."),
+        ("echo broken >&2; exit 1", "It doesn't say why."),
+    ],
+)  # fmt: skip
+def test_gpu_that_tensorflow_can_not_use_is_told_with_its_reason(
+    says: str, expected: str, clone: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{says}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("tasks.vgg.hardware.has_gpu", lambda: True)
+    (clone.folder / ".venv/ready").write_text("gpu\n")
+    [finding] = doctor.check_environment(clone)
+    assert bool(finding.remedy) == bool(expected)
+    assert finding.found.endswith(expected)
+
+
+@pytest.mark.slow
+def test_tensorflow_is_asked_whether_it_finds_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.chdir(PROJECT)
+    assert doctor._why_unused()
 
 
 def test_missing_weights_are_told_and_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

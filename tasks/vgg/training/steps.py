@@ -38,11 +38,10 @@ class Steps:
         self._variables = list(network.variables.values())
         with strategy.scope():
             self.optimizer = make_optimizer(phase, network.variables)
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        compiled = tf.function(jit_compile=on_gpu, autograph=False)  # on CPUs XLA's convolutions are slower
-        self._gradients = compiled(self._replica_gradients)
-        self._logits = compiled(self._replica_logits)
-        self._update = tf.function(self._replica_update, autograph=False)
+        # not by XLA: its maximum pooling has no deterministic gradient on GPUs, and on CPUs its convolutions are slower
+        compiled = tf.function(autograph=False)
+        self._gradients, self._logits = compiled(self._replica_gradients), compiled(self._replica_logits)
+        self._update = compiled(self._replica_update)
 
     def train(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
         """One update; returns the batch's loss, nats, and how many of its images were predicted correctly.

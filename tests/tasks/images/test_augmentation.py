@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from tasks import parallel
+from tasks.images import augmentation
 from tasks.images.augmentation import MIRRORED, PLAIN, draw_views, make_view, parse_view_id, view_id
+from tasks.images.shards import open_shards, write_shard
 from tasks.settings import Augmentation
 
 RULES = Augmentation(count=4, seed=0, min_area=0.5, flip=True, colour=0.2)
@@ -28,6 +35,24 @@ def test_views_depend_on_seed_key_and_number_alone() -> None:
         make_view(PIXELS, KEY, 1, RULES.model_copy(update={"seed": 1})),
     ]
     assert not any(np.array_equal(view, other) for other in others)
+
+
+def test_views_of_a_batch_are_made_by_all_cores_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3)).astype(np.uint8)
+    write_shard(tmp_path, [{"key": str(number)} for number in range(3)], images, "recipe")
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
+    together = threading.Barrier(2)
+
+    def make(pixels: Any, *named: Any) -> Any:
+        together.wait(timeout=30)  # BrokenBarrierError unless two are made at the same time
+        return make_view(pixels, *named)
+
+    monkeypatch.setattr(augmentation, "make_view", make)
+    names = ["2.1", "0", "1.4", "2.-1"]
+    found = augmentation.AugmentedImages(open_shards(tmp_path), RULES).read(names)
+    for name, view in zip(names, found, strict=True):
+        key, number = parse_view_id(name)
+        assert np.array_equal(view, make_view(images[int(key)], key, number, RULES))
 
 
 def test_nothing_changes_where_nothing_may() -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from tasks.images.manifest import Example
 from tasks.settings import Settings
-from tasks.vgg.boundaries import Rates, candidates, decide, share_below, wanted_rows
+from tasks.vgg.boundaries import Decision, Rates, candidates, decide, share_below, wanted_rows
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.strategies.base import BLOCK_NAMES
 
-RATES = Rates(14.0, 500e6, 14.0)
+NO_TIME = 1e12
+RATES = Rates(14.0, 500e6, 14.0, NO_TIME)
 ALL = "strategies=[feature_extraction, head_replacement, fine_tuning, progressive]"
 
 
@@ -62,19 +63,46 @@ def test_folds_read_the_cache_so_often_that_it_pays_sooner(change: Callable[...,
 
 def test_cache_does_not_pay_on_a_disk_slower_than_the_network(change: Callable[..., Settings]) -> None:
     [phase, *_] = candidates(change(ALL))["progressive", "block4_pool"]
-    gpu = Rates(5000.0, 100e6, 5000.0)
+    gpu = Rates(5000.0, 100e6, 5000.0, NO_TIME)
     assert not decide("progressive", "block4_pool", [phase], 100_000, 9_000, gpu, 1e13, "auto").kept
 
 
 def test_cache_saves_the_time_of_the_engine_that_trains(change: Callable[..., Settings]) -> None:
     """On two AVX2 cores ncnn computes 13.8 images/s; TensorFlow, which trains, 4.6."""
     [phase] = candidates(change(ALL, "augmentation.count=4"))["fine_tuning", "block2_pool"]
-    avx2, as_fast = Rates(13.8, 500e6, 4.6), Rates(13.8, 500e6, 13.8)
+    avx2, as_fast = Rates(13.8, 500e6, 4.6, NO_TIME), Rates(13.8, 500e6, 13.8, NO_TIME)
     decision = decide("fine_tuning", "block2_pool", [phase], 1000, 200, avx2, 1e12, "auto")
     assert decision.kept
     assert not decide("fine_tuning", "block2_pool", [phase], 1000, 200, as_fast, 1e12, "auto").kept
     below = share_below("block2_pool")
-    assert f"instead of {3 * 1200 * below / 4.6:.3g} s for the frozen blocks in 3 epochs" in decision.reason
+    assert (
+        f"instead of {3 * 1200 * below / 4.6:.3g} s for the frozen blocks and augmented versions in 3 epochs"
+        in decision.reason
+    )
+
+
+def test_cache_saves_making_augmented_versions_in_each_epoch(change: Callable[..., Settings]) -> None:
+    """On a GPU the network costs next to nothing, but the cores make 700 views a second for each of two."""
+    settings = change(ALL, "augmentation.count=4")
+    phases = candidates(settings)["head_replacement", "block5_pool"]
+
+    def decided(views_per_s: float) -> Decision:
+        rates = Rates(3600.0, 500e6, 3600.0, views_per_s)
+        return decide("head_replacement", "block5_pool", phases, 1000, 100, rates, 1e12, "auto")
+
+    assert not decided(NO_TIME).kept
+    slow = decided(1400.0)
+    assert slow.kept
+    epochs = sum(phase.epochs for phase in phases)
+    made_s = 0.8 * epochs * 1000 / 1400 - 4 * 1000 / 1400  # each version once, instead of four of five in each epoch
+    assert slow.saved_s - decided(NO_TIME).saved_s == pytest.approx(made_s)
+    plain = candidates(change(ALL, "augmentation.count=0"))["head_replacement", "block5_pool"]
+    found = [
+        decide("head_replacement", "block5_pool", plain, 2000, 200, Rates(3600.0, 500e6, 3600.0, rate), 1e12, "auto")
+        for rate in (1.0, NO_TIME)
+    ]
+    assert found[0] == found[1]
+    assert "augmented" not in found[0].reason
 
 
 def test_disk_and_wishes_are_heeded(change: Callable[..., Settings]) -> None:

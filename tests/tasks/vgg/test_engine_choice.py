@@ -39,6 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(engine_choice, "has_gpu", lambda: gpu)
         monkeypatch.setattr(engine_choice, "cpu_has", lambda *wanted: any(flag in flags for flag in wanted))
         monkeypatch.setattr(engine_choice, "measure_rate", probe)
+        monkeypatch.setattr(engine_choice, "measure_views", lambda _: 1e9)
         return probed
 
     return build
@@ -150,13 +151,13 @@ def test_deployed_run_uses_what_the_clone_measured(machine: Machine, choose: Cho
 
 
 def test_busy_disk_does_not_change_the_rates(
-    machine: Machine, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, workspace: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Settings]
 ) -> None:
     machine()
-    wanted = Features(**yaml.safe_load(PARAMS.read_text())["features"])
-    quiet = measure_rates(NCNN, {}, wanted, Workspace.at(workspace))
+    settings = change()
+    quiet = measure_rates(NCNN, {}, settings, Workspace.at(workspace))
     monkeypatch.setattr(engine_choice, "_disk_rate", lambda _: 1.0)
-    assert measure_rates(NCNN, {}, wanted, Workspace.at(workspace)) == quiet
+    assert measure_rates(NCNN, {}, settings, Workspace.at(workspace)) == quiet
 
 
 def decided(

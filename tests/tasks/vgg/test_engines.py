@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from tasks.vgg import engines
+from tasks.vgg import engines, quiet_tensorflow
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches, measure_rate
 from tasks.vgg.exports.onnx_graph import backbone_model
@@ -111,6 +113,14 @@ def test_float32_is_not_rounded_to_10_bits_on_gpus() -> None:
     tf.config.experimental.enable_tensor_float_32_execution(True)
     build_extractor(Engine("tensorflow", "float32"), random_weights(), ("block1_pool",), 1)
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@pytest.mark.slow
+def test_several_networks_in_a_process_say_nothing_about_tracing(caplog: pytest.LogCaptureFixture) -> None:
+    """On a GPU the stage `features` builds four of them; TensorFlow counted their first calls as repeated tracing."""
+    for _ in range(6):
+        build_extractor(Engine("tensorflow", "float32"), random_weights(), ("block1_pool",), 1)(images(1))
+    assert caplog.text == ""
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +256,40 @@ def test_features_import_tensorflow_without_keras_which_can_be_imported_later() 
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "[1. 1.]\n"
+
+
+def test_library_that_tensorflow_does_not_find_is_loaded_for_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cublas/lib/libcublas.so.12", "cusolver/lib/libcusolver.so.11"):
+        (tmp_path / "nvidia" / name).parent.mkdir(parents=True)
+        (tmp_path / "nvidia" / name).write_bytes(b"broken")
+    (tmp_path / "nvidia/__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loaded: list[str] = []
+    whole = ctypes.CDLL
+
+    def load(path: str) -> Any:
+        loaded.append(path)
+        return whole(path)  # raises OSError
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    quiet_tensorflow.load_cusolver()
+    assert loaded == [], "there is no GPU"
+    monkeypatch.setattr(quiet_tensorflow, "has_gpu", lambda: True)
+    quiet_tensorflow.load_cusolver()
+    assert loaded == [str(tmp_path / "nvidia/cusolver/lib/libcusolver.so.11")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", [True, False])
+def test_gpu_that_tensorflow_does_not_find_is_told(driver: bool, tmp_path: Path) -> None:
+    (tmp_path / "version").touch()
+    program = (
+        "import sys; from pathlib import Path; from tasks.vgg import hardware; hardware.DRIVER = Path(sys.argv[1]); "
+        "from tasks.vgg.quiet_tensorflow import load_tensorflow; load_tensorflow(keras=False)"
+    )
+    path = str(tmp_path / ("version" if driver else "none"))
+    ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    expected = f"{quiet_tensorflow.UNUSED_GPU} Find out why: make doctor\n" if driver else ""
+    assert ended.stderr == expected

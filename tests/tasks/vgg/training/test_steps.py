@@ -17,7 +17,7 @@ from tasks.vgg.training.feeds import Feed
 from tasks.vgg.training.outcome import example_weights
 from tests.conftest import PROJECT
 from tests.tasks.steps import Change
-from tests.tasks.vgg.training.one_step import DEVICES, PARTS, Numbers, draw, gradients, make_steps
+from tests.tasks.vgg.training.one_step import DEVICES, PARTS, PHASE, Numbers, draw, gradients, make_steps
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,15 @@ def test_validation_images_of_a_refit_are_not_augmented() -> None:
     augmented = {int(name.split(".")[0]) for name in reader.asked if "." in name}
     assert augmented
     assert max(augmented) < 30
+
+
+def test_no_step_is_compiled_by_xla_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There its maximum pooling has no deterministic gradient: each training of a block ended at its first step."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: ["GPU"])
+    steps = make_steps(PHASE)
+    assert not any(function._jit_compile for function in (steps._gradients, steps._logits, steps._update))
 
 
 def test_gradient_is_the_same_on_two_devices_and_in_parts(tmp_path: Path) -> None:
