@@ -15,6 +15,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +118,9 @@ def train(folder: Path, steps: int) -> None:
     network = build_network(
         Classifier({}, new_head("average_maximum", SHAPE, None, 2, 0)), "block5_pool", SHAPE, (), "float32"
     )
-    compiled, done = Steps(network, phase, choose_devices()), 0
-    while done < steps:
-        for batch in feed.shuffled(32, 0, 0, done, 0):
-            compiled.train(batch, 1.0)
-            done += 1
-            if done == steps:
-                break
+    compiled = Steps(network, phase, choose_devices())
+    for batch in islice(feed.shuffled(32, 0, 0, 0, 0, epochs=-(-steps // feed.steps(32))), steps):
+        compiled.train(batch, 1.0)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ earlier batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +18,9 @@ from tasks.images.shards import Array
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+_AT_ONCE, _AHEAD = 2, 2
+"""Batches that are read at the same time, and that wait for training."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -47,7 +51,7 @@ class Reader(Protocol):
 
 def batches(
     reader: Reader,
-    names: Sequence[str],
+    names: Callable[[int], Sequence[str]],
     labels: npt.NDArray[np.int32],
     weights: npt.NDArray[np.float32],
     batch_size: int,
@@ -55,42 +59,52 @@ def batches(
     seed: int | None = None,
     epoch: int = 0,
     start_step: int = 0,
+    epochs: int = 1,
 ) -> tf.data.Dataset:
-    """One epoch as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
+    """Epochs as a dataset of (arrays (b, ...), labels (b,) int32, weights (b,) float32), b = batch_size.
 
     No example is dropped. The batches have the same number of examples, or one less: a last batch of one example would
     be a step as large as the others. What is missing to `batch_size` is filled with zeros of weight 0, because
-    TensorFlow would trace a batch of another size again.
+    TensorFlow would trace a batch of another size again. A dataset takes 50 ms to begin and to end, so training has one
+    for all its epochs.
 
     Args:
         reader: reads the arrays (images uint8, or features float16).
-        names: the reader's names of the examples, or of views of them.
+        names: number of an epoch -> the reader's names of the examples, or of views of them.
         labels: class indices (n,).
         weights: weights of the examples in the loss (n,), above 0.
         batch_size: most examples in a batch.
         seed: seed of the shuffle, which differs between epochs; None keeps the order (evaluation).
-        epoch: counted from 0.
-        start_step: the first step; batches before it are not read.
+        epoch: the first one, counted from 0.
+        start_step: its first step; batches before it are not read.
+        epochs: how many.
     """
     import tensorflow as tf
 
-    order = epoch_order(len(names), seed, epoch)
-    count = steps_per_epoch(len(names), batch_size)
-    steps = range(start_step, count)
+    size = len(labels)
+    count = steps_per_epoch(size, batch_size)
+    kinds = (tf.as_dtype(reader.dtype), tf.int32, tf.float32)
 
-    def read() -> Iterator[tuple[Array, ...]]:
-        for step in steps:
-            chosen = order[step * len(order) // count : (step + 1) * len(order) // count]
-            arrays = reader.read([names[index] for index in chosen])
-            yield tuple(_filled(part, batch_size) for part in (arrays, labels[chosen], weights[chosen]))
+    @lru_cache(maxsize=2)
+    def plan(number: int) -> tuple[Indices, Sequence[str]]:
+        return epoch_order(size, seed, number), names(number)
 
-    signature = (
-        tf.TensorSpec((batch_size, *reader.shape), tf.as_dtype(reader.dtype)),
-        tf.TensorSpec((batch_size,), tf.int32),
-        tf.TensorSpec((batch_size,), tf.float32),
-    )
-    dataset = tf.data.Dataset.from_generator(read, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(2)
+    def read(position: int) -> tuple[Array, ...]:
+        number, step = divmod(int(position), count)
+        order, named = plan(number)
+        chosen = order[step * size // count : (step + 1) * size // count]
+        arrays = reader.read([named[index] for index in chosen])
+        return tuple(_filled(part, batch_size) for part in (arrays, labels[chosen], weights[chosen]))
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def load(position: Any) -> Any:
+        parts = tf.numpy_function(read, [position], kinds)
+        for part, shape in zip(parts, (reader.shape, (), ()), strict=True):
+            part.set_shape((batch_size, *shape))
+        return parts
+
+    positions = tf.data.Dataset.range(epoch * count + start_step, (epoch + epochs) * count)
+    return positions.map(load, num_parallel_calls=_AT_ONCE).prefetch(_AHEAD)
 
 
 def _filled(part: Array, size: int) -> Array:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Write the state; the newest two files stay."""
-        plain = {name: value for name, value in asdict(state).items() if name != "tensors"}
+        plain = {one.name: getattr(state, one.name) for one in fields(state) if one.name != "tensors"}
         content = save(state.tensors, {"identity": self._identity, "state": json.dumps(plain)})
         serial = max((_serial(path) for path in self._files()), default=0) + 1
         with atomic_file(self._folder / f"{serial:09d}-{sha256_hex(content)[:_NAME_DIGITS]}.safetensors") as file:

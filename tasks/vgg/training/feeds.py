@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from tasks.images.shards import Array, Shards, open_shards
 from tasks.settings import Augmentation
 from tasks.vgg.boundaries import folder_of
 
-Batch = tuple[Array, Array, Array]
-"""Inputs (b, ...), class indices (b,) int32, weights (b,) float32 in the sum that is the loss; weight 0 is padding."""
+Batch = tuple[Any, Array, Array]
+"""Inputs (b, ...) as TensorFlow's tensor, class indices (b,) int32, weights (b,) float32 in the sum that is the loss;
+weight 0 is padding."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,33 @@ class Feed:
         """Batches an epoch."""
         return steps_per_epoch(len(self), size)
 
-    def shuffled(self, size: int, views: int, seed: int, epoch: int, start_step: int) -> Iterator[Batch]:
-        """An epoch of training; the order and the views depend only on the seed and the epoch.
+    def shuffled(
+        self, size: int, views: int, seed: int, epoch: int, start_step: int, epochs: int = 1
+    ) -> Iterator[Batch]:
+        """Epochs of training; the order and the views depend only on the seed and the epoch.
 
         The weights are divided by those of a mean batch, not by the batch's own: so the mean gradient of the steps is
         the gradient of the whole split, whatever is in a batch.
         """
         weights = self.weights * np.float32(self.steps(size) / self.weights.sum(dtype=np.float64))
-        drawn = draw_views(len(self), views, seed, epoch)
-        if self.augmented is not None:
-            drawn[self.augmented :] = PLAIN
-        names = [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
-        yield from _arrays(
-            batches(self.reader, names, self.labels, weights, size, seed=seed, epoch=epoch, start_step=start_step)
-        )
+        where = {"seed": seed, "epoch": epoch, "start_step": start_step, "epochs": epochs}
+        yield from _arrays(batches(self.reader, self._draw(views, seed), self.labels, weights, size, **where))
 
     def in_order(self, size: int) -> Iterator[Batch]:
-        """All examples without augmentation, for evaluation."""
-        yield from _arrays(batches(self.reader, self.keys, self.labels, np.ones_like(self.weights), size))
+        """All examples without augmentation, for evaluation; again and again."""
+        ones = np.ones_like(self.weights)
+        yield from _arrays(batches(self.reader, lambda _: self.keys, self.labels, ones, size).repeat())
+
+    def _draw(self, views: int, seed: int) -> Callable[[int], list[str]]:
+        """Number of an epoch -> the view of each example."""
+
+        def draw(epoch: int) -> list[str]:
+            drawn = draw_views(len(self), views, seed, epoch)
+            if self.augmented is not None:
+                drawn[self.augmented :] = PLAIN
+            return [view_id(key, int(number)) for key, number in zip(self.keys, drawn, strict=True)]
+
+        return draw
 
 
 class KeptFeatures:
@@ -93,4 +103,4 @@ def open_reader(strategy: str, boundary: str | None, features: Path, images: Pat
 
 def _arrays(dataset: Any) -> Iterator[Batch]:
     for inputs, labels, weights in dataset:
-        yield inputs.numpy(), labels.numpy(), weights.numpy()
+        yield inputs, labels.numpy(), weights.numpy()

@@ -55,14 +55,13 @@ def try_learning_rates(run: TrainingRun, begin: Classifier, steps: int) -> Itera
     size = batch_size(phase, train)
     chance = math.log(network.model.output_shape[-1])
     lowest, done = math.inf, 0
-    for epoch in range(-(-steps // train.steps(size))):
-        for batch in train.shuffled(size, phase.views, run.seed, epoch, 0):
-            factor = LOWEST * (HIGHEST / LOWEST) ** (done / max(1, steps - 1))
-            loss, _ = compiled.train(batch, factor)
-            if not math.isfinite(loss) or loss > _GIVE_UP * max(lowest, chance) or done == steps:
-                return
-            lowest, done = min(lowest, loss), done + 1
-            yield factor, loss
+    for batch in train.shuffled(size, phase.views, run.seed, 0, 0, epochs=-(-steps // train.steps(size))):
+        factor = LOWEST * (HIGHEST / LOWEST) ** (done / max(1, steps - 1))
+        loss, _ = compiled.train(batch, factor)
+        if not math.isfinite(loss) or loss > _GIVE_UP * max(lowest, chance) or done == steps:
+            return
+        lowest, done = min(lowest, loss), done + 1
+        yield factor, loss
 
 
 def suggest(points: Sequence[tuple[float, float]]) -> Curve:

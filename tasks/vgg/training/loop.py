@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,11 @@ class _PhaseTraining:
         self._steps = Steps(self._network, self._phase, run.devices, state.parts)
         self._size = batch_size(self._phase, self._train)
         self._chance = chance_loss(self._train.labels, self._train.weights)
+        left = max(0, self._epochs - state.epoch)
+        self._batches = self._train.shuffled(
+            self._size, self._phase.views, self._seed(), state.epoch, state.step, epochs=left
+        )
+        self._held_out = self._validation.in_order(self._size)
         self._assign(state.group("now"))
         for index, variable in enumerate(self._steps.optimizer.variables):
             if f"optimizer/{index}" in state.tensors:
@@ -188,9 +194,8 @@ class _PhaseTraining:
 
     def _epoch(self) -> None:
         state, phase = self._state, self._phase
-        size = self._size
-        steps = self._train.steps(size)
-        for batch in self._train.shuffled(size, phase.views, self._seed(), state.epoch, state.step):
+        steps = self._train.steps(self._size)
+        for batch in islice(self._batches, steps - state.step):
             share = schedule_at(phase, state.epoch * steps + state.step, self._planned * steps)
             loss, correct = self._steps.train(batch, share)
             require_finite(loss, phase, state.epoch, state.step)
@@ -283,7 +288,7 @@ class _PhaseTraining:
         return self._measure()[0]
 
     def _measure(self) -> tuple[float, Floats]:
-        probabilities = self._steps.predict(self._validation.in_order(self._size))
+        probabilities = self._steps.predict(islice(self._held_out, self._validation.steps(self._size)))
         return log_loss(probabilities, self._validation.labels, self._validation.weights), probabilities
 
     def _save(self) -> None:

@@ -80,13 +80,16 @@ class Steps:
         """Probabilities (n, classes) of all images that are not padding."""
         found = []
         for inputs, _, weights in batches:
-            logits = np.concatenate([self._run_logits(part) for part in np.array_split(inputs, self.parts)])
+            logits = np.concatenate([self._run_logits(part) for part in self._cut(inputs)])
             found.append(softmax(logits[: int((weights > 0).sum())]))
         return np.concatenate(found)
 
-    def _accumulate(self, inputs: Array, labels: Array, weights: Array) -> tuple[float, float, Any]:
+    def _cut(self, array: Any) -> list[Any]:
+        return [array] if self.parts == 1 else np.array_split(array, self.parts)
+
+    def _accumulate(self, inputs: Any, labels: Array, weights: Array) -> tuple[float, float, Any]:
         total_loss, total_correct, gradients = 0.0, 0.0, None
-        pieces = zip(*(np.array_split(array, self.parts) for array in (inputs, labels, weights)), strict=True)
+        pieces = zip(*(self._cut(array) for array in (inputs, labels, weights)), strict=True)
         for piece in pieces:
             shared = [self._share(array) for array in piece]
             loss, correct, found = self._strategy.run(self._gradients, args=tuple(shared))
@@ -121,17 +124,18 @@ class Steps:
     def _replica_logits(self, inputs: Any) -> Any:
         return self.network.model(tf.cast(inputs, tf.float32), training=False)
 
-    def _run_logits(self, inputs: Array) -> Floats:
+    def _run_logits(self, inputs: Any) -> Floats:
         parts = self._local(self._strategy.run(self._logits, args=(self._share(inputs),)))
         return np.concatenate([part.numpy() for part in parts])[: len(inputs)]
 
-    def _share(self, array: Array) -> Any:
+    def _share(self, array: Any) -> Any:
         """The array's equal parts, one for each device."""
         count = self._strategy.num_replicas_in_sync
         if count == 1:
-            return tf.constant(array)
-        missing = -len(array) % count
-        parts = np.split(np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]), count)
+            return tf.convert_to_tensor(array)
+        values = np.asarray(array)
+        missing = -len(values) % count
+        parts = np.split(np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]), count)
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )

@@ -48,7 +48,7 @@ def shards(tmp_path: Path) -> Shards:
 def make(shards: Shards, **options: Any) -> Any:
     keys = [f"key{number}" for number in range(SIZE)]
     labels = np.arange(0, 10 * SIZE, 10, dtype=np.int32)
-    return batches(shards, keys, labels, np.arange(1, SIZE + 1, dtype=np.float32), BATCH, **options)
+    return batches(shards, lambda _: keys, labels, np.arange(1, SIZE + 1, dtype=np.float32), BATCH, **options)
 
 
 def read(shards: Shards, **options: Any) -> list[list[int]]:
@@ -91,6 +91,33 @@ def test_batches_that_resume_anywhere_are_the_tail_of_the_uninterrupted_ones(sha
         whole = read(shards, epoch=epoch, seed=1)
         for step in range(4):
             assert read(shards, epoch=epoch, seed=1, start_step=step) == whole[step:], (epoch, step)
+
+
+def test_epochs_of_a_dataset_are_those_of_single_ones(shards: Shards) -> None:
+    single = [batch for epoch in range(1, 4) for batch in read(shards, epoch=epoch, seed=1)]
+    assert read(shards, epoch=1, start_step=2, epochs=3, seed=1) == single[2:]
+    assert read(shards, epochs=2) == 2 * read(shards)
+
+
+def test_names_may_differ_between_epochs(shards: Shards) -> None:
+    asked = []
+
+    def name(epoch: int) -> list[str]:
+        asked.append(epoch)
+        return [f"key{(number + epoch) % SIZE}" for number in range(SIZE)]
+
+    ones = np.ones(SIZE, np.float32)
+    dataset = batches(shards, name, np.zeros(SIZE, np.int32), ones, BATCH, epoch=2, epochs=2)
+    found = [value for arrays, _, weights in dataset for value in arrays.numpy()[weights.numpy() > 0, 0, 0].tolist()]
+    assert found == [(number + epoch) % SIZE for epoch in (2, 3) for number in range(SIZE)]
+    assert sorted(asked) == [2, 3], "once an epoch, not once a batch"
+
+
+def test_damaged_shard_is_told_in_words(shards: Shards) -> None:
+    path = shards.headers[1].path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(Exception, match="have changed since they were written"):
+        read(shards)
 
 
 def test_batches_know_how_many_they_are(shards: Shards) -> None:
