@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from tasks.vgg.quiet_tensorflow import load_cusolver
+
+    load_cusolver()
     import keras
 
     from tasks.vgg.weights import load_weights

@@ -22,6 +22,7 @@ from tasks.params import load_settings
 from tasks.vgg.backbone import boundary_shape
 from tasks.vgg.engine_choice import training_precision
 from tasks.vgg.head import new_head
+from tasks.vgg.quiet_tensorflow import load_tensorflow
 from tasks.vgg.strategies import plan_phases
 from tasks.vgg.strategies.base import Phase
 from tasks.vgg.weights import load_weights
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
     steps = parser.parse_args().steps
+    load_tensorflow()
     settings = load_settings(Path(PROJECT))
     rules = settings.train
     precision = training_precision(rules)

@@ -104,6 +104,9 @@ def fit(folder: Path, classes: int) -> None:
 
 def train(folder: Path, steps: int) -> None:
     """Train a head for some steps over all examples."""
+    from tasks.vgg.quiet_tensorflow import load_tensorflow
+
+    load_tensorflow()
     from tasks.images.shards import open_shards
     from tasks.vgg.head import new_head
     from tasks.vgg.strategies.base import LearningRateSetting, Phase

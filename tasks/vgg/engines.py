@@ -10,6 +10,8 @@ agrees with TensorFlow to 2e-4 (of which 16-bit storage is the larger part), bfl
 from __future__ import annotations
 
 import struct
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.errors import WeightsError
+from tasks.errors import SettingsError, WeightsError
 from tasks.parallel import in_order, usable_cores
 from tasks.vgg.backbone import preprocess, tensorflow_blocks
 from tasks.vgg.hardware import has_gpu
@@ -82,7 +84,7 @@ def build_extractor(
         from tasks.vgg.quantized import QuantizedNetwork
 
         return _one_a_core(QuantizedNetwork(weights, engine.ranges, boundaries), cores or usable_cores(), dtype)
-    return _tensorflow_extractor(weights, boundaries, batch_size, engine.precision, dtype)
+    return _TensorFlowNetwork(weights, boundaries, batch_size, engine.precision, dtype)
 
 
 def in_batches(images: Iterable[tuple[str, Pixels]], batch_size: int) -> Iterator[tuple[list[str], Pixels]]:
@@ -209,34 +211,78 @@ def _load_ncnn_weights(network: Any, blob: bytes) -> bool:
         return bool(network.load_model(str(file)) == 0)
 
 
-def _tensorflow_extractor(
-    weights: Weights, boundaries: Sequence[str], batch_size: int, precision: Precision, dtype: type[np.floating[Any]]
-) -> Extract:
-    load_tensorflow(keras=False)
-    import tensorflow as tf
+class _TensorFlowNetwork:
+    """VGG16 by TensorFlow, in batches of one size, because another size is planned again; a smaller one is filled up.
 
-    for device in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(device, True)
-    if precision == "float32":  # else GPUs multiply with 10 bits of 23, unlike the exported model
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-    tensors = {name: tf.constant(value, precision) for name, value in weights.items()}
+    If the memory runs out, the size is halved. Threads may call it at the same time.
+    """
 
-    def run(images: Any) -> Any:
-        values = tf.cast(preprocess(tf.cast(images, tf.float32)), precision)
-        outputs = dict(tensorflow_blocks(values, tensors, boundaries[-1]))
-        return [tf.cast(outputs[boundary], dtype) for boundary in boundaries]
+    def __init__(
+        self, weights: Weights, boundaries: Sequence[str], size: int, precision: Precision, dtype: type[Any]
+    ) -> None:
+        load_tensorflow(keras=False)
+        import tensorflow as tf
 
-    shape = (batch_size, 224, 224, 3)
-    # traced here, once: the threads that call it at the same time, and several engines, would trace it again
-    signature = [tf.TensorSpec(shape, tf.uint8)]
-    graph = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+        if precision == "float32":  # else GPUs multiply with 10 bits of 23, unlike the exported model
+            tf.config.experimental.enable_tensor_float_32_execution(False)
+        self._tensors = {name: tf.constant(value, precision) for name, value in weights.items()}
+        self._boundaries, self._size, self._precision, self._dtype = boundaries, size, precision, dtype
+        self._graphs: dict[int, Any] = {}
+        self._lock = threading.Lock()
 
-    def extract(batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
-        padding = batch_size - len(batch)  # the graph has a single shape
-        padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
-        return tuple(output.numpy()[: len(batch)] for output in graph(tf.constant(padded)))
+    def __call__(self, batch: Pixels) -> tuple[npt.NDArray[Any], ...]:
+        """The outputs at the boundaries.
 
-    return extract
+        Raises:
+            SettingsError: the memory is too small even for a single image.
+        """
+        import tensorflow as tf
+
+        while True:
+            size = self._size
+            try:
+                parts = [self._run(batch[start : start + size], size) for start in range(0, len(batch), size)]
+                return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+            except tf.errors.ResourceExhaustedError:
+                self._halve(size)
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise SettingsError(
+                "Not even one image fits into the GPU's memory. Free some (nvidia-smi shows who uses it), or let the "
+                "CPU compute: features.engine=ncnn"
+            ) from None
+        with self._lock:
+            if self._size == size:
+                self._size = size // 2
+                print(f"{size} images don't fit into the memory: {size // 2} are computed at once.", file=sys.stderr)
+
+    def _run(self, images: Pixels, size: int) -> list[npt.NDArray[Any]]:
+        import tensorflow as tf
+
+        missing = size - len(images)
+        padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+        return [output.numpy()[: len(images)] for output in self._graph(size)(tf.constant(padded))]
+
+    def _graph(self, size: int) -> Any:
+        """Traced once for a size: TensorFlow warns of functions that it traces again, also of several engines."""
+        import tensorflow as tf
+
+        with self._lock:
+            if size not in self._graphs:
+                signature = [tf.TensorSpec((size, 224, 224, 3), tf.uint8)]
+                traced = tf.function(self._outputs, input_signature=signature, autograph=False)
+                self._graphs[size] = traced.get_concrete_function()
+            return self._graphs[size]
+
+    def _outputs(self, images: Any) -> list[Any]:
+        import tensorflow as tf
+
+        values = tf.cast(preprocess(tf.cast(images, tf.float32)), self._precision)
+        outputs = dict(tensorflow_blocks(values, self._tensors, self._boundaries[-1]))
+        return [tf.cast(outputs[boundary], self._dtype) for boundary in self._boundaries]
 
 
 def measure_rate(engine: Engine, weights: Weights, batch_size: int) -> float:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from tasks.vgg import engines, quiet_tensorflow
+from tasks.errors import SettingsError
+from tasks.vgg import engines
 from tasks.vgg.backbone import BOUNDARIES, boundary_shape, preprocess
 from tasks.vgg.engines import Engine, Extract, build_extractor, extract_here, in_batches, measure_rate
 from tasks.vgg.exports.onnx_graph import backbone_model
@@ -121,6 +119,38 @@ def test_several_networks_in_a_process_say_nothing_about_tracing(caplog: pytest.
     for _ in range(6):
         build_extractor(Engine("tensorflow", "float32"), random_weights(), ("block1_pool",), 1)(images(1))
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fitting", [3, 1, 0])
+def test_batch_that_does_not_fit_into_the_memory_is_halved(
+    fitting: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tensorflow as tf
+
+    engine, batch, compute = Engine("tensorflow", "float32"), images(8), engines.tensorflow_blocks
+
+    def compute_if_it_fits(values: Any, *others: Any) -> Any:
+        if values.shape[0] > fitting:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return compute(values, *others)
+
+    (expected,) = build_extractor(engine, random_weights(), ("block1_pool",), 8)(batch)
+    monkeypatch.setattr(engines, "tensorflow_blocks", compute_if_it_fits)
+    extract = build_extractor(engine, random_weights(), ("block1_pool",), 8)
+    if not fitting:
+        with pytest.raises(SettingsError, match=r"features\.engine=ncnn"):
+            extract(batch)
+        return
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(extract, some) for some in (batch, batch[:5])]
+    for (one,), whole in zip([future.result() for future in found], (expected, expected[:5]), strict=True):
+        np.testing.assert_allclose(one, whole, atol=1e-2)
+    said = capsys.readouterr().err
+    sizes = [8, 4] if fitting == 3 else [8, 4, 2]
+    assert said == "".join(
+        f"{one} images don't fit into the memory: {one // 2} are computed at once.\n" for one in sizes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -245,51 +275,3 @@ def test_operations_of_tensorflow_give_what_layers_of_keras_give(precision: Any)
     layers = tf.function(build_keras_backbone(random_weights(), boundaries, precision))
     for one, other in zip(found, layers(preprocess(batch.astype(np.float32))), strict=True):
         np.testing.assert_array_equal(one, tf.cast(other, tf.float16).numpy())
-
-
-@pytest.mark.slow
-def test_features_import_tensorflow_without_keras_which_can_be_imported_later() -> None:
-    """A process for itself, because TensorFlow is imported once."""
-    program = (
-        "import sys; from tasks.vgg.quiet_tensorflow import load_tensorflow; load_tensorflow(keras=False); "
-        "assert not {'keras', 'tf_keras'} & set(sys.modules); import keras; print(keras.ops.ones((2,)).numpy())"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ended.stdout == "[1. 1.]\n"
-
-
-def test_library_that_tensorflow_does_not_find_is_loaded_for_gpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("cublas/lib/libcublas.so.12", "cusolver/lib/libcusolver.so.11"):
-        (tmp_path / "nvidia" / name).parent.mkdir(parents=True)
-        (tmp_path / "nvidia" / name).write_bytes(b"broken")
-    (tmp_path / "nvidia/__init__.py").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    loaded: list[str] = []
-    whole = ctypes.CDLL
-
-    def load(path: str) -> Any:
-        loaded.append(path)
-        return whole(path)  # raises OSError
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    quiet_tensorflow.load_cusolver()
-    assert loaded == [], "there is no GPU"
-    monkeypatch.setattr(quiet_tensorflow, "has_gpu", lambda: True)
-    quiet_tensorflow.load_cusolver()
-    assert loaded == [str(tmp_path / "nvidia/cusolver/lib/libcusolver.so.11")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("driver", [True, False])
-def test_gpu_that_tensorflow_does_not_find_is_told(driver: bool, tmp_path: Path) -> None:
-    (tmp_path / "version").touch()
-    program = (
-        "import sys; from pathlib import Path; from tasks.vgg import hardware; hardware.DRIVER = Path(sys.argv[1]); "
-        "from tasks.vgg.quiet_tensorflow import load_tensorflow; load_tensorflow(keras=False)"
-    )
-    path = str(tmp_path / ("version" if driver else "none"))
-    ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
-    expected = f"{quiet_tensorflow.UNUSED_GPU} Find out why: make doctor\n" if driver else ""
-    assert ended.stderr == expected
