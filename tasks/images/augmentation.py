@@ -117,8 +117,15 @@ def _crop(pixels: Pixels, min_area: float, rng: np.random.Generator) -> Pixels:
 
 def _recolour(pixels: Pixels, most: float, rng: np.random.Generator) -> Pixels:
     brightness, contrast, saturation = (np.float32(one) for one in rng.uniform(1 - most, 1 + most, 3))
-    values = pixels.astype(np.float32) * brightness
-    values = (values - values.mean()) * contrast + values.mean()
+    values = pixels.astype(np.float32)  # changed in place: threads that ask for much memory wait for each other
+    values *= brightness
+    mean = values.mean()
+    values -= mean
+    values *= contrast
+    values += mean
     grey = (values @ _GREY)[..., np.newaxis]
-    changed: Pixels = np.clip((values - grey) * saturation + grey, 0, 255).round().astype(np.uint8)
-    return changed
+    values -= grey
+    values *= saturation
+    values += grey
+    np.clip(values, 0, 255, out=values)
+    return np.round(values, out=values).astype(np.uint8)

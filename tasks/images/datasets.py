@@ -19,8 +19,8 @@ from tasks.images.shards import Array
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_AT_ONCE, _AHEAD = 2, 2
-"""Batches that are read at the same time, and that wait for training."""
+_AHEAD = 2
+"""Batches that wait for training."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -104,7 +104,7 @@ def batches(
         return parts
 
     positions = tf.data.Dataset.range(epoch * count + start_step, (epoch + epochs) * count)
-    return positions.map(load, num_parallel_calls=_AT_ONCE).prefetch(_AHEAD)
+    return positions.map(load).prefetch(_AHEAD)
 
 
 def _filled(part: Array, size: int) -> Array:
