@@ -11,7 +11,7 @@ variable ROOTSTOCK_SIGNING_KEY names a private key, `model.sig`.
 Always: each format, and the evaluation, predicts the same as the trained model on real held-out images (the SavedModel
 and LiteRT in a fresh process). Otherwise the stage fails and the previous export stays. The same input writes the same
 bytes. Only child processes load TensorFlow: one that builds models that no earlier export has kept, one that checks
-them. If nothing but the head is new, the latter needs only TensorFlow's C library, which loads faster.
+them. If nothing but the numbers is new, the latter needs only TensorFlow's C library, which loads faster.
 """
 
 from __future__ import annotations
@@ -98,13 +98,14 @@ def _export(
     wanted = settings.export
     background, most = settings.prepare.background_rgb, settings.prepare.max_pixels
     weights = trained.weights(load_weights())
+    outline = _outline(trained, weights, settings)
     description = describe(trained, evaluation, settings, workspace)
     workspace.export.parent.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(workspace.export.parent)
     with (
         atomic_folder(workspace.export) as new,
-        Template(_outline(trained, settings), weights, None if trained.backbone else kept) as template,
-        # what only Python's package reads doesn't depend on the head; it was checked when the template was new
+        Template(outline, kept) as template,
+        # what only Python's package reads doesn't depend on the numbers; it was checked when the template was new
         FreshProcess("library" if template.is_kept else "python") as fresh,
         ThreadPoolExecutor() as pool,
     ):
@@ -114,11 +115,11 @@ def _export(
         answers = pool.submit(lambda: run_onnx(onnx.result(), images.pixels[: images.real]))
         checks = predict_images(images, trained, weights, wanted.probability_tolerance, kept)
         _check_evaluation(trained, workspace, chosen, checks)
-        for model in template.fill(trained.head, new):
+        for model in template.fill({**weights, **trained.head.tensors()}, new):
             add_description(model, description)
             fresh.begin(model, images)
         differences, refused = _check_models(checks, answers.result(), fresh)
-        prices = add_int8(new, trained, weights, _outline(trained, settings), description, settings, workspace)
+        prices = add_int8(new, trained, weights, outline, description, settings, workspace)
         _copy_detector(new, evaluation.get("foreign"), workspace)
         _write_texts(new, evaluation, description, format_table(new, differences, prices))
     largest = float(f"{max(one.largest for one in differences):.2g}")
@@ -127,9 +128,10 @@ def _export(
     return Summary(trained.strategy, formats, len(checks.names), refused, largest, left_out)
 
 
-def _outline(trained: Trained, settings: Settings) -> Outline:
+def _outline(trained: Trained, weights: Weights, settings: Settings) -> Outline:
     return Outline(
         trained.head,
+        weights,
         trained.classes,
         settings.prepare.background_rgb,
         settings.prepare.max_pixels,

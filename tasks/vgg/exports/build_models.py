@@ -1,4 +1,4 @@
-"""Writes the SavedModel and the LiteRT file of a head, in a process of its own, because only this needs TensorFlow.
+"""Writes a SavedModel and a LiteRT file of known numbers, in a process of its own, because only this needs TensorFlow.
 
 Run as a file (`python -P tasks/vgg/exports/build_models.py`). It loads TensorFlow at once. Then it reads one line of
 JSON from stdin, see `build`. It writes `saved_model/` and then, if it is wanted, `model.tflite` to the folder. Each has
@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
-
+from tasks.vgg.exports.places import known_tensors
 from tasks.vgg.head import restore
 
 
@@ -31,11 +30,11 @@ def build(request: dict[str, Any]) -> None:
     """Write the files.
 
     Args:
-        request: `template.Outline.facts`; `tensors`, a file with those of the backbone and the head; `folder`.
+        request: `template.Outline.facts`, and `folder`.
     """
     from tasks.vgg.exports.serving import build_served, convert_litert, save_served
 
-    folder, tensors = Path(request["folder"]), load_file(request["tensors"])
+    folder, tensors = Path(request["folder"]), known_tensors(request["shapes"])
     served = build_served(
         restore(request["head"], tensors),
         request["classes"],

@@ -15,7 +15,7 @@ from typing import Any
 from tasks.files import file_sha256, json_bytes
 from tasks.images import decoding
 from tasks.settings import Settings
-from tasks.vgg.exports.template import LITERT
+from tasks.vgg.exports.places import LITERT
 from tasks.vgg.trained_model import Trained
 from tasks.vgg.weights import SHA256
 from tasks.workspace import Workspace

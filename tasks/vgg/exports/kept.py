@@ -1,4 +1,4 @@
-"""What the export keeps in the clone, so that a new head repeats nothing: files by a key of all that they depend on.
+"""What the export keeps in the clone, so that a new model repeats little: files by a key of all that they depend on.
 
 Every file's SHA-256 is checked on reading. What is missing or damaged is computed again.
 """
@@ -21,7 +21,7 @@ from tasks.files import atomic_folder, fingerprint, read_json, sha256_hex, sweep
 
 _SUMS = "sha256.json"
 _MOST = 3
-"""Kept entries of each kind. A model's files take about 120 MB."""
+"""Kept entries of each kind."""
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "flatbuffers", "protobuf", "numpy", "pillow", "ncnn")
 
 Files = Mapping[str, bytes]

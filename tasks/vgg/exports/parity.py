@@ -14,7 +14,7 @@ from tasks.errors import ExportError
 from tasks.images.decoding import Pixels
 from tasks.parallel import usable_cores
 from tasks.vgg.exports.checks import Checks, Images
-from tasks.vgg.exports.template import LITERT
+from tasks.vgg.exports.places import LITERT
 from tasks.vgg.exports.tensorflow_process import CURE, TensorFlowProcess
 from tasks.vgg.head import Floats
 
