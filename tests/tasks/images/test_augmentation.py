@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,22 @@ def test_views_of_a_batch_are_made_by_all_cores_in_order(tmp_path: Path, monkeyp
     for name, view in zip(names, found, strict=True):
         key, number = parse_view_id(name)
         assert np.array_equal(view, make_view(images[int(key)], key, number, RULES))
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_colours_change_as_the_formulas_say_to_the_last_bit(number: int) -> None:
+    """Features of views are kept, so another rounding would need another version."""
+    rules = RULES.model_copy(update={"min_area": 1.0, "flip": False})
+    plain = make_view(PIXELS, KEY, number, rules.model_copy(update={"colour": 0.0}))
+    seed = hashlib.sha256(f"{rules.seed}/{KEY}/{number}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
+    rng.uniform(size=4)  # where the image is cut
+    brightness, contrast, saturation = (np.float32(one) for one in rng.uniform(0.8, 1.2, 3))
+    bright = plain.astype(np.float32) * brightness
+    high = (bright - bright.mean()) * contrast + bright.mean()
+    grey = (high @ np.array([0.299, 0.587, 0.114], np.float32))[..., np.newaxis]
+    expected = np.clip((high - grey) * saturation + grey, 0, 255).round().astype(np.uint8)
+    assert np.array_equal(make_view(PIXELS, KEY, number, rules), expected)
 
 
 def test_nothing_changes_where_nothing_may() -> None:

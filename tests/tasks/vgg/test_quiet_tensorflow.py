@@ -53,9 +53,11 @@ def test_gpu_that_tensorflow_does_not_find_is_told(driver: bool, tmp_path: Path)
     (tmp_path / "version").touch()
     program = (
         "import sys; from pathlib import Path; from tasks.vgg import hardware; hardware.DRIVER = Path(sys.argv[1]); "
-        "from tasks.vgg.quiet_tensorflow import load_tensorflow; load_tensorflow(keras=False)"
+        "from tasks.vgg import quiet_tensorflow; quiet_tensorflow.load_cusolver = lambda: print('loaded before'); "
+        "quiet_tensorflow.load_tensorflow(keras=False)"
     )
     path = str(tmp_path / ("version" if driver else "none"))
     ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     expected = f"{quiet_tensorflow.UNUSED_GPU} Find out why: make doctor\n" if driver else ""
     assert ended.stderr == expected
+    assert ended.stdout == "loaded before\n"

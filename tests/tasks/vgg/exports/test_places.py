@@ -59,3 +59,14 @@ def test_tensors_without_anything_between_them_keep_their_order() -> None:
     rest, places = take_out(file, content, parts_of("saved_model", KNOWN)[file])
     assert (rest, [offset for offset, _ in places]) == (b"", [0, 0])
     assert b"".join(put_in(file, rest, places, OTHER)) == wanted
+
+
+@pytest.mark.parametrize("again", ["block1/kernel", "block1/bias"])
+def test_tensor_that_is_there_twice_is_refused(again: str) -> None:
+    """Else a second copy would keep the known random numbers."""
+    file = "saved_model/variables/variables.data-00000-of-00001"
+    known = parts_of("saved_model", KNOWN)[file]
+    content = known["block1/kernel"] + known["block1/bias"]
+    for twice in (content + known[again], known[again] + content):
+        with pytest.raises(ExportError, match=f"doesn't contain the tensor {again} exactly once"):
+            take_out(file, twice, known)
