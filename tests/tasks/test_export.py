@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,32 +15,29 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from safetensors.numpy import save
 
-from tasks import export, ingest, int8_formats, prepare
+from tasks import export, int8_formats
 from tasks.errors import ExportError, IntegrityError
 from tasks.files import read_json, sha256_hex, write_bytes, write_json
 from tasks.images.decoding import decode
-from tasks.images.manifest import read_examples, write_examples
-from tasks.images.shards import Writer, open_shards
+from tasks.images.manifest import read_examples
+from tasks.images.shards import open_shards
 from tasks.predict import predict_files
-from tasks.reports.metrics import measure
 from tasks.settings import Settings
-from tasks.vgg import inference
-from tasks.vgg.boundaries import BOTTLENECK, RECIPE
 from tasks.vgg.engines import Engine, build_extractor
 from tasks.vgg.exports.checks import choose
 from tasks.vgg.exports.model_folder import check_model
 from tasks.vgg.exports.parity import Difference, run_onnx
 from tasks.vgg.foreign import Detector
 from tasks.vgg.head import Dense, Head
-from tasks.vgg.trained_model import Trained, save_trained
-from tasks.vgg.weights import Weights, load_weights
-from tasks.workspace import EVALUATION, EXPORT, FEATURES, PREPARED, SHARDS, TRAINED, Workspace
+from tasks.vgg.trained_model import save_trained
+from tasks.vgg.weights import load_weights
+from tasks.workspace import EVALUATION, EXPORT, PREPARED, SHARDS, TRAINED, Workspace
 from tests.conftest import PROJECT, contents, save_image
+from tests.tasks.export_workspace import CLASSES, make_ready, make_tiny, store_features, trained_on
 from tests.tasks.steps import identities, run_afresh, twins
 from tests.tasks.vgg.exports.test_model_folder import new_keys
 from tests.tasks.vgg.small_weights import tiny_weights
 
-CLASSES = ("ant", "bee")
 FILES = {
     "MODEL_CARD.md",
     "digests.json",
@@ -61,61 +56,12 @@ FILES = {
 
 @pytest.fixture
 def ready(workspace: Path, source: Path, change: Callable[..., Settings]) -> Path:
-    """A workspace after `evaluate`: prepared images, a trained head of random numbers, and its metrics."""
-    settings = change(
-        f"source.uri={source}", "prepare.min_entropy_bits=0", "prepare.max_pixels=1024", "export.parity_images=2"
-    )
-    ingest.run(settings, Workspace.at(workspace))
-    prepare.run(settings, Workspace.at(workspace))
-    save_trained(workspace / TRAINED / "feature_extraction", trained_on(1024))
-    champion = {
-        "recipe": "modern",
-        "description": "",
-        "test": measure(np.tile([[0.6, 0.4]], (4, 1)), np.array([0, 1, 0, 1]), CLASSES),
-        "backbone": {},
-        "training": {},
-    }
-    data = {"accepted": 24, "quarantined": 0, "excluded": {}, "classes": {}, "source": str(source)}
-    evaluation = {
-        "champion": "feature_extraction",
-        "classes": list(CLASSES),
-        "strategies": {"feature_extraction": champion},
-        "answers": {"wanted_precision": 0.95, "thresholds": [0.7, None], "promises": [], "curve": []},
-        "data": data,
-    }
-    write_json(workspace / EVALUATION, evaluation)
-    return workspace
-
-
-def trained_on(inputs: int, seed: int = 0) -> Trained:
-    """A model with a head of random numbers; the inputs are twice the channels of the backbone."""
-    kernel = np.random.default_rng(seed).normal(0, 3, (inputs, 2)).astype(np.float32)
-    head = Head("average_maximum", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
-    answers = np.zeros((0, 2), np.float32)
-    return Trained("feature_extraction", "modern", CLASSES, head, {}, False, None, (), answers, {"backbone": {}})
+    return make_ready(workspace, source, change)
 
 
 @pytest.fixture
 def tiny(ready: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The workspace with a model on a miniature of VGG16."""
-    for module in (export, inference):
-        monkeypatch.setattr(module, "load_weights", tiny_weights)
-    save_trained(ready / TRAINED / "feature_extraction", trained_on(16))
-    store_features(ready, tiny_weights())
-    return ready
-
-
-def store_features(workspace: Path, weights: Weights, factor: float = 1) -> None:
-    """The held-out images' bottleneck features, times a factor."""
-    keys = [one.key for one in read_examples(workspace / PREPARED) if one.split == "test"]
-    extract = build_extractor(Engine("ncnn", "float32"), weights, (BOTTLENECK,), len(keys))
-    folder = workspace / FEATURES / BOTTLENECK
-    shutil.rmtree(folder, ignore_errors=True)
-    writer = Writer(folder, "features", 64)
-    for key, features in zip(keys, extract(open_shards(workspace / SHARDS).read(keys))[0], strict=True):
-        writer.add({"key": key}, features * np.float16(factor))
-    writer.close()
-    write_json(folder / RECIPE, {"engine": "ncnn", "precision": "float32"})
+    return make_tiny(ready, monkeypatch)
 
 
 @pytest.mark.slow
@@ -237,24 +183,6 @@ def test_export_is_the_same_bytes_in_every_process_and_can_be_used(ready: Path, 
     assert b"more than 1024 pixels" in made["saved_model/saved_model.pb"]
 
 
-def test_export_fails_and_keeps_the_former_one_when_a_format_differs(
-    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    former = tiny / EXPORT / "labels.txt"
-    former.parent.mkdir(parents=True)
-    former.write_text("former", encoding="utf-8")
-    kept = tiny / ".rootstock/exports/template-0/graph"
-    write_bytes(kept, b"")
-    answer = export.run_onnx
-    monkeypatch.setattr(export, "run_onnx", lambda model, pixels: (answer(model, pixels)[0][:, ::-1], None))
-    monkeypatch.setattr(export.Template, "fill", lambda *_: ())  # the other formats aren't reached
-    with pytest.raises(ExportError, match=r"ONNX doesn't predict what the trained model does on .*(ant|bee)"):
-        export.run(change(), Workspace.at(tiny))
-    assert former.read_text(encoding="utf-8") == "former"
-    assert not kept.exists(), "the next attempt uses nothing that may be the reason"
-    assert [path.name for path in (tiny / "models").iterdir() if path.name.startswith(".")] == []
-
-
 def test_each_model_is_checked_while_the_next_one_is_built(
     tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,54 +250,6 @@ def test_export_copies_what_tells_foreign_images_and_predict_uses_it(
     write_bytes(Workspace.at(tiny).foreign, content + b" ")
     with pytest.raises(IntegrityError, match=r"foreign\.safetensors is not the file that was evaluated"):
         export.run(change(), Workspace.at(tiny))
-
-
-def test_export_fails_when_the_features_of_onnx_differ(
-    tiny: Path, change: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer = export.run_onnx
-
-    def swapped(model: bytes, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, features = answer(model, pixels)
-        return probabilities, features[:, ::-1]
-
-    monkeypatch.setattr(export, "run_onnx", swapped)
-    monkeypatch.setattr(export.Template, "fill", lambda *_: ())  # the other formats aren't reached
-    with pytest.raises(ExportError, match=r"ONNX doesn't compute the trained model's features of .*(ant|bee)"):
-        export.run(change(), Workspace.at(tiny))
-
-
-def test_export_fails_when_another_network_was_evaluated(tiny: Path, change: Callable[..., Settings]) -> None:
-    kernel = np.random.default_rng(0).normal(0, 1, (8 * 49, 2)).astype(np.float32)
-    head = Head("flatten", (Dense(kernel, np.zeros(2, np.float32), "softmax"),))
-    save_trained(tiny / TRAINED / "feature_extraction", replace(trained_on(16), head=head))
-    store_features(tiny, tiny_weights(), factor=-1)
-    with pytest.raises(ExportError, match=r"The evaluation doesn't predict what the trained model does on .*(ant|bee)"):
-        export.run(change(), Workspace.at(tiny))
-
-
-@pytest.mark.parametrize("damage", [None, "[]", '{"champion": "x", "strategies": {}}', "{"])
-def test_export_needs_a_champion(workspace: Path, change: Callable[..., Settings], damage: str | None) -> None:
-    if damage is not None:
-        (workspace / "reports").mkdir()
-        (workspace / EVALUATION).write_text(damage, encoding="utf-8")
-    with pytest.raises(IntegrityError, match="names no champion"):
-        export.run(change(), Workspace.at(workspace))
-
-
-def test_export_needs_held_out_images(tiny: Path, change: Callable[..., Settings]) -> None:
-    prepared = tiny / PREPARED
-    write_examples(prepared, [example for example in read_examples(prepared) if example.split != "test"])
-    with pytest.raises(IntegrityError, match="no held-out images"):
-        export.run(change(), Workspace.at(tiny))
-
-
-def test_export_of_a_missing_model_says_what_to_run(workspace: Path, change: Callable[..., Settings]) -> None:
-    evaluation: dict[str, Any] = {"champion": "feature_extraction", "strategies": {"feature_extraction": {}}}
-    write_json(workspace / EVALUATION, evaluation)
-    assert read_json(workspace / EVALUATION) == evaluation
-    with pytest.raises(IntegrityError, match="dvc repro"):
-        export.run(change(), Workspace.at(workspace))
 
 
 def test_bill_of_materials_is_that_of_the_locked_packages() -> None:
